@@ -1,0 +1,46 @@
+"""Every error that the library raises, under one root.
+
+A docstring here is also the error's meaning in one sentence; its last words say whether it is part of normal use or
+means that something is to be mended.
+"""
+
+
+class IdempotencyError(Exception):
+    """The root of every error of this library."""
+
+
+class PolicyError(IdempotencyError, ValueError):
+    """A policy that can't be met, or a configuration that contradicts itself. Means a mistake in the embedding code."""
+
+
+class StoreError(IdempotencyError):
+    """The root of what a store can say of itself."""
+
+
+class StoreUnavailable(StoreError):
+    """The store could not do this now, and may be able to later: locked, full, unreachable. Expected in normal use.
+
+    ``landed`` tells what is known of the write that failed: ``False`` when it certainly did not take effect, ``None``
+    when nobody can know before looking (the record's fence tells).
+    """
+
+    def __init__(self, message: str, *, landed: bool | None = False) -> None:
+        super().__init__(message)
+        self.landed = landed
+
+
+class StoreUnusable(StoreUnavailable):
+    """The store will not get better by itself: read-only, corrupt, foreign, or of a newer version. An operator's job.
+
+    It is a :class:`StoreUnavailable`, since a call that meets it is refused the same way.
+    """
+
+
+class FenceRefused(StoreError):
+    """The record has another owner by now, so nothing was written. Expected when a slow process outlives its lease."""
+
+
+class TransactionMisuse(IdempotencyError, RuntimeError):
+    """A transaction's function did what it must not: control the transaction, await, outlive it, or come twice in one
+    keyed call. Means a mistake in the handler.
+    """

@@ -1,0 +1,128 @@
+"""The values that a store keeps and answers with. Plain, frozen, and free of any driver or of gRPC."""
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+"""Trailing metadata in the order it was set; a ``-bin`` key has ``bytes``, any other ``str``."""
+
+
+class Code(enum.IntEnum):
+    """The status codes of gRPC, by their number on the wire (the protocol's own copy, since it imports no grpc)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class Effects(enum.Enum):
+    """What a method's handler does to the world; it decides what happens when nobody can know its outcome (4.5)."""
+
+    OPAQUE = "opaque"
+    """Unknown to us (the default). A run that was cut short is *held* until an operator resolves it."""
+    TRANSACTIONAL = "transactional"
+    """All in its own ``store.transaction``. A run that was cut short left nothing and is run again."""
+    REPEATABLE = "repeatable"
+    """Harmless to repeat, or in steps. A run that was cut short is run again."""
+
+
+class State(enum.Enum):
+    """The states of a record; an operation without a record is *absent*."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Two digests of one request (3.2), 32 bytes each: two requests are the same if either is equal."""
+
+    raw: bytes
+    """Of the bytes as they came."""
+    canonical: bytes
+    """Of the message's deterministic serialization, without the fields that the policy leaves out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a handler answered, to the byte (4.7)."""
+
+    status: Code
+    message: bytes | None = None
+    """The serialized response. ``None`` with another status than OK, and where an OK response was not retained."""
+    details: str = ""
+    """The status message."""
+    trailers: Trailers = ()
+    """Trailing metadata, ``grpc-status-details-bin`` among it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What is written when an operation is claimed."""
+
+    name: bytes
+    """The operation's name: 16 bytes, a digest of principal, method and key (3.1)."""
+    method: str
+    """The full method name, ``/package.Service/Method``, for operators."""
+    fence: bytes
+    """16 random bytes that no other claim ever had or gets (4.2)."""
+    fingerprint: Fingerprint
+    effects: Effects
+    lease: timedelta
+    """How long the claim is good for from now on, by the store's clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a store knows of an operation, at the instant it was read."""
+
+    name: bytes
+    method: str
+    state: State
+    fence: bytes
+    """The fence of the last claim, in every state."""
+    fingerprint: Fingerprint
+    effects: Effects
+    """As of the last claim: what to do with a lapsed record is decided by how it was begun."""
+    attempts: int
+    """How many times the operation was claimed: 1, and one more for each take-over."""
+    created_at: datetime
+    """When it was first claimed; aware, UTC."""
+    lapsed: bool = False
+    """Whether it is running under a lease that has run out by the store's clock."""
+    completed_at: datetime | None = None
+    """When the outcome was stored; aware, UTC; ``None`` unless completed."""
+    expires_at: datetime | None = None
+    """When a completed record stops being there; aware, UTC."""
+    outcome: Outcome | None = None
+    """The outcome of a completed record."""
+    reason: str = ""
+    """Why it is held, in words for an operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one batch of a sweep did."""
+
+    deleted: int
+    """Expired records that were deleted."""
+    more: bool
+    """Whether expired records were left for a next batch."""
+    freed_bytes: int = 0
+    """What was given back to the file system, where the store can tell."""

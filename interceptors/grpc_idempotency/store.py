@@ -1,0 +1,123 @@
+"""The contract of a store, in prose and as types (6.1).
+
+A store keeps at most one record per operation name and changes it by compare-and-set on the record's fence. It holds
+no rule of the protocol: who may take over what, and when, is decided by its caller; a store only promises that each
+call below happens at one instant, as durably as it can, or not at all.
+
+* **Time** is the store's own: leases and expiry are measured by one clock that all processes on the store share, so
+  that a host whose clock is wrong can neither steal a live lease nor keep a dead one (4.9).
+* **Expiry** is exact: from the instant ``expires_at`` on, a completed record is absent to every call below, swept or
+  not (6.3). Running and held records do not expire.
+* **Fences**: a fenced call under another fence than the record's changes nothing and answers ``False`` (4.2).
+* **Errors**: a store that can't do a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`; its ``landed``
+  says whether the write may have taken effect all the same. No driver's exception leaves a store.
+* **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
+
+``grpc_idempotency.testing`` holds the suite that every store passes.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar
+
+from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+
+T = TypeVar("T")
+
+
+class AsyncStore(Protocol):
+    """A store as ``grpc_idempotency.aio`` uses it."""
+
+    async def open(self) -> None:
+        """Makes the store ready: connects, creates or migrates its tables. Again on an open store: nothing.
+
+        Every other call opens the store first where that has not been done.
+        """
+
+    async def close(self) -> None:
+        """Finishes what was begun and lets go of everything. Again on a closed store: nothing."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        """Claims the operation if it is absent (or expired): a record *running* under ``claim.fence``.
+
+        With ``over`` also if the record is running under the fence ``over`` and its lease has run out: a take-over,
+        which counts one attempt more and keeps ``created_at``.
+
+        Answers ``None`` when the claim was won, else the record that stands in its way.
+        """
+
+    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        """Makes the lease of a running record end ``lease`` from now, also when it has run out already."""
+
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        """Stores the outcome of a running or held record; it expires ``ttl`` from now.
+
+        A record that is completed under this very fence already answers ``True`` and is left alone, so that a
+        completion can be tried again when its answer was lost.
+        """
+
+    async def release(self, name: bytes, fence: bytes) -> bool:
+        """Deletes a running or held record: the operation is absent again, and its fence is spent."""
+
+    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        """Makes a running record *held*: it keeps its fence, has no lease and does not expire.
+
+        With ``lapsed_only`` nothing changes (``False``) unless its lease has run out: for those who are not its owner.
+        """
+
+    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        """An operator's word on a held record: completed with ``outcome``, or with ``None`` as never happened."""
+
+    async def get(self, name: bytes) -> Record | None:
+        """The record, or ``None`` where it is absent."""
+
+    async def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """Up to ``limit`` records, oldest claim first, expired ones left out; ``after`` continues behind a record."""
+
+    async def sweep(self, limit: int = 500) -> Swept:
+        """Deletes up to ``limit`` expired records and gives space back where the store can. One small batch."""
+
+
+class Rows(Protocol):
+    """What a statement answered. All rows are fetched already."""
+
+    @property
+    def rowcount(self) -> int:
+        """Rows changed by an INSERT, UPDATE or DELETE; -1 for others."""
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """The next row, or ``None`` behind the last."""
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """The rows that are left."""
+
+
+class Database(Protocol):
+    """The view of the database that a transaction's function gets: statements, and no say in the transaction itself.
+
+    BEGIN, COMMIT, ROLLBACK, SAVEPOINT and scripts raise :class:`~grpc_idempotency.errors.TransactionMisuse`.
+    """
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        """Runs one statement."""
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
+        """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
+
+
+class AsyncTransactionalStore(AsyncStore, Protocol):
+    """A store whose database can hold the handler's own rows too (5.1)."""
+
+    async def transaction(self, fn: Callable[[Database], T]) -> T:
+        """Runs the plain function ``fn(db)`` in one transaction and answers what it returned, once that is durable.
+
+        In a keyed call of this store, what ``fn`` returns is the call's reply: its rows and the operation's outcome
+        commit together, or neither does. ``fn`` runs on the database's thread, does no I/O but ``db``, is short, and
+        may raise to roll back.
+
+        Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
+        by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
+        :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed.
+        """

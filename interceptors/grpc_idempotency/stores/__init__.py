@@ -1,0 +1,1 @@
+"""The stores: each module imports its own driver."""
