@@ -1,0 +1,1 @@
+"""The reference services: users and orders behind the idempotency interceptor."""

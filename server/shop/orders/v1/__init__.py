@@ -1,0 +1,1 @@
+"""The generated stubs of `shop.orders.v1`."""
