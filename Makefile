@@ -1,0 +1,101 @@
+# Every target sets up what it needs in .venv, once; nothing is installed outside this folder.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell find protos -name '*.proto' | sort)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo run test protos lint format bench clean
+MAKEFLAGS += --no-print-directory
+
+help: ## Show this list
+	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='…']"
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
+	@$(BIN)/python -m shop.demo $(ARGS)
+
+run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/
+	@exec $(BIN)/python -m shop $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests (ARGS='-k name' for some)
+	@$(BIN)/pytest $(ARGS)
+
+protos: $(VENV)/.dev ## Compile protos/ into server/
+	@$(call compile,server)
+
+lint: $(VENV)/.dev ## Check style, types, imports, protos and that no stub has drifted
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@echo "$(BIN)/buf lint"
+	@$(in_scratch) $(lint_protos)
+	@echo "stubs match protos"
+	@$(in_scratch) $(check_drift)
+
+format: $(VENV)/.dev ## Put code into shape
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format --write protos
+
+bench: $(VENV)/.dev ## Measure what the interceptor costs
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove what make made: .venv, build output, caches (data/ stays)
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find interceptors server tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- Protos ---------------------------------------------------------------------------------------------------------
+
+# Google's own protos come with googleapis-common-protos and, for google/protobuf, with grpcio-tools itself.
+google = $$($(BIN)/python -c 'import google.type.money_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])')
+protoc = $(BIN)/python -m grpc_tools.protoc -Iprotos -I"$(google)"
+compile = $(protoc) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:$(1) $(PROTOS)
+
+in_scratch = set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT;
+
+# buf can't see Google's protos, so it gets an image that has them, and lints ours alone.
+lint_protos = $(protoc) --include_imports --include_source_info --descriptor_set_out="$$scratch/protos.binpb" $(PROTOS); \
+	$(BIN)/buf lint "$$scratch/protos.binpb" --config buf.yaml $(PROTOS:protos/%=--path %)
+
+check_drift = mkdir "$$scratch/fresh" "$$scratch/tree"; $(call compile,"$$scratch/fresh"); \
+	(cd server && find . -name '*_pb2.py*' -o -name '*_pb2_grpc.py*' | tar -cf - -T -) | tar -xf - -C "$$scratch/tree"; \
+	diff -r "$$scratch/tree" "$$scratch/fresh" || { echo "Generated code has drifted: run 'make protos' and commit." >&2; exit 1; }
+
+# --- Set-up ---------------------------------------------------------------------------------------------------------
+
+# A stock Debian python3 makes a venv only without pip; then a pip from outside (22.3 or newer) installs into it.
+$(BIN)/python:
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --without-pip $(VENV)
+
+define install
+	@echo "Setting up $(VENV) $(2) (once; some 30 s)"
+	@set -e; \
+	for pip in pip pip3 "$(PYTHON) -m pip" none; do \
+		if $$pip --python $(BIN)/python --version >/dev/null 2>&1; then break; fi; \
+	done; \
+	if [ "$$pip" = none ]; then \
+		$(BIN)/python -m ensurepip >/dev/null || { echo "This needs pip 22.3 or newer, or python3-venv." >&2; exit 1; }; \
+		pip="$(BIN)/python -m pip"; \
+	else \
+		pip="$$pip --python $(BIN)/python"; \
+	fi; \
+	$$pip install -qq --disable-pip-version-check --editable '.[$(1)]'
+endef
+
+# Each rule touches its stamp last, so that an interrupted set-up is done again.
+$(VENV)/.shop: pyproject.toml | $(BIN)/python
+	$(call install,shop,to run the shop)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(call install,dev,for development)
+	@touch $@ $(VENV)/.shop
