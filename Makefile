@@ -33,7 +33,7 @@ lint: $(VENV)/.dev ## Check style, types, imports, protos and that no stub has d
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	@echo "$(BIN)/buf lint"
 	@$(in_scratch) $(lint_protos)
 	@echo "stubs match protos"
