@@ -6,7 +6,9 @@ from datetime import timedelta
 
 from grpc_idempotency.records import Outcome
 
-_current: contextvars.ContextVar["Operation | None"] = contextvars.ContextVar("grpc_idempotency_operation", default=None)
+_current: contextvars.ContextVar["Operation | None"] = contextvars.ContextVar(
+    "grpc_idempotency_operation", default=None
+)
 
 
 class Operation:

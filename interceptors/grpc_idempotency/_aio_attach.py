@@ -1,0 +1,64 @@
+"""What ``attach`` brings to a ``grpc.aio.Server``, which gives interceptors no hook at its start or stop (8)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import grpc.aio
+
+
+class Attachment:
+    """Stands in for some methods of one server object: hears of its services, its start and its stop."""
+
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        *,
+        at_start: Callable[[set[str] | None], Awaitable[None]],
+        at_stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``at_start`` gets the full names of the server's methods, or ``None`` where they can't all be known."""
+        self._at_start = at_start
+        self._at_stop = at_stop
+        self._names: set[str] | None = set()
+        self._stopping: asyncio.Task[None] | None = None
+        self._add_generic = server.add_generic_rpc_handlers
+        self._start, self._stop, self._wait = server.start, server.stop, server.wait_for_termination
+        for name in ("add_generic_rpc_handlers", "start", "stop", "wait_for_termination"):
+            setattr(server, name, getattr(self, name))
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        """Notes the methods, and adds them."""
+        handlers = tuple(generic_rpc_handlers)
+        for handler in handlers:
+            # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
+            methods = getattr(handler, "_method_handlers", None)
+            if methods is None or self._names is None:
+                self._names = None
+            else:
+                self._names.update(methods)
+        self._add_generic(handlers)
+
+    async def start(self) -> None:
+        """Starts the server once all that can be checked was checked."""
+        await self._at_start(self._names)
+        await self._start()
+
+    async def stop(self, grace: float | None) -> None:
+        """Stops the server, and then what has outlived its calls; a caller's cancellation does not cut it short."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop_all(grace))
+        elif grace is None or grace == 0:
+            await self._stop(grace)  # a second, more urgent stop
+        await asyncio.shield(self._stopping)
+
+    async def _stop_all(self, grace: float | None) -> None:
+        await self._stop(grace)
+        await self._at_stop()
+
+    async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        """Waits until the server has stopped and its operations are drained."""
+        timed_out = await self._wait(timeout)
+        if not timed_out and self._stopping is not None:
+            await asyncio.shield(self._stopping)
+        return timed_out

@@ -1,0 +1,306 @@
+"""Flights on asyncio: the executions of this process, each in a task of its own that calls only follow."""
+
+import asyncio
+import logging
+import random
+import secrets
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from grpc_idempotency._aio_run import Run
+from grpc_idempotency._drive import drive_async
+from grpc_idempotency._effects import (
+    Boarded,
+    Call,
+    Complete,
+    CutShort,
+    Effect,
+    Ended,
+    Execute,
+    Get,
+    Hold,
+    Landing,
+    LeaseHolds,
+    NewFence,
+    Pause,
+    Release,
+    Renew,
+    TryClaim,
+)
+from grpc_idempotency._protocol import keep_lease, operate, settle, shut_down, watch
+from grpc_idempotency.operation import Operation
+from grpc_idempotency.records import Claim, Record
+from grpc_idempotency.store import AsyncStore
+
+logger = logging.getLogger("grpc_idempotency")
+
+_STOPPING = 1.0  # seconds that a cancelled handler has to clean up before it counts as one that can't be stopped
+
+
+class Flight:
+    """One operation on its way through this process: performs what its plan asks for."""
+
+    def __init__(self, flights: "Flights", call: Call, run: Run) -> None:
+        self.call = call
+        self.followers = 0
+        self._flights = flights
+        self._store = flights.store
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._landing: asyncio.Future[Landing] = self._loop.create_future()
+        self._claim: Claim | None = None
+        self._lease_until = 0.0
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._limit: asyncio.TimerHandle | None = None
+        self._overran = False
+        self._task = flights.spawn(self._fly())
+
+    async def follow(self, until: float | None) -> Landing | None:
+        """Waits for the landing, at most until then; a caller that is cancelled leaves the flight alone."""
+        if not self._landing.done():
+            self.followers += 1
+            try:
+                timeout = None if until is None else max(0.0, until - time.monotonic())
+                await asyncio.wait((self._landing,), timeout=timeout)
+            finally:
+                self.followers -= 1
+                if not self.followers and not self._landing.done():
+                    self._flights.detached.add(self)
+        return self._landing.result() if self._landing.done() else None
+
+    async def _fly(self) -> None:
+        landing = shut_down()
+        try:
+            landing = await drive_async(operate(self.call), self.perform)
+        except asyncio.CancelledError:
+            pass  # the server is being torn down; the record is left as that of a dead server (4.4)
+        except Exception:
+            logger.exception("an operation of %s could not be brought to its end", self.call.method)
+        finally:
+            self._stop_renewing()
+            self._land(landing)
+
+    def _land(self, landing: Landing) -> None:
+        # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
+        self._flights.forget(self)
+        if not self._landing.done():
+            self._landing.set_result(landing)
+
+    async def perform(self, effect: Effect[Any]) -> Any:
+        """What the plans of a flight may ask for."""
+        store = self._store
+        match effect:
+            case NewFence():
+                return secrets.token_bytes(16)
+            case TryClaim(claim, over):
+                return await self._try_claim(claim, over)
+            case Execute(claim, attempt):
+                return await self._execute(claim, attempt)
+            case Complete(name, fence, outcome, ttl):
+                return await store.complete(name, fence, outcome, ttl)
+            case Release(name, fence):
+                return await store.release(name, fence)
+            case Renew():
+                return await self._renew(effect)
+            case Hold():
+                return await self._hold(effect)
+            case Get(name):
+                return await store.get(name)
+            case LeaseHolds():
+                return time.monotonic() < self._lease_until
+            case Pause(seconds):
+                return await pause(seconds)
+            case _:
+                raise AssertionError(f"no flight performs {effect!r}")
+
+    # The record
+
+    async def _try_claim(self, claim: Claim, over: bytes | None) -> Record | None:
+        lease_until = time.monotonic() + claim.lease.total_seconds()
+        record = await self._store.claim(claim, over=over)
+        if record is None:
+            self._lease_until = lease_until
+            if over is not None:
+                logger.warning("took over operation %s of %s, whose server is gone", claim.name.hex(), claim.method)
+        return record
+
+    async def _renew(self, effect: Renew) -> bool:
+        lease_until = time.monotonic() + effect.lease.total_seconds()
+        renewed = await self._store.renew(effect.name, effect.fence, effect.lease)
+        if renewed:
+            self._lease_until = lease_until
+        else:
+            logger.warning("operation %s of %s was taken over while it ran", effect.name.hex(), self.call.method)
+        return renewed
+
+    async def _hold(self, effect: Hold) -> bool:
+        held = await self._store.hold(effect.name, effect.fence, effect.reason, lapsed_only=effect.lapsed_only)
+        if held:
+            logger.error(
+                "operation %s of %s is held until an operator resolves it: %s",
+                effect.name.hex(),
+                self.call.method,
+                effect.reason,
+            )
+        return held
+
+    def _start_renewing(self, claim: Claim) -> None:
+        plan = keep_lease(claim, self.call.policy.renew_every)
+        self._renewing = self._flights.spawn(drive_async(plan, self.perform))
+
+    def _stop_renewing(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+
+    # The handler
+
+    async def _execute(self, claim: Claim | None, attempt: int) -> Ended:
+        policy = self.call.policy
+        self._limit = self._loop.call_later(policy.execution_limit.total_seconds(), self._overrun)
+        operation = None
+        if claim is not None:
+            self._claim = claim
+            self._renewal = self._loop.call_later(policy.renew_every.total_seconds(), self._start_renewing, claim)
+            operation = Operation(
+                name=claim.name,
+                method=claim.method,
+                fence=claim.fence,
+                attempt=attempt,
+                store=self._store,
+                ttl=policy.ttl,
+                seal=self._run.seal,
+            )
+        try:
+            return await self._run.to_end(operation)
+        except asyncio.CancelledError:
+            if self._flights.torn_down:
+                raise
+            return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
+        finally:
+            self._limit.cancel()
+
+    def _overrun(self) -> None:
+        logger.error("the handler of %s ran past its execution limit", self.call.method)
+        if not self._run.cancellable:
+            self._abandon()
+            return
+        self._overran = True
+        self._task.cancel()
+        self._limit = self._loop.call_later(_STOPPING, self._abandon)
+
+    def _abandon(self) -> None:
+        """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
+        self._stop_renewing()
+        self._flights.spawn(self._land_early())
+
+    async def _land_early(self) -> None:
+        landing = shut_down()
+        if self._claim is not None:
+            landing = await drive_async(settle(self.call, self._claim, CutShort.ABANDONED), self.perform)
+        self._land(landing)
+
+
+class _Lookout:
+    """One poller of a run in another process, for all calls of this process that wait for it."""
+
+    def __init__(self, task: "asyncio.Task[None]") -> None:
+        self.task = task
+        self.followers = 0
+
+
+class Flights:
+    """The flights and lookouts of one interceptor."""
+
+    def __init__(self, store: AsyncStore, *, max_detached: int) -> None:
+        self.store = store
+        self.torn_down = False
+        """Whether what still runs is being cancelled, and its records left alone."""
+        self.detached: set[Flight] = set()
+        """The flights that no call follows any more."""
+        self._max_detached = max_detached
+        self._closed = False
+        self._flights: dict[bytes, Flight] = {}
+        self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def board(self, call: Call, run: Run) -> Boarded | None:
+        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
+        flight = self._flights.get(call.name)
+        if flight is not None:
+            self.detached.discard(flight)
+            return Boarded(flight.call.fingerprint, False, flight)
+        if self._closed or len(self.detached) >= self._max_detached:
+            return None
+        flight = self._flights[call.name] = Flight(self, call, run)
+        return Boarded(call.fingerprint, True, flight)
+
+    def forget(self, flight: Flight) -> None:
+        """The flight is over: the next call of its name founds another."""
+        self.detached.discard(flight)
+        if self._flights.get(flight.call.name) is flight:
+            del self._flights[flight.call.name]
+
+    async def watch(self, name: bytes, fence: bytes, until: float) -> bool:
+        """Waits until the run in another process is over; ``False`` when the time was."""
+        lookout = self._lookouts.get((name, fence))
+        if lookout is None or lookout.task.done():
+            lookout = _Lookout(self.spawn(drive_async(watch(name, fence), self._perform)))
+            self._lookouts[name, fence] = lookout
+        lookout.followers += 1
+        try:
+            done, _ = await asyncio.wait((lookout.task,), timeout=max(0.0, until - time.monotonic()))
+            return bool(done)
+        finally:
+            lookout.followers -= 1
+            if not lookout.followers:
+                lookout.task.cancel()
+                if self._lookouts.get((name, fence)) is lookout:
+                    del self._lookouts[name, fence]
+
+    async def _perform(self, effect: Effect[Any]) -> Any:
+        match effect:
+            case Get(name):
+                return await self.store.get(name)
+            case Pause(seconds):
+                return await pause(seconds)
+            case _:
+                raise AssertionError(f"no lookout performs {effect!r}")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        """Runs something in a task of its own, which is kept from being collected and waited for at the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a background task of the interceptor failed", exc_info=task.exception())
+
+    async def close(self, limit: float) -> int:
+        """Takes on no further flight, lets those under way land within ``limit`` seconds, and cancels what is left.
+
+        Answers how many operations could not be brought to their end.
+        """
+        self._closed = True
+        if self._flights:
+            logger.info("waiting for %d operations to end, at most %.0f s", len(self._flights), limit)
+        deadline = time.monotonic() + limit
+        while self._flights and (left := deadline - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        unfinished = len(self._flights)
+        self.torn_down = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return unfinished
+
+
+async def pause(seconds: float) -> None:
+    """Sleeps about so long: jittered, so that processes do not move in step."""
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load, guards nothing

@@ -1,0 +1,218 @@
+"""The recording context: what a handler sees in place of the live one.
+
+A handler may outlive its call (4.4), and the live context then crashes the process or raises; and whatever it sets has
+to be stored before it is sent (4.1). So all that a handler may ask was taken from the live context when the call came
+in, and all that it says is only recorded. The interceptor's outermost coroutine alone touches the live context.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency.principals import Caller
+from grpc_idempotency.records import Code, Outcome, Trailers
+
+_CODES: Mapping[Any, Code] = {code: Code(code.value[0]) for code in grpc.StatusCode} | {int(c): c for c in Code}
+GRPC_CODES: Mapping[Code, grpc.StatusCode] = {Code(code.value[0]): code for code in grpc.StatusCode}
+
+INTERNAL_ERROR = "internal error"
+"""All that a client gets to read of an exception (4.7)."""
+
+
+class Snapshot:
+    """What is taken from a live context before anything is awaited."""
+
+    __slots__ = ("caller", "deadline")
+
+    def __init__(self, method: str, context: "grpc.aio.ServicerContext[Any, Any] | grpc.ServicerContext") -> None:
+        remaining: float | None = context.time_remaining()
+        self.deadline = None if remaining is None else time.monotonic() + remaining
+        """On the clock of ``time.monotonic``."""
+        identities = context.peer_identities()
+        self.caller = Caller(
+            method=method,
+            metadata=tuple(context.invocation_metadata() or ()),
+            peer=context.peer(),
+            peer_identity_key=context.peer_identity_key(),
+            peer_identities=tuple(identities or ()),
+            auth_context=dict[str, Any](context.auth_context()),
+        )
+
+
+class _Recorder:
+    """What both kinds of recording context share: everything but ``abort`` and the reading and writing of streams."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._code: Code = Code.OK
+        self._details = ""
+        self._trailers: Trailers = ()
+        self._aborted: BaseException | None = None
+        self._callbacks: list[Callable[[Any], None]] = []
+        self._done = False
+        self.initial_metadata: Sequence[tuple[str, str | bytes]] | None = None
+        """What the handler wants sent ahead; for the first call alone."""
+        self.compression: grpc.Compression | None = None
+
+    # For the interceptor
+
+    def outcome(self, reply: object, serialize: Callable[[Any], bytes] | None) -> Outcome:
+        """What the call's outcome is if the handler answers with ``reply`` now."""
+        if self._aborted is not None or self._code is not Code.OK:
+            return self._outcome(self._code)
+        message = serialize(reply) if serialize is not None else reply
+        if type(message) is not bytes:
+            raise TypeError(f"the handler's reply was serialized to {type(message).__name__}, not to bytes")
+        return self._outcome(Code.OK, message)
+
+    def failure(self) -> Outcome:
+        """What a client gets to see when the handler raised: as gRPC does it, less the exception's text."""
+        if self._aborted is not None:
+            return self._outcome(self._code)
+        self._details = INTERNAL_ERROR
+        return self._outcome(Code.UNKNOWN if self._code is Code.OK else self._code)
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the handler has aborted; an abort that it swallowed counts all the same."""
+        return self._aborted is not None
+
+    def finish(self) -> list[Callable[[Any], None]]:
+        """The handler has ended: the callbacks that wait for that, once."""
+        self._done = True
+        callbacks, self._callbacks = self._callbacks, []
+        return callbacks
+
+    def _outcome(self, status: Code, message: bytes | None = None) -> Outcome:
+        return Outcome(status=status, message=message, details=self._details, trailers=self._trailers)
+
+    def _abort(self, error: BaseException, code: Any, details: str, trailing_metadata: Any) -> NoReturn:
+        if self._aborted is not None:
+            raise grpc.aio.UsageError("Abort already called!")
+        status = code_of(code)
+        if status is Code.OK:
+            raise ValueError("abort() with OK: return a message instead")
+        self._code = status
+        self._details = details or self._details
+        self._trailers = _trailers_of(trailing_metadata) or self._trailers
+        self._aborted = error
+        raise error
+
+    # For the handler: what it may set
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        self._trailers = _trailers_of(trailing_metadata)
+
+    def set_code(self, code: Any) -> None:
+        self._code = code_of(code)
+
+    def set_details(self, details: Any) -> None:
+        self._details = details.decode() if isinstance(details, bytes) else str(details)
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        self.compression = compression
+
+    def disable_next_message_compression(self) -> None:
+        self.compression = grpc.Compression.NoCompression
+
+    # For the handler: what it may ask
+
+    def trailing_metadata(self) -> Any:
+        return self._trailers
+
+    def code(self) -> Any:
+        return GRPC_CODES[self._code]
+
+    def invocation_metadata(self) -> Any:
+        return self._snapshot.caller.metadata
+
+    def peer(self) -> str:
+        return self._snapshot.caller.peer
+
+    def peer_identities(self) -> Iterable[bytes] | None:
+        return self._snapshot.caller.peer_identities or None
+
+    def peer_identity_key(self) -> str | None:
+        return self._snapshot.caller.peer_identity_key
+
+    def auth_context(self) -> Mapping[str, Any]:
+        return self._snapshot.caller.auth_context
+
+    def time_remaining(self) -> Any:
+        deadline = self._snapshot.deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+class AioContext(_Recorder, grpc.aio.ServicerContext[Any, Any]):
+    """The recording context of an ``async def`` handler."""
+
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
+        self._abort(grpc.aio.AbortError("Locally aborted."), code, details, trailing_metadata)
+
+    async def abort_with_status(self, status: Any) -> NoReturn:
+        self._abort(grpc.aio.AbortError("Locally aborted."), status.code, status.details, status.trailing_metadata)
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self.initial_metadata = tuple(initial_metadata)
+
+    async def read(self) -> NoReturn:
+        raise grpc.aio.UsageError("A unary call has no stream to read from.")
+
+    async def write(self, message: Any) -> NoReturn:
+        raise grpc.aio.UsageError("A unary call has no stream to write to.")
+
+    def details(self) -> str:
+        return self._details
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def cancelled(self) -> bool:
+        return False  # its execution goes on whatever becomes of the call
+
+    def done(self) -> bool:
+        return self._done
+
+
+class ThreadContext(_Recorder, grpc.ServicerContext):
+    """The recording context of a plain ``def`` handler."""
+
+    def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()) -> NoReturn:
+        self._abort(grpc.aio.AbortError("Locally aborted."), code, details, trailing_metadata)
+
+    def abort_with_status(self, status: Any) -> NoReturn:
+        self._abort(grpc.aio.AbortError("Locally aborted."), status.code, status.details, status.trailing_metadata)
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self.initial_metadata = tuple(initial_metadata)
+
+    def details(self) -> Any:
+        return self._details.encode()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        if self._done:
+            return False
+        self._callbacks.append(lambda _context: callback())
+        return True
+
+    def is_active(self) -> bool:
+        return not self._done
+
+    def cancel(self) -> bool:
+        """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""
+        return False
+
+
+def code_of(code: Any) -> Code:
+    """A status code as gRPC's functions take it, a ``grpc.StatusCode`` or its number."""
+    try:
+        return _CODES[code]
+    except (KeyError, TypeError):
+        raise ValueError(f"{code!r} is not a status code of gRPC") from None
+
+
+def _trailers_of(metadata: Any) -> Trailers:
+    return tuple((str(name), value) for name, value in metadata or ())

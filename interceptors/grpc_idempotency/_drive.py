@@ -1,0 +1,24 @@
+"""Runs a plan of the protocol: the one place where the two kinds of server part."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from grpc_idempotency._effects import Effect, Plan
+from grpc_idempotency.errors import IdempotencyError
+
+T = TypeVar("T")
+
+
+async def drive_async(plan: Plan[T], perform: Callable[[Effect[Any]], Awaitable[Any]]) -> T:
+    """Awaits each effect that the plan asks for; an error of ours is the plan's to handle."""
+    try:
+        effect = next(plan)
+        while True:
+            try:
+                reply = await perform(effect)
+            except IdempotencyError as exc:
+                effect = plan.throw(exc)
+            else:
+                effect = plan.send(reply)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone

@@ -1,0 +1,262 @@
+"""The vocabulary of the protocol: what its plans work on, what they ask of the world, and what comes of them.
+
+Types alone; the rules are in ``_protocol.py``.
+"""
+
+import enum
+from collections.abc import Generator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from grpc_idempotency._refusals import Refusal
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record
+
+T = TypeVar("T")
+
+
+# What the plans work on
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A keyed call that was admitted: its key is valid, its principal known."""
+
+    name: bytes
+    method: str
+    fingerprint: Fingerprint
+    policy: Policy
+    until: float
+    """When its wait budget is spent, on the shell's monotonic clock. The protocol only hands it on."""
+
+
+class Mark(enum.Enum):
+    """How a call was answered: the trailer ``idempotency-status`` (2.2)."""
+
+    EXECUTED = "executed"
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    UNPROTECTED = "unprotected"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The handler's answer, for one call."""
+
+    outcome: Outcome
+    mark: Mark
+    created: datetime | None = None
+    """When the outcome was stored; with a replay only."""
+
+
+# How a handler can end
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """It returned, or aborted with a status."""
+
+    outcome: Outcome
+    committed: bool = False
+    """Whether its own transaction stored the outcome already (5.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """It raised; ``outcome`` is what a client gets to see of that."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """It raised because its transaction could not be committed."""
+
+    outcome: Outcome
+    """As of :class:`Raised`."""
+
+
+class CutShort(enum.Enum):
+    """It did not get to its end; the value tells an operator why."""
+
+    CANCELLED = "the handler was cancelled from inside the server while it ran"
+    OVERRAN = "the handler ran past its execution limit and was stopped"
+    ABANDONED = "the handler ran past its execution limit and could not be stopped"
+
+
+Ended = Answered | Raised | RolledBack | CutShort
+
+
+# What a flight can land with
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The handler ran, and its outcome is stored."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The handler ran, and nothing of it is kept: the operation is absent, or will be when its lease runs out."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Unprotected:
+    """The handler ran, the store is down, and the policy lets the answer go all the same (5.5)."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The handler did not run, or does not count: this record stands in its way. ``None``: it is gone again."""
+
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No answer can be given, to nobody of those who wait."""
+
+    refusal: Refusal
+
+
+Landing = Executed | Released | Unprotected | Found | Refused
+
+
+# What the plans ask of the world
+
+
+class Effect(Generic[T]):
+    """A wish of a plan; ``T`` is the type of the reply."""
+
+    __slots__ = ()
+
+
+Plan = Generator[Effect[Any], Any, T]
+
+
+def do(effect: Effect[T]) -> Plan[T]:
+    """Yields the effect and returns its reply, typed."""
+    reply: T = yield effect
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Boarded:
+    """A flight that a call is on."""
+
+    fingerprint: Fingerprint
+    founded: bool
+    """Whether this call founded it; its request is the one that the handler sees."""
+    flight: object
+    """The shell's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board(Effect[Boarded | None]):
+    """Joins the flight of the call's name in this process, or founds one, at one instant and without I/O.
+
+    ``None``: there is none, and no further one is taken on.
+    """
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Land(Effect[Landing | None]):
+    """Waits for the flight to land, until then at the latest: then ``None``."""
+
+    boarded: Boarded
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Effect[bool]):
+    """Waits for the end of the plan ``watch``, one for all who wait; ``False`` when the time was up first."""
+
+    name: bytes
+    fence: bytes
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewFence(Effect[bytes]):
+    """16 random bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TryClaim(Effect[Record | None]):
+    """The store's ``claim``."""
+
+    claim: Claim
+    over: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Effect[bool]):
+    """The store's ``renew``."""
+
+    name: bytes
+    fence: bytes
+    lease: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(Effect[bool]):
+    """The store's ``complete``."""
+
+    name: bytes
+    fence: bytes
+    outcome: Outcome
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Effect[bool]):
+    """The store's ``release``."""
+
+    name: bytes
+    fence: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Effect[bool]):
+    """The store's ``hold``."""
+
+    name: bytes
+    fence: bytes
+    reason: str
+    lapsed_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Effect[Record | None]):
+    """The store's ``get``."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Effect[Ended]):
+    """Runs the handler of the call that founded this flight; without a claim, as if the call had no key."""
+
+    claim: Claim | None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolds(Effect[bool]):
+    """Whether this flight's owner can still be taken for alive: its lease, by its own clock, has not run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Effect[None]):
+    """Lets about so much time pass, jittered."""
+
+    seconds: float

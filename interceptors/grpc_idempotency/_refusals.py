@@ -1,0 +1,97 @@
+"""The refusals (2.3): every reason, its status, what is added and what it tells a person. The one table of them.
+
+The table stands in the order in which the reasons are checked. A message's variables are also the metadata of its
+``google.rpc.ErrorInfo``; the raw key is never among them.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NamedTuple
+
+from grpc_idempotency.records import Code
+
+DOMAIN = "grpc-idempotency"
+"""The domain of every ErrorInfo."""
+
+
+class _Row(NamedTuple):
+    status: Code
+    message: str
+    bad_request: bool = False
+    """Whether a BadRequest names the field; its name is the variable ``field``."""
+
+
+class Reason(enum.Enum):
+    """Why a keyed call was refused."""
+
+    KEY_INVALID = _Row(
+        Code.INVALID_ARGUMENT,
+        "The idempotency key in '{field}' can't be used: {problem}. Send one key of 1 to 255 printable ASCII "
+        "characters with no space at its ends.",
+        bad_request=True,
+    )
+    KEY_REQUIRED = _Row(
+        Code.INVALID_ARGUMENT,
+        "{method} asks for an idempotency key, and none came. Send one in the metadata '{field}': a new key for each "
+        "operation, the same key with each retry of it.",
+        bad_request=True,
+    )
+    PRINCIPAL_REQUIRED = _Row(
+        Code.UNAUTHENTICATED,
+        "{method} was called with an idempotency key by a caller who could not be identified, and a key belongs to "
+        "its caller. Authenticate, then send the call again with the same key.",
+    )
+    STREAMING_UNSUPPORTED = _Row(
+        Code.UNIMPLEMENTED,
+        "{method} is a streaming method, and a stream can't be called with an idempotency key here. Call it without.",
+    )
+    STORE_UNAVAILABLE = _Row(
+        Code.UNAVAILABLE,
+        "The store of idempotency records can't be used just now. {effect}. Retry with the same key.",
+    )
+    KEY_REUSED = _Row(
+        Code.FAILED_PRECONDITION,
+        "This idempotency key belongs to another request to {method}. Use a new key for a new request; a retry "
+        "repeats its first request unchanged.",
+    )
+    OUTCOME_UNKNOWN = _Row(
+        Code.FAILED_PRECONDITION,
+        "Nobody can know whether the operation of this idempotency key took effect: {cause}. It is held and will not "
+        "run again by itself. An operator can find out what it did and then resolve operation {operation} with the "
+        "store's resolve(): as completed with an outcome, or as never happened.",
+    )
+    RESPONSE_NOT_RETAINED = _Row(
+        Code.FAILED_PRECONDITION,
+        "The operation of this idempotency key succeeded at {created}, but its response was larger than may be kept "
+        "and can't be sent again. Read its result another way; do not repeat it under a new key.",
+    )
+    IN_FLIGHT = _Row(
+        Code.UNAVAILABLE,
+        "The operation of this idempotency key is still running, and this call has waited as long as it may. Retry "
+        "with the same key in {retry_after_ms} ms.",
+    )
+
+    @property
+    def status(self) -> Code:
+        """The status that a refusal for this reason has."""
+        return self.value.status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """An answer that is not the handler's."""
+
+    reason: Reason
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What the message and the ErrorInfo's metadata are filled with."""
+    retry_after: timedelta | None = None
+    """When to come again: RetryInfo."""
+    push_back: bool = False
+    """Whether gRPC's own retries are told ``retry_after`` too (``grpc-retry-pushback-ms``)."""
+
+    @property
+    def message(self) -> str:
+        """What happened and what to do, for a person."""
+        return str(self.reason.value.message.format_map(self.variables))

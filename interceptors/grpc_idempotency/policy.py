@@ -1,0 +1,96 @@
+"""What an embedder decides about the methods of a server (7): one frozen value, by default and per method."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from types import MappingProxyType
+
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.records import Code, Effects
+
+_MAX_HEADER = 128
+
+
+class Disposition(enum.Enum):
+    """What becomes of the record when a handler has answered (4.6)."""
+
+    STORE = "store"
+    """The answer is stored, and every later call with the key gets it."""
+    RELEASE = "release"
+    """The record is deleted: a retry runs the handler again. The handler thereby asserts that nothing happened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How the keyed calls of a method are treated. The defaults are safe for a handler nothing is known about.
+
+    Raises :class:`~grpc_idempotency.errors.PolicyError`, naming the field, for a value that can't be met.
+    """
+
+    effects: Effects = Effects.OPAQUE
+    """What the handler does to the world; it decides every hard case (4.5)."""
+    required: bool = False
+    """Whether a call without a key is refused (``KEY_REQUIRED``)."""
+    headers: tuple[str, ...] = ("idempotency-key",)
+    """The metadata names that the key is read from, lower case. All of them must agree."""
+    ttl: timedelta = timedelta(hours=24)
+    """How long an outcome is kept, from its completion on."""
+    lease: timedelta = timedelta(seconds=30)
+    """How long a server may be silent before its operation may be taken over."""
+    renew_every: timedelta = timedelta(seconds=10)
+    """How often a running handler's lease is renewed."""
+    wait: timedelta = timedelta(seconds=30)
+    """How long a duplicate of a running operation waits for its outcome at most; zero refuses it at once."""
+    wait_margin: timedelta = timedelta(milliseconds=100)
+    """How long before its own deadline a waiting duplicate is refused, so that it learns why."""
+    execution_limit: timedelta = timedelta(minutes=10)
+    """How long a handler may run."""
+    max_response_bytes: int = 4 * 1024 * 1024
+    """The largest response that is kept; a larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
+    max_trailer_bytes: int = 6 * 1024
+    """The most that an outcome's status message and trailing metadata may measure; what exceeds it is dropped."""
+    statuses: Mapping[Code, Disposition] = field(default_factory=lambda: MappingProxyType({}))
+    """Exceptions to what each status does to the record (4.6). OK is always stored."""
+    unprotected: bool = False
+    """Whether a call goes through unprotected while the store is down, instead of being refused (5.5)."""
+
+    def __post_init__(self) -> None:
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, timedelta) and value < timedelta(0):
+                raise PolicyError(f"Policy.{name} is a duration of zero or more, not {value}.")
+        for name in ("ttl", "lease", "renew_every", "execution_limit"):
+            if not getattr(self, name):
+                raise PolicyError(f"Policy.{name} is a duration of more than zero.")
+        for name in ("max_response_bytes", "max_trailer_bytes"):
+            if getattr(self, name) < 0:
+                raise PolicyError(f"Policy.{name} is a number of bytes, zero or more, not {getattr(self, name)}.")
+        if self.renew_every * 2 > self.lease:
+            raise PolicyError(
+                f"Policy.renew_every ({self.renew_every}) is at most half of Policy.lease ({self.lease}), so that "
+                "one renewal may fail."
+            )
+        object.__setattr__(self, "headers", _checked_headers(self.headers))
+        object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
+
+
+def _checked_headers(headers: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(headers, str) or not headers:  # type: ignore[redundant-expr,unreachable]  # a str is the mistake that people make
+        raise PolicyError('Policy.headers is a tuple of one or more names, as ("idempotency-key",).')
+    for name in headers:
+        plain = name.replace("-", "").replace("_", "").replace(".", "")
+        if not (plain.isascii() and plain.isalnum() and name == name.lower() and len(name) <= _MAX_HEADER):
+            raise PolicyError(f"Policy.headers: {name!r} is not a lower-case metadata name.")
+        if name.endswith("-bin") or name.startswith("grpc-"):
+            raise PolicyError(f"Policy.headers: {name!r} can't carry a key: it is binary or gRPC's own.")
+    return tuple(headers)
+
+
+def _checked_statuses(statuses: Mapping[Code, Disposition]) -> dict[Code, Disposition]:
+    for code, disposition in statuses.items():
+        if (type(code), type(disposition)) != (Code, Disposition):
+            raise PolicyError("Policy.statuses maps a grpc_idempotency.Code to a grpc_idempotency.Disposition.")
+        if code is Code.OK and disposition is not Disposition.STORE:
+            raise PolicyError("Policy.statuses can't release OK: an effect that took place would be repeated.")
+    return dict(statuses)
