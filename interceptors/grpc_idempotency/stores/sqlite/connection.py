@@ -1,0 +1,126 @@
+"""The connection: aiosqlite's, opened and closed so that it belongs to no event loop and keeps no process alive."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import aiosqlite
+
+from grpc_idempotency.errors import StoreUnusable
+
+_STATEMENTS_KEPT = 512
+Job = Callable[[sqlite3.Connection], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What all stores on one file in one process must agree on."""
+
+    synchronous: str
+    patience: float
+    """How long to wait for a lock, in seconds."""
+
+
+class _Nobody:
+    """Stands where aiosqlite wants a future: nobody waits.
+
+    A job answers its callers itself. aiosqlite would answer through the future's loop, and its thread dies of an
+    exception when that loop has been closed in the meantime.
+    """
+
+    def get_loop(self) -> "_Nobody":
+        return self
+
+    def call_soon_threadsafe(self, *_: object) -> None:
+        pass
+
+
+_NOBODY = cast("asyncio.Future[Any]", _Nobody())
+
+
+class Connection(aiosqlite.Connection):
+    """An aiosqlite connection that takes jobs from any thread, each a plain function run on its own thread.
+
+    A group is dozens of calls of SQLite in a row: with aiosqlite's own methods each would be two hops between threads,
+    and an await at which a caller's cancellation could leave a transaction half done.
+    """
+
+    def post(self, job: Job) -> None:
+        """Runs the job on the connection's thread, after those before it; it must not raise."""
+        self._tx.put_nowait((_NOBODY, lambda: job(self._conn)))
+
+    def shut(self, db: sqlite3.Connection) -> None:
+        """Closes the file and lets the thread end: the last job. ``close`` would want an event loop, and at the
+        interpreter's exit there is none, nor may a thread be started for one.
+        """
+        db.close()
+        self._connection = None
+        # aiosqlite 0.22 has stop; called in this thread, it finds no loop and so makes no future.
+        stop = getattr(self, "stop", None) or getattr(self, "_stop_running")  # noqa: B009 - mypy sees 0.22 alone
+        stop()
+
+    def __del__(self) -> None:
+        """Nothing: a process that forgets to close may end without a warning; the writer closes at exit."""
+
+
+Connected = Callable[[Connection | None, Exception | None], None]
+
+
+def connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
+    """Opens the file, once ``after`` is set, and tells ``then``; all in a thread that ends after that.
+
+    It is a thread, and a daemon, for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
+    to close still ends; and no caller's loop or cancellation has a hold on an opening that others wait for too.
+    """
+    threading.Thread(
+        target=_connect, args=(path, settings, then, after), name="grpc-idempotency-open", daemon=True
+    ).start()
+
+
+def _connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
+    async def opened() -> Connection:
+        connection = Connection(lambda: _open(path, settings), iter_chunk_size=64)
+        await connection
+        return connection
+
+    if after is not None:
+        after.wait(settings.patience)
+    try:
+        connection = asyncio.run(opened())
+    except Exception as error:
+        then(None, error)
+    else:
+        then(connection, None)
+
+
+def _open(path: str, settings: Settings) -> sqlite3.Connection:
+    """A connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
+    _check(path)
+    db = sqlite3.connect(path, timeout=settings.patience, isolation_level=None, cached_statements=_STATEMENTS_KEPT)
+    try:
+        if db.execute("PRAGMA page_count").fetchone()[0] == 0:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only in a file that is ours to make
+        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StoreUnusable(f"{path} can't use SQLite's WAL mode (it stays in {mode!r}): is it on a network share?")
+        db.execute(f"PRAGMA synchronous = {settings.synchronous}")
+        db.execute("PRAGMA busy_timeout = 0")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(path: str) -> None:
+    """What SQLite would only call "unable to open database file"."""
+    if sqlite3.sqlite_version_info < (3, 33):
+        raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
+    file = Path(path)
+    if file.is_dir():
+        raise StoreUnusable(f"{path} is a folder: give the path of a database file")
+    if not file.parent.is_dir():
+        raise StoreUnusable(f"{path}: the folder {file.parent} does not exist; create it")

@@ -1,0 +1,79 @@
+"""The one seam where SQLite's errors become the store's (STYLE.md, rule 9)."""
+
+import enum
+import sqlite3
+
+from grpc_idempotency.errors import StoreError, StoreUnavailable, StoreUnusable
+
+
+class Fault(enum.IntEnum):
+    """What SQLite says when the database failed and not the statement, by its primary result code."""
+
+    PERM = 3
+    BUSY = 5
+    LOCKED = 6
+    NOMEM = 7
+    READONLY = 8
+    INTERRUPT = 9
+    IOERR = 10
+    CORRUPT = 11
+    FULL = 13
+    CANTOPEN = 14
+    NOTADB = 26
+
+
+# Python 3.10 does not give the code, only SQLite's words for it.
+_WORDS = {
+    "access permission denied": Fault.PERM,
+    "database is locked": Fault.BUSY,
+    "database table is locked": Fault.LOCKED,
+    "out of memory": Fault.NOMEM,
+    "attempt to write a readonly database": Fault.READONLY,
+    "interrupted": Fault.INTERRUPT,
+    "disk I/O error": Fault.IOERR,
+    "database disk image is malformed": Fault.CORRUPT,
+    "database or disk is full": Fault.FULL,
+    "unable to open database file": Fault.CANTOPEN,
+    "file is not a database": Fault.NOTADB,
+}
+
+_UNUSABLE = {
+    Fault.PERM: "may not be opened: permission denied",
+    Fault.READONLY: "is read-only: make the file, its folder and its -wal and -shm files writable",
+    Fault.CORRUPT: "is damaged (SQLite: database disk image is malformed): restore it from a copy, or move it away",
+    Fault.CANTOPEN: "can't be opened: does the folder exist, and may this process write to it?",
+    Fault.NOTADB: "is not an SQLite database: give another path, or move the file away",
+}
+_UNAVAILABLE = {
+    Fault.BUSY: "is locked by another connection",
+    Fault.LOCKED: "is locked by another connection",
+    Fault.FULL: "has no room left: the disk is full",
+    Fault.IOERR: "can't be read or written: the disk reports an error",
+}
+# After these nobody can be certain that nothing was written.
+_UNCERTAIN = frozenset({Fault.NOMEM, Fault.INTERRUPT, Fault.IOERR, Fault.CORRUPT})
+
+
+def fault_of(error: BaseException) -> Fault | None:
+    """How the database failed; ``None`` where the statement was at fault."""
+    if isinstance(error, MemoryError):
+        return Fault.NOMEM
+    if not isinstance(error, sqlite3.Error):
+        return None
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return next((fault for words, fault in _WORDS.items() if words in str(error)), None)
+    code &= 0xFF
+    return Fault(code) if code in Fault._value2member_map_ else None
+
+
+def translated(error: Exception, path: str) -> StoreError:
+    """The store's error for a failure of its own statements; ``raise … from error``. It shows no parameters."""
+    if isinstance(error, StoreError):
+        return error
+    fault = fault_of(error)
+    if fault in _UNUSABLE:
+        return StoreUnusable(f"{path} {_UNUSABLE[fault]}")
+    landed = None if fault in _UNCERTAIN else False
+    words = _UNAVAILABLE.get(fault) if fault else None
+    return StoreUnavailable(f"{path} {words or f'failed: {type(error).__name__}: {error}'}", landed=landed)

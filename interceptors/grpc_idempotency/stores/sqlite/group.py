@@ -1,0 +1,348 @@
+"""One group: all that waits, in one transaction, in as few calls of SQLite as can be.
+
+Each call into SQLite lets go of the GIL, and getting it back from a busy event loop can take 5 ms. So requests are
+sorted by kind, all claims are one statement, all completions another, and the count of changed rows tells whether every
+one took effect; only where not, one more statement tells which. Any order is right, since none of the callers has had
+an answer yet.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.stores.sqlite import rows
+from grpc_idempotency.stores.sqlite.faults import Fault, fault_of, translated
+from grpc_idempotency.stores.sqlite.requests import (
+    ClaimRequest,
+    CompleteRequest,
+    FencedRequest,
+    HoldRequest,
+    ReleaseRequest,
+    RenewRequest,
+    Request,
+    ResolveRequest,
+    TransactionRequest,
+)
+from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores.sqlite.transactions import Transactions
+from grpc_idempotency.stores.sqlite.turns import begin
+
+BUDGET = 0.05
+"""Seconds after which a group takes up nothing more (5.1)."""
+MOST_BYTES = 1 << 20
+"""How much payload one statement takes, about."""
+PROBE_EVERY = 0.25
+"""Seconds between two looks whether a full disk has room again."""
+
+AnyRequest = Request[Any]
+R = TypeVar("R", bound=AnyRequest)
+
+
+class RolledBack(Exception):
+    """SQLite has rolled back the whole transaction; the cause is the reason."""
+
+
+class Group:
+    """The writing requests of one turn."""
+
+    def __init__(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[AnyRequest]) -> None:
+        self._db = db
+        self._tables = tables
+        self._sql = tables.sql
+        self._requests = requests
+        self._done: list[AnyRequest] = []
+        self._transactions = Transactions(db, tables)
+        self.now = 0
+        self.wall = 0
+
+    def run(self) -> list[AnyRequest]:
+        """Answers the requests, each with a value or an error; returns those that there was no time for."""
+        try:
+            begin(self._db, self._tables.patience, self._tables.path)
+        except (sqlite3.Error, StoreUnavailable) as error:
+            self._fail(self._requests, error)
+            return []
+        self.now, self.wall = self._tables.clock.now(), self._tables.clock.wall_ms()
+        try:
+            left = self._take_steps()
+            self._transactions.store_outcomes()
+            if self._tables.turns.due(self.now) and self._db.in_transaction:
+                self._tables.beat(self._db, self.now)
+        except (sqlite3.Error, RolledBack) as error:
+            cause = error.__cause__ if isinstance(error, RolledBack) else error
+            self._roll_back()
+            started = set(map(id, self._done))
+            self._fail(self._done, cause or error)
+            return [request for request in self._requests if id(request) not in started]
+        self._commit()
+        return left
+
+    # -- the transaction
+
+    def _take_steps(self) -> list[AnyRequest]:
+        deadline = time.monotonic() + BUDGET
+        done = 0
+        for step, requests in self._steps():
+            if done and time.monotonic() > deadline:
+                break
+            self._done += requests
+            step(requests)
+            done += len(requests)
+        taken = set(map(id, self._done))
+        return [] if done == len(self._requests) else [one for one in self._requests if id(one) not in taken]
+
+    def _steps(self) -> Iterator[tuple[Callable[[Any], None], Sequence[AnyRequest]]]:
+        kinds: dict[type[AnyRequest], list[Any]] = {}
+        for request in self._requests:
+            kinds.setdefault(type(request), []).append(request)
+        for chunk in _chunks(self._openable(kinds.pop(ClaimRequest, ()))):
+            yield self._claims, chunk
+        for chunk in _chunks(kinds.pop(CompleteRequest, ()), weigh=_weight):
+            yield self._completions, chunk
+        for chunk in _chunks(kinds.pop(ReleaseRequest, ())):
+            yield self._releases, chunk
+        transactions = kinds.pop(TransactionRequest, ())
+        for others in kinds.values():
+            for other in others:
+                yield self._other, [other]
+        self._transactions.lone = len(transactions) == len(self._requests) == 1
+        for group in _chunks(transactions):
+            self._transactions.expect(group)
+            for transaction in group:
+                yield self._transact, [transaction]
+
+    def _commit(self) -> None:
+        if not self._db.in_transaction:
+            return  # a lone transaction that has been rolled back
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            self._look_up(error)
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _fail(self, requests: Sequence[AnyRequest], error: BaseException) -> None:
+        self._remember_full(error, max(map(_weight, requests), default=0))
+        for request in requests:
+            if request.error is None:
+                request.error = self._translated(error)
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if not isinstance(error, Exception):
+            return error
+        failure = translated(error, self._tables.path)
+        if failure is not error:
+            failure.__cause__ = error
+        return failure
+
+    def _look_up(self, error: sqlite3.Error) -> None:
+        """The commit failed: what took effect all the same is answered as such, by its fence (5.1)."""
+        asked = [request for request in self._done if request.error is None]
+        try:
+            standing = self._standing([_name(request) for request in asked])
+        except sqlite3.Error:
+            standing = {}
+        self._fail([one for one in asked if not _landed(one, standing.get(_name(one)))], error)
+
+    # -- kinds of requests
+
+    def _claims(self, requests: Sequence[ClaimRequest]) -> None:
+        plain = [one for one in requests if one.over is None or not self._take_over(one)]
+        if plain:
+            self._together(plain, self._claim)
+
+    def _claim(self, requests: Sequence[ClaimRequest]) -> None:
+        parameters = [rows.claim_row(one.claim, self.now, self.wall) for one in requests]
+        # To fill up with one's own last row is harmless: it meets its twin and changes nothing.
+        parameters += parameters[-1:] * (padded(len(requests)) - len(requests))
+        sql = self._sql.sized("claim", 9, len(parameters))
+        if self._db.execute(sql, [*rows.flat(parameters), self.now]).rowcount == len(requests):
+            for one in requests:
+                one.value = None
+            return
+        found = self._read([one.claim.name for one in requests])
+        for one in requests:
+            standing = found.get(one.claim.name)
+            one.value = None if standing is None or standing.fence == one.claim.fence else standing
+
+    def _take_over(self, one: ClaimRequest) -> bool:
+        row = rows.claim_row(one.claim, self.now, self.wall)
+        parameters = (*row[1:6], *row[7:9], one.claim.name, one.over, self.now)
+        one.value = None
+        return self._db.execute(self._sql["take_over"], parameters).rowcount == 1
+
+    def _completions(self, requests: Sequence[CompleteRequest]) -> None:
+        self._together(requests, self._complete)
+
+    def _complete(self, requests: Sequence[CompleteRequest]) -> None:
+        parameters = [rows.outcome_row(r.name, r.fence, r.outcome, r.ttl, self.now, self.wall) for r in requests]
+        if self._many("complete", parameters) == len(requests):
+            for one in requests:
+                one.value = True
+            return
+        standing = self._standing([one.name for one in requests])
+        for one in requests:
+            one.value = standing.get(one.name) == (one.fence, rows.COMPLETED)
+
+    def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
+        standing = self._standing([one.name for one in requests])
+        for one in requests:
+            fence, state = standing.get(one.name, (None, None))
+            one.value = fence == one.fence and state != rows.COMPLETED
+        self._many("release", [(one.name, one.fence) for one in requests])
+
+    def _other(self, requests: Sequence[FencedRequest]) -> None:
+        self._together(requests, self._one)
+
+    def _one(self, requests: Sequence[FencedRequest]) -> None:
+        for one in requests:
+            statement, parameters = self._statement(one)
+            one.value = self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
+
+    def _statement(self, one: FencedRequest) -> tuple[str, tuple[Any, ...]]:
+        """The statement for one of the rarer kinds, and its parameters before name and fence."""
+        if isinstance(one, RenewRequest):
+            lease = rows.milliseconds(one.lease)
+            return "renew", (lease, self.now + lease)
+        if isinstance(one, HoldRequest):
+            return "hold_lapsed" if one.lapsed_only else "hold", (one.reason, *([self.now] * one.lapsed_only))
+        if isinstance(one, ResolveRequest) and one.outcome is not None:
+            return "resolve", rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)[2:]
+        return "forget_held", ()
+
+    def _transact(self, requests: Sequence[TransactionRequest]) -> None:
+        self._transactions.run(requests[0], self.now, self.wall)
+        if not self._db.in_transaction and not self._transactions.lone:
+            raise RolledBack from requests[0].error
+
+    # -- statements
+
+    def _together(self, requests: Sequence[R], write: Callable[[Sequence[R]], None]) -> None:
+        """Writes all at once; where that fails, each by itself, so that only the one at fault bears it."""
+        try:
+            write(requests)
+            return
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            if not self._db.in_transaction:
+                raise RolledBack from error
+            if len(requests) == 1:
+                self._fail(requests, error)
+                return
+        for one in requests:
+            self._together([one], write)
+
+    def _many(self, name: str, parameters: list[rows.Row]) -> int:
+        """Runs a statement of many rows; how many it changed."""
+        columns = len(parameters[0])
+        size = padded(len(parameters))
+        values = rows.flat(parameters) + [None] * (columns * (size - len(parameters)))
+        return self._db.execute(self._sql.sized(name, columns, size), values).rowcount
+
+    def _standing(self, names: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
+        """Fence and state by name."""
+        found: dict[bytes, tuple[bytes, int]] = {}
+        for chunk in _chunks(names):
+            sql, parameters = by_names(self._sql, "standing", chunk)
+            found |= {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, self.now]).fetchall()}
+        return found
+
+    def _read(self, names: Sequence[bytes]) -> dict[bytes, Any]:
+        found = self._db.execute(*by_names(self._sql, "read", names)).fetchall()
+        return {row[0]: rows.record(row, self.now) for row in found}
+
+    # -- a full disk
+
+    def _remember_full(self, error: BaseException, size: int) -> None:
+        if fault_of(error) is Fault.FULL:
+            self._tables.unwritten = max(self._tables.unwritten, size, 1)
+
+    def _openable(self, claims: Sequence[ClaimRequest]) -> Sequence[ClaimRequest]:
+        """The claims, unless the disk was full and has no room yet for what it refused.
+
+        A small claim would succeed where its outcome will not, and its effect would be for nothing.
+        """
+        if not claims or not self._tables.unwritten or self._has_room():
+            return claims
+        self._done += claims
+        self._fail(claims, StoreUnavailable(f"{self._tables.path} has no room left: the disk is full"))
+        return ()
+
+    def _has_room(self) -> bool:
+        at = time.monotonic()
+        if at < self._tables.probe_at:
+            return False
+        self._tables.probe_at = at + PROBE_EVERY
+        try:
+            # Only what is committed has been written. Nothing else is in the transaction yet.
+            self._db.execute(self._sql["probe"], (self._tables.unwritten,))
+            self._db.execute("COMMIT")
+            self._tables.unwritten = 0
+        except sqlite3.Error:
+            self._roll_back()
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(self._sql["end_probe"])
+        return not self._tables.unwritten
+
+
+def by_names(sql: Any, statement: str, names: Sequence[bytes]) -> tuple[str, list[bytes | None]]:
+    """A statement that reads by name, and its parameters."""
+    size = padded(len(names))
+    return sql.sized(statement, 0, size), [*names, *([None] * (size - len(names)))]
+
+
+T = TypeVar("T")
+
+
+def _chunks(items: Sequence[T], *, weigh: Callable[[T], int] | None = None) -> Iterator[Sequence[T]]:
+    """The items in parts that one statement can take."""
+    if weigh is None:
+        yield from (items[at : at + MOST_ROWS] for at in range(0, len(items), MOST_ROWS))
+        return
+    part: list[T] = []
+    weight = 0
+    for item in items:
+        if part and (len(part) == MOST_ROWS or weight > MOST_BYTES):
+            yield part
+            part, weight = [], 0
+        part.append(item)
+        weight += weigh(item)
+    if part:
+        yield part
+
+
+def _weight(request: AnyRequest) -> int:
+    """The size of what a request stores, about."""
+    outcome = None
+    if isinstance(request, CompleteRequest | ResolveRequest):
+        outcome = request.outcome
+    elif isinstance(request, TransactionRequest):
+        outcome = request.committed
+    return 512 + len((outcome and outcome.message) or b"")
+
+
+def _name(request: AnyRequest) -> bytes:
+    if isinstance(request, ClaimRequest):
+        return request.claim.name
+    if isinstance(request, FencedRequest):
+        return request.name
+    operation = request.operation if isinstance(request, TransactionRequest) else None
+    return b"" if operation is None else operation.name
+
+
+def _landed(request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
+    """Whether a write of unknown result took effect, by the fence and state that its record has now."""
+    if isinstance(request, ClaimRequest):
+        return standing == (request.claim.fence, rows.RUNNING)
+    if isinstance(request, CompleteRequest):
+        return standing == (request.fence, rows.COMPLETED)
+    if isinstance(request, HoldRequest):
+        return standing == (request.fence, rows.HELD)
+    if isinstance(request, TransactionRequest) and request.operation is not None and request.committed is not None:
+        return standing == (request.operation.fence, rows.COMPLETED)
+    return False

@@ -1,0 +1,131 @@
+-- Every statement of the store. "{p}" is the prefix of its tables; "{rows}" stands for as many rows of placeholders as a
+-- call writes at once. Placeholders are plain question marks in the order in which the statement reads them: Python
+-- 3.12 warns of numbered ones.
+
+-- name: claim
+-- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
+-- of another row of this very statement, changes nothing and is not counted.
+INSERT INTO {p}operations (name, method, fence, raw, canonical, effects, created_ms, lease_ms, lease_until)
+VALUES {rows}
+ON CONFLICT (name) DO UPDATE SET
+    state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
+    effects = excluded.effects, attempts = 1, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms,
+    lease_until = excluded.lease_until, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL,
+    reason = '', details = '', trailers = NULL, message = NULL
+WHERE {p}operations.expires_at <= ?
+
+-- name: take_over
+-- Claims one running operation whose lease, under the fence that the caller has seen, has run out.
+UPDATE {p}operations SET
+    method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?
+WHERE name = ? AND fence = ? AND state = 0 AND lease_until <= ?
+
+-- name: complete
+-- Stores the outcomes of running or held operations; any number of rows at once. A row of NULLs matches nothing.
+UPDATE {p}operations SET
+    state = 1, lease_ms = NULL, lease_until = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
+    expires_at = v.column5, status = v.column6, details = v.column7, trailers = v.column8, message = v.column9
+FROM (VALUES {rows}) AS v
+WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state <> 1
+
+-- name: release
+-- Deletes running or held operations; any number of rows at once. A row of NULLs matches nothing.
+DELETE FROM {p}operations WHERE id IN (
+    SELECT o.id FROM (VALUES {rows}) AS v
+    JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state <> 1
+)
+
+-- name: count_owned
+-- How many of the given names and fences are running or held; one row, where one for each would cost a turn each.
+SELECT count(*) FROM (VALUES {rows}) AS v
+JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state <> 1
+
+-- name: renew
+-- Makes one lease end a while from now.
+UPDATE {p}operations SET lease_ms = ?, lease_until = ? WHERE name = ? AND fence = ? AND state = 0
+
+-- name: hold
+-- Makes one running operation held.
+UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?
+WHERE name = ? AND fence = ? AND state = 0
+
+-- name: hold_lapsed
+-- The same, if its lease has run out.
+UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?
+WHERE lease_until <= ? AND name = ? AND fence = ? AND state = 0
+
+-- name: standing
+-- The fences and states of operations by name, expired ones left out; any number at once. A NULL matches nothing.
+SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires_at IS NULL OR expires_at > ?)
+
+-- name: resolve
+-- Completes one held operation with what an operator says.
+UPDATE {p}operations SET
+    state = 1, reason = '', completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, details = ?, trailers = ?,
+    message = ?
+WHERE name = ? AND fence = ? AND state = 2
+
+-- name: forget_held
+-- Deletes one held operation.
+DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
+
+-- name: read
+-- Operations by name, expired ones included; any number at once. A NULL matches nothing.
+SELECT name, state, fence, effects, attempts, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status, method,
+    raw, canonical, reason, details, trailers, message
+FROM {p}operations WHERE name IN ({rows})
+
+-- name: list
+-- Operations in the order of their age, behind one that is given by its age and name; a bounded scan.
+SELECT name, state, fence, effects, attempts, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status, method,
+    raw, canonical, reason, details, trailers, message
+FROM (
+    SELECT * FROM {p}operations
+    WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
+    ORDER BY created_ms, name LIMIT ?
+)
+
+-- name: sweep
+-- Deletes a few of the operations that are expired.
+DELETE FROM {p}operations
+WHERE id IN (SELECT id FROM {p}operations WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+
+-- name: any_expired
+-- Whether an expired operation is left.
+SELECT EXISTS (SELECT 1 FROM {p}operations WHERE expires_at <= ?)
+
+-- name: create_meta
+-- What the store knows of itself: its version, its clock. Its own table, since user_version is the embedder's.
+CREATE TABLE IF NOT EXISTS {p}meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID
+
+-- name: read_meta
+-- All of it.
+SELECT key, value FROM {p}meta WHERE key <> 'probe'
+
+-- name: write_meta
+-- Sets values; any number of rows at once.
+INSERT OR REPLACE INTO {p}meta (key, value) VALUES {rows}
+
+-- name: probe
+-- Writes a value of a given size, to see whether there is room for it.
+INSERT OR REPLACE INTO {p}meta (key, value) VALUES ('probe', zeroblob(?))
+
+-- name: end_probe
+-- Takes it away again.
+DELETE FROM {p}meta WHERE key = 'probe'
+
+-- name: clamp_leases
+-- After a new beginning of the clock: no lease is longer from now on than its own length.
+UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state = 0 AND lease_until > ? + lease_ms
+
+-- name: beat
+-- Says that this process uses the file.
+INSERT OR REPLACE INTO {p}peers (id, seen_ms) VALUES (?, ?)
+
+-- name: forget_peers
+-- Drops the processes that have not been seen for long, and one by its id.
+DELETE FROM {p}peers WHERE seen_ms <= ? OR id = ?
+
+-- name: any_peer
+-- Whether another process was seen lately.
+SELECT EXISTS (SELECT 1 FROM {p}peers WHERE seen_ms > ? AND id <> ?)

@@ -1,0 +1,162 @@
+"""What callers ask of the writer: each call of the store is one of these values until it is answered."""
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+from grpc_idempotency.operation import Operation
+from grpc_idempotency.records import Claim, Outcome, Record, Swept
+from grpc_idempotency.store import Database
+from grpc_idempotency.stores.sqlite.tables import Tables
+
+T = TypeVar("T")
+
+
+class Request(Generic[T]):
+    """A call that waits for its answer. Written by the writer's thread, read in the caller's loop once it is done."""
+
+    __slots__ = ("error", "future", "loop", "tables", "value")
+
+    value: T
+    error: BaseException | None
+    loop: asyncio.AbstractEventLoop
+    future: "asyncio.Future[T]"
+    tables: Tables
+
+    def settle(self) -> None:
+        """Hands the answer to the caller, in its loop; nobody may be waiting any more."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.value)
+
+
+class Prepare(Request[None]):
+    """Creates, migrates or just checks the tables."""
+
+    __slots__ = ()
+
+
+class Flush(Request[None]):
+    """Is answered when all that came before it is done."""
+
+    __slots__ = ()
+
+
+class ClaimRequest(Request[Record | None]):
+    """``claim``."""
+
+    __slots__ = ("claim", "over")
+
+    def __init__(self, claim: Claim, over: bytes | None) -> None:
+        self.claim = claim
+        self.over = over
+
+
+class FencedRequest(Request[bool]):
+    """A change that only the owner of the record's fence may make."""
+
+    __slots__ = ("fence", "name")
+
+    def __init__(self, name: bytes, fence: bytes) -> None:
+        self.name = name
+        self.fence = fence
+
+
+class CompleteRequest(FencedRequest):
+    """``complete``."""
+
+    __slots__ = ("outcome", "ttl")
+
+    def __init__(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> None:
+        super().__init__(name, fence)
+        self.outcome = outcome
+        self.ttl = ttl
+
+
+class ReleaseRequest(FencedRequest):
+    """``release``."""
+
+    __slots__ = ()
+
+
+class RenewRequest(FencedRequest):
+    """``renew``."""
+
+    __slots__ = ("lease",)
+
+    def __init__(self, name: bytes, fence: bytes, lease: timedelta) -> None:
+        super().__init__(name, fence)
+        self.lease = lease
+
+
+class HoldRequest(FencedRequest):
+    """``hold``."""
+
+    __slots__ = ("lapsed_only", "reason")
+
+    def __init__(self, name: bytes, fence: bytes, reason: str, lapsed_only: bool) -> None:
+        super().__init__(name, fence)
+        self.reason = reason
+        self.lapsed_only = lapsed_only
+
+
+class ResolveRequest(FencedRequest):
+    """``resolve``."""
+
+    __slots__ = ("outcome", "ttl")
+
+    def __init__(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> None:
+        super().__init__(name, fence)
+        self.outcome = outcome
+        self.ttl = ttl
+
+
+class GetRequest(Request[Record | None]):
+    """``get``."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+
+
+class ListRequest(Request[tuple[Sequence[Record], tuple[int, bytes] | None]]):
+    """One bounded part of ``list``: what of ``limit`` rows is not expired, and where the next part begins."""
+
+    __slots__ = ("after", "limit")
+
+    def __init__(self, after: tuple[int, bytes], limit: int) -> None:
+        self.after = after
+        self.limit = limit
+
+
+class SweepRequest(Request[Swept]):
+    """``sweep``."""
+
+    __slots__ = ("limit",)
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+
+class TransactionRequest(Request[Any]):
+    """``transaction``."""
+
+    __slots__ = ("committed", "context", "fn", "operation")
+
+    def __init__(self, fn: Callable[[Database], Any], operation: Operation | None) -> None:
+        self.fn = fn
+        self.operation = operation
+        self.context = contextvars.copy_context()
+        self.committed: Outcome | None = None
+
+    def settle(self) -> None:
+        """Marks the operation even where the caller was cancelled: its outcome is stored all the same."""
+        if self.operation is not None and self.committed is not None and self.error is None:
+            self.operation.committed = self.committed
+        super().settle()

@@ -1,0 +1,101 @@
+"""How the values of ``records.py`` look in the store's tables."""
+
+import struct
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Trailers
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+_FRAME = struct.Struct(">HI?")
+RUNNING, COMPLETED, HELD = range(3)
+STATES = (State.RUNNING, State.COMPLETED, State.HELD)
+EXPIRES_AT = 9
+"""Where a row of the statement ``read`` has its time of expiry."""
+
+Row = tuple[Any, ...]
+
+
+def milliseconds(duration: timedelta) -> int:
+    """A duration as the store counts it; at least 1, so that no lease ends before it began."""
+    return max(1, duration // _MILLISECOND)
+
+
+def instant(wall_ms: int) -> datetime:
+    """A point of the wall clock."""
+    return _EPOCH + timedelta(milliseconds=wall_ms)
+
+
+def wall_ms(at: datetime) -> int:
+    """The inverse of :func:`instant`."""
+    return (at - _EPOCH) // _MILLISECOND
+
+
+def claim_row(claim: Claim, now: int, wall: int) -> Row:
+    """The parameters of one row of the statement ``claim``."""
+    lease, prints = milliseconds(claim.lease), claim.fingerprint
+    effects = claim.effects.value
+    return (claim.name, claim.method, claim.fence, prints.raw, prints.canonical, effects, wall, lease, now + lease)
+
+
+def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
+    """The parameters of one row of the statement ``complete``."""
+    kept = milliseconds(ttl)
+    status, trailers = int(outcome.status), packed(outcome.trailers)
+    return (name, fence, wall, kept, now + kept, status, outcome.details, trailers, outcome.message)
+
+
+def record(row: Row, now: int) -> Record:
+    """The record that a row of the statements ``read`` and ``list`` holds."""
+    (name, state, fence, effects, attempts, created, lease_until, completed, ttl_ms, _, status, method) = row[:12]
+    (raw, canonical, reason, details, trailers, message) = row[12:]
+    outcome = expires = None
+    if state == COMPLETED:
+        outcome = Outcome(status=Code(status), message=message, details=details, trailers=unpacked(trailers))
+        expires = instant(completed + ttl_ms)
+    return Record(
+        name=name,
+        method=method,
+        state=STATES[state],
+        fence=fence,
+        fingerprint=Fingerprint(raw=raw, canonical=canonical),
+        effects=Effects(effects),
+        attempts=attempts,
+        created_at=instant(created),
+        lapsed=state == RUNNING and lease_until <= now,
+        completed_at=None if completed is None else instant(completed),
+        expires_at=expires,
+        outcome=outcome,
+        reason=reason,
+    )
+
+
+def packed(trailers: Trailers) -> bytes | None:
+    """Trailers as one value: length-framed, in their order; ``None`` where there are none."""
+    if not trailers:
+        return None
+    parts: list[bytes] = []
+    for key, value in trailers:
+        name, content = key.encode(), value if isinstance(value, bytes) else value.encode()
+        parts += (_FRAME.pack(len(name), len(content), isinstance(value, bytes)), name, content)
+    return b"".join(parts)
+
+
+def unpacked(data: bytes | None) -> Trailers:
+    """The inverse of :func:`packed`."""
+    trailers: list[tuple[str, str | bytes]] = []
+    at, end = 0, len(data or b"")
+    while data and at < end:
+        name_length, length, binary = _FRAME.unpack_from(data, at)
+        at += _FRAME.size
+        name, at = data[at : at + name_length].decode(), at + name_length
+        content, at = data[at : at + length], at + length
+        trailers.append((name, content if binary else content.decode()))
+    return tuple(trailers)
+
+
+def flat(rows: Sequence[Row]) -> list[Any]:
+    """The parameters of a statement of many rows."""
+    return [value for row in rows for value in row]

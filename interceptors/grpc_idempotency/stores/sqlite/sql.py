@@ -1,0 +1,80 @@
+"""Loads the store's SQL, which lives in files of its own (``queries.sql``, ``migrations/``), for one table prefix."""
+
+import functools
+import importlib.resources
+import re
+import sqlite3
+from collections.abc import Iterator
+
+from grpc_idempotency.errors import PolicyError
+
+_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
+_HEADING = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+MOST_ROWS = 128
+"""How many rows one statement takes."""
+
+
+@functools.cache
+def _sources() -> tuple[dict[str, str], tuple[str, ...]]:
+    """The statements by name, and the migrations in their order."""
+    folder = importlib.resources.files(__package__)
+    parts = _HEADING.split(folder.joinpath("queries.sql").read_text(encoding="utf-8"))
+    statements = dict(zip(parts[1::2], map(_without_comments, parts[2::2]), strict=True))
+    scripts = [file for file in folder.joinpath("migrations").iterdir() if file.name.endswith(".sql")]
+    scripts.sort(key=lambda file: file.name)
+    return statements, tuple(file.read_text(encoding="utf-8") for file in scripts)
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
+
+
+class Sql:
+    """The statements for one prefix, each by its name in ``queries.sql``."""
+
+    def __init__(self, prefix: str) -> None:
+        if not _PREFIX.match(prefix) or prefix.lower().startswith("sqlite_"):
+            raise PolicyError(f"table_prefix must be letters, digits and underscores, got {prefix!r}")
+        self.prefix = prefix
+        statements, scripts = _sources()
+        self._statements = {name: text.replace("{p}", prefix) for name, text in statements.items()}
+        self._scripts = [text.replace("{p}", prefix) for text in scripts]
+        self._sized: dict[tuple[str, int], str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        """A statement whose number of rows is fixed."""
+        return self._statements[name]
+
+    def sized(self, name: str, columns: int, rows: int) -> str:
+        """The statement for ``rows`` rows of ``columns`` placeholders (a bare list where ``columns`` is 0)."""
+        text = self._sized.get((name, rows))
+        if text is None:
+            row = f"({', '.join('?' * columns)})" if columns else "?"
+            text = self._statements[name].replace("{rows}", ", ".join([row] * rows))
+            self._sized[name, rows] = text
+        return text
+
+    @property
+    def version(self) -> int:
+        """The version of the tables after all migrations."""
+        return len(self._scripts)
+
+    def migrations(self, since: int) -> Iterator[tuple[int, list[str]]]:
+        """The versions behind ``since``, and the statements that make each."""
+        for version, script in enumerate(self._scripts[since:], since + 1):
+            yield version, list(_split(script))
+
+
+def padded(rows: int) -> int:
+    """The size of the statement to use for so many rows: few sizes, so that SQLite keeps each prepared."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _split(script: str) -> Iterator[str]:
+    """The statements of a script, for ``execute``: ``executescript`` would commit the transaction that it meets."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

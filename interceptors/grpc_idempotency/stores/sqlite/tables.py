@@ -1,0 +1,111 @@
+"""The tables of one prefix in one file: their version, their clock, their turns."""
+
+import logging
+import sqlite3
+from typing import Any
+
+from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.stores.sqlite.clock import Anchor, RawClock, StoreClock
+from grpc_idempotency.stores.sqlite.sql import Sql
+from grpc_idempotency.stores.sqlite.turns import Turns, begin
+
+_log = logging.getLogger("grpc_idempotency.stores.sqlite")
+_INCREMENTAL = 2
+
+
+class Tables:
+    """What the writer knows of the tables of one prefix. Used on the connection's thread alone."""
+
+    def __init__(self, path: str, sql: Sql, raw_clock: RawClock, patience: float) -> None:
+        self.path = path
+        self.sql = sql
+        self.clock = StoreClock(raw_clock)
+        self.turns = Turns(sql)
+        self.patience = patience
+        """How long to wait for the write lock, in seconds."""
+        self.ready = False
+        self.vacuums = False
+        """Whether the file gives space back."""
+        self.unwritten = 0
+        """The size of the largest write that the full disk refused; 0 while the disk is not known to be full."""
+        self.probe_at = 0.0
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        """Creates the tables or migrates them, starts the clock, tells the others and looks for them."""
+        if self.ready:
+            return
+        begin(db, self.patience, self.path)
+        try:
+            self._migrate(db)
+            self._start(db)
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        self.vacuums = db.execute("PRAGMA auto_vacuum").fetchone()[0] == _INCREMENTAL
+        self.turns.look(db, self.clock.now())
+        self.ready = True
+        if self.turns.shared and _corrupts(sqlite3.sqlite_version_info):
+            _log.warning(
+                "several processes share %s under SQLite %s, whose WAL mode has a rare bug that can damage the file; "
+                "it is fixed in 3.51.3, 3.50.7 and 3.44.6",
+                self.path,
+                sqlite3.sqlite_version,
+            )
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        db.execute(self.sql["create_meta"])
+        meta = self._meta(db)
+        version = int(meta.get("version", 0))
+        if version > self.sql.version:
+            raise StoreUnusable(
+                f"{self.path} has tables of version {version}, and this grpc-idempotency knows them up to version "
+                f"{self.sql.version}: upgrade grpc-idempotency"
+            )
+        for reached, statements in self.sql.migrations(version):
+            for statement in statements:
+                db.execute(statement)
+            self.write_meta(db, {"version": reached})
+
+    def _start(self, db: sqlite3.Connection) -> None:
+        meta = self._meta(db)
+        anchor = None
+        if "store_ms" in meta:
+            anchor = Anchor(boot_id=meta["boot_id"], uptime_ns=meta["uptime_ns"], store_ms=meta["store_ms"])
+        anew = self.clock.start(anchor, int(meta.get("last_ms", 0)))
+        now = self.clock.now()
+        if anew is not None:
+            self.write_meta(
+                db, {"boot_id": anew.boot_id, "uptime_ns": anew.uptime_ns, "store_ms": anew.store_ms, "last_ms": now}
+            )
+            db.execute(self.sql["clamp_leases"], (now, now))
+        self.beat(db, now)
+
+    def beat(self, db: sqlite3.Connection, now: int) -> None:
+        """Tells the other processes of this one, and the next boot of the time."""
+        self.turns.beat(db, now)
+        self.write_meta(db, {"last_ms": now})
+
+    def leave(self, db: sqlite3.Connection) -> None:
+        """The last words of this process."""
+        if self.ready:
+            begin(db, self.patience, self.path)
+            self.turns.leave(db)
+            self.write_meta(db, {"last_ms": self.clock.now()})
+            db.execute("COMMIT")
+
+    def _meta(self, db: sqlite3.Connection) -> dict[str, Any]:
+        return dict(db.execute(self.sql["read_meta"]).fetchall())
+
+    def write_meta(self, db: sqlite3.Connection, values: dict[str, object]) -> None:
+        """Sets values in the meta table, within a transaction."""
+        parameters = [part for item in values.items() for part in item]
+        db.execute(self.sql.sized("write_meta", 2, len(values)), parameters)
+
+
+def _corrupts(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite can damage a WAL file that several connections write (docs: sqlite.org/wal.html)."""
+    if version >= (3, 51, 3):
+        return False
+    return not ((3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51))

@@ -1,0 +1,151 @@
+"""``store.transaction`` within a group (5.1): each function under a savepoint, all outcomes in one statement."""
+
+import inspect
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from grpc_idempotency.errors import FenceRefused, TransactionMisuse
+from grpc_idempotency.operation import Operation
+from grpc_idempotency.records import Code
+from grpc_idempotency.stores.sqlite import rows
+from grpc_idempotency.stores.sqlite.faults import fault_of, translated
+from grpc_idempotency.stores.sqlite.requests import TransactionRequest
+from grpc_idempotency.stores.sqlite.sql import padded
+from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores.sqlite.view import View
+
+DEEPEST = 64
+"""How many savepoints lie in one another before they are let go."""
+
+
+class Transactions:
+    """The transactions of one group.
+
+    Savepoints are not released one by one: each transaction's lies within those before it, undoing one goes back to
+    the innermost, and the commit ends them all. That saves one call of SQLite per transaction.
+    """
+
+    def __init__(self, db: sqlite3.Connection, tables: Tables) -> None:
+        self._db = db
+        self._tables = tables
+        self._depth = 0
+        self._at_savepoint = False
+        self._outcomes: dict[bytes, rows.Row] = {}
+        self._refused: dict[bytes, tuple[bytes, int] | None] = {}
+        self.lone = False
+        """Whether the group is one transaction and nothing else: then the group's own is enough."""
+
+    def expect(self, requests: Sequence[TransactionRequest]) -> None:
+        """Finds out which of these transactions' operations have lost their records.
+
+        Nobody else writes until the group is committed, so what is so now is so when its outcomes are stored.
+        """
+        operations = [one.operation for one in requests if one.operation is not None]
+        if not operations or self._count_owned(operations) == len(operations):
+            return
+        for operation in operations:
+            if self._count_owned([operation]) == 0:
+                self._refused[operation.name] = self._standing(operation)
+
+    def run(self, request: TransactionRequest, now: int, wall: int) -> None:
+        """Runs one; its rows stay only if it may have a reply."""
+        try:
+            self._admit(request.operation)
+        except (FenceRefused, TransactionMisuse) as error:
+            request.error = error
+            return
+        self._save()
+        view = View(self._db)
+        try:
+            keeps = request.context.run(_call, request, view)
+            if keeps and request.operation is not None and request.committed is not None:
+                operation, outcome = request.operation, request.committed
+                row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
+                self._outcomes[operation.name] = row
+        except BaseException as error:  # whatever the function raises is its caller's
+            request.error = self._translated(error)
+            keeps = False
+        finally:
+            view.close()
+        if not keeps:
+            request.committed = None
+            self._undo()
+
+    def store_outcomes(self) -> None:
+        """Completes the records of all that were run."""
+        if not self._outcomes or not self._db.in_transaction:
+            return
+        parameters = list(self._outcomes.values())
+        for at in range(0, len(parameters), 128):
+            part = parameters[at : at + 128]
+            size = padded(len(part))
+            values = rows.flat(part) + [None] * (9 * (size - len(part)))
+            changed = self._db.execute(self._tables.sql.sized("complete", 9, size), values).rowcount
+            if changed != len(part):
+                raise sqlite3.IntegrityError("a transaction's function has changed the store's own tables")
+
+    def _admit(self, operation: Operation | None) -> None:
+        if operation is None:
+            return
+        if operation.name in self._outcomes or operation.committed is not None:
+            raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
+        if operation.name in self._refused:
+            if self._refused[operation.name] == (operation.fence, rows.COMPLETED):
+                raise TransactionMisuse("a keyed call has one transaction: its outcome is stored already")
+            raise FenceRefused("the operation has another owner by now: its transaction was not run")
+
+    def _save(self) -> None:
+        if self.lone or self._at_savepoint:
+            return
+        if self._depth == DEEPEST:
+            self._db.execute("RELEASE grpc_idempotency_first")
+            self._depth = 0
+        self._db.execute("SAVEPOINT grpc_idempotency_next" if self._depth else "SAVEPOINT grpc_idempotency_first")
+        self._depth += 1
+
+    def _undo(self) -> None:
+        if not self._db.in_transaction:
+            return
+        if self.lone:
+            self._db.execute("ROLLBACK")
+            return
+        innermost = "grpc_idempotency_next" if self._depth > 1 else "grpc_idempotency_first"
+        self._db.execute(f"ROLLBACK TO {innermost}")
+
+    def _translated(self, error: BaseException) -> BaseException:
+        if isinstance(error, StopIteration):
+            wrapped: Exception = RuntimeError("the transaction's function raised StopIteration")
+            wrapped.__cause__ = error
+            return wrapped
+        if fault_of(error) is None or not isinstance(error, Exception):
+            return error
+        failure = translated(error, self._tables.path)
+        failure.__cause__ = error
+        return failure
+
+    def _count_owned(self, operations: Sequence[Operation]) -> int:
+        size = padded(len(operations))
+        values: list[Any] = [part for operation in operations for part in (operation.name, operation.fence)]
+        values += [None] * (2 * (size - len(operations)))
+        count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
+        return count
+
+    def _standing(self, operation: Operation) -> tuple[bytes, int] | None:
+        sql = self._tables.sql.sized("standing", 0, 1)
+        row = self._db.execute(sql, (operation.name, self._tables.clock.now())).fetchone()
+        return None if row is None else (row[1], row[2])
+
+
+def _call(request: TransactionRequest, view: View) -> bool:
+    """Runs the function in its caller's context; whether its rows may stay."""
+    request.value = request.fn(view)
+    if inspect.isawaitable(request.value):
+        if inspect.iscoroutine(request.value):
+            request.value.close()
+        raise TransactionMisuse("a transaction's function must not await: give a plain function")
+    if request.operation is None:
+        return True
+    view.close()
+    request.committed = request.operation.seal(request.value)
+    return request.committed.status is Code.OK

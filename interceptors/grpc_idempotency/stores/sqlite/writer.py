@@ -1,0 +1,261 @@
+"""The one writer of a file in this process, shared by all stores on it (6.2).
+
+Its owner is the connection's own thread. Callers, in any loop or thread, append a request to a queue and wait for a
+future; the thread takes all that waits, runs it as one group and hands the answers to the callers' loops. So nothing
+that a caller does, being cancelled or having its loop closed, can interrupt a group or take the connection along.
+"""
+
+import collections
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from grpc_idempotency.errors import StoreError, StoreUnavailable
+from grpc_idempotency.stores.sqlite import reads
+from grpc_idempotency.stores.sqlite.clock import RawClock
+from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
+from grpc_idempotency.stores.sqlite.faults import translated
+from grpc_idempotency.stores.sqlite.group import Group
+from grpc_idempotency.stores.sqlite.requests import Flush, GetRequest, ListRequest, Prepare, Request, SweepRequest
+from grpc_idempotency.stores.sqlite.sql import Sql
+from grpc_idempotency.stores.sqlite.tables import Tables
+
+_log = logging.getLogger("grpc_idempotency.stores.sqlite")
+AnyRequest = Request[Any]
+_MOST_AT_ONCE = 4096
+_abandoned: list[object] = []
+
+
+class Writer:
+    """Owns the connection to one file."""
+
+    def __init__(self, path: str, settings: Settings, after: threading.Event | None = None) -> None:
+        self.path = path
+        self.settings = settings
+        self.identity: tuple[int, int] | None = None
+        """The file's device and inode, once it is open."""
+        self.failure: StoreError | None = None
+        """Why nothing can be submitted: it could not be opened, or is closed."""
+        self.closed = threading.Event()
+        self._tables: dict[str, Tables] = {}
+        self._pending: collections.deque[AnyRequest] = collections.deque()
+        self._awake = True  # until the connection is there: nobody has to wake the thread before
+        self._connection: Connection | None = None
+        self._closing = False
+        self._farewells: list[AnyRequest] = []
+        connect(path, settings, self._connected, after)
+
+    # -- any thread
+
+    def submit(self, request: AnyRequest) -> None:
+        """Queues a request; its answer comes through ``settle`` in its loop. Cheap: it is on every call's path."""
+        request.error = None
+        self._pending.append(request)
+        if not self._awake:
+            self._wake()
+
+    def tables(self, sql: Sql, raw_clock: RawClock) -> Tables:
+        """The tables of one prefix; the same for all stores that use it."""
+        return self._tables.setdefault(sql.prefix, Tables(self.path, sql, raw_clock, self.settings.patience))
+
+    def close(self, farewell: AnyRequest | None = None) -> None:
+        """Lets what is pending be done, then closes and answers ``farewell``. Nothing may be submitted after that."""
+        if farewell is not None:
+            self._farewells.append(farewell)
+        self._closing = True
+        self._wake()
+
+    def abandon(self) -> None:
+        """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
+        _abandoned.append(self._connection)
+        self._pending.clear()
+        self._connection = None
+        self._awake = False
+        self.failure = StoreUnavailable(f"{self.path} was open when the process was forked; open it again")
+
+    def _wake(self) -> None:
+        self._awake = True
+        connection = self._connection
+        if connection is not None:
+            connection.post(self._drain)
+        elif self.failure is not None:
+            self._refuse_all()
+
+    def _connected(self, connection: Connection | None, error: Exception | None) -> None:
+        if connection is None:
+            self.failure = self._translated(error or StoreUnavailable(f"{self.path} can't be opened"))
+            self._refuse_all()
+        else:
+            self.identity = identity_of(self.path)
+            self._connection = connection
+            connection.post(self._drain)
+
+    def _refuse_all(self) -> None:
+        self.closed.set()
+        _deliver(self._farewells)
+        while True:
+            batch = self._take()
+            for request in batch:
+                request.error = self.failure
+            _deliver(batch)
+            self._awake = False
+            if not self._pending:
+                return
+
+    # -- the connection's thread
+
+    def _drain(self, db: sqlite3.Connection) -> None:
+        """Runs groups until nothing waits."""
+        while self._connection is not None:
+            batch = self._take()
+            if batch:
+                self._run(db, batch)
+                continue
+            self._awake = False
+            if not self._pending:
+                break
+            self._awake = True  # a request came in between, and its caller may have seen us awake
+        if self._closing and not self.closed.is_set():
+            self._leave(db)
+
+    def _take(self) -> list[AnyRequest]:
+        pending, batch = self._pending, []
+        for _ in range(min(len(pending), _MOST_AT_ONCE)):
+            batch.append(pending.popleft())
+        return batch
+
+    def _run(self, db: sqlite3.Connection, batch: list[AnyRequest]) -> None:
+        left: list[AnyRequest] = []
+        try:
+            for tables, requests in _by_tables(batch):
+                left += self._run_for(db, tables, requests)
+        except BaseException as error:  # a mistake of ours must not leave callers waiting for ever
+            _log.exception("a group of requests on %s failed", self.path)
+            self._fail(batch, error)
+        self._pending.extendleft(reversed(left))
+        waiting = set(map(id, left))
+        _deliver([one for one in batch if id(one) not in waiting] if left else batch)
+
+    def _run_for(self, db: sqlite3.Connection, tables: Tables, requests: list[AnyRequest]) -> list[AnyRequest]:
+        if not tables.ready and not self._prepare(db, tables, requests):
+            return []
+        writes, sweeps = self._read(db, tables, requests)
+        left: list[AnyRequest] = []
+        if writes:
+            tables.turns.wait()
+            left = Group(db, tables, writes).run()
+            tables.turns.ended()
+            self._look_around(db, tables)
+        for sweep in sweeps:
+            self._each(sweep, reads.sweep, db, tables)
+        return left
+
+    def _prepare(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
+        try:
+            tables.prepare(db)
+        except (sqlite3.Error, StoreError) as error:
+            self._fail(requests, error)
+            return False
+        return True
+
+    def _read(
+        self, db: sqlite3.Connection, tables: Tables, requests: Iterable[AnyRequest]
+    ) -> tuple[list[AnyRequest], list[SweepRequest]]:
+        """Answers those that need no write lock; the others are left."""
+        gets: list[GetRequest] = []
+        writes: list[AnyRequest] = []
+        sweeps: list[SweepRequest] = []
+        for request in requests:
+            if isinstance(request, GetRequest):
+                gets.append(request)
+            elif isinstance(request, ListRequest):
+                self._each(request, reads.list_part, db, tables)
+            elif isinstance(request, SweepRequest):
+                sweeps.append(request)
+            elif isinstance(request, Flush | Prepare):
+                request.value = None
+            else:
+                writes.append(request)
+        if gets:
+            try:
+                reads.get(db, tables, gets)
+            except sqlite3.Error as error:
+                self._fail(gets, error)
+        return writes, sweeps
+
+    def _each(self, request: Any, read: Any, db: sqlite3.Connection, tables: Tables) -> None:
+        try:
+            read(db, tables, request)
+        except (sqlite3.Error, StoreError) as error:
+            self._fail([request], error)
+
+    def _look_around(self, db: sqlite3.Connection, tables: Tables) -> None:
+        try:
+            tables.turns.look(db, tables.clock.now())
+        except sqlite3.Error as error:
+            _log.warning("could not look for other processes on %s: %s", self.path, error)
+
+    def _leave(self, db: sqlite3.Connection) -> None:
+        for tables in self._tables.values():
+            try:
+                tables.leave(db)
+            except (sqlite3.Error, StoreError) as error:
+                _log.info("could not sign off on %s: %s", self.path, error)
+        connection, self._connection = self._connection, None
+        self.failure = StoreUnavailable(f"{self.path} is closed")
+        if connection is not None:
+            connection.shut(db)
+        self._refuse_all()
+
+    def _fail(self, requests: Iterable[AnyRequest], error: BaseException) -> None:
+        for request in requests:
+            if request.error is None:
+                request.error = self._translated(error)
+
+    def _translated(self, error: BaseException) -> StoreError:
+        if isinstance(error, Exception):
+            failure = translated(error, self.path)
+        else:
+            failure = StoreUnavailable(f"{self.path} failed: {type(error).__name__}", landed=None)
+        if failure is not error:
+            failure.__cause__ = error
+        return failure
+
+
+def _by_tables(batch: list[AnyRequest]) -> Iterable[tuple[Tables, list[AnyRequest]]]:
+    """The requests of each table prefix; nearly always there is but one."""
+    first = batch[0].tables
+    if all(request.tables is first for request in batch):
+        return [(first, batch)]
+    parts: dict[int, tuple[Tables, list[AnyRequest]]] = {}
+    for request in batch:
+        parts.setdefault(id(request.tables), (request.tables, []))[1].append(request)
+    return parts.values()
+
+
+def _deliver(requests: Sequence[AnyRequest]) -> None:
+    """Hands the answers to the callers: one call into each of their loops."""
+    by_loop: dict[int, list[AnyRequest]] = {}
+    for request in requests:
+        by_loop.setdefault(id(request.loop), []).append(request)
+    for answered in by_loop.values():
+        with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
+            answered[0].loop.call_soon_threadsafe(_settle, answered)
+
+
+def _settle(requests: Sequence[AnyRequest]) -> None:
+    for request in requests:
+        request.settle()
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """The file's device and inode; ``None`` where there is no file."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - paths are strings here
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
