@@ -1,0 +1,162 @@
+"""A store in memory: for tests, and to drive the protocol by hand. What it keeps ends with it."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+
+from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+
+
+@dataclass(slots=True)
+class _Entry:
+    record: Record
+    lease_until: datetime | None
+
+
+def steady_clock() -> Callable[[], datetime]:
+    """The time by the wall clock as of now, and from then on by a clock that nobody sets."""
+    began, since = datetime.now(timezone.utc), time.monotonic()
+    return lambda: began + timedelta(seconds=time.monotonic() - since)
+
+
+class AsyncMemoryStore:
+    """The contract of ``grpc_idempotency.store`` on a dict, within one event loop. It has no transactions (5.1).
+
+    Args:
+        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._now = clock or steady_clock()
+        self._entries: dict[bytes, _Entry] = {}
+
+    async def open(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do: the records stay, as those of other stores do."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
+        standing = self._standing(claim.name)
+        if standing is None:
+            self._put(_first(claim, self._now()), claim.lease)
+            return None
+        seen = self._seen(standing)
+        if over is None or seen.fence != over or not seen.lapsed:
+            return seen
+        self._put(_next(seen, claim), claim.lease)
+        return None
+
+    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        """Makes the lease of a running record end ``lease`` from now."""
+        entry = self._owned(name, fence, State.RUNNING)
+        if entry is None:
+            return False
+        entry.lease_until = self._now() + lease
+        return True
+
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        """Stores the outcome of a running or held record."""
+        if self._owned(name, fence, State.COMPLETED) is not None:
+            return True
+        return self._finish(self._owned(name, fence, State.RUNNING, State.HELD), outcome, ttl)
+
+    async def release(self, name: bytes, fence: bytes) -> bool:
+        """Deletes a running or held record."""
+        return self._forget(self._owned(name, fence, State.RUNNING, State.HELD))
+
+    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        """Makes a running record held."""
+        entry = self._owned(name, fence, State.RUNNING)
+        if entry is None or (lapsed_only and not self._seen(entry).lapsed):
+            return False
+        entry.record = replace(entry.record, state=State.HELD, reason=reason)
+        entry.lease_until = None
+        return True
+
+    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        """An operator's word on a held record."""
+        entry = self._owned(name, fence, State.HELD)
+        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl)
+
+    async def get(self, name: bytes) -> Record | None:
+        """The record, or ``None`` where it is absent."""
+        entry = self._standing(name)
+        return None if entry is None else self._seen(entry)
+
+    async def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """Records, oldest claim first."""
+        standing = (entry for name in self._entries if (entry := self._standing(name)) is not None)
+        found = sorted((self._seen(entry) for entry in standing), key=_age)
+        found = [one for one in found if state in (None, one.state) and method in (None, one.method)]
+        return [one for one in found if after is None or _age(one) > _age(after)][:limit]
+
+    async def sweep(self, limit: int = 500) -> Swept:
+        """Deletes expired records."""
+        expired = [name for name in self._entries if self._standing(name) is None]
+        for name in expired[:limit]:
+            del self._entries[name]
+        return Swept(deleted=len(expired[:limit]), more=len(expired) > limit)
+
+    # -- within
+
+    def _standing(self, name: bytes) -> _Entry | None:
+        """The record, unless it is absent or expired."""
+        entry = self._entries.get(name)
+        if entry is None or (entry.record.expires_at is not None and entry.record.expires_at <= self._now()):
+            return None
+        return entry
+
+    def _owned(self, name: bytes, fence: bytes, *states: State) -> _Entry | None:
+        entry = self._standing(name)
+        return entry if entry is not None and entry.record.fence == fence and entry.record.state in states else None
+
+    def _seen(self, entry: _Entry) -> Record:
+        lapsed = entry.lease_until is not None and entry.lease_until <= self._now()
+        return replace(entry.record, lapsed=lapsed)
+
+    def _put(self, record: Record, lease: timedelta) -> None:
+        self._entries[record.name] = _Entry(record, self._now() + lease)
+
+    def _forget(self, entry: _Entry | None) -> bool:
+        if entry is None:
+            return False
+        del self._entries[entry.record.name]
+        return True
+
+    def _finish(self, entry: _Entry | None, outcome: Outcome, ttl: timedelta) -> bool:
+        if entry is None:
+            return False
+        now = self._now()
+        entry.record = replace(
+            entry.record, state=State.COMPLETED, outcome=outcome, completed_at=now, expires_at=now + ttl, reason=""
+        )
+        entry.lease_until = None
+        return True
+
+
+def _first(claim: Claim, now: datetime) -> Record:
+    return Record(
+        name=claim.name,
+        method=claim.method,
+        state=State.RUNNING,
+        fence=claim.fence,
+        fingerprint=claim.fingerprint,
+        effects=claim.effects,
+        attempts=1,
+        created_at=now,
+    )
+
+
+def _next(record: Record, claim: Claim) -> Record:
+    """The record of a take-over: a new run of the same operation."""
+    attempts, created_at = record.attempts + 1, record.created_at
+    return replace(_first(claim, created_at), attempts=attempts)
+
+
+def _age(record: Record) -> tuple[datetime, bytes]:
+    return record.created_at, record.name

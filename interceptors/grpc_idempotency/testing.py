@@ -1,0 +1,642 @@
+"""The contract suite: every promise of ``grpc_idempotency.store`` as a test, for the authors of other stores.
+
+It needs pytest with pytest-asyncio in its auto mode, or any runner that runs coroutine methods named ``test_…``. A
+store's author writes a harness and one class::
+
+    class TestMyStore(AsyncStoreContract):
+        @pytest.fixture
+        async def harness(self) -> AsyncIterator[MyHarness]: ...
+
+and each test gets the harness by the fixture's name.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from datetime import timedelta, timezone
+from typing import Protocol
+
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Swept
+from grpc_idempotency.store import AsyncStore
+
+LEASE = timedelta(seconds=30)
+TTL = timedelta(hours=1)
+TICK = timedelta(milliseconds=1)
+"""The smallest step of time that a store must tell apart."""
+METHOD = "/shop.orders.v1.OrderService/CreateOrder"
+OUTCOME = Outcome(status=Code.OK, message=b"\x0a\x05first")
+OTHER_OUTCOME = Outcome(status=Code.NOT_FOUND, details="no such user")
+
+
+class AsyncStoreHarness(Protocol):
+    """What the suite needs beyond the contract. The database is empty at first, and time stands still."""
+
+    async def store(self) -> AsyncStore:
+        """One more store on the same database, not opened yet. The harness closes it at the end."""
+
+    async def elapse(self, duration: timedelta) -> None:
+        """Lets time pass for the database's clock, by exactly so much."""
+
+
+def a_claim(name: bytes | None = None, *, lease: timedelta = LEASE, method: str = METHOD) -> Claim:
+    """A claim under a fresh fence, with another fingerprint each time."""
+    return Claim(
+        name=name or os.urandom(16),
+        method=method,
+        fence=os.urandom(16),
+        fingerprint=Fingerprint(raw=os.urandom(32), canonical=os.urandom(32)),
+        effects=Effects.OPAQUE,
+        lease=lease,
+    )
+
+
+async def _running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
+    claim = a_claim(lease=lease)
+    assert await store.claim(claim) is None
+    return claim
+
+
+async def _held(store: AsyncStore) -> Claim:
+    claim = await _running(store)
+    assert await store.hold(claim.name, claim.fence, "its server died")
+    return claim
+
+
+async def _completed(store: AsyncStore, *, ttl: timedelta = TTL) -> Claim:
+    claim = await _running(store)
+    assert await store.complete(claim.name, claim.fence, OUTCOME, ttl)
+    return claim
+
+
+async def _record(store: AsyncStore, claim: Claim) -> Record:
+    record = await store.get(claim.name)
+    assert record is not None
+    return record
+
+
+async def _refuses(store: AsyncStore, name: bytes, fence: bytes) -> None:
+    """Asserts that every fenced call under the fence answers False and leaves what is there."""
+    before = await store.get(name)
+    assert await store.renew(name, fence, LEASE * 2) is False
+    assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is False
+    assert await store.release(name, fence) is False
+    assert await store.hold(name, fence, "no") is False
+    assert await store.hold(name, fence, "no", lapsed_only=True) is False
+    assert await store.resolve(name, fence, OTHER_OUTCOME, TTL) is False
+    assert await store.resolve(name, fence, None, TTL) is False
+    assert await store.get(name) == before
+
+
+class ClaimContract:
+    """Claims, leases and take-overs."""
+
+    async def test_a_claim_of_an_absent_operation_is_won(self, harness: AsyncStoreHarness) -> None:
+        """It answers ``None``, and the record holds what was claimed, running under the claim's fence."""
+        store = await harness.store()
+        claim = a_claim()
+        assert await store.claim(claim) is None
+        record = await _record(store, claim)
+        assert (record.name, record.method, record.fence) == (claim.name, claim.method, claim.fence)
+        assert (record.fingerprint, record.effects) == (claim.fingerprint, claim.effects)
+        assert (record.state, record.attempts, record.lapsed, record.reason) == (State.RUNNING, 1, False, "")
+        assert (record.completed_at, record.expires_at, record.outcome) == (None, None, None)
+        assert record.created_at.tzinfo is timezone.utc
+
+    async def test_every_kind_of_effects_is_kept(self, harness: AsyncStoreHarness) -> None:
+        """``effects`` is as it was in the claim."""
+        store = await harness.store()
+        for effects in Effects:
+            claim = replace(a_claim(), effects=effects)
+            await store.claim(claim)
+            assert (await _record(store, claim)).effects is effects
+
+    async def test_a_claim_is_lost_to_a_record_in_any_state(self, harness: AsyncStoreHarness) -> None:
+        """It answers the record that stands in its way, and changes nothing."""
+        store = await harness.store()
+        for prepare in (_running, _held, _completed):
+            first = await prepare(store)
+            record = await _record(store, first)
+            assert await store.claim(a_claim(first.name)) == record
+            assert await _record(store, first) == record
+
+    async def test_a_lapsed_lease_alone_gives_nothing_away(self, harness: AsyncStoreHarness) -> None:
+        """A claim that does not say whom it takes over is lost to a lapsed record, too."""
+        store = await harness.store()
+        first = await _running(store)
+        await harness.elapse(LEASE)
+        lost_to = await store.claim(a_claim(first.name))
+        assert lost_to is not None
+        assert lost_to.lapsed
+        assert lost_to.fence == first.fence
+
+    async def test_a_lease_lapses_at_its_instant(self, harness: AsyncStoreHarness) -> None:
+        """It is live until just before ``lease`` has passed, and has run out from then on."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE - TICK)
+        assert not (await _record(store, claim)).lapsed
+        await harness.elapse(TICK)
+        assert (await _record(store, claim)).lapsed
+        assert (await _record(store, claim)).state is State.RUNNING
+
+    async def test_a_lapsed_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """The record is the new claim's: one attempt more, under a new lease, created when it first was."""
+        store = await harness.store()
+        first = await _running(store)
+        created_at = (await _record(store, first)).created_at
+        await harness.elapse(LEASE)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        record = await _record(store, second)
+        assert (record.fence, record.fingerprint, record.attempts) == (second.fence, second.fingerprint, 2)
+        assert (record.created_at, record.lapsed, record.state) == (created_at, False, State.RUNNING)
+        await _refuses(store, first.name, first.fence)
+
+    async def test_a_live_record_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Not one tick before its lease has run out."""
+        store = await harness.store()
+        first = await _running(store)
+        await harness.elapse(LEASE - TICK)
+        assert await store.claim(a_claim(first.name), over=first.fence) == await _record(store, first)
+
+    async def test_a_record_of_another_fence_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Of two that saw the same lapsed record, one takes it over."""
+        store = await harness.store()
+        first = await _running(store)
+        await harness.elapse(LEASE)
+        second, third = a_claim(first.name, lease=TICK), a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        await harness.elapse(LEASE)
+        lost_to = await store.claim(third, over=first.fence)
+        assert lost_to is not None
+        assert lost_to.fence == second.fence
+
+    async def test_held_and_completed_records_are_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """``over`` is for running records alone."""
+        store = await harness.store()
+        for prepare in (_held, _completed):
+            first = await prepare(store)
+            await harness.elapse(LEASE)
+            assert await store.claim(a_claim(first.name), over=first.fence) == await _record(store, first)
+
+    async def test_a_take_over_of_an_absent_record_is_a_claim(self, harness: AsyncStoreHarness) -> None:
+        """A record that was released in the meantime stands in nobody's way; the attempts count from 1 again."""
+        store = await harness.store()
+        claim = a_claim()
+        assert await store.claim(claim, over=os.urandom(16)) is None
+        assert (await _record(store, claim)).attempts == 1
+
+    async def test_a_renewed_lease_ends_so_long_from_now(self, harness: AsyncStoreHarness) -> None:
+        """From now, not from the end that it had."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE / 2)
+        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        await harness.elapse(LEASE - TICK)
+        assert not (await _record(store, claim)).lapsed
+        await harness.elapse(TICK)
+        assert (await _record(store, claim)).lapsed
+
+    async def test_a_lapsed_lease_can_be_renewed(self, harness: AsyncStoreHarness) -> None:
+        """As long as nobody took over, and with the effect that nobody can."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE * 2)
+        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        assert not (await _record(store, claim)).lapsed
+        assert await store.claim(a_claim(claim.name), over=claim.fence) is not None
+
+    async def test_a_renewal_may_shorten_a_lease(self, harness: AsyncStoreHarness) -> None:
+        """The lease ends so long from now, whatever it was before."""
+        store = await harness.store()
+        claim = await _running(store)
+        assert await store.renew(claim.name, claim.fence, TICK)
+        await harness.elapse(TICK)
+        assert (await _record(store, claim)).lapsed
+
+    async def test_only_running_records_are_renewed(self, harness: AsyncStoreHarness) -> None:
+        """``False`` for held, completed and absent ones."""
+        store = await harness.store()
+        for prepare in (_held, _completed):
+            claim = await prepare(store)
+            record = await _record(store, claim)
+            assert await store.renew(claim.name, claim.fence, LEASE) is False
+            assert await _record(store, claim) == record
+        assert await store.renew(os.urandom(16), os.urandom(16), LEASE) is False
+
+
+class OutcomeContract:
+    """Completions, releases, held records, and fences."""
+
+    async def test_a_completion_stores_the_outcome(self, harness: AsyncStoreHarness) -> None:
+        """The record is completed, with all of the outcome, and expires ``ttl`` from now."""
+        store = await harness.store()
+        claim = await _running(store)
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
+        record = await _record(store, claim)
+        assert (record.state, record.outcome, record.fence) == (State.COMPLETED, OUTCOME, claim.fence)
+        assert record.completed_at is not None
+        assert record.expires_at == record.completed_at + TTL
+        assert not record.lapsed
+
+    async def test_outcomes_are_kept_to_the_byte(self, harness: AsyncStoreHarness) -> None:
+        """Status, message (none, empty, or large), details and trailers in their order, text and binary."""
+        store = await harness.store()
+        trailers = (
+            ("b", "1"),
+            ("a", ""),
+            ("b", "2"),
+            ("grpc-status-details-bin", bytes(range(256))),
+            ("empty-bin", b""),
+            ("text", "white \t space, ünïcode"),
+        )
+        outcomes = [
+            Outcome(status=Code.OK, message=None),
+            Outcome(status=Code.OK, message=b""),
+            Outcome(status=Code.OK, message=os.urandom(4 << 20)),
+            Outcome(status=Code.OK, message=b"\x00\xff", trailers=trailers),
+            *(Outcome(status=code, details="bad\n\x00 ünïcode", trailers=trailers) for code in Code if code),
+        ]
+        claims = [await _running(store) for _ in outcomes]
+        fresh = await harness.store()
+        for claim, outcome in zip(claims, outcomes, strict=True):
+            assert await store.complete(claim.name, claim.fence, outcome, TTL)
+            assert (await _record(fresh, claim)).outcome == outcome
+
+    async def test_a_completion_can_be_tried_again(self, harness: AsyncStoreHarness) -> None:
+        """Under the fence that completed it already: ``True``, and the first outcome and expiry stay."""
+        store = await harness.store()
+        claim = await _completed(store)
+        record = await _record(store, claim)
+        await harness.elapse(TICK)
+        assert await store.complete(claim.name, claim.fence, OTHER_OUTCOME, TTL * 2) is True
+        assert await _record(store, claim) == record
+
+    async def test_a_lapsed_owner_may_still_complete(self, harness: AsyncStoreHarness) -> None:
+        """As long as nobody took over."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE * 2)
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+        assert (await _record(store, claim)).outcome == OUTCOME
+
+    async def test_expiry_is_exact(self, harness: AsyncStoreHarness) -> None:
+        """There until just before ``ttl`` has passed, absent from then on, with no sweep."""
+        store = await harness.store()
+        claim = await _completed(store)
+        await harness.elapse(TTL - TICK)
+        assert (await _record(store, claim)).outcome == OUTCOME
+        assert len(await store.list()) == 1
+        await harness.elapse(TICK)
+        assert await store.get(claim.name) is None
+        assert list(await store.list()) == []
+
+    async def test_an_expired_operation_is_absent_to_every_call(self, harness: AsyncStoreHarness) -> None:
+        """No fenced call finds it, not even the repeated completion; a claim begins anew."""
+        store = await harness.store()
+        first = await _completed(store)
+        before = await _record(store, first)
+        await harness.elapse(TTL)
+        await _refuses(store, first.name, first.fence)
+        second = a_claim(first.name)
+        assert await store.claim(second) is None
+        record = await _record(store, second)
+        assert (record.state, record.fence, record.attempts) == (State.RUNNING, second.fence, 1)
+        assert record.created_at >= before.created_at + TTL
+        assert (record.outcome, record.completed_at, record.expires_at) == (None, None, None)
+        await _refuses(store, first.name, first.fence)
+
+    async def test_running_and_held_records_do_not_expire(self, harness: AsyncStoreHarness) -> None:
+        """However long it takes."""
+        store = await harness.store()
+        running, held = await _running(store), await _held(store)
+        await harness.elapse(timedelta(days=400))
+        assert (await store.sweep()).deleted == 0
+        assert (await _record(store, running)).state is State.RUNNING
+        assert (await _record(store, held)).state is State.HELD
+
+    async def test_another_fence_is_refused_in_every_state(self, harness: AsyncStoreHarness) -> None:
+        """Running, held, completed or absent: ``False``, and nothing changes."""
+        store = await harness.store()
+        for prepare in (_running, _held, _completed):
+            claim = await prepare(store)
+            await _refuses(store, claim.name, os.urandom(16))
+        await _refuses(store, os.urandom(16), os.urandom(16))
+
+    async def test_a_fence_is_refused_under_another_name(self, harness: AsyncStoreHarness) -> None:
+        """A fence is good for the operation that it was claimed for, and for no other."""
+        store = await harness.store()
+        one, other = await _running(store), await _running(store)
+        await _refuses(store, one.name, other.fence)
+
+    async def test_a_release_makes_the_operation_absent(self, harness: AsyncStoreHarness) -> None:
+        """Of a running or held record; its fence is spent, also when the operation is claimed anew."""
+        store = await harness.store()
+        for prepare in (_running, _held):
+            first = await prepare(store)
+            assert await store.release(first.name, first.fence) is True
+            assert await store.get(first.name) is None
+            await _refuses(store, first.name, first.fence)
+            second = a_claim(first.name)
+            assert await store.claim(second) is None
+            assert (await _record(store, second)).attempts == 1
+            await _refuses(store, first.name, first.fence)
+
+    async def test_a_completed_record_is_not_released(self, harness: AsyncStoreHarness) -> None:
+        """Not by its own fence either."""
+        store = await harness.store()
+        claim = await _completed(store)
+        assert await store.release(claim.name, claim.fence) is False
+        assert (await _record(store, claim)).outcome == OUTCOME
+
+    async def test_a_held_record_keeps_its_fence(self, harness: AsyncStoreHarness) -> None:
+        """It has a reason, no lease and no expiry."""
+        store = await harness.store()
+        claim = await _running(store)
+        assert await store.hold(claim.name, claim.fence, "its server died") is True
+        record = await _record(store, claim)
+        assert (record.state, record.fence, record.reason) == (State.HELD, claim.fence, "its server died")
+        assert (record.outcome, record.completed_at, record.expires_at) == (None, None, None)
+        await harness.elapse(LEASE * 2)
+        assert await _record(store, claim) == record
+        assert not record.lapsed
+
+    async def test_a_held_record_is_resolved_by_its_owners_completion(self, harness: AsyncStoreHarness) -> None:
+        """The owner was only slow, and what it says is the truth."""
+        store = await harness.store()
+        claim = await _held(store)
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
+        record = await _record(store, claim)
+        assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OUTCOME, "")
+
+    async def test_only_running_records_are_held(self, harness: AsyncStoreHarness) -> None:
+        """``False`` for held and completed ones."""
+        store = await harness.store()
+        for prepare in (_held, _completed):
+            claim = await prepare(store)
+            record = await _record(store, claim)
+            assert await store.hold(claim.name, claim.fence, "another reason") is False
+            assert await _record(store, claim) == record
+
+    async def test_lapsed_only_spares_a_live_lease(self, harness: AsyncStoreHarness) -> None:
+        """``False`` until the lease has run out, ``True`` from that instant on."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE - TICK)
+        assert await store.hold(claim.name, claim.fence, "it seems dead", lapsed_only=True) is False
+        assert (await _record(store, claim)).state is State.RUNNING
+        await harness.elapse(TICK)
+        assert await store.hold(claim.name, claim.fence, "it seems dead", lapsed_only=True) is True
+        assert (await _record(store, claim)).state is State.HELD
+
+    async def test_an_operator_can_complete_a_held_record(self, harness: AsyncStoreHarness) -> None:
+        """It is completed with the operator's outcome, and expires ``ttl`` from now."""
+        store = await harness.store()
+        claim = await _held(store)
+        await harness.elapse(timedelta(days=2))
+        assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is True
+        record = await _record(store, claim)
+        assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OTHER_OUTCOME, "")
+        await harness.elapse(TTL - TICK)
+        assert await store.get(claim.name) == record
+        await harness.elapse(TICK)
+        assert await store.get(claim.name) is None
+
+    async def test_an_operator_can_say_that_it_never_happened(self, harness: AsyncStoreHarness) -> None:
+        """The operation is absent again, and its fence is spent."""
+        store = await harness.store()
+        claim = await _held(store)
+        assert await store.resolve(claim.name, claim.fence, None, TTL) is True
+        assert await store.get(claim.name) is None
+        await _refuses(store, claim.name, claim.fence)
+
+    async def test_only_held_records_are_resolved(self, harness: AsyncStoreHarness) -> None:
+        """``False`` for running, lapsed and completed ones."""
+        store = await harness.store()
+        for prepare in (_running, _completed):
+            claim = await prepare(store)
+            await harness.elapse(LEASE * 2)
+            record = await _record(store, claim)
+            assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is False
+            assert await store.resolve(claim.name, claim.fence, None, TTL) is False
+            assert await _record(store, claim) == record
+
+
+class ListContract:
+    """Lists and sweeps."""
+
+    async def test_a_list_is_in_the_order_of_claims(self, harness: AsyncStoreHarness) -> None:
+        """Oldest first, whole records, at most ``limit``."""
+        store = await harness.store()
+        claims = []
+        for _ in range(5):
+            claims.append(await _running(store))
+            await harness.elapse(TICK)
+        records = await store.list()
+        assert [one.name for one in records] == [one.name for one in claims]
+        assert list(records) == [await _record(store, one) for one in claims]
+        assert [one.name for one in await store.list(limit=2)] == [one.name for one in claims[:2]]
+
+    async def test_a_list_goes_on_behind_a_record(self, harness: AsyncStoreHarness) -> None:
+        """Page after page, each record once, also where many were claimed at one instant or one is gone by now."""
+        store = await harness.store()
+        claims = [await _running(store) for _ in range(7)]
+        await harness.elapse(TICK)
+        claims += [await _running(store) for _ in range(4)]
+        found: list[Record] = []
+        while page := await store.list(after=found[-1] if found else None, limit=3):
+            assert len(page) <= 3
+            found += page
+            await store.release(page[-1].name, page[-1].fence)
+        assert sorted(one.name for one in found) == sorted(one.name for one in claims)
+        assert [one.created_at for one in found] == sorted(one.created_at for one in found)
+
+    async def test_a_list_can_be_narrowed(self, harness: AsyncStoreHarness) -> None:
+        """By state, by method, by both; ``limit`` counts those that are answered."""
+        store = await harness.store()
+        other = a_claim(method="/a.B/Other")
+        await store.claim(other)
+        running = [await _running(store) for _ in range(2)]
+        held, completed = await _held(store), await _completed(store)
+        assert await _names(store.list(state=State.HELD)) == {held.name}
+        assert await _names(store.list(state=State.COMPLETED, limit=1)) == {completed.name}
+        assert await _names(store.list(method="/a.B/Other")) == {other.name}
+        assert await _names(store.list(state=State.RUNNING, method=METHOD)) == {one.name for one in running}
+        assert await _names(store.list(method="/a.B/None")) == set()
+
+    async def test_a_list_leaves_expired_records_out(self, harness: AsyncStoreHarness) -> None:
+        """They are absent, and take no place in a page either."""
+        store = await harness.store()
+        for _ in range(5):
+            await _completed(store)
+        await harness.elapse(TTL)
+        kept = await _completed(store)
+        assert await _names(store.list(limit=2)) == {kept.name}
+
+    async def test_a_sweep_deletes_what_is_expired_and_nothing_else(self, harness: AsyncStoreHarness) -> None:
+        """And says how many."""
+        store = await harness.store()
+        for _ in range(3):
+            await _completed(store)
+        await harness.elapse(TTL - TICK)
+        assert await store.sweep() == Swept(deleted=0, more=False)
+        kept = [await _completed(store), await _running(store), await _held(store)]
+        await harness.elapse(TICK)
+        swept = await store.sweep()
+        assert (swept.deleted, swept.more) == (3, False)
+        assert await _names(store.list()) == {one.name for one in kept}
+
+    async def test_a_sweep_is_one_batch(self, harness: AsyncStoreHarness) -> None:
+        """At most ``limit`` records, and it says whether there are more."""
+        store = await harness.store()
+        for _ in range(7):
+            await _completed(store)
+        await harness.elapse(TTL)
+        batches = [await store.sweep(limit=3) for _ in range(4)]
+        assert [one.deleted for one in batches] == [3, 3, 1, 0]
+        assert [one.more for one in batches] == [True, True, False, False]
+
+    async def test_a_swept_operation_is_as_absent_as_an_expired_one(self, harness: AsyncStoreHarness) -> None:
+        """Its fence stays spent."""
+        store = await harness.store()
+        claim = await _completed(store)
+        await harness.elapse(TTL)
+        assert (await store.sweep()).deleted == 1
+        await _refuses(store, claim.name, claim.fence)
+        assert await store.claim(a_claim(claim.name)) is None
+
+
+class LifeContract:
+    """Opening and closing, many callers, and callers that go away."""
+
+    async def test_a_store_opens_itself(self, harness: AsyncStoreHarness) -> None:
+        """Every call does so; to open an open store, or to close a closed one, does nothing."""
+        store = await harness.store()
+        assert await store.get(os.urandom(16)) is None
+        await store.open()
+        await store.open()
+        claim = await _running(store)
+        await store.close()
+        await store.close()
+        assert (await _record(await harness.store(), claim)).fence == claim.fence
+
+    async def test_records_outlive_the_store(self, harness: AsyncStoreHarness) -> None:
+        """Another store on the database sees them all, as they were."""
+        store = await harness.store()
+        claims = [await prepare(store) for prepare in (_running, _held, _completed)]
+        records = [await _record(store, one) for one in claims]
+        await store.close()
+        again = await harness.store()
+        await again.open()
+        assert [await _record(again, one) for one in claims] == records
+        assert await again.renew(claims[0].name, claims[0].fence, LEASE)
+
+    async def test_stores_on_one_database_share_their_operations(self, harness: AsyncStoreHarness) -> None:
+        """A claim through one is lost to a record of the other, and a fence is good in both."""
+        one, other = await harness.store(), await harness.store()
+        claim = await _running(one)
+        assert await other.claim(a_claim(claim.name)) == await _record(one, claim)
+        assert await other.complete(claim.name, claim.fence, OUTCOME, TTL)
+        assert (await _record(one, claim)).outcome == OUTCOME
+
+    async def test_of_many_claims_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """200 at once on 20 operations: 20 winners, and every loser sees its winner's record."""
+        store = await harness.store()
+        names = [os.urandom(16) for _ in range(20)]
+        claims = [a_claim(names[n % 20]) for n in range(200)]
+        answers = await asyncio.gather(*(store.claim(claim) for claim in claims))
+        winners = {claim.name: claim for claim, lost_to in zip(claims, answers, strict=True) if lost_to is None}
+        assert set(winners) == set(names)
+        assert Counter(answer is None for answer in answers) == {True: 20, False: 180}
+        assert {answer.fence for answer in answers if answer} == {one.fence for one in winners.values()}
+
+    async def test_of_many_take_overs_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """50 at once over one lapsed fence."""
+        store = await harness.store()
+        first = await _running(store)
+        await harness.elapse(LEASE)
+        claims = [a_claim(first.name) for _ in range(50)]
+        answers = await asyncio.gather(*(store.claim(claim, over=first.fence) for claim in claims))
+        assert answers.count(None) == 1
+        assert (await _record(store, first)).attempts == 2
+
+    async def test_of_a_completion_and_a_take_over_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """The slow owner's outcome is stored, or the operation is another's; never both."""
+        store = await harness.store()
+        for _ in range(20):
+            first = await _running(store, lease=TICK)
+            await harness.elapse(TICK)
+            second = a_claim(first.name)
+            completed, lost_to = await asyncio.gather(
+                store.complete(first.name, first.fence, OUTCOME, TTL), store.claim(second, over=first.fence)
+            )
+            record = await _record(store, first)
+            assert completed == (lost_to is not None)
+            assert record.state is (State.COMPLETED if completed else State.RUNNING)
+
+    async def test_many_kinds_of_calls_at_once_each_get_their_own_answer(self, harness: AsyncStoreHarness) -> None:
+        """Calls that succeed and calls that are refused, side by side."""
+        store = await harness.store()
+        claims = [await _running(store) for _ in range(60)]
+        await asyncio.gather(*(_settle_somehow(store, claim, n) for n, claim in enumerate(claims)))
+        assert len(await store.list()) == 30 + 15
+
+    async def test_a_cancelled_caller_leaves_the_store_intact(self, harness: AsyncStoreHarness) -> None:
+        """Its call takes effect or not; those of others do, and the store goes on."""
+        store = await harness.store()
+        await store.open()
+        claims = [a_claim() for _ in range(60)]
+        tasks = [asyncio.ensure_future(store.claim(claim)) for claim in claims]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for claim, task in zip(claims, tasks, strict=True):
+            record = await store.get(claim.name)
+            if record is None:
+                assert task.cancelled()
+                assert await store.claim(claim) is None
+            assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+
+    async def test_closing_finishes_what_was_begun(self, harness: AsyncStoreHarness) -> None:
+        """Claims that are under way when the store is closed are answered, and are there."""
+        store = await harness.store()
+        await store.open()
+        claims = [a_claim() for _ in range(20)]
+        tasks = [asyncio.ensure_future(store.claim(claim)) for claim in claims]
+        await asyncio.sleep(0)
+        await store.close()
+        assert await asyncio.gather(*tasks) == [None] * 20
+        again = await harness.store()
+        assert await _names(again.list()) == {one.name for one in claims}
+
+    async def test_a_store_serves_while_another_is_closed(self, harness: AsyncStoreHarness) -> None:
+        """What one closes, the other keeps."""
+        one, other = await harness.store(), await harness.store()
+        claim = await _running(one)
+        await other.open()
+        await one.close()
+        assert await other.complete(claim.name, claim.fence, OUTCOME, TTL)
+
+
+class AsyncStoreContract(ClaimContract, OutcomeContract, ListContract, LifeContract):
+    """The whole suite. Inherit from it and provide the fixture ``harness``, an :class:`AsyncStoreHarness`."""
+
+
+async def _settle_somehow(store: AsyncStore, claim: Claim, n: int) -> None:
+    """One of four things, each of which leaves a record, or none, of its own kind."""
+    match n % 4:
+        case 0:
+            assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+        case 1:
+            assert await store.release(claim.name, claim.fence)
+        case 2:
+            assert await store.hold(claim.name, claim.fence, "held")
+        case _:
+            await _refuses(store, claim.name, os.urandom(16))
+
+
+async def _names(records: Awaitable[Sequence[Record]]) -> set[bytes]:
+    return {one.name for one in await records}
