@@ -2,45 +2,78 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Call
 from grpc_idempotency._methods import REQUEST_ID, Method
 from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency._wire import InvalidKey, digest_name, find_key, fingerprint, parse_key
+from grpc_idempotency._run import Target
+from grpc_idempotency._tape import frame
+from grpc_idempotency._wire import (
+    MESSAGE_COUNT,
+    InvalidCount,
+    InvalidKey,
+    canonical,
+    digest_name,
+    find_key,
+    fingerprint,
+    message_count,
+    parse_key,
+)
 from grpc_idempotency.principals import PrincipalFunction
+from grpc_idempotency.records import Code, Outcome
 
 logger = logging.getLogger("grpc_idempotency")
 
 
+class NotAdmitted(Exception):
+    """The call gets this answer, and goes no further."""
+
+    def __init__(self, answer: Refusal | Outcome) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
 class Admission:
-    """Decides whether a call is keyed, and under which name."""
+    """Decides whether a call is keyed, under which name, and what its request is."""
 
     def __init__(self, principal: PrincipalFunction, secret: bytes | None) -> None:
         self._principal = principal
         self._secret = secret
 
-    def admit(self, method: Method, snapshot: Snapshot, raw: bytes, message: Any) -> Call | Refusal | None:
-        """The keyed call, the refusal it gets instead, or ``None`` where no key came and none is asked for.
+    def name(self, target: Target, snapshot: Snapshot, message: Any) -> bytes | None:
+        """The operation's name, or ``None`` where no key came and none is asked for. May raise :class:`NotAdmitted`.
 
-        ``raw`` is the request as it came, ``message`` what the handler will see of it.
+        ``message`` is the one request message, ``None`` for a stream of them.
         """
+        method = target.method
         key = self._key(method, snapshot, message)
-        if key is None or isinstance(key, Refusal):
-            return key
+        if key is None:
+            return None
         principal = self._identify(snapshot)
         if not principal:
-            return Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name})
+            raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
+        if target.request_streams and target.response_streams:
+            raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
+        return digest_name(principal, method.name, key, self._secret)
+
+    def call(
+        self, target: Target, snapshot: Snapshot, name: bytes, raws: Sequence[bytes], messages: Sequence[Any]
+    ) -> Call:
+        """The call of an operation with these request messages, as they came and as the handler sees them."""
+        policy = target.method.policy
+        forms = [canonical(raw, message, policy.left_out) for raw, message in zip(raws, messages, strict=True)]
+        if target.request_streams:
+            prints = fingerprint(frame(raws), frame(forms), self._secret)
+        else:
+            prints = fingerprint(raws[0], forms[0], self._secret)
         return Call(
-            name=digest_name(principal, method.name, key, self._secret),
-            method=method.name,
-            fingerprint=fingerprint(raw, message, self._secret),
-            policy=method.policy,
-            until=wait_until(method, snapshot),
+            name, target.method.name, prints, policy, _wait_until(target.method, snapshot), target.response_streams
         )
 
-    def _key(self, method: Method, snapshot: Snapshot, message: Any) -> str | Refusal | None:
+    def _key(self, method: Method, snapshot: Snapshot, message: Any) -> str | None:
         field = method.policy.headers[0]
         try:
             key = find_key(snapshot.caller.metadata, method.policy.headers)
@@ -52,9 +85,10 @@ class Admission:
                     raise InvalidKey("another key came in the metadata, and the two differ")
                 key = parsed
         except InvalidKey as exc:
-            return Refusal(reason=Reason.KEY_INVALID, variables={"field": field, "problem": str(exc)})
+            refusal = Refusal(reason=Reason.KEY_INVALID, variables={"field": field, "problem": str(exc)})
+            raise NotAdmitted(refusal) from None
         if key is None and method.policy.required:
-            return Refusal(reason=Reason.KEY_REQUIRED, variables={"field": field, "method": method.name})
+            raise NotAdmitted(Refusal(reason=Reason.KEY_REQUIRED, variables={"field": field, "method": method.name}))
         return key
 
     def _identify(self, snapshot: Snapshot) -> bytes:
@@ -66,7 +100,60 @@ class Admission:
         return principal.encode() if isinstance(principal, str) else bytes(principal or b"")
 
 
-def wait_until(method: Method, snapshot: Snapshot) -> float:
+class Intake:
+    """The messages of a keyed client-stream, of which nothing is executed before all have come (4.8).
+
+    Each step raises :class:`NotAdmitted` when the stream can't be one that is executed.
+    """
+
+    def __init__(self, method: Method, snapshot: Snapshot) -> None:
+        self._method = method
+        self._size = 0
+        self.raws: list[bytes] = []
+        try:
+            self._announced = message_count(snapshot.caller.metadata)
+        except InvalidCount as exc:
+            raise self._wrong_length(str(exc)) from None
+
+    def take(self, raw: bytes) -> None:
+        """One more message."""
+        self.raws.append(raw)
+        self._size += len(raw)
+        limit = self._method.policy.max_request_bytes
+        if len(self.raws) > self._announced:
+            raise self._wrong_length(f"{self._announced} were announced, and more came")
+        if self._size > limit:
+            details = (
+                f"The messages of a keyed call to {self._method.name} may have {limit} bytes in all, and have more."
+            )
+            raise NotAdmitted(Outcome(status=Code.RESOURCE_EXHAUSTED, details=details))
+
+    def end(self) -> list[bytes]:
+        """The stream has ended, or looks as if it had; all its messages."""
+        if len(self.raws) < self._announced:
+            variables = {
+                "method": self._method.name,
+                "received": str(len(self.raws)),
+                "announced": str(self._announced),
+            }
+            raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
+        return self.raws
+
+    def _wrong_length(self, problem: str) -> NotAdmitted:
+        variables = {"method": self._method.name, "field": MESSAGE_COUNT, "problem": problem}
+        return NotAdmitted(Refusal(reason=Reason.STREAM_LENGTH_REQUIRED, variables=variables))
+
+
+def read(target: Target, raws: Sequence[bytes]) -> list[Any]:
+    """The messages as the handler sees them; bytes that are none are answered as gRPC answers them."""
+    try:
+        return [target.read(raw) for raw in raws]
+    except Exception:
+        logger.exception("a request to %s could not be deserialized", target.method.name)
+        raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
+
+
+def _wait_until(method: Method, snapshot: Snapshot) -> float:
     """When a duplicate has waited long enough (4.3), on the clock of ``time.monotonic``."""
     until = time.monotonic() + method.policy.wait.total_seconds()
     if snapshot.deadline is not None:

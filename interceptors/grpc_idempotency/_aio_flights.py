@@ -3,72 +3,66 @@
 import asyncio
 import logging
 import random
-import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from grpc_idempotency._aio_run import Run
+from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._drive import drive_async
-from grpc_idempotency._effects import (
-    Boarded,
-    Call,
-    Complete,
-    CutShort,
-    Effect,
-    Ended,
-    Execute,
-    Get,
-    Hold,
-    Landing,
-    LeaseHolds,
-    NewFence,
-    Pause,
-    Release,
-    Renew,
-    TryClaim,
-)
+from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause
+from grpc_idempotency._flight import STOPPING, FlightBase
 from grpc_idempotency._protocol import keep_lease, operate, settle, shut_down, watch
 from grpc_idempotency.operation import Operation
-from grpc_idempotency.records import Claim, Record
 from grpc_idempotency.store import AsyncStore
 
 logger = logging.getLogger("grpc_idempotency")
 
-_STOPPING = 1.0  # seconds that a cancelled handler has to clean up before it counts as one that can't be stopped
+Write = Callable[[bytes], Awaitable[None]]
 
 
-class Flight:
-    """One operation on its way through this process: performs what its plan asks for."""
+class Flight(FlightBase):
+    """A flight in a task."""
 
-    def __init__(self, flights: "Flights", call: Call, run: Run) -> None:
-        self.call = call
-        self.followers = 0
+    run: AioRun
+
+    def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
+        super().__init__(flights.store, call, run)
         self._flights = flights
-        self._store = flights.store
-        self._run = run
+        self._followers = 0
         self._loop = asyncio.get_running_loop()
         self._landing: asyncio.Future[Landing] = self._loop.create_future()
-        self._claim: Claim | None = None
-        self._lease_until = 0.0
         self._renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle | None = None
         self._overran = False
         self._task = flights.spawn(self._fly())
 
-    async def follow(self, until: float | None) -> Landing | None:
-        """Waits for the landing, at most until then; a caller that is cancelled leaves the flight alone."""
+    # For those who follow
+
+    async def follow(self, until: float | None, write: Write | None) -> Landed:
+        """Waits for the landing, at most until then, and hands on a stream's messages meanwhile.
+
+        A caller that is cancelled leaves the flight alone.
+        """
+        self._flights.detached.discard(self)
+        self._followers += 1
+        try:
+            if write is None or self.run.held_back:
+                return Landed(await self._landed(until))
+            ended, begun = await self.run.play(write, self._landing, until)
+            return Landed(self._landing.result() if ended else None, begun)
+        finally:
+            self._followers -= 1
+            if not self._followers and not self._landing.done():
+                self._flights.detached.add(self)
+
+    async def _landed(self, until: float | None) -> Landing | None:
         if not self._landing.done():
-            self.followers += 1
-            try:
-                timeout = None if until is None else max(0.0, until - time.monotonic())
-                await asyncio.wait((self._landing,), timeout=timeout)
-            finally:
-                self.followers -= 1
-                if not self.followers and not self._landing.done():
-                    self._flights.detached.add(self)
+            timeout = None if until is None else max(0.0, until - time.monotonic())
+            await asyncio.wait((self._landing,), timeout=timeout)
         return self._landing.result() if self._landing.done() else None
+
+    # Its way
 
     async def _fly(self) -> None:
         landing = shut_down()
@@ -88,66 +82,28 @@ class Flight:
         if not self._landing.done():
             self._landing.set_result(landing)
 
-    async def perform(self, effect: Effect[Any]) -> Any:
-        """What the plans of a flight may ask for."""
-        store = self._store
-        match effect:
-            case NewFence():
-                return secrets.token_bytes(16)
-            case TryClaim(claim, over):
-                return await self._try_claim(claim, over)
-            case Execute(claim, attempt):
-                return await self._execute(claim, attempt)
-            case Complete(name, fence, outcome, ttl):
-                return await store.complete(name, fence, outcome, ttl)
-            case Release(name, fence):
-                return await store.release(name, fence)
-            case Renew():
-                return await self._renew(effect)
-            case Hold():
-                return await self._hold(effect)
-            case Get(name):
-                return await store.get(name)
-            case LeaseHolds():
-                return time.monotonic() < self._lease_until
-            case Pause(seconds):
-                return await pause(seconds)
-            case _:
-                raise AssertionError(f"no flight performs {effect!r}")
+    def pause(self, seconds: float) -> Awaitable[None]:
+        """Lets time pass."""
+        return pause(seconds)
 
-    # The record
+    async def execute(self, operation: Operation | None) -> Ended:
+        """Runs the handler in this task."""
+        policy = self.call.policy
+        self._limit = self._loop.call_later(policy.execution_limit.total_seconds(), self._overrun)
+        if operation is not None:
+            self._renewal = self._loop.call_later(policy.renew_every.total_seconds(), self._start_renewing)
+        try:
+            return await self.run.to_end(operation)
+        except asyncio.CancelledError:
+            if self._flights.torn_down:
+                raise
+            return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
+        finally:
+            self._limit.cancel()
 
-    async def _try_claim(self, claim: Claim, over: bytes | None) -> Record | None:
-        lease_until = time.monotonic() + claim.lease.total_seconds()
-        record = await self._store.claim(claim, over=over)
-        if record is None:
-            self._lease_until = lease_until
-            if over is not None:
-                logger.warning("took over operation %s of %s, whose server is gone", claim.name.hex(), claim.method)
-        return record
-
-    async def _renew(self, effect: Renew) -> bool:
-        lease_until = time.monotonic() + effect.lease.total_seconds()
-        renewed = await self._store.renew(effect.name, effect.fence, effect.lease)
-        if renewed:
-            self._lease_until = lease_until
-        else:
-            logger.warning("operation %s of %s was taken over while it ran", effect.name.hex(), self.call.method)
-        return renewed
-
-    async def _hold(self, effect: Hold) -> bool:
-        held = await self._store.hold(effect.name, effect.fence, effect.reason, lapsed_only=effect.lapsed_only)
-        if held:
-            logger.error(
-                "operation %s of %s is held until an operator resolves it: %s",
-                effect.name.hex(),
-                self.call.method,
-                effect.reason,
-            )
-        return held
-
-    def _start_renewing(self, claim: Claim) -> None:
-        plan = keep_lease(claim, self.call.policy.renew_every)
+    def _start_renewing(self) -> None:
+        assert self._claim is not None
+        plan = keep_lease(self._claim, self.call.policy.renew_every)
         self._renewing = self._flights.spawn(drive_async(plan, self.perform))
 
     def _stop_renewing(self) -> None:
@@ -156,41 +112,14 @@ class Flight:
         if self._renewing is not None:
             self._renewing.cancel()
 
-    # The handler
-
-    async def _execute(self, claim: Claim | None, attempt: int) -> Ended:
-        policy = self.call.policy
-        self._limit = self._loop.call_later(policy.execution_limit.total_seconds(), self._overrun)
-        operation = None
-        if claim is not None:
-            self._claim = claim
-            self._renewal = self._loop.call_later(policy.renew_every.total_seconds(), self._start_renewing, claim)
-            operation = Operation(
-                name=claim.name,
-                method=claim.method,
-                fence=claim.fence,
-                attempt=attempt,
-                store=self._store,
-                ttl=policy.ttl,
-                seal=self._run.seal,
-            )
-        try:
-            return await self._run.to_end(operation)
-        except asyncio.CancelledError:
-            if self._flights.torn_down:
-                raise
-            return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
-        finally:
-            self._limit.cancel()
-
     def _overrun(self) -> None:
         logger.error("the handler of %s ran past its execution limit", self.call.method)
-        if not self._run.cancellable:
+        if not self.run.cancellable:
             self._abandon()
             return
         self._overran = True
         self._task.cancel()
-        self._limit = self._loop.call_later(_STOPPING, self._abandon)
+        self._limit = self._loop.call_later(STOPPING, self._abandon)
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
@@ -227,11 +156,10 @@ class Flights:
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def board(self, call: Call, run: Run) -> Boarded | None:
+    def board(self, call: Call, run: AioRun) -> Boarded | None:
         """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
         flight = self._flights.get(call.name)
         if flight is not None:
-            self.detached.discard(flight)
             return Boarded(flight.call.fingerprint, False, flight)
         if self._closed or len(self.detached) >= self._max_detached:
             return None
@@ -261,12 +189,12 @@ class Flights:
                 if self._lookouts.get((name, fence)) is lookout:
                     del self._lookouts[name, fence]
 
-    async def _perform(self, effect: Effect[Any]) -> Any:
+    def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
             case Get(name):
-                return await self.store.get(name)
+                return self.store.get(name)
             case Pause(seconds):
-                return await pause(seconds)
+                return pause(seconds)
             case _:
                 raise AssertionError(f"no lookout performs {effect!r}")
 

@@ -1,103 +1,134 @@
-"""The handler of a keyed call, run detached from its call: on a recording context, in its own kind of thread."""
+"""Runs a handler on asyncio, in its own kind of thread: ``async def`` in the loop, ``def`` on a thread of its own."""
 
 import asyncio
 import contextvars
 import inspect
-import logging
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from grpc_idempotency._context import AioContext, Snapshot, ThreadContext
-from grpc_idempotency._effects import Answered, CutShort, Ended, Raised, RolledBack
-from grpc_idempotency._methods import Method
-from grpc_idempotency._protocol import retained
-from grpc_idempotency._wire import cap
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency._effects import Ended
+from grpc_idempotency._run import Run, Target
 from grpc_idempotency.operation import Operation, enter
-from grpc_idempotency.records import Outcome
-
-logger = logging.getLogger("grpc_idempotency")
 
 
-class Run:
-    """The handler of one call, ready to run: with its request, on a recording context, detached from the call."""
+class AioRun(Run):
+    """A run that can be awaited, and its tape that can be followed."""
 
-    def __init__(
-        self,
-        method: Method,
-        behaviour: Callable[[Any, Any], Any],
-        serialize: Callable[[Any], bytes] | None,
-        request: Any,
-        snapshot: Snapshot,
-    ) -> None:
-        self._method = method
-        self._behaviour = behaviour
-        self._serialize = serialize
-        self._request = request
-        self.cancellable = inspect.iscoroutinefunction(behaviour)
+    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
+        self._requests = iter(requests)
+        self.cancellable = is_async(target.behaviour)
         """Whether it can be stopped: a ``def`` handler can't."""
-        self.context: AioContext | ThreadContext = AioContext(snapshot) if self.cancellable else ThreadContext(snapshot)
-        self._sealed: tuple[object, Outcome] | None = None
+        context = AioContext(snapshot, self._requests, self._emit) if self.cancellable else ThreadContext(snapshot)
+        super().__init__(target, context)
+        self.moved: asyncio.Future[None] | None = None
+        """Done when the tape has got a message, or room for one."""
+        if self.tape is not None:
+            self.moved = asyncio.get_running_loop().create_future()
 
     async def to_end(self, operation: Operation | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
         enter(operation)
-        reply: object = None
         try:
-            reply = await self._reply()
-            ended: Ended = Answered(self._capped(self.context.outcome(reply, self._serialize)))
+            reply = await (self._in_loop() if self.cancellable else self._on_thread())
+            return self.returned(operation, reply)
         except asyncio.CancelledError:
             if operation is None or operation.committed is None:
                 raise
-            ended = CutShort.CANCELLED
+            return self.committed(None)
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
-            ended = self._raised(exc)
+            return self.raised(operation, exc)
         finally:
-            self._tell_callbacks()
-        if operation is None or operation.committed is None:
-            return ended
-        assert self._sealed is not None
-        sealed_reply, outcome = self._sealed
-        if reply is not sealed_reply:
-            logger.warning(
-                "%s answered otherwise than its transaction committed; what was committed counts", self._method.name
-            )
-        return Answered(outcome, committed=True)
+            self.tell_callbacks()
 
-    def seal(self, reply: object) -> Outcome:
-        """For a transaction: the outcome that is to be stored if this is the reply (5.1)."""
-        outcome = self._capped(self.context.outcome(reply, self._serialize))
-        self._sealed = (reply, outcome)
-        return retained(outcome, self._method.policy)
+    async def _in_loop(self) -> Any:
+        target = self.target
+        request = _stream(self._requests) if target.request_streams else next(self._requests)
+        if not inspect.isasyncgenfunction(target.behaviour):
+            return await target.behaviour(request, self.context)
+        async for message in target.behaviour(request, self.context):
+            await self._emit(message)
+        return None
 
-    async def _reply(self) -> Any:
-        if self.cancellable:
-            return await self._behaviour(self._request, self.context)
-        here = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(None, here.run, self._behaviour, self._request, self.context)
+    async def _on_thread(self) -> Any:
+        here, loop = contextvars.copy_context(), asyncio.get_running_loop()
+        return await loop.run_in_executor(None, here.run, self._call, loop)
 
-    def _raised(self, error: BaseException) -> Ended:
-        outcome = self._capped(self.context.failure())
-        if self.context.aborted:
-            return Answered(outcome)
-        logger.error("the handler of %s raised", self._method.name, exc_info=error)
-        return RolledBack(outcome) if isinstance(error, StoreUnavailable) else Raised(outcome)
+    def _call(self, loop: asyncio.AbstractEventLoop) -> Any:
+        target = self.target
+        request = self._requests if target.request_streams else next(self._requests)
+        reply = target.behaviour(request, self.context)
+        if self.tape is None:
+            return reply
+        for message in reply:
+            asyncio.run_coroutine_threadsafe(self._emit(message), loop).result()
+        return None
 
-    def _capped(self, outcome: Outcome) -> Outcome:
-        outcome, dropped = cap(outcome, self._method.policy.max_trailer_bytes)
-        if dropped:
-            logger.warning(
-                "the status message and trailing metadata of %s exceed %d bytes; %d bytes of them were dropped",
-                self._method.name,
-                self._method.policy.max_trailer_bytes,
-                dropped,
-            )
-        return outcome
+    async def _emit(self, message: Any) -> None:
+        """Records a message of the stream; waits while those who follow are too far behind."""
+        self.record(message)
+        self._stir()
+        await asyncio.sleep(0)  # a handler that never waits must not keep its own messages from leaving
+        assert self.tape is not None
+        while self.tape.full:
+            assert self.moved is not None
+            await asyncio.wait((self.moved,))
 
-    def _tell_callbacks(self) -> None:
-        for callback in self.context.finish():
-            try:
-                callback(self.context)
-            except Exception:
-                logger.exception("a done callback of a handler raised")
+    def _stir(self) -> None:
+        """Wakes all who wait for the tape to move; those who wait after that wait for the next time."""
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = asyncio.get_running_loop().create_future()
+
+    async def play(
+        self, write: Callable[[bytes], Awaitable[None]], end: "asyncio.Future[Any]", until: float | None
+    ) -> tuple[bool, bool]:
+        """Hands the stream's messages to ``write``, from the first on, until the run's end.
+
+        Answers whether the end was reached, and whether a message was written. Before the first one it is given up
+        when the time is up; and at once when the first one is gone already.
+        """
+        follower, begun = object(), False
+        assert self.tape is not None
+        if not self.tape.join(follower):
+            return False, False
+        try:
+            while True:
+                message = self._next(follower)
+                if message is not None:
+                    begun = True
+                    await write(message)
+                elif end.done():
+                    return True, begun
+                elif not await self._moved(end, None if begun else until):
+                    return False, begun
+        finally:
+            self.tape.leave(follower)
+            self._stir()
+
+    async def _moved(self, end: "asyncio.Future[Any]", until: float | None) -> bool:
+        """Waits for a message or the end; ``False`` when the time is up."""
+        assert self.moved is not None
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        done, _ = await asyncio.wait((end, self.moved), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+
+    def _next(self, follower: object) -> bytes | None:
+        """A follower's next message, where there is one."""
+        assert self.tape is not None
+        held_up = self.tape.full
+        message = self.tape.read(follower)
+        if held_up and not self.tape.full:
+            self._stir()
+        return message
+
+
+def is_async(behaviour: Any) -> bool:
+    """Whether grpc.aio awaits this handler, and does not run it on a thread."""
+    return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)
+
+
+async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:
+    for message in messages:
+        yield message

@@ -6,7 +6,7 @@ in, and all that it says is only recorded. The interceptor's outermost coroutine
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -42,7 +42,7 @@ class Snapshot:
         )
 
 
-class _Recorder:
+class Recorder:
     """What both kinds of recording context share: everything but ``abort`` and the reading and writing of streams."""
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -59,21 +59,21 @@ class _Recorder:
 
     # For the interceptor
 
-    def outcome(self, reply: object, serialize: Callable[[Any], bytes] | None) -> Outcome:
-        """What the call's outcome is if the handler answers with ``reply`` now."""
-        if self._aborted is not None or self._code is not Code.OK:
-            return self._outcome(self._code)
-        message = serialize(reply) if serialize is not None else reply
-        if type(message) is not bytes:
-            raise TypeError(f"the handler's reply was serialized to {type(message).__name__}, not to bytes")
-        return self._outcome(Code.OK, message)
+    @property
+    def succeeds(self) -> bool:
+        """Whether the handler's answer, if it comes now, has the status OK."""
+        return self._code is Code.OK
 
-    def failure(self) -> Outcome:
+    def answer(self, message: bytes | None, *, streams: bool = False) -> Outcome:
+        """What the call's outcome is if the handler ends now, having sent ``message``."""
+        return self._outcome(self._code, message if streams or self.succeeds else None)
+
+    def failure(self, message: bytes | None) -> Outcome:
         """What a client gets to see when the handler raised: as gRPC does it, less the exception's text."""
         if self._aborted is not None:
-            return self._outcome(self._code)
+            return self._outcome(self._code, message)
         self._details = INTERNAL_ERROR
-        return self._outcome(Code.UNKNOWN if self._code is Code.OK else self._code)
+        return self._outcome(Code.UNKNOWN if self.succeeds else self._code, message)
 
     @property
     def aborted(self) -> bool:
@@ -86,7 +86,7 @@ class _Recorder:
         callbacks, self._callbacks = self._callbacks, []
         return callbacks
 
-    def _outcome(self, status: Code, message: bytes | None = None) -> Outcome:
+    def _outcome(self, status: Code, message: bytes | None) -> Outcome:
         return Outcome(status=status, message=message, details=self._details, trailers=self._trailers)
 
     def _abort(self, error: BaseException, code: Any, details: str, trailing_metadata: Any) -> NoReturn:
@@ -146,8 +146,22 @@ class _Recorder:
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-class AioContext(_Recorder, grpc.aio.ServicerContext[Any, Any]):
-    """The recording context of an ``async def`` handler."""
+class AioContext(Recorder, grpc.aio.ServicerContext[Any, Any]):
+    """The recording context of an ``async def`` handler.
+
+    ``requests`` is the stream of requests for a handler that reads it, ``write`` what takes the messages of one that
+    writes.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        requests: Iterator[Any] | None = None,
+        write: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(snapshot)
+        self._requests = requests
+        self._write = write
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> NoReturn:
         self._abort(grpc.aio.AbortError("Locally aborted."), code, details, trailing_metadata)
@@ -158,11 +172,15 @@ class AioContext(_Recorder, grpc.aio.ServicerContext[Any, Any]):
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         self.initial_metadata = tuple(initial_metadata)
 
-    async def read(self) -> NoReturn:
-        raise grpc.aio.UsageError("A unary call has no stream to read from.")
+    async def read(self) -> Any:
+        if self._requests is None:
+            raise grpc.aio.UsageError("This call has no stream to read from.")
+        return next(self._requests, grpc.aio.EOF)
 
-    async def write(self, message: Any) -> NoReturn:
-        raise grpc.aio.UsageError("A unary call has no stream to write to.")
+    async def write(self, message: Any) -> None:
+        if self._write is None:
+            raise grpc.aio.UsageError("This call has no stream to write to.")
+        await self._write(message)
 
     def details(self) -> str:
         return self._details
@@ -177,7 +195,7 @@ class AioContext(_Recorder, grpc.aio.ServicerContext[Any, Any]):
         return self._done
 
 
-class ThreadContext(_Recorder, grpc.ServicerContext):
+class ThreadContext(Recorder, grpc.ServicerContext):
     """The recording context of a plain ``def`` handler."""
 
     def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any = ()) -> NoReturn:

@@ -1,6 +1,6 @@
 """Runs a plan of the protocol: the one place where the two kinds of server part."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from grpc_idempotency._effects import Effect, Plan
@@ -8,14 +8,34 @@ from grpc_idempotency.errors import IdempotencyError
 
 T = TypeVar("T")
 
+Perform = Callable[[Effect[Any]], Any]
+"""Performs an effect; on asyncio it may answer with an awaitable of the reply."""
 
-async def drive_async(plan: Plan[T], perform: Callable[[Effect[Any]], Awaitable[Any]]) -> T:
-    """Awaits each effect that the plan asks for; an error of ours is the plan's to handle."""
+
+def drive(plan: Plan[T], perform: Perform) -> T:
+    """Performs each effect that the plan asks for; an error of ours is the plan's to handle."""
     try:
         effect = next(plan)
         while True:
             try:
-                reply = await perform(effect)
+                reply = perform(effect)
+            except IdempotencyError as exc:
+                effect = plan.throw(exc)
+            else:
+                effect = plan.send(reply)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
+
+
+async def drive_async(plan: Plan[T], perform: Perform) -> T:
+    """The same, awaiting what has to be awaited."""
+    try:
+        effect = next(plan)
+        while True:
+            try:
+                reply = perform(effect)
+                if hasattr(reply, "__await__"):
+                    reply = await reply
             except IdempotencyError as exc:
                 effect = plan.throw(exc)
             else:

@@ -29,6 +29,8 @@ class Call:
     policy: Policy
     until: float
     """When its wait budget is spent, on the shell's monotonic clock. The protocol only hands it on."""
+    streams: bool = False
+    """Whether its answer is a stream of messages."""
 
 
 class Mark(enum.Enum):
@@ -129,6 +131,24 @@ class Refused:
 Landing = Executed | Released | Unprotected | Found | Refused
 
 
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a call learns of the flight that it follows."""
+
+    landing: Landing | None
+    """``None``: its time was up before."""
+    begun: bool = False
+    """Whether it has sent messages of the flight's stream already: it can't have any other answer any more."""
+
+
+class Event(enum.Enum):
+    """What an operator should read in the log."""
+
+    TOOK_OVER = "took over operation %s of %s, whose server is gone"
+    LOST = "operation %s of %s was taken over while it ran here"
+    HELD = "operation %s of %s is held until an operator resolves it"
+
+
 # What the plans ask of the world
 
 
@@ -169,8 +189,8 @@ class Board(Effect[Boarded | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Land(Effect[Landing | None]):
-    """Waits for the flight to land, until then at the latest: then ``None``."""
+class Land(Effect[Landed]):
+    """Waits for the flight to land, until then at the latest. A stream's messages are sent on meanwhile."""
 
     boarded: Boarded
     until: float | None
@@ -248,6 +268,18 @@ class Execute(Effect[Ended]):
 
     claim: Claim | None
     attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed(Effect[None]):
+    """Tells that the renewal asked for last has taken effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell(Effect[None]):
+    """Writes an event of this flight's operation to the log."""
+
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)

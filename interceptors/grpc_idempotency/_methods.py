@@ -24,7 +24,7 @@ class Method:
     """``/package.Service/Method``."""
     policy: Policy
     passes: bool
-    """Whether its calls, keyed or not, pass through: it has no side effects."""
+    """Whether its calls, keyed or not, pass through: it has no side effects, and nothing of it is to be kept."""
     has_request_id: bool
     """Whether its request message has the string field of AIP-155."""
 
@@ -59,10 +59,13 @@ class Methods:
             policy = self._default
             if level == MethodOptions.IDEMPOTENT:
                 policy = replace(policy, effects=Effects.REPEATABLE)
+        reads = level == MethodOptions.NO_SIDE_EFFECTS
+        if reads and policy.keep_reads:
+            policy = replace(policy, effects=Effects.REPEATABLE)
         return Method(
             name=name,
             policy=policy,
-            passes=level == MethodOptions.NO_SIDE_EFFECTS,
+            passes=reads and not policy.keep_reads,
             has_request_id=descriptor is not None and _has_request_id(descriptor),
         )
 

@@ -25,6 +25,7 @@ from grpc_idempotency._effects import (
     CutShort,
     Effect,
     Ended,
+    Event,
     Execute,
     Executed,
     Found,
@@ -42,7 +43,9 @@ from grpc_idempotency._effects import (
     Release,
     Released,
     Renew,
+    Renewed,
     RolledBack,
+    Tell,
     TryClaim,
     Unprotected,
     Watch,
@@ -65,8 +68,9 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
             return _store_unavailable("This server takes on no further operation; the handler did not run")
         if not same_request(boarded.fingerprint, call.fingerprint):
             return _key_reused(call)
-        landing = yield from do(Land(boarded, None if boarded.founded else call.until))
-        match landing:
+        landed = yield from do(Land(boarded, None if boarded.founded else call.until))
+        begun = landed.begun
+        match landed.landing:
             case None:
                 return _in_flight()
             case Refused(refusal):
@@ -76,9 +80,11 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
             case Unprotected(outcome):
                 return Answer(outcome, Mark.UNPROTECTED)
             case Released(outcome):
-                if boarded.founded:
-                    return Answer(outcome, Mark.EXECUTED)
+                if boarded.founded or begun:
+                    return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
                 waited = True  # and contend for a new claim
+            case Found(_) if begun:
+                return _not_stored()  # another run counts, whose messages may be others
             case Found(record):
                 if record is None:
                     continue
@@ -89,7 +95,7 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
                     return _in_flight()
                 waited = True
             case _:
-                assert_never(landing)
+                assert_never(landed.landing)
 
 
 def same_request(one: Fingerprint, other: Fingerprint) -> bool:
@@ -108,15 +114,15 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
         case State.HELD:
             told = _outcome_unknown(record.name, record.reason)
         case State.COMPLETED:
-            told = _replay(record, waited)
+            told = _replay(call, record, waited)
         case _:
             assert_never(record.state)
     return told
 
 
-def _replay(record: Record, waited: bool) -> Answer | Refusal:
+def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     assert record.completed_at is not None
-    if not _whole(record.outcome):
+    if not _whole(record.outcome, call):
         created = record.completed_at.isoformat(timespec="seconds")
         return Refusal(reason=Reason.RESPONSE_NOT_RETAINED, variables={"created": created})
     if waited:
@@ -151,6 +157,8 @@ def operate(call: Call) -> Plan[Landing]:
         case Record():
             return Found(seized)
         case _Won(attempt):
+            if attempt > 1:
+                yield from do(Tell(Event.TOOK_OVER))
             ended = yield from do(Execute(claim, attempt))
             return (yield from settle(call, claim, ended))
         case _:
@@ -170,6 +178,7 @@ def _seize(claim: Claim) -> Plan[_Won | Record]:
         match record.effects:
             case Effects.OPAQUE:
                 if (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
+                    yield from do(Tell(Event.HELD))
                     return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
                 attempt, over = 1, None  # its owner, or another caller, was quicker
             case Effects.TRANSACTIONAL | Effects.REPEATABLE:
@@ -239,7 +248,7 @@ def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
         case True:
             return Executed(outcome)
         case False:
-            return (yield from _overtaken(claim))
+            return (yield from _overtaken(call, claim))
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
 
@@ -249,14 +258,15 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
         case True:
             return Released(outcome)
         case False:
-            return (yield from _overtaken(claim))
+            return (yield from _overtaken(call, claim))
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
 
 
 def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
     if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
-        return (yield from _overtaken(claim))
+        return (yield from _overtaken(call, claim))
+    yield from do(Tell(Event.HELD))
     # Where the store can't be told, the lease's end will hold the record all the same.
     return Refused(_outcome_unknown(call.name, cause))
 
@@ -274,20 +284,22 @@ def _insist(effect: Effect[bool]) -> Plan[bool | None]:
         pause = min(pause * 2, _LAST_RETRY)
 
 
-def _overtaken(claim: Claim) -> Plan[Landing]:
+def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
     """The fence was refused (4.2): the record as it is now is the truth."""
     try:
         record = yield from do(Get(claim.name))
     except StoreUnavailable:
         return Refused(_not_stored())
-    if record is not None and record.fence == claim.fence and _whole(record.outcome):
+    if record is not None and record.fence == claim.fence and _whole(record.outcome, call):
         return Executed(record.outcome)  # a transaction of ours committed, and we were cut off from its answer
     return Found(record)
 
 
-def _whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
+def _whole(outcome: Outcome | None, call: Call) -> TypeGuard[Outcome]:
     """Whether an outcome can be sent as it is: one whose response was not retained can't."""
-    return outcome is not None and (outcome.status is not Code.OK or outcome.message is not None)
+    if outcome is None:
+        return False
+    return outcome.message is not None or (outcome.status is not Code.OK and not call.streams)
 
 
 # Beside a flight
@@ -298,7 +310,9 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
     while True:
         try:
             if not (yield from do(Renew(claim.name, claim.fence, claim.lease))):
+                yield from do(Tell(Event.LOST))
                 return
+            yield from do(Renewed())
         except StoreUnavailable:
             pass  # the lease is longer than one interval, so that the next one may still be in time
         yield from do(Pause(every.total_seconds()))

@@ -45,7 +45,18 @@ class Reason(enum.Enum):
     )
     STREAMING_UNSUPPORTED = _Row(
         Code.UNIMPLEMENTED,
-        "{method} is a streaming method, and a stream can't be called with an idempotency key here. Call it without.",
+        "{method} is a bidirectional stream, which can't be called with an idempotency key here. Call it without one.",
+    )
+    STREAM_LENGTH_REQUIRED = _Row(
+        Code.INVALID_ARGUMENT,
+        "{method} takes a stream of messages, and with an idempotency key their number has to be announced, since a "
+        "stream that was cut off looks like one that has ended. Send it in the metadata '{field}': {problem}.",
+        bad_request=True,
+    )
+    STREAM_TRUNCATED = _Row(
+        Code.CANCELLED,
+        "Only {received} of the {announced} messages that were announced to {method} have come, so nothing was "
+        "executed. Send the whole stream again with the same key.",
     )
     STORE_UNAVAILABLE = _Row(
         Code.UNAVAILABLE,

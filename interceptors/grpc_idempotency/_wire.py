@@ -16,11 +16,13 @@ from grpc_idempotency.records import Fingerprint, Outcome, Trailers
 
 STATUS = "idempotency-status"
 CREATED = "idempotency-created"
+MESSAGE_COUNT = "idempotency-message-count"
 REFUSED = "refused"
 STATUS_DETAILS = "grpc-status-details-bin"
 PUSH_BACK = "grpc-retry-pushback-ms"
 
 _LONGEST_KEY = 255
+_LONGEST_COUNT = 18
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -92,11 +94,58 @@ def digest_name(principal: bytes, method: str, key: str, secret: bytes | None) -
     return _digest(framed, secret)[:16]
 
 
-def fingerprint(raw: bytes, message: object, secret: bytes | None) -> Fingerprint:
-    """The fingerprint of a request (3.2); what is no protobuf message has its bytes for canonical form."""
-    canonical = message.SerializeToString(deterministic=True) if isinstance(message, Message) else raw
+def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None) -> Fingerprint:
+    """The fingerprint of a request (3.2), of a stream's from all its messages, framed."""
     digest = _digest(raw, secret)
     return Fingerprint(raw=digest, canonical=digest if canonical == raw else _digest(canonical, secret))
+
+
+def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
+    """The form in which equal messages are equal: deterministic, and without the fields that are left out.
+
+    What is no protobuf message has its bytes for canonical form.
+    """
+    if not isinstance(message, Message):
+        return raw
+    if left_out:
+        copy = type(message)()
+        copy.CopyFrom(message)
+        for path in left_out:
+            _clear(copy, path)
+        message = copy
+    return message.SerializeToString(deterministic=True)
+
+
+def _clear(message: Message, path: str) -> None:
+    name, _, rest = path.partition(".")
+    field = message.DESCRIPTOR.fields_by_name.get(name)
+    if field is None:
+        return
+    if not rest:
+        message.ClearField(name)
+    elif isinstance(field.default_value, list):
+        for element in getattr(message, name):
+            if isinstance(element, Message):
+                _clear(element, rest)
+    elif message.HasField(name):
+        _clear(getattr(message, name), rest)
+
+
+class InvalidCount(ValueError):
+    """The message count is missing or malformed; the text says how."""
+
+
+def message_count(metadata: Metadata) -> int:
+    """How many messages a client-stream was announced to have (4.8). Raises :class:`InvalidCount`."""
+    values = {value for name, value in metadata if name == MESSAGE_COUNT}
+    if not values:
+        raise InvalidCount("it did not come")
+    value = values.pop()
+    if values:
+        raise InvalidCount("several values came, and they differ")
+    if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _LONGEST_COUNT):
+        raise InvalidCount("it has to be a decimal number without a sign")
+    return int(value)
 
 
 def _digest(data: bytes, secret: bytes | None) -> bytes:
@@ -108,10 +157,15 @@ def _digest(data: bytes, secret: bytes | None) -> bytes:
 # On the way out
 
 
-def reply_to(answer: Answer | Refusal) -> Outcome:
-    """What is sent: the outcome, with the trailers that are ours (2.2)."""
+def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
+    """What is sent: an outcome with the trailers that are ours (2.2).
+
+    A bare outcome is a refusal as gRPC itself would make it, which is in no table of ours.
+    """
     if isinstance(answer, Refusal):
         return _refusal_outcome(answer)
+    if isinstance(answer, Outcome):
+        return replace(answer, trailers=((STATUS, REFUSED),))
     ours: Trailers = ((STATUS, answer.mark.value),)
     if answer.created is not None:
         ours += ((CREATED, rfc3339(answer.created)),)

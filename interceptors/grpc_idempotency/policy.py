@@ -46,12 +46,20 @@ class Policy:
     """How long before its own deadline a waiting duplicate is refused, so that it learns why."""
     execution_limit: timedelta = timedelta(minutes=10)
     """How long a handler may run."""
+    max_request_bytes: int = 4 * 1024 * 1024
+    """The most that is buffered of a keyed client-stream; a longer one is refused before anything runs."""
     max_response_bytes: int = 4 * 1024 * 1024
     """The largest response that is kept; a larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
     max_trailer_bytes: int = 6 * 1024
     """The most that an outcome's status message and trailing metadata may measure; what exceeds it is dropped."""
     statuses: Mapping[Code, Disposition] = field(default_factory=lambda: MappingProxyType({}))
     """Exceptions to what each status does to the record (4.6). OK is always stored."""
+    left_out: tuple[str, ...] = ()
+    """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
+    pass_bidirectional: bool = False
+    """Whether a keyed bidirectional stream is passed through as if it had no key, instead of being refused (4.8)."""
+    keep_reads: bool = False
+    """Whether keyed calls of a method without side effects share one execution and its outcome is kept for ``ttl``."""
     unprotected: bool = False
     """Whether a call goes through unprotected while the store is down, instead of being refused (5.5)."""
 
@@ -63,7 +71,7 @@ class Policy:
         for name in ("ttl", "lease", "renew_every", "execution_limit"):
             if not getattr(self, name):
                 raise PolicyError(f"Policy.{name} is a duration of more than zero.")
-        for name in ("max_response_bytes", "max_trailer_bytes"):
+        for name in ("max_request_bytes", "max_response_bytes", "max_trailer_bytes"):
             if getattr(self, name) < 0:
                 raise PolicyError(f"Policy.{name} is a number of bytes, zero or more, not {getattr(self, name)}.")
         if self.renew_every * 2 > self.lease:

@@ -1,0 +1,141 @@
+"""One keyed call on asyncio: the only place that touches its live context."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
+from grpc_idempotency._aio_flights import Flight, Flights
+from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency._context import GRPC_CODES, Snapshot
+from grpc_idempotency._drive import drive_async
+from grpc_idempotency._effects import Board, Call, CutShort, Effect, Land, Watch
+from grpc_idempotency._protocol import answer
+from grpc_idempotency._run import Target
+from grpc_idempotency._tape import unframe
+from grpc_idempotency._wire import reply_to
+from grpc_idempotency.records import Code, Outcome
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    _Context = grpc.aio.ServicerContext[Any, Any]
+
+Behaviour = Callable[[Any, "_Context"], Coroutine[Any, Any, bytes | None]]
+
+
+def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes."""
+
+    async def behaviour(incoming: Any, context: "_Context") -> bytes | None:
+        return await _Exchange(target, admission, flights, context).run(incoming)
+
+    return behaviour
+
+
+class _Exchange:
+    """From the bytes that came in to those that go out."""
+
+    def __init__(self, target: Target, admission: Admission, flights: Flights, context: "_Context") -> None:
+        self._target = target
+        self._admission = admission
+        self._flights = flights
+        self._context = context
+        # A context must not be asked anything once its call is over, so it is asked everything now.
+        self._snapshot = Snapshot(target.method.name, context)
+        self._sent = 0
+        """How many messages of a stream were sent."""
+        self._ahead: AioRun | None = None
+        """The run whose initial metadata this call is to send: its own."""
+
+    async def run(self, incoming: Any) -> bytes | None:
+        """Answers the call."""
+        try:
+            call, run = await self._admit(incoming)
+        except NotAdmitted as exc:
+            return await self._send(reply_to(exc.answer))
+        if call is None:
+            return await self._unkeyed(run)
+        answered = await drive_async(answer(call), lambda effect: self._perform(effect, run))
+        return await self._send(reply_to(answered))
+
+    async def _admit(self, incoming: Any) -> tuple[Call | None, AioRun]:
+        target, snapshot = self._target, self._snapshot
+        if target.request_streams:
+            name = self._admission.name(target, snapshot, None)
+            raws = await self._take_in(incoming)
+            messages = read(target, raws)
+        else:
+            raws = [incoming]
+            messages = read(target, raws)
+            name = self._admission.name(target, snapshot, messages[0])
+        run = AioRun(target, messages, snapshot)
+        return None if name is None else self._admission.call(target, snapshot, name, raws, messages), run
+
+    async def _take_in(self, incoming: Any) -> list[bytes]:
+        intake = Intake(self._target.method, self._snapshot)
+        async for raw in incoming:
+            intake.take(raw)
+        return intake.end()
+
+    def _perform(self, effect: Effect[Any], run: AioRun) -> Any:
+        """What the plan of a call may ask for."""
+        match effect:
+            case Board(call):
+                boarded = self._flights.board(call, run)
+                self._ahead = run if boarded is not None and boarded.founded else None
+                return boarded
+            case Land(boarded, until):
+                assert isinstance(boarded.flight, Flight)
+                return boarded.flight.follow(until, self._write if self._target.response_streams else None)
+            case Watch(name, fence, until):
+                return self._flights.watch(name, fence, until)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    async def _unkeyed(self, run: AioRun) -> bytes | None:
+        """A call that turned out to have no key only when its message was read: it ends with its call, as ever."""
+        self._ahead = run
+        task = asyncio.ensure_future(run.to_end(None))
+        try:
+            if run.tape is not None:
+                await run.play(self._write, task, None)
+            else:
+                await asyncio.wait((task,))
+        finally:
+            task.cancel()
+        ended = CutShort.CANCELLED if task.cancelled() else task.result()
+        if isinstance(ended, CutShort):
+            return await self._send(Outcome(status=Code.UNAVAILABLE, details="The handler was cancelled."))
+        return await self._send(ended.outcome)
+
+    # The live context
+
+    async def _send(self, outcome: Outcome) -> bytes | None:
+        """Sends what has not been sent yet, and the status."""
+        if self._target.response_streams and outcome.message is not None:
+            for number, message in enumerate(unframe(outcome.message)):
+                if number >= self._sent:
+                    await self._write(message)
+        await self._send_ahead()
+        if outcome.status is not Code.OK:
+            await self._context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers)
+        self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.details:
+            self._context.set_details(outcome.details)
+        return None if self._target.response_streams else outcome.message
+
+    async def _write(self, message: bytes) -> None:
+        await self._send_ahead()
+        await self._context.write(message)
+        self._sent += 1
+
+    async def _send_ahead(self) -> None:
+        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        run, self._ahead = self._ahead, None
+        if run is None:
+            return
+        if run.context.compression is not None:
+            self._context.set_compression(run.context.compression)
+        if run.context.initial_metadata is not None:
+            await self._context.send_initial_metadata(run.context.initial_metadata)

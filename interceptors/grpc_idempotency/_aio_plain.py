@@ -1,0 +1,108 @@
+"""Handlers of un-keyed calls on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency._aio_run import is_async
+from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of
+from grpc_idempotency._run import Target
+
+if TYPE_CHECKING:
+    _Context = grpc.aio.ServicerContext[Any, Any]
+
+logger = logging.getLogger("grpc_idempotency")
+
+
+def plain(target: Target) -> Callable[[Any, Any], Any]:
+    """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
+    behaviour = target.behaviour
+    if inspect.isasyncgenfunction(behaviour):
+        return _generator(behaviour)
+    if is_async(behaviour):
+        return _coroutine(behaviour)
+    return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
+
+
+def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def coroutine(request: Any, context: "_Context") -> Any:
+        try:
+            return await behaviour(request, context)
+        except BaseException as exc:
+            await _answer(exc, context)
+
+    return coroutine
+
+
+def _generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def generator(request: Any, context: "_Context") -> AsyncIterator[Any]:
+        try:
+            async for message in behaviour(request, context):
+                yield message
+        except BaseException as exc:
+            await _answer(exc, context)
+
+    return generator
+
+
+def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def function(request: Any, context: Any) -> Any:
+        try:
+            return behaviour(request, context)
+        except Exception as exc:
+            _answer_on_thread(exc, context)
+
+    return function
+
+
+def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def generator(request: Any, context: Any) -> Iterator[Any]:
+        try:
+            yield from behaviour(request, context)
+        except Exception as exc:
+            _answer_on_thread(exc, context)
+
+    return generator
+
+
+async def _answer(error: BaseException, context: "_Context") -> NoReturn:
+    """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
+    if isinstance(error, grpc.aio.AbortError | GeneratorExit) or _from_outside(error):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        logger.error("a handler was cancelled from inside the server")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "The handler was cancelled.")
+    logger.error("a handler raised", exc_info=error)
+    try:
+        await context.abort(_code_after(context), INTERNAL_ERROR)
+    finally:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Whether it is the cancellation of the call, by its client or its deadline; before 3.11 nobody can tell."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    task = asyncio.current_task()
+    return sys.version_info < (3, 11) or task is None or task.cancelling() > 0
+
+
+def _answer_on_thread(error: Exception, context: Any) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    logger.error("a handler raised", exc_info=error)
+    context.abort(grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
+    raise error
+
+
+def _code_after(context: "_Context") -> grpc.StatusCode:
+    """As gRPC does it: a handler may set a code and then raise."""
+    code: Any = context.code()  # a number, or nothing yet, whatever its type says
+    return GRPC_CODES[code_of(code)] if code else grpc.StatusCode.UNKNOWN

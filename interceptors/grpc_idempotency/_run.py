@@ -1,0 +1,165 @@
+"""The handler of a keyed call, detached from its call: what both kinds of server know of its run."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from grpc_idempotency._context import Recorder
+from grpc_idempotency._effects import Answered, Ended, Raised, RolledBack
+from grpc_idempotency._methods import Method
+from grpc_idempotency._protocol import retained
+from grpc_idempotency._tape import Tape, frame
+from grpc_idempotency._wire import cap
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.operation import Operation
+from grpc_idempotency.records import Code, Effects, Outcome
+
+if TYPE_CHECKING:
+    import grpc
+
+logger = logging.getLogger("grpc_idempotency")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A method's handler, taken apart."""
+
+    method: Method
+    behaviour: Callable[[Any, Any], Any]
+    deserialize: Callable[[bytes], Any] | None
+    serialize: Callable[[Any], bytes] | None
+    request_streams: bool
+    response_streams: bool
+
+    @classmethod
+    def of(cls, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "Target":
+        """The target of whichever of the four kinds the handler is."""
+        behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+        assert behaviour is not None
+        return cls(
+            method=method,
+            behaviour=behaviour,
+            deserialize=handler.request_deserializer,
+            serialize=handler.response_serializer,
+            request_streams=bool(handler.request_streaming),
+            response_streams=bool(handler.response_streaming),
+        )
+
+    def read(self, raw: bytes) -> Any:
+        """A request message as the handler sees it."""
+        return self.deserialize(raw) if self.deserialize is not None else raw
+
+    def write(self, message: Any) -> bytes:
+        """A response message as it is sent; what is not bytes then is the handler's mistake."""
+        data = self.serialize(message) if self.serialize is not None else message
+        if type(data) is not bytes:
+            raise TypeError(f"{self.method.name}: a response became {type(data).__name__}, not bytes")
+        return data
+
+
+class TooLarge(Exception):
+    """A response that has to be held back until its transaction's commit is larger than may be buffered."""
+
+
+class Run:
+    """One run of a handler, on a recording context."""
+
+    def __init__(self, target: Target, context: Recorder) -> None:
+        self.target = target
+        self.context = context
+        self.tape = Tape(target.method.policy.max_response_bytes) if target.response_streams else None
+        self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
+        """Whether nothing of a stream may leave before the handler's end (4.8)."""
+        self._sealed: tuple[object, Outcome] | None = None
+
+    def seal(self, reply: object) -> Outcome:
+        """For a transaction: the outcome that is to be stored if this is the reply (5.1).
+
+        Where the method answers with a stream, the reply is the sequence of its messages.
+        """
+        outcome = self._outcome(reply)
+        self._sealed = (reply, outcome)
+        return retained(outcome, self.target.method.policy)
+
+    def record(self, message: Any) -> None:
+        """One more message of the stream."""
+        assert self.tape is not None
+        self.tape.append(self.target.write(message))
+        if self.held_back and not self.tape.retained:
+            raise TooLarge
+
+    def returned(self, operation: Operation | None, reply: object) -> Ended:
+        """It came to its end with this reply."""
+        if operation is not None and operation.committed is not None:
+            return self.committed(reply)
+        try:
+            return Answered(self._outcome(() if self.tape is not None else reply))
+        except Exception as exc:
+            return self.raised(operation, exc)
+
+    def raised(self, operation: Operation | None, error: BaseException) -> Ended:
+        """It raised, or aborted."""
+        if operation is not None and operation.committed is not None:
+            return self.committed(error)
+        outcome = self._capped(self.context.failure(self._streamed()))
+        if isinstance(error, TooLarge):
+            return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
+        if self.context.aborted:
+            return Answered(outcome)
+        logger.error("the handler of %s raised", self.target.method.name, exc_info=error)
+        return RolledBack(outcome) if isinstance(error, StoreUnavailable) else Raised(outcome)
+
+    def committed(self, reply: object) -> Answered:
+        """Its transaction has committed an outcome: that one counts, whatever came after."""
+        assert self._sealed is not None
+        sealed, outcome = self._sealed
+        if reply is not sealed and self.tape is None:
+            logger.warning(
+                "%s answered otherwise than its transaction committed; what was committed counts",
+                self.target.method.name,
+            )
+        return Answered(outcome, committed=True)
+
+    def tell_callbacks(self) -> None:
+        """The handler has ended: so hear those it has asked to be told."""
+        for callback in self.context.finish():
+            try:
+                callback(self.context)
+            except Exception:
+                logger.exception("a callback of the handler of %s raised", self.target.method.name)
+
+    def _outcome(self, reply: Any) -> Outcome:
+        if self.tape is not None:
+            return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
+        return self._capped(self.context.answer(self.target.write(reply) if self.context.succeeds else None))
+
+    def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
+        """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
+        if self.tape is None:
+            return None
+        whole = self.tape.whole()
+        if whole is None or not more:
+            return whole
+        whole += frame(map(self.target.write, more))
+        if self.held_back and len(whole) > self.target.method.policy.max_response_bytes:
+            raise TooLarge
+        return whole
+
+    def _capped(self, outcome: Outcome) -> Outcome:
+        limit = self.target.method.policy.max_trailer_bytes
+        outcome, dropped = cap(outcome, limit)
+        if dropped:
+            logger.warning(
+                "the status message and trailing metadata of %s exceed %d bytes; %d bytes of them were dropped",
+                self.target.method.name,
+                limit,
+                dropped,
+            )
+        return outcome
+
+
+_TOO_LARGE = (
+    "The stream's messages have to be held back until the handler's transaction is committed, and they are larger than "
+    "may be buffered. Nothing was kept."
+)

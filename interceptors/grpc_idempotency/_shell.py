@@ -1,0 +1,86 @@
+"""What the interceptors of both kinds of server have in common."""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import grpc
+
+from grpc_idempotency._admission import Admission
+from grpc_idempotency._methods import Method, Methods
+from grpc_idempotency._wire import carries_key
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction
+from grpc_idempotency.records import Effects
+
+logger = logging.getLogger("grpc_idempotency")
+
+SWEEP_PAUSE = 0.05
+"""Seconds between two batches of a sweep, so that calls get their turn."""
+
+
+class Shell:
+    """The configuration of an interceptor, checked; and what it says of a call."""
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        policy: Policy,
+        methods: Mapping[str, Policy] | None,
+        principal: PrincipalFunction,
+        secret: bytes | None,
+        sweep_every: timedelta | None,
+        drain_limit: timedelta,
+    ) -> None:
+        self._store = store
+        self._methods = Methods(policy, methods or {})
+        for each in (policy, *(methods or {}).values()):
+            if each.effects is Effects.TRANSACTIONAL and not hasattr(store, "transaction"):
+                raise PolicyError(
+                    f"Effects.TRANSACTIONAL needs a store with transactions; {type(store).__name__} has none."
+                )
+        self._admission = Admission(principal, secret)
+        self._sweep_every = sweep_every
+        self._drain_limit = drain_limit
+
+    def _may_be_keyed(self, method: Method, handler: Any, metadata: Any) -> bool:
+        """Whether a call has to be looked into: for all others the handler is left to itself."""
+        if method.passes:
+            return False
+        if handler.request_streaming and handler.response_streaming and method.policy.pass_bidirectional:
+            return False
+        if carries_key(metadata, method.policy.headers) or method.policy.required:
+            return True
+        return method.has_request_id and not handler.request_streaming
+
+    def _check_names(self, names: set[str] | None) -> None:
+        """Finds policies for methods that the server does not have; ``names`` is ``None`` where not all are known."""
+        unmatched = self._methods.unmatched(names) if names is not None else []
+        if unmatched:
+            raise PolicyError(f"There is a policy for {', '.join(unmatched)}, but the server has no such method.")
+
+    def _log_sweep(self, deleted: int, freed: int) -> None:
+        if deleted:
+            logger.info("swept %d expired records, gave back %d bytes", deleted, freed)
+
+    def _log_unfinished(self, unfinished: int) -> None:
+        if unfinished:
+            logger.error("%d operations did not end within the drain limit of %s", unfinished, self._drain_limit)
+
+
+def method_handler(
+    like: "grpc.RpcMethodHandler[Any, Any]", behaviour: Callable[[Any, Any], Any], *, typed: bool
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A handler of the same kind with another behaviour; its messages are bytes unless ``typed``."""
+    make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[bool(like.request_streaming), bool(like.response_streaming)]
+    if typed:
+        return make(behaviour, like.request_deserializer, like.response_serializer)
+    return make(behaviour)
