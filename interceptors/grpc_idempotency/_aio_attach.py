@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc.aio
 
+from grpc_idempotency._shell import names_of
+
 
 class Attachment:
     """Stands in for some methods of one server object: hears of its services, its start and its stop."""
@@ -30,13 +32,7 @@ class Attachment:
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Notes the methods, and adds them."""
         handlers = tuple(generic_rpc_handlers)
-        for handler in handlers:
-            # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
-            methods = getattr(handler, "_method_handlers", None)
-            if methods is None or self._names is None:
-                self._names = None
-            else:
-                self._names.update(methods)
+        self._names = names_of(handlers, self._names)
         self._add_generic(handlers)
 
     async def start(self) -> None:

@@ -5,6 +5,7 @@ import contextvars
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from grpc_idempotency._context import AioContext, Snapshot, ThreadContext
@@ -47,8 +48,9 @@ class AioRun(Run):
         request = _stream(self._requests) if target.request_streams else next(self._requests)
         if not inspect.isasyncgenfunction(target.behaviour):
             return await target.behaviour(request, self.context)
-        async for message in target.behaviour(request, self.context):
-            await self._emit(message)
+        async with aclosing(target.behaviour(request, self.context)) as messages:
+            async for message in messages:
+                await self._emit(message)
         return None
 
     async def _on_thread(self) -> Any:

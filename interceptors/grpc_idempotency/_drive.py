@@ -1,6 +1,6 @@
 """Runs a plan of the protocol: the one place where the two kinds of server part."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from grpc_idempotency._effects import Effect, Plan
@@ -19,6 +19,23 @@ def drive(plan: Plan[T], perform: Perform) -> T:
         while True:
             try:
                 reply = perform(effect)
+            except IdempotencyError as exc:
+                effect = plan.throw(exc)
+            else:
+                effect = plan.send(reply)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
+
+
+def drive_streaming(plan: Plan[T], perform: Perform) -> Generator[bytes, None, T]:
+    """The same, where performing an effect may be a generator, which yields messages and returns the reply."""
+    try:
+        effect = next(plan)
+        while True:
+            try:
+                reply = perform(effect)
+                if isinstance(reply, Generator):
+                    reply = yield from reply
             except IdempotencyError as exc:
                 effect = plan.throw(exc)
             else:

@@ -1,7 +1,7 @@
 """What the interceptors of both kinds of server have in common."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -84,3 +84,13 @@ def method_handler(
     if typed:
         return make(behaviour, like.request_deserializer, like.response_serializer)
     return make(behaviour)
+
+
+def names_of(handlers: Iterable[Any], known: set[str] | None) -> set[str] | None:
+    """The names of the methods that generic handlers serve, with those known; ``None`` where one does not tell."""
+    names = known
+    for handler in handlers:
+        # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
+        methods = getattr(handler, "_method_handlers", None)
+        names = None if methods is None or names is None else names | set(methods)
+    return names

@@ -80,6 +80,45 @@ class AsyncStore(Protocol):
         """Deletes up to ``limit`` expired records and gives space back where the store can. One small batch."""
 
 
+class Store(Protocol):
+    """A store as ``grpc_idempotency`` uses it in threads: the same calls, which block."""
+
+    def open(self) -> None:
+        """See :class:`AsyncStore`."""
+
+    def close(self) -> None:
+        """See :class:`AsyncStore`."""
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        """See :class:`AsyncStore`."""
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def get(self, name: bytes) -> Record | None:
+        """See :class:`AsyncStore`."""
+
+    def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """See :class:`AsyncStore`."""
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """See :class:`AsyncStore`."""
+
+
 class Rows(Protocol):
     """What a statement answered. All rows are fetched already."""
 
@@ -121,3 +160,10 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
         by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
         :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed.
         """
+
+
+class TransactionalStore(Store, Protocol):
+    """A store for threads whose database can hold the handler's own rows too (5.1)."""
+
+    def transaction(self, fn: Callable[[Database], T]) -> T:
+        """See :class:`AsyncTransactionalStore`."""

@@ -1,0 +1,140 @@
+"""The interceptor for ``grpc.server``."""
+
+import inspect
+import logging
+import random
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from grpc_idempotency._run import Target
+from grpc_idempotency._shell import SWEEP_PAUSE, Shell, method_handler
+from grpc_idempotency._sync_attach import Attachment
+from grpc_idempotency._sync_exchange import keyed
+from grpc_idempotency._sync_flights import Flights
+from grpc_idempotency._sync_plain import plain
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
+from grpc_idempotency.store import Store
+
+logger = logging.getLogger("grpc_idempotency")
+
+if TYPE_CHECKING:
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
+    """Makes the methods of a ``grpc.server`` safe to retry.
+
+    Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
+    see bytes in place of messages.
+
+    A unary operation runs in the thread of the call that founds it, a server-stream in a thread of its own. A handler
+    that runs past its execution limit can't be stopped: its call is cancelled, and its thread goes on.
+
+    Args:
+        store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.
+        policy: What holds for methods that ``methods`` does not name.
+        methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
+            is stronger than a glob, an earlier glob than a later one.
+        principal: Names the principal that a call's key belongs to (3.1).
+        secret: Makes the stored names and fingerprints HMACs under this secret, so that who reads the store can't
+            guess keys. Every process on the store needs the same one.
+        sweep_every: How often expired records are deleted; ``None``: not by this process.
+        drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
+        max_waiters: How many threads of the server duplicates may hold up while they wait; at most a quarter of its
+            pool. Further duplicates are refused with a push-back.
+        max_detached: How many operations that no call follows there may be before no further ones are taken on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policy: Policy = Policy(),  # noqa: B008  # frozen
+        methods: Mapping[str, Policy] | None = None,
+        principal: PrincipalFunction = mtls_or_shared,
+        secret: bytes | None = None,
+        sweep_every: timedelta | None = timedelta(minutes=5),
+        drain_limit: timedelta = timedelta(seconds=30),
+        max_waiters: int = 2,
+        max_detached: int = 10_000,
+    ) -> None:
+        if not callable(getattr(store, "claim", None)) or inspect.iscoroutinefunction(store.claim):
+            raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency for threads, whose calls block.")
+        super().__init__(
+            store,
+            policy=policy,
+            methods=methods,
+            principal=principal,
+            secret=secret,
+            sweep_every=sweep_every,
+            drain_limit=drain_limit,
+        )
+        self._flights = Flights(store, max_waiters=max_waiters, max_detached=max_detached)
+        self._sweeping = False
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "_Handler | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """For grpc: wraps the handler of a call. Does no I/O: grpc holds the server's lock meanwhile."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = self._methods[handler_call_details.method]
+        target = Target.of(handler, method)
+        if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
+            return method_handler(handler, plain(target), typed=True)
+        if not self._sweeping and self._sweep_every is not None:
+            self._sweeping = True
+            self._sweep_later(self._sweep_every.total_seconds())
+        return method_handler(handler, keyed(target, self._admission, self._flights), typed=False)
+
+    def attach(self, server: grpc.Server) -> None:
+        """Ties this interceptor to the server it serves. Call it before services are added.
+
+        At ``server.start()`` the policies are checked against the server's methods and the store is opened; after
+        ``server.stop()`` operations under way are drained and the store is closed, and the event that it answers with,
+        and ``wait_for_termination``, wait for that.
+        """
+        Attachment(server, at_start=self._check_and_open, at_stop=self.close)
+
+    def _check_and_open(self, names: set[str] | None) -> None:
+        self._check_names(names)
+        self.open()
+
+    def open(self) -> None:
+        """Opens the store, so that one that can't be used is found at start and not by the first call."""
+        self._store.open()
+
+    def close(self) -> None:
+        """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
+
+        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5).
+        """
+        self._log_unfinished(self._flights.close(self._drain_limit.total_seconds()))
+        self._store.close()
+
+    def _sweep_later(self, every: float) -> None:
+        after = every * random.uniform(0.5, 1.0)  # noqa: S311  # so that processes take turns
+        self._flights.keeper.later(after, lambda: self._sweep(every, 0, 0))
+
+    def _sweep(self, every: float, deleted: int, freed: int) -> None:
+        """One batch; the next comes after a pause, in which the keeper's thread is free for others."""
+        try:
+            swept = self._store.sweep()
+        except Exception:
+            logger.warning("a sweep failed; the next one will try again", exc_info=True)
+            self._sweep_later(every)
+            return
+        deleted, freed = deleted + swept.deleted, freed + swept.freed_bytes
+        if swept.more:
+            self._flights.keeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed))
+        else:
+            self._log_sweep(deleted, freed)
+            self._sweep_later(every)

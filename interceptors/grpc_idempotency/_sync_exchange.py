@@ -1,0 +1,237 @@
+"""One keyed call on threads: the only place that touches its live context."""
+
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+import grpc
+
+from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
+from grpc_idempotency._context import GRPC_CODES, Snapshot
+from grpc_idempotency._drive import drive, drive_streaming
+from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Land, Landed, Watch
+from grpc_idempotency._protocol import answer
+from grpc_idempotency._run import Target
+from grpc_idempotency._sync_flights import Flight, Flights
+from grpc_idempotency._sync_run import SyncRun
+from grpc_idempotency._tape import unframe
+from grpc_idempotency._wire import reply_to
+from grpc_idempotency.records import Code, Outcome
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+
+def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes."""
+
+    def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
+        return _Exchange(target, admission, flights, context).run(incoming)
+
+    def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
+        return _StreamingExchange(target, admission, flights, context).run(incoming)
+
+    return streaming if target.response_streams else unary
+
+
+class _Base:
+    """What unary and streaming answers have in common."""
+
+    def __init__(self, target: Target, admission: Admission, flights: Flights, context: grpc.ServicerContext) -> None:
+        self._target = target
+        self._admission = admission
+        self._flights = flights
+        self._context = context
+        self._snapshot = Snapshot(target.method.name, context)
+        self._ahead: SyncRun | None = None
+        """The run whose initial metadata this call is to send: its own."""
+
+    def _admit(self, incoming: Any) -> tuple[Call | None, SyncRun]:
+        target, snapshot = self._target, self._snapshot
+        if target.request_streams:
+            name = self._admission.name(target, snapshot, None)
+            intake = Intake(target.method, snapshot)
+            for raw in incoming:
+                intake.take(raw)
+            raws = intake.end()
+            messages = read(target, raws)
+        else:
+            raws = [incoming]
+            messages = read(target, raws)
+            name = self._admission.name(target, snapshot, messages[0])
+        run = SyncRun(target, messages, snapshot)
+        return None if name is None else self._admission.call(target, snapshot, name, raws, messages), run
+
+    def _board(self, call: Call, run: SyncRun) -> Boarded | None:
+        boarded = self._flights.board(call, run, self._context.cancel)
+        self._ahead = run if boarded is not None and boarded.founded else None
+        return boarded
+
+    def _watch(self, effect: Watch) -> bool:
+        with self._flights.waiting() as free:
+            return free and self._flights.watch(effect.name, effect.fence, effect.until)
+
+    def _gone(self) -> bool:
+        return not self._context.is_active()
+
+    # The live context
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Sends the status."""
+        self._send_ahead()
+        if outcome.status is not Code.OK:
+            self._context.abort_with_status(_Status(outcome))
+        self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.details:
+            self._context.set_details(outcome.details)
+
+    def _send_ahead(self) -> None:
+        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        run, self._ahead = self._ahead, None
+        if run is None or self._gone():
+            return
+        if run.context.compression is not None:
+            self._context.set_compression(run.context.compression)
+        if run.context.initial_metadata is not None:
+            self._context.send_initial_metadata(tuple(run.context.initial_metadata))
+
+
+class _Status(grpc.Status):
+    """An outcome as ``abort_with_status`` takes it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.code = GRPC_CODES[outcome.status]
+        self.details = outcome.details
+        self.trailing_metadata = outcome.trailers
+
+
+class _Exchange(_Base):
+    """A call that is answered with one message."""
+
+    def run(self, incoming: Any) -> bytes:
+        """Answers the call."""
+        outcome = self._outcome(incoming)
+        self._finish(outcome)
+        assert outcome.message is not None
+        return outcome.message
+
+    def _outcome(self, incoming: Any) -> Outcome:
+        try:
+            call, run = self._admit(incoming)
+        except NotAdmitted as exc:
+            return reply_to(exc.answer)
+        if call is None:
+            self._ahead = run
+            return _ended(run)
+        return reply_to(drive(answer(call), lambda effect: self._perform(effect, run)))
+
+    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
+        """What the plan of a call may ask for."""
+        match effect:
+            case Board(call):
+                return self._board(call, run)
+            case Land(boarded, until):
+                return self._land(boarded, until)
+            case Watch():
+                return self._watch(effect)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    def _land(self, boarded: Boarded, until: float | None) -> Landed:
+        flight = boarded.flight
+        assert isinstance(flight, Flight)
+        if boarded.founded:
+            with self._flights.following(flight):
+                flight.fly()
+                return flight.follow(None, self._gone)
+        with self._flights.waiting() as free, self._flights.following(flight):
+            if not free:
+                return Landed(None)
+            self._context.add_callback(flight.stir)
+            return flight.follow(until, self._gone)
+
+
+class _StreamingExchange(_Base):
+    """A call that is answered with a stream of messages."""
+
+    _sent = 0
+
+    def run(self, incoming: Any) -> Generator[bytes, None, None]:
+        """Answers the call."""
+        try:
+            call, run = self._admit(incoming)
+        except NotAdmitted as exc:
+            self._finish(reply_to(exc.answer))
+            return
+        if call is None:
+            yield from self._unkeyed(run)
+            return
+        answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, run))
+        yield from self._rest(reply_to(answered))
+
+    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
+        match effect:
+            case Board(call):
+                return self._board(call, run)
+            case Land(boarded, until):
+                return self._land(boarded, until)
+            case Watch():
+                return self._watch(effect)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
+        flight = boarded.flight
+        assert isinstance(flight, Flight)
+        if boarded.founded:
+            threading.Thread(target=flight.fly, name="grpc-idempotency-stream", daemon=True).start()
+            with self._flights.following(flight):
+                return (yield from self._play(flight, until))
+        with self._flights.waiting() as free, self._flights.following(flight):
+            if not free:
+                return Landed(None)
+            return (yield from self._play(flight, until))
+
+    def _play(self, flight: Flight, until: float | None) -> Generator[bytes, None, Landed]:
+        self._context.add_callback(flight.stir)
+        messages = flight.play(until, self._gone)
+        try:
+            while True:
+                message = next(messages)
+                self._send_ahead()
+                self._sent += 1
+                yield message
+        except StopIteration as done:
+            landed: Landed = done.value
+            return landed
+
+    def _unkeyed(self, run: SyncRun) -> Generator[bytes, None, None]:
+        """A call that turned out to have no key only when its message was read."""
+        self._ahead = run
+        ends: list[Outcome] = []
+
+        def to_end() -> None:
+            ends.append(_ended(run))
+            with run.moved:
+                run.moved.notify_all()
+
+        threading.Thread(target=to_end, name="grpc-idempotency-stream", daemon=True).start()
+        for message in run.play(lambda: bool(ends) or self._gone(), None):
+            self._send_ahead()
+            self._sent += 1
+            yield message
+        if ends:
+            yield from self._rest(ends[0])
+
+    def _rest(self, outcome: Outcome) -> Generator[bytes, None, None]:
+        """Yields what has not been sent yet, and sends the status."""
+        self._send_ahead()
+        for number, message in enumerate(unframe(outcome.message or b"")):
+            if number >= self._sent:
+                yield message
+        self._finish(outcome)
+
+
+def _ended(run: SyncRun) -> Outcome:
+    ended = run.to_end(None)
+    assert not isinstance(ended, CutShort)
+    return ended.outcome

@@ -1,0 +1,85 @@
+"""Runs a handler in the thread that it is called in."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from grpc_idempotency._context import Snapshot, ThreadContext
+from grpc_idempotency._effects import Ended
+from grpc_idempotency._run import Run, Target
+from grpc_idempotency.operation import Operation, enter
+
+
+class SyncRun(Run):
+    """A run that blocks, and its tape that other threads can follow."""
+
+    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
+        super().__init__(target, ThreadContext(snapshot))
+        self._requests: Iterator[Any] = iter(requests)
+        self.moved = threading.Condition()
+        """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
+
+    def to_end(self, operation: Operation | None) -> Ended:
+        """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
+        return contextvars.copy_context().run(self._to_end, operation)
+
+    def _to_end(self, operation: Operation | None) -> Ended:
+        enter(operation)
+        try:
+            return self.returned(operation, self._reply())
+        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            return self.raised(operation, exc)
+        finally:
+            self.tell_callbacks()
+
+    def _reply(self) -> Any:
+        target = self.target
+        request = self._requests if target.request_streams else next(self._requests)
+        reply = target.behaviour(request, self.context)
+        if self.tape is None:
+            return reply
+        for message in reply:
+            self._emit(message)
+        return None
+
+    def _emit(self, message: Any) -> None:
+        """Records a message of the stream; waits while those who follow are too far behind."""
+        assert self.tape is not None
+        with self.moved:
+            self.record(message)
+            self.moved.notify_all()
+            while self.tape.full:
+                self.moved.wait()
+
+    def play(self, over: Callable[[], bool], until: float | None) -> Generator[bytes, None, tuple[bool, bool]]:
+        """Yields the stream's messages, from the first on, until the run is over.
+
+        Answers whether that was reached, and whether a message was yielded. Before the first one it is given up when
+        the time is up; and at once when the first one is gone already.
+        """
+        follower, begun = object(), False
+        assert self.tape is not None
+        with self.moved:
+            if not self.tape.join(follower):
+                return False, False
+        try:
+            while True:
+                with self.moved:
+                    message = self.tape.read(follower)
+                    if message is None and over():
+                        return True, begun
+                    if message is None and not self._wait(None if begun else until):
+                        return False, begun
+                    self.moved.notify_all()
+                if message is not None:
+                    begun = True
+                    yield message
+        finally:
+            with self.moved:
+                self.tape.leave(follower)
+                self.moved.notify_all()
+
+    def _wait(self, until: float | None) -> bool:
+        return self.moved.wait(None if until is None else max(0.0, until - time.monotonic()))
