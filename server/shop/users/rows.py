@@ -30,9 +30,10 @@ def read_user(db: Database, user_id: str) -> User | None:
     return _user(row) if row else None
 
 
-def list_users(db: Database, after: int, limit: int) -> list[tuple[int, User]]:
-    """Users behind a ``seq``, each with its own, oldest first."""
-    return [(row[0], _user(row)) for row in db.execute(_SQL["list_users"], (after, limit)).fetchall()]
+def list_users(db: Database, after: int, limit: int) -> tuple[list[tuple[int, User]], bool]:
+    """Users behind a ``seq``, each with its own, oldest first: ``limit`` at most. Also whether there are more."""
+    rows = db.execute(_SQL["list_users"], (after, limit + 1)).fetchall()
+    return [(row[0], _user(row)) for row in rows[:limit]], len(rows) > limit
 
 
 def email_owner(db: Database, email: str) -> str | None:

@@ -63,12 +63,10 @@ class UserService(users_pb2_grpc.UserServiceServicer):
     async def ListUsers(self, request: ListUsersRequest, context: Context) -> ListUsersResponse:
         """Answers a page of users."""
         page = pages.asked("users", request)
-        found = await self._store.transaction(lambda db: rows.list_users(db, page.after, page.size + 1))
-        users = found[: page.size]
-        more = len(found) > len(users)
+        found, more = await self._store.transaction(lambda db: rows.list_users(db, page.after, page.size))
         return ListUsersResponse(
-            users=[user for _, user in users],
-            next_page_token=pages.token("users", users[-1][0]) if more else "",
+            users=[user for _, user in found],
+            next_page_token=pages.token("users", found[-1][0]) if more else "",
         )
 
     @answers
