@@ -86,6 +86,10 @@ class Reason(enum.Enum):
         grpc.StatusCode.FAILED_PRECONDITION,
         "The order '{id}' has {most} items, and no order can have more.",
     )
+    IMPORT_TRUNCATED = _Row(
+        grpc.StatusCode.CANCELLED,
+        "{announced} messages were announced and {came} came, so nothing was created. Send all of them again.",
+    )
     NOT_IMPLEMENTED = _Row(
         grpc.StatusCode.UNIMPLEMENTED,
         "{method} is not there yet.",

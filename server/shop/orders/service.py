@@ -11,6 +11,7 @@ from shop.fields import Fields
 from shop.orders import rows
 from shop.orders.changes import Changes
 from shop.orders.checks import MOST_ITEMS, check_item, check_order
+from shop.orders.imports import whole_import
 from shop.orders.v1 import orders_pb2_grpc
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
@@ -26,8 +27,6 @@ from shop.orders.v1.orders_pb2 import (
 )
 
 _LARGEST_PAGE = 256 * 1024
-_MOST_IMPORTED = 1000
-_MOST_IMPORTED_ITEMS = 10_000
 
 
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
@@ -119,7 +118,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
     @answers
     async def ImportOrders(self, requests: AsyncIterable[CreateOrderRequest], context: Context) -> ImportOrdersResponse:
         """Creates an order for each message, all or none."""
-        asked = await _checked_import(requests)
+        asked = await whole_import(requests, context)
 
         def create(db: Database) -> ImportOrdersResponse:
             for request in asked:
@@ -132,27 +131,6 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         order = await self._store.transaction(change)
         self._changes.announce(order.id)
         return order
-
-
-async def _checked_import(requests: AsyncIterable[CreateOrderRequest]) -> list[CreateOrderRequest]:
-    """All messages of an import. A message that is not valid is not kept, but the others are read, so that all that is
-    wrong is told at once; too many messages or items end it.
-    """
-    asked: list[CreateOrderRequest] = []
-    items = position = 0
-    with Fields() as fields:
-        async for request in requests:
-            items += len(request.items)
-            if position == _MOST_IMPORTED or items > _MOST_IMPORTED_ITEMS:
-                limits = f"must be at most {_MOST_IMPORTED} in one call, with at most {_MOST_IMPORTED_ITEMS} items"
-                fields.bad("messages", limits)
-                break
-            before = fields.count
-            check_order(fields, request, f"messages[{position}].")
-            if fields.count == before:
-                asked.append(request)
-            position += 1
-    return asked
 
 
 def _existing(db: Database, order_id: str) -> Order:

@@ -194,11 +194,13 @@ class OrderServiceServicer:
         and 10,000 items in one call.
 
         A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone.
+        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+        else a client that breaks off may find created what it had sent till then.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
         a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+        announced; nothing was created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

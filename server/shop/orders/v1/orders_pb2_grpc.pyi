@@ -101,11 +101,13 @@ class OrderServiceStub:
     and 10,000 items in one call.
 
     A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone.
+    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+    else a client that breaks off may find created what it had sent till then.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+      announced; nothing was created.
     """
 
 @_typing.type_check_only
@@ -181,11 +183,13 @@ class OrderServiceAsyncStub(OrderServiceStub):
     and 10,000 items in one call.
 
     A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone.
+    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+    else a client that breaks off may find created what it had sent till then.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+      announced; nothing was created.
     """
 
 class OrderServiceServicer:
@@ -298,11 +302,13 @@ class OrderServiceServicer:
         and 10,000 items in one call.
 
         A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone.
+        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+        else a client that breaks off may find created what it had sent till then.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
           a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+          announced; nothing was created.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
