@@ -125,6 +125,21 @@ def test_its_server_ends_with_it(tmp_path: Path, number: signal.Signals) -> None
     assert not _answers(address[1])
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break otherwise there")
+def test_nobody_reads_on(tmp_path: Path) -> None:
+    """``make demo | head`` ends the server too, without a word."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "shop.demo"], env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.readline()
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 1
+    assert not list(tmp_path.iterdir())
+
+
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:

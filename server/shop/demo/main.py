@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import grpc.aio
 
 from shop.demo.process import ServerFailed, ShopProcess
 from shop.demo.proxy import Proxy
-from shop.demo.stage import Stage, console
+from shop.demo.stage import AudienceLeft, Stage, console
 from shop.demo.story import Story
 
 SERVER = (sys.executable, "-m", "shop")
@@ -28,6 +29,9 @@ def main(server: Sequence[str] = SERVER) -> int:
         asyncio.run(_play(stage, server))
     except (KeyboardInterrupt, asyncio.CancelledError):
         stage.broken("The demo was interrupted.")
+    except AudienceLeft:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes
+        return 1
     return stage.verdict()
 
 

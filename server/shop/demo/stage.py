@@ -14,6 +14,16 @@ _NARROWEST = 30
 _WIDEST = 110
 
 
+class AudienceLeft(Exception):
+    """Nobody reads standard output any more. Expected where it goes to a pager or to ``head``."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Instead of ending the process from within a print: the server has to be ended first."""
+        raise AudienceLeft
+
+
 def short(text: str) -> str:
     """A text with each long id in it cut to its first eight characters, everywhere alike."""
     return _LONG.sub(lambda match: f"{match[0][:8]}…", text)
@@ -23,7 +33,7 @@ def console() -> Console:
     """Standard output, as wide as is pleasant to read. Rich itself minds NO_COLOR, and what is no terminal."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no check mark is no reason to fail
-    made = Console(highlight=False, soft_wrap=False, emoji=False)
+    made = _Console(highlight=False, soft_wrap=False, emoji=False)
     made.width = max(_NARROWEST, min(made.width, _WIDEST))
     return made
 
