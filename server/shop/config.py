@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^:\s/\[\]]+):(?P<port>[0-9]{1,5})\Z")
+_LARGEST_PORT = 65535
+_SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)\Z")
+_SECONDS = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 _OTHER_STORES = {"postgresql": "PostgreSQL", "postgres": "PostgreSQL", "redis": "Redis", "rediss": "Redis"}
 
@@ -52,8 +55,8 @@ def from_environment(environment: Mapping[str, str]) -> Config:
 
 def _listen(value: str) -> tuple[str, int]:
     match = _HOST_PORT.match(value)
-    if not match or int(match["port"]) > 65535:
-        raise BadSetting(f"SHOP_LISTEN must be HOST:PORT with a port up to 65535, as 127.0.0.1:50051, not {value!r}.")
+    if not match or int(match["port"]) > _LARGEST_PORT:
+        raise BadSetting(f"SHOP_LISTEN must be HOST:PORT, as 127.0.0.1:50051, port 0 for any; not {_shown(value)}.")
     return match["host"], int(match["port"])
 
 
@@ -61,9 +64,9 @@ def _store(value: str) -> Path:
     scheme = value.partition(":")[0].lower()
     if scheme in _OTHER_STORES:
         raise BadSetting(f"SHOP_STORE: {_OTHER_STORES[scheme]} ({scheme}://) is not built in yet; use sqlite:///FILE.")
-    parts = urlsplit(value)
-    path = unquote(parts.path).removeprefix("/")
-    if scheme != "sqlite" or parts.netloc or parts.query or parts.fragment or path in ("", ":memory:") or "\0" in path:
+    match = _SQLITE.match(value)
+    path = unquote(match["path"]) if match else ""
+    if not path or path == ":memory:" or "\0" in path:
         raise BadSetting(
             "SHOP_STORE must be sqlite:///FILE for a file in this folder or sqlite:////FOLDER/FILE for one anywhere."
         )
@@ -71,6 +74,11 @@ def _store(value: str) -> Path:
 
 
 def _ttl(value: str) -> timedelta:
-    if not value.isascii() or not value.isdigit() or len(value) > 12 or not 1 <= int(value) <= _LONGEST_TTL:
-        raise BadSetting(f"SHOP_TTL must be a whole number of seconds, 1 to {_LONGEST_TTL} (ten years), not {value!r}.")
+    if not _SECONDS.match(value) or not 1 <= int(value) <= _LONGEST_TTL:
+        raise BadSetting(f"SHOP_TTL must be whole seconds, 1 to {_LONGEST_TTL} (ten years), not {_shown(value)}.")
     return timedelta(seconds=int(value))
+
+
+def _shown(value: str) -> str:
+    """A value fit for a line."""
+    return ascii(value if len(value) <= 40 else f"{value[:40]}...")

@@ -38,6 +38,7 @@ class Shop:
     address: str
     """HOST:PORT, with the port that was taken."""
     store: SQLiteStore
+    changes: Changes
     server: grpc.aio.Server
 
 
@@ -56,7 +57,7 @@ async def serving(config: Config) -> AsyncIterator[Shop]:
         await server.start()
         for service in _SERVICES:
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-        yield Shop(address=f"{config.host}:{port}", store=store, server=server)
+        yield Shop(address=f"{config.host}:{port}", store=store, changes=changes, server=server)
     finally:
         await checks.enter_graceful_shutdown()
         changes.close()

@@ -25,6 +25,11 @@ class Changes:
         for order_id in self._watchers:
             self.announce(order_id)
 
+    @property
+    def watched(self) -> int:
+        """How many orders are watched."""
+        return len(self._watchers)
+
     @contextmanager
     def watching(self, order_id: str) -> Iterator[asyncio.Event]:
         """An event that is set when the order may have changed. Clear it before you read the order, not after."""
