@@ -174,6 +174,14 @@ class Service(Client):
         self.interceptor = interceptor
         self.store = store
 
+    async def has_detached(self, count: int = 1) -> bool:
+        """Whether so many operations have nobody left who waits for them."""
+        return len(self.interceptor._flights.detached) == count
+
+    async def is_followed(self, count: int) -> bool:
+        """Whether so many calls wait for the one operation that runs."""
+        return [flight.followers for flight in self.interceptor._flights._flights.values()] == [count]
+
     async def records(self) -> Sequence[Record]:
         return await self.store.list()
 

@@ -17,12 +17,14 @@ class FlakyStore(SQLiteStore):
     def __init__(self, path: Any, **options: Any) -> None:
         super().__init__(path, **options)
         self.down: set[str] = set()
+        self.asked: collections.Counter[str] = collections.Counter()
         self.failures: collections.Counter[str] = collections.Counter()
         self.failed: dict[str, Gate] = collections.defaultdict(Gate)
         self.lands = False
         """Whether a claim that fails takes effect all the same, and nobody can know."""
 
     def _check(self, name: str, landed: bool | None = False) -> None:
+        self.asked[name] += landed is False
         if name in self.down:
             self.failures[name] += 1
             self.failed[name].open()

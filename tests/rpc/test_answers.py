@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from .handlers import Blocking, Counting
-from .helpers import CREATED, STATUS, Servers, new_key, text
+from .helpers import CREATED, STATUS, Servers, new_key, text, until
 
 
 async def test_the_trailers_of_a_success(serve: Servers) -> None:
@@ -56,7 +56,7 @@ async def test_the_trailers_of_one_that_attached(serve: Servers) -> None:
     first = asyncio.ensure_future(service.call("Do", key=key))
     await handler.began.wait()
     second = asyncio.ensure_future(service.call("Do", key=key))
-    await asyncio.sleep(0.05)
+    await until(lambda: service.is_followed(2))
     handler.go.open()
     assert (await first).trailers == ((STATUS, "executed"),)
     assert (await second).trailers == ((STATUS, "attached"),)

@@ -186,11 +186,11 @@ async def test_the_raw_key_is_not_stored(serve: Servers) -> None:
 async def test_a_secret_changes_the_names(serve: Servers) -> None:
     """With a secret the stored digests are HMACs: another secret, or none, gives others (3.1)."""
     key = new_key()
-    for secret in (None, b"one secret", b"another secret"):
-        service = await serve({"Do": Counting()}, secret=secret)
+    services = [await serve({"Do": Counting()}, secret=secret) for secret in (None, b"one secret", b"another secret")]
+    for service in services:
         assert (await service.call("Do", key=key)).mark == "executed"
         assert (await service.call("Do", key=key)).mark == "replayed"
-    records = await service.records()
+    records = await services[0].records()
     assert len({record.name for record in records}) == 3
     assert len({record.fingerprint.raw for record in records}) == 3
 
