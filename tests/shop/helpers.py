@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # names for type checkers alone
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
+NO_CONTEXT: Any = None
+"""For a bare servicer in a call that has nothing to say through its context."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections.abc import Iterator
-from typing import cast
 
 import grpc
 import grpc.aio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.shop.helpers import Client, ScratchStore, bad_fields, create_order, create_user
+from tests.shop.helpers import NO_CONTEXT, Client, ScratchStore, bad_fields, create_order, create_user
 
 from shop import pages
-from shop.errors import Context, InvalidRequest
+from shop.errors import InvalidRequest
 from shop.orders import rows
 from shop.orders.changes import Changes
 from shop.orders.service import OrderService
@@ -43,7 +42,7 @@ def test_a_walk_finds_each_order_once(filled: tuple[OrderService, list[str]], si
         token = ""
         for size in sizes * (COUNT + 1):
             request = ListOrdersRequest(page_size=size, page_token=token)
-            page = await servicer.ListOrders(request, cast("Context", None))
+            page = await servicer.ListOrders(request, NO_CONTEXT)
             assert len(page.orders) <= (size or 50)
             found += [order.id for order in page.orders]
             token = page.next_page_token
@@ -115,9 +114,8 @@ async def test_large_orders_make_short_pages(client: Client) -> None:
 async def test_a_walk_is_not_led_astray_by_a_delete(scratch: ScratchStore) -> None:
     """A user who is deleted behind a page, be it the page's last, makes no other be skipped or come twice."""
     users = UserService(scratch)
-    context = cast("Context", None)
-    made = [(await users.CreateUser(create_user(f"{n}@example.com"), context)).id for n in range(6)]
-    first = await users.ListUsers(ListUsersRequest(page_size=2), context)
-    await users.DeleteUser(DeleteUserRequest(id=made[1]), context)
-    rest = await users.ListUsers(ListUsersRequest(page_token=first.next_page_token), context)
+    made = [(await users.CreateUser(create_user(f"{n}@example.com"), NO_CONTEXT)).id for n in range(6)]
+    first = await users.ListUsers(ListUsersRequest(page_size=2), NO_CONTEXT)
+    await users.DeleteUser(DeleteUserRequest(id=made[1]), NO_CONTEXT)
+    rest = await users.ListUsers(ListUsersRequest(page_token=first.next_page_token), NO_CONTEXT)
     assert [user.id for user in (*first.users, *rest.users)] == made

@@ -1,14 +1,28 @@
 """WatchOrder."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import grpc.aio
 import pytest
-from tests.shop.helpers import Client, bad_fields, create_order, open_shop, reason, retry_seconds
+from tests.shop.helpers import (
+    NO_CONTEXT,
+    Client,
+    ScratchStore,
+    bad_fields,
+    create_order,
+    open_shop,
+    reason,
+    retry_seconds,
+)
 
+from grpc_idempotency import Database
+from shop.orders import rows
 from shop.orders.changes import Changes
+from shop.orders.service import OrderService
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
     CancelOrderRequest,
@@ -18,6 +32,7 @@ from shop.orders.v1.orders_pb2 import (
     WatchOrderRequest,
 )
 
+T = TypeVar("T")
 ITEM = OrderItem(sku="SKU003", quantity=1)
 
 
@@ -114,3 +129,27 @@ async def test_a_change_during_a_look_is_not_missed() -> None:
         await asyncio.wait_for(changes.wait(watcher), timeout=5)
     assert changes.watched == 0
     changes.announce("order-1")
+
+
+async def test_a_look_that_finds_no_change_says_nothing(scratch: ScratchStore) -> None:
+    """Looking again, however often, sends the order only when it has changed."""
+    changes = Changes(poll=0.001)
+    orders = OrderService(scratch, changes)
+    order = await orders.CreateOrder(create_order(), NO_CONTEXT)
+    watch = orders.WatchOrder(WatchOrderRequest(id=order.id), NO_CONTEXT)
+    assert await anext(watch) == order
+    looks = 0
+    transaction = scratch.transaction
+
+    async def look(fn: Callable[[Database], T]) -> T:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            scratch.run(lambda db: rows.update_order(db, order, Order.STATE_CANCELLED))
+        return await transaction(fn)
+
+    scratch.transaction = look  # type: ignore[method-assign]  # to count
+    assert (await anext(watch)).state == Order.STATE_CANCELLED
+    assert looks == 5
+    with pytest.raises(StopAsyncIteration):
+        await anext(watch)
