@@ -22,6 +22,7 @@ import pytest
 from grpc_idempotency import Effects, Policy, Reason, State
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint
+from shop.config import Config, from_environment
 from shop.demo.proxy import Proxy
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, ListOrdersRequest, Order
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
@@ -150,6 +151,13 @@ def test_the_table_of_the_policy_is_the_librarys() -> None:
     assert re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE) == [field.name for field in fields(Policy)]
 
 
+def test_the_table_of_the_environment_is_the_shops() -> None:
+    """The variables that README tells of are known, and their defaults are the defaults."""
+    told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL"}
+    assert from_environment(told) == Config()
+
+
 def test_the_two_commands_are_there() -> None:
     """What README tells to type, make knows."""
     commands = blocks(ROOT / "README.md", "console")[0].split("\n")
@@ -270,11 +278,13 @@ def test_the_tutorial(tmp_path: Path) -> None:
         assert "'replayed'" in second
         server.send_signal(signal.SIGINT)
         server.wait(20)
+        assert server.returncode == 0
     with running(address, tmp_path, "server.py"):
         assert receipt in shell("python client.py order-1 500", tmp_path)
         assert "FAILED_PRECONDITION" in shell("python client.py order-1 700 2>&1 || true", tmp_path)
         assert receipt not in shell("python client.py order-2 500", tmp_path)
-    assert (tmp_path / "server.log").read_text().count("charging") == 2
+    log = (tmp_path / "server.log").read_text().splitlines()
+    assert [line.split()[0] for line in log] == ["charging", "charging"]
 
 
 @pytest.mark.skipif(not BUF.exists(), reason="buf is not installed")

@@ -1,6 +1,7 @@
 """All that an embedder can decide, behind an interceptor that authenticates."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import uuid
@@ -74,8 +75,12 @@ async def serve() -> None:
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
     await server.start()
-    await server.wait_for_termination()
+    try:
+        await server.wait_for_termination()
+    finally:
+        await server.stop(grace=5)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())

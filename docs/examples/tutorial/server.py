@@ -1,6 +1,7 @@
 """The tutorial's server: charges cards, once per key."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 
@@ -28,8 +29,12 @@ async def serve():
     payments_pb2_grpc.add_PaymentsServicer_to_server(Payments(), server)
     server.add_insecure_port("127.0.0.1:50051")
     await server.start()
-    await server.wait_for_termination()
+    try:
+        await server.wait_for_termination()
+    finally:
+        await server.stop(grace=5)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
