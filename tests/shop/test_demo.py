@@ -48,9 +48,14 @@ def demo_against(tmp_path: Path, server: Sequence[str]) -> "subprocess.Completed
     )
 
 
-def test_every_promise_of_the_story_holds(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> "subprocess.CompletedProcess[str]":
+    """One run of the demo."""
+    return demo(tmp_path_factory.mktemp("demo"))
+
+
+def test_every_promise_of_the_story_holds(played: "subprocess.CompletedProcess[str]") -> None:
     """``make demo`` shows each promise with a check mark, and exits with 0."""
-    played = demo(tmp_path)
     assert played.returncode == 0, played.stdout + played.stderr
     for promise in PROMISES:
         assert f"✓ {promise}" in played.stdout
@@ -59,9 +64,9 @@ def test_every_promise_of_the_story_holds(tmp_path: Path) -> None:
     assert played.stderr == ""
 
 
-def test_what_a_person_sees_of_it(tmp_path: Path) -> None:
+def test_what_a_person_sees_of_it(played: "subprocess.CompletedProcess[str]") -> None:
     """The story's figures are there, the first reply's id comes again and again, and no whole id is printed."""
-    story = demo(tmp_path).stdout
+    story = played.stdout
     assert "cust_123: SKU001 \N{MULTIPLICATION SIGN} 2, SKU002 \N{MULTIPLICATION SIGN} 1; 55.99 USD" in story
     first = re.search(r"stores (order-[0-9a-f]{8}…)", story)
     assert first is not None
@@ -113,7 +118,11 @@ def test_a_server_that_does_not_start(tmp_path: Path) -> None:
 def test_its_server_ends_with_it(tmp_path: Path, number: signal.Signals) -> None:
     """A demo that is ended in the middle ends its server too, and leaves no file behind."""
     with subprocess.Popen(
-        [sys.executable, "-m", "shop.demo"], env=environment(tmp_path), stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, "-m", "shop.demo"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
     ) as running:
         assert running.stdout is not None
         address = next(filter(None, (re.search(r"A shop on (\S+),", line) for line in running.stdout)))
@@ -121,6 +130,7 @@ def test_its_server_ends_with_it(tmp_path: Path, number: signal.Signals) -> None
         rest = running.stdout.read()
     assert running.returncode == 1, rest
     assert "The demo was interrupted." in rest
+    assert "Traceback" not in rest
     assert not list(tmp_path.iterdir())
     assert not _answers(address[1])
 
