@@ -5,8 +5,6 @@ future; the thread takes all that waits, runs it as one group and hands the answ
 that a caller does, being cancelled or having its loop closed, can interrupt a group or take the connection along.
 """
 
-import collections
-import contextlib
 import logging
 import os
 import sqlite3
@@ -23,10 +21,10 @@ from grpc_idempotency.stores.sqlite.group import Group
 from grpc_idempotency.stores.sqlite.requests import Flush, GetRequest, ListRequest, Prepare, Request, SweepRequest
 from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores.sqlite.waiting import Waiting
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 AnyRequest = Request[Any]
-_MOST_AT_ONCE = 4096
 _abandoned: list[object] = []
 
 
@@ -42,8 +40,7 @@ class Writer:
         """Why nothing can be submitted: it could not be opened, or is closed."""
         self.closed = threading.Event()
         self._tables: dict[str, Tables] = {}
-        self._pending: collections.deque[AnyRequest] = collections.deque()
-        self._awake = True  # until the connection is there: nobody has to wake the thread before
+        self._waiting = Waiting(self._wake)
         self._connection: Connection | None = None
         self._closing = False
         self._farewells: list[AnyRequest] = []
@@ -52,11 +49,8 @@ class Writer:
     # -- any thread
 
     def submit(self, request: AnyRequest) -> None:
-        """Queues a request; its answer comes through ``settle`` in its loop. Cheap: it is on every call's path."""
-        request.error = None
-        self._pending.append(request)
-        if not self._awake:
-            self._wake()
+        """Queues a request; its answer comes through ``settle`` in its loop."""
+        self._waiting.add(request)
 
     def tables(self, sql: Sql, raw_clock: RawClock) -> Tables:
         """The tables of one prefix; the same for all stores that use it."""
@@ -67,18 +61,17 @@ class Writer:
         if farewell is not None:
             self._farewells.append(farewell)
         self._closing = True
-        self._wake()
+        self._waiting.wake()
 
     def abandon(self) -> None:
         """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
         _abandoned.append(self._connection)
-        self._pending.clear()
         self._connection = None
-        self._awake = False
+        self._waiting = Waiting(self._wake)
+        self._waiting.busy = False
         self.failure = StoreUnavailable(f"{self.path} was open when the process was forked; open it again")
 
     def _wake(self) -> None:
-        self._awake = True
         connection = self._connection
         if connection is not None:
             connection.post(self._drain)
@@ -98,47 +91,51 @@ class Writer:
         self.closed.set()
         _deliver(self._farewells)
         while True:
-            batch = self._take()
+            batch = self._waiting.take()
             for request in batch:
                 request.error = self.failure
             _deliver(batch)
-            self._awake = False
-            if not self._pending:
+            self._waiting.busy = False
+            if not self._waiting:
                 return
 
     # -- the connection's thread
 
     def _drain(self, db: sqlite3.Connection) -> None:
-        """Runs groups until nothing waits."""
+        """Runs one group; more of them only where the callers' loop can't be left to say when."""
+        waiting = self._waiting
         while self._connection is not None:
-            batch = self._take()
-            if batch:
-                self._run(db, batch)
-                continue
-            self._awake = False
-            if not self._pending:
+            batch = waiting.take()
+            left = self._run(db, batch) if batch else []
+            waiting.put_back(left)
+            # Before the answers: a caller may ask again before this thread has got anywhere.
+            waiting.busy = bool(left)
+            reached = self._answer(batch, left)
+            if not waiting or (reached and not left and not waiting.mixed):
                 break
-            self._awake = True  # a request came in between, and its caller may have seen us awake
+            waiting.busy = True
         if self._closing and not self.closed.is_set():
             self._leave(db)
 
-    def _take(self) -> list[AnyRequest]:
-        pending, batch = self._pending, []
-        for _ in range(min(len(pending), _MOST_AT_ONCE)):
-            batch.append(pending.popleft())
-        return batch
+    def _answer(self, batch: list[AnyRequest], left: list[AnyRequest]) -> bool:
+        if left:
+            unanswered = set(map(id, left))
+            batch = [one for one in batch if id(one) not in unanswered]
+        return _deliver(batch, self._waiting)
 
-    def _run(self, db: sqlite3.Connection, batch: list[AnyRequest]) -> None:
+    def _run(self, db: sqlite3.Connection, batch: list[AnyRequest]) -> list[AnyRequest]:
+        """Answers the requests; returns those that there was no time for."""
         left: list[AnyRequest] = []
         try:
             for tables, requests in _by_tables(batch):
                 left += self._run_for(db, tables, requests)
         except BaseException as error:  # a mistake of ours must not leave callers waiting for ever
             _log.exception("a group of requests on %s failed", self.path)
+            if db.in_transaction:
+                db.execute("ROLLBACK")
             self._fail(batch, error)
-        self._pending.extendleft(reversed(left))
-        waiting = set(map(id, left))
-        _deliver([one for one in batch if id(one) not in waiting] if left else batch)
+            return []
+        return left
 
     def _run_for(self, db: sqlite3.Connection, tables: Tables, requests: list[AnyRequest]) -> list[AnyRequest]:
         if not tables.ready and not self._prepare(db, tables, requests):
@@ -217,7 +214,7 @@ class Writer:
                 request.error = self._translated(error)
 
     def _translated(self, error: BaseException) -> StoreError:
-        if isinstance(error, Exception):
+        if isinstance(error, sqlite3.Error | StoreError):
             failure = translated(error, self.path)
         else:
             failure = StoreUnavailable(f"{self.path} failed: {type(error).__name__}", landed=None)
@@ -237,19 +234,25 @@ def _by_tables(batch: list[AnyRequest]) -> Iterable[tuple[Tables, list[AnyReques
     return parts.values()
 
 
-def _deliver(requests: Sequence[AnyRequest]) -> None:
-    """Hands the answers to the callers: one call into each of their loops."""
+def _deliver(requests: Sequence[AnyRequest], waiting: Waiting | None = None) -> bool:
+    """Hands the answers to the callers: one call into each of their loops. Whether it reached one, and all."""
     by_loop: dict[int, list[AnyRequest]] = {}
     for request in requests:
         by_loop.setdefault(id(request.loop), []).append(request)
+    reached = bool(requests)
     for answered in by_loop.values():
-        with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
-            answered[0].loop.call_soon_threadsafe(_settle, answered)
+        try:
+            answered[0].loop.call_soon_threadsafe(_settle, answered, waiting)
+        except RuntimeError:  # that loop is closed, and nobody in it waits any more
+            reached = False
+    return reached
 
 
-def _settle(requests: Sequence[AnyRequest]) -> None:
+def _settle(requests: Sequence[AnyRequest], waiting: Waiting | None) -> None:
     for request in requests:
         request.settle()
+    if waiting is not None:
+        waiting.settled(requests[0].loop)
 
 
 def identity_of(path: str) -> tuple[int, int] | None:

@@ -34,8 +34,11 @@ class OrderServiceStub:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -100,8 +103,11 @@ class OrderServiceServicer:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -140,7 +146,7 @@ class OrderServiceServicer:
         The order's `total_amount` stays as it is: it is the client's.
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending.
+        - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,21 +182,25 @@ class OrderServiceServicer:
 
         Changes that follow each other closely may come as one.
 
-        NOT_FOUND: there is no such order.
+        - NOT_FOUND: there is no such order.
+        - UNAVAILABLE: the server is stopping. Watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportOrders(self, request_iterator, context):
-        """Creates an order for each message of the stream, all or none, and answers how many there were.
+        """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
+        and 10,000 items in one call.
 
         A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone.
+        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+        else a client that breaks off may find created what it had sent till then.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
         a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+        announced; nothing was created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -256,8 +266,11 @@ class OrderService:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 

@@ -35,8 +35,11 @@ class OrderServiceStub:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -66,7 +69,7 @@ class OrderServiceStub:
     The order's `total_amount` stays as it is: it is the client's.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending.
+    - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]
     """Cancels a pending order, and answers it. (AIP-136)
@@ -90,17 +93,21 @@ class OrderServiceStub:
 
     Changes that follow each other closely may come as one.
 
-    NOT_FOUND: there is no such order.
+    - NOT_FOUND: there is no such order.
+    - UNAVAILABLE: the server is stopping. Watch again.
     """
     ImportOrders: _grpc.StreamUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.ImportOrdersResponse]
-    """Creates an order for each message of the stream, all or none, and answers how many there were.
+    """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
+    and 10,000 items in one call.
 
     A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone.
+    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+    else a client that breaks off may find created what it had sent till then.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+      announced; nothing was created.
     """
 
 @_typing.type_check_only
@@ -113,8 +120,11 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -141,7 +151,7 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The order's `total_amount` stays as it is: it is the client's.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending.
+    - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     """Cancels a pending order, and answers it. (AIP-136)
@@ -165,17 +175,21 @@ class OrderServiceAsyncStub(OrderServiceStub):
 
     Changes that follow each other closely may come as one.
 
-    NOT_FOUND: there is no such order.
+    - NOT_FOUND: there is no such order.
+    - UNAVAILABLE: the server is stopping. Watch again.
     """
     ImportOrders: _aio.StreamUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
-    """Creates an order for each message of the stream, all or none, and answers how many there were.
+    """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
+    and 10,000 items in one call.
 
     A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone.
+    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+    else a client that breaks off may find created what it had sent till then.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+      announced; nothing was created.
     """
 
 class OrderServiceServicer:
@@ -187,8 +201,11 @@ class OrderServiceServicer:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -233,7 +250,7 @@ class OrderServiceServicer:
         The order's `total_amount` stays as it is: it is the client's.
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending.
+        - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
         """
 
     def CancelOrder(
@@ -272,7 +289,8 @@ class OrderServiceServicer:
 
         Changes that follow each other closely may come as one.
 
-        NOT_FOUND: there is no such order.
+        - NOT_FOUND: there is no such order.
+        - UNAVAILABLE: the server is stopping. Watch again.
         """
 
     def ImportOrders(
@@ -280,14 +298,17 @@ class OrderServiceServicer:
         request_iterator: _MaybeAsyncIterator[_orders_pb2.CreateOrderRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ImportOrdersResponse, _abc.Awaitable[_orders_pb2.ImportOrdersResponse]]:
-        """Creates an order for each message of the stream, all or none, and answers how many there were.
+        """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
+        and 10,000 items in one call.
 
         A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone.
+        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
+        else a client that breaks off may find created what it had sent till then.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
           a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`: fewer messages came than were announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
+          announced; nothing was created.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,8 +35,11 @@ class UserServiceStub:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -106,8 +109,11 @@ class UserServiceServicer:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -142,6 +148,8 @@ class UserServiceServicer:
 
     def UpdateUser(self, request, context):
         """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+
+        An update that changes nothing leaves the user's etag as it was.
 
         - NOT_FOUND: there is no such user.
         - ALREADY_EXISTS: another user has this email address.
@@ -272,8 +280,11 @@ class UserService:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+    the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 

@@ -36,8 +36,11 @@ class UserServiceStub:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -63,6 +66,8 @@ class UserServiceStub:
     """Lists users a page at a time, oldest first. (AIP-132)"""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]
     """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+
+    An update that changes nothing leaves the user's etag as it was.
 
     - NOT_FOUND: there is no such user.
     - ALREADY_EXISTS: another user has this email address.
@@ -115,8 +120,11 @@ class UserServiceAsyncStub(UserServiceStub):
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -139,6 +147,8 @@ class UserServiceAsyncStub(UserServiceStub):
     """Lists users a page at a time, oldest first. (AIP-132)"""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]  # type: ignore[assignment]
     """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+
+    An update that changes nothing leaves the user's etag as it was.
 
     - NOT_FOUND: there is no such user.
     - ALREADY_EXISTS: another user has this email address.
@@ -190,8 +200,11 @@ class UserServiceServicer:
 
     Errors that every method may give:
 
-    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field.
+    - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
+      the first of them where they are too many for an answer's metadata.
     - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+
+    Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
     Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
@@ -232,6 +245,8 @@ class UserServiceServicer:
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.User, _abc.Awaitable[_users_pb2.User]]:
         """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+
+        An update that changes nothing leaves the user's etag as it was.
 
         - NOT_FOUND: there is no such user.
         - ALREADY_EXISTS: another user has this email address.

@@ -1,0 +1,72 @@
+"""Processes that take orders: one line of JSON in, one line of JSON out, until the input ends."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Answering = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Failed(Exception):
+    """A process could not do what it was told; it has said why on its standard error."""
+
+
+class Process:
+    """One such process, seen from outside."""
+
+    def __init__(self, module: str, *arguments: str, cpus: set[int] | None) -> None:
+        self._name = " ".join((module, *arguments))
+        pinned = ",".join(map(str, sorted(cpus or ())))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "BENCH_CPUS": pinned, "GRPC_VERBOSITY": "ERROR"},
+        )
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """Gives one order and waits for the answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise Failed(f"{self._name} has ended") from None
+        line = self._process.stdout.readline()
+        if not line:
+            raise Failed(f"{self._name} has ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def end(self) -> None:
+        """Lets it end by itself, for a while."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+async def take_orders(answering: Answering) -> None:
+    """The inner side: answers each order of the standard input."""
+    orders = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    while line := await orders.readline():
+        print(json.dumps(await answering(json.loads(line))), flush=True)
+
+
+def stay_on_cpus() -> None:
+    """Keeps this process, with all threads it will have, on the processors that it was given."""
+    cpus = os.environ.get("BENCH_CPUS")
+    if cpus and sys.platform == "linux":
+        os.sched_setaffinity(0, map(int, cpus.split(",")))

@@ -1,0 +1,34 @@
+"""The shortest server that is safe to retry."""
+
+import asyncio
+import contextlib
+import uuid
+from typing import Any
+
+import grpc.aio
+
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from shop.orders.v1 import orders_pb2, orders_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Orders(orders_pb2_grpc.OrderServiceServicer):
+    async def CreateOrder(self, request: orders_pb2.CreateOrderRequest, context: Context) -> orders_pb2.Order:
+        return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
+
+
+async def serve() -> None:
+    server = grpc.aio.server(interceptors=[IdempotencyInterceptor(SQLiteStore("idempotency.db"))])
+    orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
+    server.add_insecure_port("127.0.0.1:50051")
+    await server.start()
+    try:
+        await server.wait_for_termination()
+    finally:
+        await server.stop(grace=5)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())

@@ -1,0 +1,59 @@
+"""A handler whose rows and reply commit together, in a server that starts and stops in good order."""
+
+import asyncio
+import signal
+import uuid
+from typing import Any
+
+import grpc.aio
+
+from grpc_idempotency import Database, Effects, Policy
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from shop.orders.v1 import orders_pb2, orders_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Orders(orders_pb2_grpc.OrderServiceServicer):
+    def __init__(self, store: SQLiteStore) -> None:
+        self._store = store
+
+    async def CreateOrder(self, request: orders_pb2.CreateOrderRequest, context: Context) -> orders_pb2.Order:
+        if not request.customer_id:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "customer_id is required")
+
+        def create(db: Database) -> orders_pb2.Order:
+            order = orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
+            db.execute("INSERT INTO orders (id, customer_id) VALUES (?, ?)", (order.id, order.customer_id))
+            return order
+
+        return await self._store.transaction(create)
+
+
+def create_tables(db: Database) -> None:
+    db.execute("CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, customer_id TEXT NOT NULL)")
+
+
+async def serve() -> None:
+    store = SQLiteStore("orders.db")
+    await store.transaction(create_tables)
+
+    interceptor = IdempotencyInterceptor(
+        store,
+        methods={"/shop.orders.v1.OrderService/*": Policy(effects=Effects.TRANSACTIONAL)},
+    )
+    server = grpc.aio.server(interceptors=[interceptor])
+    interceptor.attach(server)
+    orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(store), server)
+    server.add_insecure_port("127.0.0.1:50051")
+    await server.start()
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop(grace=10)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

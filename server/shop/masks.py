@@ -1,0 +1,15 @@
+"""Field masks (AIP-134)."""
+
+from collections.abc import Sequence
+
+from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
+
+
+def named(mask: FieldMask, resource: Message, allowed: Sequence[str]) -> frozenset[str]:
+    """The fields that a checked mask names: an empty one those that are set in ``resource``, ``*`` all of them."""
+    if not mask.paths:
+        return frozenset(field for field in allowed if getattr(resource, field))
+    if list(mask.paths) == ["*"]:
+        return frozenset(allowed)
+    return frozenset(mask.paths)

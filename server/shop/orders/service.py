@@ -1,0 +1,149 @@
+"""The order service: each handler checks its request, and does its whole effect in one transaction."""
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+
+from grpc_idempotency import Database
+from shop import pages
+from shop.database import Transactions
+from shop.errors import Context, Reason, Refused, answers, answers_stream
+from shop.etags import require_match
+from shop.fields import Fields
+from shop.orders import rows
+from shop.orders.changes import Changes
+from shop.orders.checks import MOST_ITEMS, check_item, check_order
+from shop.orders.imports import whole_import
+from shop.orders.v1 import orders_pb2_grpc
+from shop.orders.v1.orders_pb2 import (
+    AddItemRequest,
+    CancelOrderRequest,
+    CheckoutRequest,
+    CreateOrderRequest,
+    GetOrderRequest,
+    ImportOrdersResponse,
+    ListOrdersRequest,
+    ListOrdersResponse,
+    Order,
+    WatchOrderRequest,
+)
+
+_LARGEST_PAGE = 256 * 1024
+
+
+class OrderService(orders_pb2_grpc.OrderServiceServicer):
+    """Takes orders and keeps them."""
+
+    def __init__(self, store: Transactions, changes: Changes) -> None:
+        self._store = store
+        self._changes = changes
+
+    @answers
+    async def CreateOrder(self, request: CreateOrderRequest, context: Context) -> Order:
+        """Creates an order."""
+        with Fields() as fields:
+            check_order(fields, request)
+        return await self._store.transaction(lambda db: rows.insert_order(db, request))
+
+    @answers
+    async def GetOrder(self, request: GetOrderRequest, context: Context) -> Order:
+        """Answers one order."""
+        with Fields() as fields:
+            fields.id("id", request.id)
+        return await self._store.transaction(lambda db: _existing(db, request.id))
+
+    @answers
+    async def ListOrders(self, request: ListOrdersRequest, context: Context) -> ListOrdersResponse:
+        """Answers a page of orders, a shorter one where they are large."""
+        page = pages.asked("orders", request)
+        found, more = await self._store.transaction(
+            lambda db: rows.list_orders(db, page.after, page.size, most_bytes=_LARGEST_PAGE)
+        )
+        return ListOrdersResponse(
+            orders=[order for _, order in found],
+            next_page_token=pages.token("orders", found[-1][0]) if more else "",
+        )
+
+    @answers
+    async def AddItem(self, request: AddItemRequest, context: Context) -> Order:
+        """Adds an item to a pending order."""
+        with Fields() as fields:
+            fields.id("order_id", request.order_id)
+            check_item(fields, request.item, "item")
+
+        def add(db: Database) -> Order:
+            order = _pending(_existing(db, request.order_id))
+            if len(order.items) >= MOST_ITEMS:
+                raise Refused(Reason.ORDER_FULL, id=order.id, most=str(MOST_ITEMS))
+            rows.add_item(db, order, request.item)
+            return _existing(db, order.id)
+
+        return await self._changed(add)
+
+    @answers
+    async def CancelOrder(self, request: CancelOrderRequest, context: Context) -> Order:
+        """Cancels a pending order."""
+        with Fields() as fields:
+            fields.id("id", request.id)
+
+        def cancel(db: Database) -> Order:
+            order = _existing(db, request.id)
+            require_match(request.etag, order.etag, order.id)
+            rows.update_order(db, _pending(order), Order.STATE_CANCELLED)
+            return _existing(db, order.id)
+
+        return await self._changed(cancel)
+
+    @answers
+    async def Checkout(self, request: CheckoutRequest, context: Context) -> Order:
+        """Will pay for an order."""
+        raise Refused(Reason.NOT_IMPLEMENTED, method="Checkout")
+
+    @answers_stream
+    async def WatchOrder(self, request: WatchOrderRequest, context: Context) -> AsyncIterator[Order]:
+        """Answers an order as it is, and again at each change, until it is in a final state."""
+        with Fields() as fields:
+            fields.id("id", request.id)
+        last = Order()
+        with self._changes.watching(request.id) as watcher:
+            while not self._changes.closed:
+                watcher.clear()
+                order = await self._store.transaction(lambda db: _existing(db, request.id))
+                if order != last:
+                    yield order
+                if order.state != Order.STATE_PENDING:
+                    return
+                last = order
+                await self._changes.wait(watcher)
+        raise Refused(Reason.STOPPING)
+
+    @answers
+    async def ImportOrders(self, requests: AsyncIterable[CreateOrderRequest], context: Context) -> ImportOrdersResponse:
+        """Creates an order for each message, all or none."""
+        asked = await whole_import(requests, context)
+
+        def create(db: Database) -> ImportOrdersResponse:
+            for request in asked:
+                rows.insert_order(db, request)
+            return ImportOrdersResponse(count=len(asked))
+
+        return await self._store.transaction(create)
+
+    async def _changed(self, change: Callable[[Database], Order]) -> Order:
+        order = await self._store.transaction(change)
+        self._changes.announce(order.id)
+        return order
+
+
+def _existing(db: Database, order_id: str) -> Order:
+    """The order, which has to be there."""
+    order = rows.read_order(db, order_id)
+    if order is None:
+        raise Refused(Reason.ORDER_NOT_FOUND, id=order_id)
+    return order
+
+
+def _pending(order: Order) -> Order:
+    """The order, which has to be pending."""
+    if order.state != Order.STATE_PENDING:
+        state = Order.State.Name(order.state).removeprefix("STATE_").lower()
+        raise Refused(Reason.ORDER_NOT_PENDING, id=order.id, state=state)
+    return order

@@ -1,0 +1,113 @@
+"""Users, wallets and reservations as rows: SQL on one side, messages on the other. No rule of the service is here."""
+
+from typing import Any
+
+from grpc_idempotency import Database
+from shop.database import statements
+from shop.etags import etag
+from shop.ids import new_id, now_us, timestamp
+from shop.money import NANOS_PER_UNIT, Amount, money
+from shop.users.v1.users_pb2 import Reservation, User
+
+_SQL = statements(__package__)
+
+
+def email_key(email: str) -> str:
+    """What is equal for equal addresses."""
+    return email.casefold()
+
+
+def insert_user(db: Database, display_name: str, email: str) -> User | None:
+    """Creates a user; ``None`` where another one has the email address."""
+    user_id, now = new_id("user"), now_us()
+    rows = db.execute(_SQL["insert_user"], (user_id, display_name, email, email_key(email), now, now))
+    return read_user(db, user_id) if rows.rowcount else None
+
+
+def read_user(db: Database, user_id: str) -> User | None:
+    """The user with an id."""
+    row = db.execute(_SQL["read_user"], (user_id,)).fetchone()
+    return _user(row) if row else None
+
+
+def list_users(db: Database, after: int, limit: int) -> tuple[list[tuple[int, User]], bool]:
+    """Users behind a ``seq``, each with its own, oldest first: ``limit`` at most. Also whether there are more."""
+    rows = db.execute(_SQL["list_users"], (after, limit + 1)).fetchall()
+    return [(row[0], _user(row)) for row in rows[:limit]], len(rows) > limit
+
+
+def email_owner(db: Database, email: str) -> str | None:
+    """The id of the user who has an email address."""
+    row = db.execute(_SQL["read_email_owner"], (email_key(email),)).fetchone()
+    return row[0] if row else None
+
+
+def update_user(db: Database, user: User) -> None:
+    """Writes a user's own fields."""
+    fields = (user.display_name, user.email, email_key(user.email), now_us(), user.id)
+    db.execute(_SQL["update_user"], fields)
+
+
+def update_balance(db: Database, user_id: str, balance: Amount) -> None:
+    """Writes a user's balance."""
+    db.execute(_SQL["update_balance"], (*balance.columns, now_us(), user_id))
+
+
+def delete_user(db: Database, user_id: str) -> None:
+    """Deletes a user; the reservations stay."""
+    db.execute(_SQL["delete_user"], (user_id,))
+
+
+def insert_reservation(db: Database, user_id: str, amount: Amount) -> Reservation:
+    """Creates an active reservation."""
+    now = now_us()
+    row = (new_id("reservation"), user_id, *amount.columns, Reservation.STATE_ACTIVE, now, now)
+    db.execute(_SQL["insert_reservation"], row)
+    return _reservation(row)
+
+
+def read_reservation(db: Database, reservation_id: str) -> Reservation | None:
+    """The reservation with an id."""
+    row = db.execute(_SQL["read_reservation"], (reservation_id,)).fetchone()
+    return _reservation(row) if row else None
+
+
+def update_reservation(db: Database, reservation: Reservation, state: Reservation.State) -> Reservation:
+    """Writes a reservation's new state, and answers the reservation."""
+    now = now_us()
+    db.execute(_SQL["update_reservation"], (state, now, reservation.id))
+    reservation.state = state
+    reservation.update_time.CopyFrom(timestamp(now))
+    return reservation
+
+
+def active_reservations(db: Database, user_id: str) -> tuple[int, int]:
+    """How many of a user's reservations are active, and what they set aside, in billionths."""
+    row = db.execute(_SQL["sum_active_reservations"], (user_id,)).fetchone()
+    count, units, nanos = row or (0, 0, 0)
+    return count, units * NANOS_PER_UNIT + nanos
+
+
+def _user(row: tuple[Any, ...]) -> User:
+    _, user_id, display_name, email, currency, units, nanos, version, created, updated = row
+    return User(
+        id=user_id,
+        display_name=display_name,
+        email=email,
+        balance=money(currency, units, nanos) if currency else None,
+        create_time=timestamp(created),
+        update_time=timestamp(updated),
+        etag=etag(user_id, version),
+    )
+
+
+def _reservation(row: tuple[Any, ...]) -> Reservation:
+    reservation_id, user_id, currency, units, nanos, state, created, updated = row
+    return Reservation(
+        id=reservation_id,
+        user_id=user_id,
+        amount=money(currency, units, nanos),
+        state=state,
+        create_time=timestamp(created),
+        update_time=timestamp(updated),
+    )

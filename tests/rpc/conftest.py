@@ -1,0 +1,40 @@
+"""What all tests of the interceptor share: servers of every kind, and a watch over what is logged."""
+
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from .helpers import Servers, secrets_told
+
+
+@pytest.fixture(autouse=True)
+def discretion(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No key and no body of a request is logged, at any level, and no task fails unseen (2.3)."""
+    secrets_told.clear()
+    caplog.set_level(logging.DEBUG, "grpc_idempotency")
+    yield
+    formatter = logging.Formatter("%(name)s %(message)s")
+    for phase in ("setup", "call", "teardown"):
+        for record in caplog.get_records(phase):
+            line = formatter.format(record)
+            assert not [secret for secret in secrets_told if secret in line], line
+            # gRPC's poller is woken for events that another loop of the process has had already.
+            unseen = record.name == "asyncio" and record.levelno >= logging.ERROR and "PollerCompletion" not in line
+            assert not unseen, line
+            assert "background task of the interceptor failed" not in line, line
+            assert "could not be brought to its end" not in line, line
+
+
+@pytest.fixture(params=["async", "thread"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kinds of handlers on a ``grpc.aio`` server: ``async def``, and ``def`` on a thread (4.10)."""
+    return str(request.param)
+
+
+@pytest.fixture
+async def serve(kind: str, tmp_path: Path) -> AsyncIterator[Servers]:
+    async with AsyncExitStack() as stack:
+        yield Servers(kind, tmp_path, stack)

@@ -1,0 +1,148 @@
+"""Leases and fences (4.2, 4.9)."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from grpc_idempotency import Effects, Policy, State, current_operation
+
+from .handlers import Blocking, Gate
+from .helpers import Servers, ms, new_key, refused, text, until
+from .stores import FlakyStore
+
+again = pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE], ids=lambda e: e.value)
+
+
+def brief(effects: Effects = Effects.OPAQUE, **options: Any) -> Policy:
+    """A policy with a lease that a test can wait for."""
+    return Policy(effects=effects, lease=ms(600), renew_every=ms(150), **options)
+
+
+class Dead(FlakyStore):
+    """The store as a server sees it that is cut off from it once it has claimed: its lease runs out."""
+
+    def cut_off(self) -> None:
+        self.down |= {"renew", "complete", "release", "hold", "get"}
+
+
+async def test_a_lease_is_renewed_while_the_handler_runs(serve: Servers) -> None:
+    """A handler may run for longer than its lease: nobody takes it over (4.9)."""
+    handler, store = Blocking(), FlakyStore(serve.path)
+    policy = brief(Effects.TRANSACTIONAL)
+    service = await serve({"Do": handler}, policy=policy, store=store)
+    other = await serve({"Do": handler}, policy=policy)
+    key = new_key()
+    first = asyncio.ensure_future(service.call("Do", key=key))
+    await handler.began.wait()
+    second = asyncio.ensure_future(other.call("Do", key=key))
+
+    async def renewed() -> bool:
+        return store.asked["renew"] >= 8  # by then the first lease has run out twice
+
+    await until(renewed)
+    assert not (await service.the_record()).lapsed
+    handler.go.open()
+    assert ((await first).text, (await second).text) == ("done 1", "done 1")
+    assert handler.runs == 1
+
+
+class Twice:
+    """Each run waits for a gate of its own."""
+
+    def __init__(self) -> None:
+        self.began = [Gate(), Gate()]
+        self.go = [Gate(), Gate()]
+        self.attempts: list[int] = []
+
+    async def __call__(self, _request: Any, _context: Any) -> StringValue:
+        number = len(self.attempts)
+        operation = current_operation()
+        assert operation is not None
+        self.attempts.append(operation.attempt)
+        self.began[number].open()
+        await self.go[number].wait()
+        return text(f"run {number + 1}")
+
+
+@again
+async def test_a_lapsed_lease_is_taken_over(serve: Servers, effects: Effects) -> None:
+    """Where nothing remains of a dead run, the next call runs again; the zombie changes nothing (4.2, 4.9)."""
+    handler, dead = Twice(), Dead(serve.path)
+    service = await serve({"Do": handler}, policy=brief(effects), store=dead)
+    alive = await serve({"Do": handler}, policy=brief(effects))
+    key = new_key()
+    first = asyncio.ensure_future(service.call("Do", key=key))
+    await handler.began[0].wait()
+    dead.cut_off()
+    second = asyncio.ensure_future(alive.call("Do", key=key))
+    await handler.began[1].wait()
+    dead.down.clear()
+    handler.go[0].open()  # the zombie has an answer; its fence is refused, and it hears the truth with the others
+    await asyncio.sleep(0.1)
+    assert (await alive.the_record()).state is State.RUNNING
+    handler.go[1].open()
+    assert ((await second).text, (await second).mark) == ("run 2", "executed")
+    assert ((await first).text, (await first).mark) == ("run 2", "attached")
+    assert handler.attempts == [1, 2]
+    record = await alive.the_record()
+    assert (record.attempts, record.state) == (2, State.COMPLETED)
+
+
+async def test_a_lapsed_opaque_lease_is_held(serve: Servers) -> None:
+    """An opaque run whose server is gone is held; were it only slow, its own completion is the truth (4.2, 4.9)."""
+    handler, dead = Twice(), Dead(serve.path)
+    service = await serve({"Do": handler}, policy=brief(), store=dead)
+    alive = await serve({"Do": handler}, policy=brief())
+    key = new_key()
+    first = asyncio.ensure_future(service.call("Do", key=key))
+    await handler.began[0].wait()
+    dead.cut_off()
+    refused(await alive.call("Do", key=key), "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
+    assert (await alive.the_record()).state is State.HELD
+    dead.down.clear()
+    handler.go[0].open()
+    assert (await first).text == "run 1"
+    reply = await alive.call("Do", key=key)
+    assert (reply.text, reply.mark, handler.attempts) == ("run 1", "replayed", [1])
+
+
+async def test_another_request_does_not_take_over(serve: Servers) -> None:
+    """A call with another request does not run in the place of a dead one: its key is reused (3.2, 4.9)."""
+    handler, dead = Twice(), Dead(serve.path)
+    service = await serve({"Do": handler}, policy=brief(Effects.REPEATABLE), store=dead)
+    alive = await serve({"Do": handler}, policy=brief(Effects.REPEATABLE))
+    key = new_key()
+    first = asyncio.ensure_future(service.call("Do", "buy one of them", key=key))
+    await handler.began[0].wait()
+    dead.cut_off()
+
+    async def lapsed() -> bool:
+        return (await alive.the_record()).lapsed
+
+    await until(lapsed)
+    reply = await alive.call("Do", "buy two of them", key=key)
+    refused(reply, "KEY_REUSED", grpc.StatusCode.FAILED_PRECONDITION)
+    assert len(handler.attempts) == 1
+    dead.down.clear()
+    handler.go[0].open()
+    assert (await first).text == "run 1"
+
+
+async def test_fences_are_unique(serve: Servers) -> None:
+    """A released operation that is claimed again has another fence (4.2)."""
+    fences: list[bytes] = []
+
+    async def do(_request: Any, context: Any) -> None:
+        operation = current_operation()
+        assert operation is not None
+        fences.append(operation.fence)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
+
+    service = await serve({"Do": do})
+    key = new_key()
+    for _ in range(5):
+        await service.call("Do", key=key)
+    assert len(set(fences)) == 5

@@ -1,0 +1,138 @@
+"""The shop's writes behind the interceptor: what the library promises, seen by a client of the shop."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from tests.shop.helpers import Client, bad_fields, create_order, create_user, open_shop, trailer, usd
+
+from shop.orders.v1.orders_pb2 import AddItemRequest, CancelOrderRequest, GetOrderRequest, OrderItem
+from shop.users.v1.users_pb2 import (
+    AddCreditRequest,
+    CaptureReservationRequest,
+    DeleteUserRequest,
+    GetUserRequest,
+    ReleaseReservationRequest,
+    ReserveCreditRequest,
+    UpdateUserRequest,
+    User,
+)
+
+
+def key(value: str) -> tuple[tuple[str, str], ...]:
+    return (("idempotency-key", value),)
+
+
+async def rows(client: Client, table: str) -> int:
+    found = await client.shop.store.transaction(lambda db: db.execute(f"SELECT count(*) FROM {table}").fetchone())
+    assert found is not None
+    return int(found[0])
+
+
+async def test_a_second_call_replays_the_first_reply(client: Client) -> None:
+    """The same key and order twice: one order, the first reply, `executed` and then `replayed`."""
+    calls = []
+    for _ in range(2):
+        call = client.orders.CreateOrder(create_order(), metadata=key("k"))
+        calls.append((await call, trailer(await call.trailing_metadata(), "idempotency-status")))
+    (first, executed), (second, replayed) = calls
+    assert first == second
+    assert (executed, replayed) == ("executed", "replayed")
+    assert await rows(client, "shop_orders") == 1
+    assert await rows(client, "shop_order_items") == 2
+
+
+async def test_request_id_is_a_key(client: Client) -> None:
+    """Without metadata the request's own field names the operation."""
+    first, second = [await client.orders.CreateOrder(create_order(request_id="r")) for _ in range(2)]
+    assert first == second
+    assert await rows(client, "shop_orders") == 1
+
+
+async def test_every_write_is_replayed(client: Client) -> None:
+    """Each write, sent again with its key, is answered with its first reply and changes nothing more."""
+    user = await client.users.CreateUser(create_user())
+    await client.users.AddCredit(AddCreditRequest(user_id=user.id, amount=usd(100)))
+    spent, back = [
+        await client.users.ReserveCredit(ReserveCreditRequest(user_id=user.id, amount=usd(1))) for _ in range(2)
+    ]
+    order = await client.orders.CreateOrder(create_order())
+    changed = UpdateUserRequest(user=User(id=user.id, display_name="G"), update_mask=FieldMask(paths=["display_name"]))
+    writes = {
+        "CreateUser": (client.users.CreateUser, create_user("b@example.com")),
+        "UpdateUser": (client.users.UpdateUser, changed),
+        "AddCredit": (client.users.AddCredit, AddCreditRequest(user_id=user.id, amount=usd(1))),
+        "ReserveCredit": (client.users.ReserveCredit, ReserveCreditRequest(user_id=user.id, amount=usd(2))),
+        "CaptureReservation": (client.users.CaptureReservation, CaptureReservationRequest(id=spent.id)),
+        "ReleaseReservation": (client.users.ReleaseReservation, ReleaseReservationRequest(id=back.id)),
+        "CreateOrder": (client.orders.CreateOrder, create_order()),
+        "AddItem": (client.orders.AddItem, AddItemRequest(order_id=order.id, item=OrderItem(sku="a", quantity=1))),
+        "CancelOrder": (client.orders.CancelOrder, CancelOrderRequest(id=order.id)),
+        "DeleteUser": (client.users.DeleteUser, DeleteUserRequest(id="none")),
+    }
+    for name, (method, request) in writes.items():
+        answers = []
+        for _ in range(2):
+            call = method(request, metadata=key(name))  # type: ignore[operator]  # each with its own request
+            try:
+                answers.append((await call, await call.trailing_metadata()))
+            except grpc.aio.AioRpcError as error:
+                answers.append(((error.code(), error.details()), error.trailing_metadata()))
+        (first, before), (second, after) = answers
+        assert first == second, name
+        assert trailer(before, "idempotency-status") == "executed", name
+        assert trailer(after, "idempotency-status") == "replayed", name
+    now = await client.users.GetUser(GetUserRequest(id=user.id))
+    assert now.balance == usd(100 + 1 - 1 - 2)
+
+
+async def test_a_refusal_is_replayed_with_its_details(client: Client) -> None:
+    """An error that is final is the operation's outcome as a reply is, to its details."""
+    errors = []
+    for _ in range(2):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.orders.CreateOrder(create_order(customer_id=""), metadata=key("k"))
+        errors.append(refused.value)
+    assert [bad_fields(error) for error in errors] == [["customer_id"]] * 2
+    assert [trailer(error.trailing_metadata(), "idempotency-status") for error in errors] == ["executed", "replayed"]
+
+
+async def test_an_overtaken_etag_does_not_use_up_the_key(client: Client) -> None:
+    """ABORTED says that nothing happened, so the key is free for the decision that follows."""
+    order = await client.orders.CreateOrder(create_order())
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.orders.CancelOrder(CancelOrderRequest(id=order.id, etag="old"), metadata=key("k"))
+    assert refused.value.code() is grpc.StatusCode.ABORTED
+    await client.orders.CancelOrder(CancelOrderRequest(id=order.id, etag=order.etag), metadata=key("k"))
+
+
+async def test_fifty_duplicates_at_once_make_one_order(client: Client) -> None:
+    """One call executes, the others attach to it or replay it; all get the one reply."""
+    calls = [client.orders.CreateOrder(create_order(), metadata=key("k")) for _ in range(50)]
+    orders = await asyncio.gather(*calls)
+    statuses = [trailer(await call.trailing_metadata(), "idempotency-status") for call in calls]
+    assert {order.id for order in orders} == {orders[0].id}
+    assert statuses.count("executed") == 1
+    assert await rows(client, "shop_orders") == 1
+
+
+async def test_reads_take_no_notice_of_keys(client: Client) -> None:
+    """A read has no side effects: with a key it still reads what is there now."""
+    order = await client.orders.CreateOrder(create_order())
+    request = GetOrderRequest(id=order.id)
+    await client.orders.GetOrder(request, metadata=key("k"))
+    cancelled = await client.orders.CancelOrder(CancelOrderRequest(id=order.id))
+    assert await client.orders.GetOrder(request, metadata=key("k")) == cancelled
+
+
+async def test_a_key_outlives_the_server(tmp_path: Path) -> None:
+    """A shop that is opened again on its file replays what it answered before."""
+    async with open_shop(tmp_path / "shop.db") as client:
+        first = await client.orders.CreateOrder(create_order(), metadata=key("k"))
+    async with open_shop(tmp_path / "shop.db") as client:
+        call = client.orders.CreateOrder(create_order(), metadata=key("k"))
+        assert await call == first
+        assert trailer(await call.trailing_metadata(), "idempotency-status") == "replayed"

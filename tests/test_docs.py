@@ -1,0 +1,325 @@
+"""README and docs hold true: their code is code that runs, their commands work, their tables are the library's own."""
+
+import asyncio
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from grpc_idempotency import Effects, Policy, Reason, State
+from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency.records import Claim, Fingerprint
+from shop.config import Config, from_environment
+from shop.demo.proxy import Proxy
+from shop.orders.v1.orders_pb2 import CreateOrderRequest, ListOrdersRequest, Order
+from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+ADDRESS = "127.0.0.1:50051"
+BUF = Path(sys.executable).with_name("buf")
+
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def running(address: str, folder: Path, *command: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
+    """A server in a process of its own, once it answers; ended by SIGTERM."""
+    with (folder / "server.log").open("a") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=os.environ | environment, stdout=log, stderr=log, text=True
+        )
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=30)
+        yield process
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def example(name: str, folder: Path, **environment: str) -> Iterator[str]:
+    """An example that is a server, on a free port; answers its address."""
+    address = free_address()
+    text = (EXAMPLES / name).read_text()
+    assert ADDRESS in text
+    (folder / "server.py").write_text(text.replace(ADDRESS, address))
+    with running(address, folder, "server.py", **environment):
+        yield address
+
+
+@contextmanager
+def shop(folder: Path) -> Iterator[str]:
+    """The shop as ``make run`` serves it, on a free port; answers its address."""
+    address = free_address()
+    with running(address, folder, "-m", "shop", SHOP_LISTEN=address, SHOP_STORE=f"sqlite:///{folder / 'shop.db'}"):
+        yield address
+
+
+def shell(script: str, folder: Path) -> str:
+    """Runs the lines of a page as a person does, with the tools of this project's venv."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def call(address: str, *metadata: tuple[str, str]) -> tuple[str, str]:
+    """The order's id and the ``idempotency-status`` of one call."""
+    with grpc.insecure_channel(address) as channel:
+        order, ended = OrderServiceStub(channel).CreateOrder.with_call(
+            CreateOrderRequest(customer_id="cust_123"), metadata=metadata, timeout=20
+        )
+        return order.id, str(dict(ended.trailing_metadata()).get("idempotency-status"))
+
+
+# What is written
+
+
+@page
+def test_code_on_a_page_is_code_that_runs(page: Path) -> None:
+    """Every Python block of a page stands in a file that the tests below run, letter for letter."""
+    files = [file.read_text() for file in EXAMPLES.rglob("*.py")]
+    for block in blocks(page, "python"):
+        assert any(block in text for text in files), block
+
+
+@page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page leads to a file."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/reference/refusals.md"])
+def test_the_tables_of_refusals_are_the_librarys(name: str) -> None:
+    """The reasons and their statuses, in their order (2.3)."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", (ROOT / name).read_text(), re.MULTILINE)
+    assert rows == [(reason.name, reason.status.name) for reason in Reason]
+
+
+def test_the_table_of_refusals_knows_their_variables() -> None:
+    """The variables of each message are told."""
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \|[^|]*\|[^|]*\|([^|]*)\|", (ROOT / "docs/reference/refusals.md").read_text(), re.MULTILINE
+    )
+    told = {name: set(re.findall(r"`(\w+)`", variables)) for name, variables in rows}
+    assert told == {
+        reason.name: set(re.findall(r"{(\w+)}", reason.value.message)) | _field(reason) for reason in Reason
+    }
+
+
+def _field(reason: Reason) -> set[str]:
+    return {"field"} if reason.value.bad_request else set()
+
+
+def test_the_table_of_the_policy_is_the_librarys() -> None:
+    """Every field of a policy, in its order."""
+    first = (ROOT / "docs/reference/policy.md").read_text().split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE) == [field.name for field in fields(Policy)]
+
+
+def test_the_table_of_the_environment_is_the_shops() -> None:
+    """The variables that README tells of are known, and their defaults are the defaults."""
+    told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL"}
+    assert from_environment(told) == Config()
+
+
+def test_the_two_commands_are_there() -> None:
+    """What README tells to type, make knows."""
+    commands = blocks(ROOT / "README.md", "console")[0].split("\n")
+    assert commands == ["make demo", "make test", ""]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{command.removeprefix('make ')}:" in makefile for command in commands if command)
+
+
+# What runs
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "transactional.py"])
+def test_example_servers(name: str, tmp_path: Path) -> None:
+    """A key's second call gets the first reply; a call without a key, and another key's, get their own."""
+    with example(name, tmp_path) as address:
+        first, how = call(address, ("idempotency-key", "k1"))
+        assert how == "executed"
+        assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
+        assert call(address, ("idempotency-key", "k2"))[0] != first
+        assert call(address)[1] == "None"
+    with example(name, tmp_path) as address:
+        assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
+
+
+def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
+    """A key is required, under either header, and belongs to its user; who is nobody is refused outside."""
+    ada, bob = ("x-token", "secret-of-ada"), ("x-token", "secret-of-bob")
+    with example("embed.py", tmp_path, IDEMPOTENCY_SECRET="s") as address:
+        first, _ = call(address, ada, ("idempotency-key", "k1"))
+        assert call(address, ada, ("x-idempotency-key", "k1")) == (first, "replayed")
+        assert call(address, bob, ("idempotency-key", "k1"))[1] == "executed"
+        with pytest.raises(grpc.RpcError, match="asks for an idempotency key"):
+            call(address, ada)
+        with pytest.raises(grpc.RpcError, match="Send a token"):
+            call(address, ("idempotency-key", "k1"))
+
+
+def test_example_client(tmp_path: Path) -> None:
+    """Two calls by the generated stubs: one id; executed, then replayed."""
+    with shop(tmp_path) as address:
+        code = (EXAMPLES / "client.py").read_text().replace(ADDRESS, address)
+        printed = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        ).stdout.splitlines()
+    (one, first), (two, second) = (line.split(" ", 1) for line in printed)
+    assert one == two
+    assert "'executed'" in first
+    assert "'replayed'" in second
+
+
+async def test_example_client_with_grpcs_own_retries(tmp_path: Path) -> None:
+    """The first reply is lost in truth; gRPC itself retries, and the call ends with the one order there is."""
+    client: Any = runpy.run_path(str(EXAMPLES / "client_retry_policy.py"))
+    with shop(tmp_path) as address:
+        async with Proxy(address) as proxy, client["connect"](proxy.address) as channel:
+            await channel.channel_ready()
+            proxy.withhold()
+            calling = asyncio.create_task(client["create_order"](channel))
+            while b"order-" not in proxy.withheld:
+                await proxy.more_withheld()
+            proxy.cut()
+            order = await calling
+        async with grpc.aio.insecure_channel(address) as channel:
+            listed = await OrderServiceStub(channel).ListOrders(ListOrdersRequest())
+    assert order.id.encode() in proxy.withheld
+    assert list(listed.orders) == [order]
+
+
+async def test_example_of_an_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Held operations are listed; one is resolved as never happened, one as done."""
+    operate: Any = runpy.run_path(str(EXAMPLES / "operate.py"))
+    store = SQLiteStore(tmp_path / "held.db")
+    names = [await _held(store), await _held(store)]
+    await operate["show_held"](store)
+    printed = capsys.readouterr().out
+    assert all(name.hex() in printed for name in names)
+    assert await operate["it_never_happened"](store, names[0].hex())
+    assert await operate["it_happened"](store, names[1].hex(), Order(id="o1"))
+    assert await store.get(names[0]) is None
+    record = await store.get(names[1])
+    assert record is not None
+    assert record.state is State.COMPLETED
+    with pytest.raises(LookupError):
+        await operate["it_never_happened"](store, names[1].hex())
+    await store.close()
+
+
+async def _held(store: SQLiteStore) -> bytes:
+    name, fence = os.urandom(16), os.urandom(16)
+    claim = Claim(
+        name=name,
+        method="/shop.orders.v1.OrderService/CreateOrder",
+        fence=fence,
+        fingerprint=Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
+        effects=Effects.OPAQUE,
+        lease=timedelta(seconds=30),
+    )
+    assert await store.claim(claim) is None
+    assert await store.hold(name, fence, "its server stopped")
+    return name
+
+
+def test_the_tutorial(tmp_path: Path) -> None:
+    """Its commands, in their order, do what it says."""
+    address = free_address()
+    for file in (EXAMPLES / "tutorial").iterdir():
+        if file.is_file():
+            (tmp_path / file.name).write_text(file.read_text().replace(ADDRESS, address))
+    page = ROOT / "docs/tutorial/first-server.md"
+    _set_up, compiling, calling = (text.replace(".venv/bin/", "") for text in blocks(page, "sh"))
+    assert blocks(page, "proto")[0] in (EXAMPLES / "tutorial/payments.proto").read_text()
+    shell(compiling, tmp_path)
+    with running(address, tmp_path, "server.py") as server:
+        first, second = shell(calling, tmp_path).splitlines()
+        receipt = first.split()[1]
+        assert receipt == second.split()[1]
+        assert "'executed'" in first
+        assert "'replayed'" in second
+        server.send_signal(signal.SIGINT)
+        server.wait(20)
+        assert server.returncode == 0
+    with running(address, tmp_path, "server.py"):
+        assert receipt in shell("python client.py order-1 500", tmp_path)
+        assert "FAILED_PRECONDITION" in shell("python client.py order-1 700 2>&1 || true", tmp_path)
+        assert receipt not in shell("python client.py order-2 500", tmp_path)
+    log = (tmp_path / "server.log").read_text().splitlines()
+    assert [line.split()[0] for line in log] == ["charging", "charging"]
+
+
+@pytest.mark.skipif(not BUF.exists(), reason="buf is not installed")
+def test_calls_by_buf_curl(tmp_path: Path) -> None:
+    """The lines of README, against the shop: twice under one key, the same id; executed, then replayed."""
+    lines = [block for block in blocks(ROOT / "README.md", "console") if "buf curl" in block]
+    with shop(tmp_path) as address:
+        keyed, listing = (_here(block, address) for block in lines)
+        first, second = shell(keyed, ROOT), shell(keyed, ROOT)
+        listed = shell(listing, ROOT)
+    found = re.search(r'"id": "(order-\w+)"', first)
+    assert found is not None
+    assert "Idempotency-Status: executed" in first
+    assert found[0] in second
+    assert "Idempotency-Status: replayed" in second
+    assert re.findall(r'"id": "(.*)"', listed) == [found[1]]
+
+
+def _here(block: str, address: str) -> str:
+    assert ADDRESS in block
+    return block.replace(ADDRESS, address).replace(".venv/bin/buf", str(BUF))
+
+
+def test_the_stubs_in_python(tmp_path: Path) -> None:
+    """README's line that calls the shop from Python names the client that is tested above."""
+    assert [
+        block for block in blocks(ROOT / "README.md", "console") if "docs/examples" in block and "buf" not in block
+    ] == [".venv/bin/python docs/examples/client.py\n"]
+
+
+def test_another_project_compiles_the_protos(tmp_path: Path) -> None:
+    """README's lines make stubs that work, in another folder."""
+    (compiling,) = (block for block in blocks(ROOT / "README.md", "console") if "grpc_tools.protoc" in block)
+    shutil.copytree(ROOT / "protos", tmp_path / "protos")
+    shell(compiling, tmp_path)
+    elsewhere = f"import sys; sys.path.remove({str(ROOT / 'server')!r})"  # where that other project knows no shop
+    code = f"{elsewhere}; from shop.orders.v1 import orders_pb2_grpc as made; print(made.__file__)"
+    assert str(tmp_path) in shell(f'python -c "{code}"', tmp_path)
