@@ -1,11 +1,16 @@
 """A store in memory: for tests, and to drive the protocol by hand. What it keeps ends with it."""
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
 
 from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -160,3 +165,69 @@ def _next(record: Record, claim: Claim) -> Record:
 
 def _age(record: Record) -> tuple[datetime, bytes]:
     return record.created_at, record.name
+
+
+class MemoryStore:
+    """The same for threads: one call at a time.
+
+    Args:
+        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._store = AsyncMemoryStore(clock=clock)
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do: the records stay, as those of other stores do."""
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
+        return self._now(self._store.claim(claim, over=over))
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        """Makes the lease of a running record end ``lease`` from now."""
+        return self._now(self._store.renew(name, fence, lease))
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        """Stores the outcome of a running or held record."""
+        return self._now(self._store.complete(name, fence, outcome, ttl))
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        """Deletes a running or held record."""
+        return self._now(self._store.release(name, fence))
+
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        """Makes a running record held."""
+        return self._now(self._store.hold(name, fence, reason, lapsed_only=lapsed_only))
+
+    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        """An operator's word on a held record."""
+        return self._now(self._store.resolve(name, fence, outcome, ttl))
+
+    def get(self, name: bytes) -> Record | None:
+        """The record, or ``None`` where it is absent."""
+        return self._now(self._store.get(name))
+
+    def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """Records, oldest claim first."""
+        return self._now(self._store.list(state=state, method=method, after=after, limit=limit))
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """Deletes expired records."""
+        return self._now(self._store.sweep(limit))
+
+    def _now(self, call: Coroutine[Any, Any, T]) -> T:
+        """Runs a call of the other store, which never waits for anything."""
+        with self._lock:
+            try:
+                call.send(None)
+            except StopIteration as done:
+                value: T = done.value
+                return value
+        raise AssertionError("a call of the memory store has waited")
