@@ -1,4 +1,4 @@
-"""What the SQLite stores for asyncio and for threads have in common: settings, the writer, and whose operation it is."""
+"""What the SQLite stores for asyncio and for threads share: settings, the writer, and whose operation it is."""
 
 import inspect
 import os

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class AsyncSQLiteStore(SQLiteBase):
-    __doc__ = SQLiteBase.__doc__
+    """The SQLite store whose calls are awaited; its settings are those of :class:`SQLiteBase`."""
 
     # -- the contract; see grpc_idempotency.store
 
@@ -119,7 +119,8 @@ class AsyncSQLiteStore(SQLiteBase):
     def _ask(self, writer: Writer, tables: Tables, request: Request[T]) -> "asyncio.Future[T]":
         self._addressed(tables, request)
         writer.submit(request)
-        return request.future
+        future: asyncio.Future[T] = request.future
+        return future
 
     def _addressed(self, tables: Tables, request: Request[T]) -> Request[T]:
         request.error = None

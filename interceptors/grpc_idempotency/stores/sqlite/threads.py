@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class SQLiteStore(SQLiteBase):
-    __doc__ = SQLiteBase.__doc__
+    """The SQLite store whose calls block; its settings are those of :class:`SQLiteBase`."""
 
     # -- the contract; see grpc_idempotency.store
 
@@ -120,7 +120,8 @@ class SQLiteStore(SQLiteBase):
     def _ask(self, writer: Writer, tables: Tables, request: Request[T]) -> T:
         self._addressed(tables, request)
         writer.submit(request)
-        return request.future.result()
+        value: T = request.future.result()
+        return value
 
     def _addressed(self, tables: Tables, request: Request[T]) -> Request[T]:
         request.error = None
