@@ -17,7 +17,7 @@ from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency._aio_run import Run
 from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, Snapshot, code_of
 from grpc_idempotency._drive import drive_async
-from grpc_idempotency._effects import Answer, Board, CutShort, Effect, Land, Mark, Watch
+from grpc_idempotency._effects import Answer, Board, CutShort, Effect, Get, Land, Mark, Watch
 from grpc_idempotency._methods import Method, Methods
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._refusals import Reason, Refusal
@@ -206,6 +206,8 @@ class _Follower:
                 return await boarded.flight.follow(until)
             case Watch(name, fence, until):
                 return await self._flights.watch(name, fence, until)
+            case Get(name):
+                return await self._flights.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 
