@@ -22,15 +22,25 @@ def start(*arguments: str, warnings: str = "error") -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_processes_on_one_file_win_each_operation_once(path: Path) -> None:
-    """Three of them, claiming the same 600 operations: 600 winners, and each process gets some."""
-    workers = [start("contend", str(path), "600", "name") for _ in range(3)]
+def run_together(*commands: tuple[str, ...]) -> list[tuple[list[str], list[str]]]:
+    """What each of some workers said, and what they complained of; all begin at one time."""
+    workers = [start(*command) for command in commands]
     for worker in workers:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
-    outputs = [worker.communicate("go\n", timeout=100) for worker in workers]
-    assert not any(_complaints(errors) for _, errors in outputs)
-    won = [output.split() for output, _ in outputs]
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    outputs = [worker.communicate(timeout=100) for worker in workers]
+    return [(output.split(), _complaints(errors)) for output, errors in outputs]
+
+
+def test_processes_on_one_file_win_each_operation_once(path: Path) -> None:
+    """Three of them, claiming the same 600 operations from other ends: 600 winners, and each process gets some."""
+    outputs = run_together(*(("contend", str(path), "600", str(first), "name") for first in (0, 200, 400)))
+    assert not any(complaints for _, complaints in outputs)
+    won = [names for names, _ in outputs]
     assert set(Counter(name for names in won for name in names).values()) == {1}
     assert sum(map(len, won)) == 600
     assert all(won)
@@ -38,12 +48,8 @@ def test_processes_on_one_file_win_each_operation_once(path: Path) -> None:
 
 def test_processes_on_one_file_both_get_on(path: Path) -> None:
     """Each with its own operations, side by side: nobody is starved into an error."""
-    workers = [start("contend", str(path), "300", seed) for seed in "ab"]
-    for worker in workers:
-        assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
-    outputs = [worker.communicate("go\n", timeout=100) for worker in workers]
-    assert [(len(output.split()), _complaints(errors)) for output, errors in outputs] == [(300, [])] * 2
+    outputs = run_together(*(("contend", str(path), "300", "0", seed) for seed in "ab"))
+    assert [(len(names), complaints) for names, complaints in outputs] == [(300, [])] * 2
 
 
 def _complaints(errors: str) -> list[str]:

@@ -15,19 +15,18 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-async def contend(path: str, names: int, seed: str) -> None:
+async def contend(path: str, names: int, first: int, seed: str) -> None:
     """Claims the same operations as everybody else, a few at a time, and says which it won."""
     store = AsyncSQLiteStore(path, busy_timeout=timedelta(seconds=60))
     await store.open()
     say("ready")
     await asyncio.to_thread(sys.stdin.readline)
     won = []
-    for start in range(0, names, 10):
-        claims = [a_claim(f"{seed}{n:010}".encode()[:16]) for n in range(start, start + 10)]
+    for start in range(first, first + names, 10):
+        claims = [a_claim(f"{seed}{n % names:010}".encode()) for n in range(start, start + 10)]
         answers = await asyncio.gather(*map(store.claim, claims))
         won += [claim for claim, answer in zip(claims, answers, strict=True) if answer is None]
-        done = [store.complete(one.name, one.fence, OUTCOME, TTL) for one in won[-10:]]
-        assert all(await asyncio.gather(*done))
+        assert all(await asyncio.gather(*(store.complete(w.name, w.fence, OUTCOME, TTL) for w in won[-10:])))
     for claim in won:
         say(claim.name.hex())
     await store.close()
@@ -91,7 +90,7 @@ async def forget_into(store: AsyncSQLiteStore) -> None:
 if __name__ == "__main__":
     what, path, *rest = sys.argv[1:]
     if what == "contend":
-        asyncio.run(contend(path, int(rest[0]), rest[1]))
+        asyncio.run(contend(path, int(rest[0]), int(rest[1]), rest[2]))
     elif what == "hammer":
         asyncio.run(hammer(path))
     elif what == "fork":
