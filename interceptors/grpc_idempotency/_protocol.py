@@ -264,7 +264,9 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
         case True:
             return Released(outcome)
         case False:
-            return (yield from _overtaken(claim))
+            now = yield from _overtaken(claim)
+            # Nothing is there any more: most likely it was released, and only the answer to that was lost.
+            return Released(outcome) if now == Found(None) else now
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
 
