@@ -9,7 +9,7 @@ import grpc
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
-from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Land, Landed, Watch
+from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
 from grpc_idempotency._sync_flights import Flight, Flights
@@ -133,6 +133,8 @@ class _Exchange(_Base):
                 return self._land(boarded, until)
             case Watch():
                 return self._watch(effect)
+            case Get(name):
+                return self._flights.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 
@@ -176,6 +178,8 @@ class _StreamingExchange(_Base):
                 return self._land(boarded, until)
             case Watch():
                 return self._watch(effect)
+            case Get(name):
+                return self._flights.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 
