@@ -46,6 +46,8 @@ class State(enum.Enum):
 
     RUNNING = "running"
     COMPLETED = "completed"
+    WAITING = "waiting"
+    """To be run again, with the steps that it has finished kept (5.2)."""
     HELD = "held"
 
 
@@ -73,6 +75,30 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A step that an operation has finished (5.2)."""
+
+    name: str
+    """Unique within the operation."""
+    position: int
+    """How many steps of the operation had been finished when this one began."""
+    result: bytes
+    """What the step returned, encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRequest:
+    """What a run without a client needs (5.4)."""
+
+    principal: bytes
+    """Whose operation it is, as the scope function named it."""
+    metadata: Trailers
+    """The part of the invocation metadata that the policy allows to be kept."""
+    messages: tuple[bytes, ...]
+    """The request messages, as they came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """What is written when an operation is claimed."""
 
@@ -86,6 +112,8 @@ class Claim:
     effects: Effects
     lease: timedelta
     """How long the claim is good for from now on, by the store's clock."""
+    request: StoredRequest | None = None
+    """The request, where the operation may be finished without its client (5.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,10 +130,12 @@ class Record:
     """As of the last claim: what to do with a lapsed record is decided by how it was begun."""
     attempts: int
     """How many times the operation was claimed: 1, and one more for each take-over."""
+    tries: int = 0
+    """How many of its runs have failed in a way that may pass; as of the last ``wait``."""
     created_at: datetime
     """When it was first claimed; aware, UTC."""
     lapsed: bool = False
-    """Whether it is running under a lease that has run out by the store's clock."""
+    """Whether it is running under a lease that has run out by the store's clock, or waiting and due to run again."""
     completed_at: datetime | None = None
     """When the outcome was stored; aware, UTC; ``None`` unless completed."""
     expires_at: datetime | None = None
@@ -114,6 +144,8 @@ class Record:
     """The outcome of a completed record."""
     reason: str = ""
     """Why it is held, in words for an operator."""
+    request: StoredRequest | None = None
+    """The request as it was claimed with; in the answers of ``pending`` alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

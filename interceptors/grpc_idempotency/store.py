@@ -16,11 +16,11 @@ call below happens at one instant, as durably as it can, or not at all.
 ``grpc_idempotency.testing`` holds the suite that every store passes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
-from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 
 T = TypeVar("T")
 
@@ -40,8 +40,9 @@ class AsyncStore(Protocol):
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         """Claims the operation if it is absent (or expired): a record *running* under ``claim.fence``.
 
-        With ``over`` also if the record is running under the fence ``over`` and its lease has run out: a take-over,
-        which counts one attempt more and keeps ``created_at``.
+        With ``over`` also if the record is running under the fence ``over`` and its lease has run out, or waiting under
+        it and due: a take-over, which counts one attempt more and keeps ``created_at``, ``tries``, the steps, and the
+        request of the first claim.
 
         Answers ``None`` when the claim was won, else the record that stands in its way.
         """
@@ -50,14 +51,29 @@ class AsyncStore(Protocol):
         """Makes the lease of a running record end ``lease`` from now, also when it has run out already."""
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record; it expires ``ttl`` from now.
+        """Stores the outcome of a running or held record; it expires ``ttl`` from now. Its request is kept no longer.
 
         A record that is completed under this very fence already answers ``True`` and is left alone, so that a
         completion can be tried again when its answer was lost.
         """
 
     async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record: the operation is absent again, and its fence is spent."""
+        """Deletes a running or held record and its steps: the operation is absent again, and its fence is spent."""
+
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """Makes a running record *waiting*: it has no lease, keeps its steps, and is due ``delay`` from now."""
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running or held record. A step of this name is there already: ``False``."""
+
+    async def steps(self, name: bytes) -> Sequence[Step]:
+        """The finished steps of an operation, by position; they are kept as long as its record."""
+
+    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Lapsed records of these methods that were claimed with a request, oldest claim first (5.4).
+
+        Those that are opaque and running are not among them: nobody may run them again.
+        """
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record *held*: it keeps its fence, has no lease and does not expire.
@@ -99,6 +115,18 @@ class Store(Protocol):
         """See :class:`AsyncStore`."""
 
     def release(self, name: bytes, fence: bytes) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """See :class:`AsyncStore`."""
+
+    def steps(self, name: bytes) -> Sequence[Step]:
+        """See :class:`AsyncStore`."""
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
         """See :class:`AsyncStore`."""
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
@@ -149,12 +177,15 @@ class Database(Protocol):
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can hold the handler's own rows too (5.1)."""
 
-    async def transaction(self, fn: Callable[[Database], T]) -> T:
+    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """Runs the plain function ``fn(db)`` in one transaction and answers what it returned, once that is durable.
 
         In a keyed call of this store, what ``fn`` returns is the call's reply: its rows and the operation's outcome
         commit together, or neither does. ``fn`` runs on the database's thread, does no I/O but ``db``, is short, and
         may raise to roll back.
+
+        With ``step``, for :meth:`~grpc_idempotency.operation.Operation.step`: instead of the outcome, the step that
+        ``step`` makes of what ``fn`` returned is kept, in the same transaction.
 
         Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
         by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
@@ -165,5 +196,5 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
 class TransactionalStore(Store, Protocol):
     """A store for threads whose database can hold the handler's own rows too (5.1)."""
 
-    def transaction(self, fn: Callable[[Database], T]) -> T:
+    def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """See :class:`AsyncTransactionalStore`."""
