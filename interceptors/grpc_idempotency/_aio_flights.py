@@ -1,6 +1,7 @@
 """Flights on asyncio: the executions of this process, each in a task of its own that calls only follow."""
 
 import asyncio
+import contextvars
 import logging
 import random
 import time
@@ -9,10 +10,10 @@ from typing import Any
 
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._drive import drive_async
-from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause
+from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
 from grpc_idempotency._flight import STOPPING, FlightBase
 from grpc_idempotency._protocol import keep_lease, operate, settle, shut_down, watch
-from grpc_idempotency.operation import Operation
+from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase
 from grpc_idempotency.store import AsyncStore
 
 logger = logging.getLogger("grpc_idempotency")
@@ -86,8 +87,21 @@ class Flight(FlightBase):
         """Lets time pass."""
         return pause(seconds)
 
-    async def execute(self, operation: Operation | None) -> Ended:
+    async def execute(self, operation: OperationBase | None) -> Ran:
         """Runs the handler in this task."""
+        ended = await self._execute(operation)
+        return Ran(ended, operation is not None and bool(operation.steps))
+
+    async def unwind(self) -> str | None:
+        """Undoes what the operation has finished, in the handler's own kind of thread."""
+        operation = self._operation
+        if isinstance(operation, AsyncOperation):
+            return await operation.unwind()
+        assert isinstance(operation, Operation)
+        here = contextvars.copy_context()
+        return await self._loop.run_in_executor(None, here.run, operation.unwind)
+
+    async def _execute(self, operation: OperationBase | None) -> Ended:
         policy = self.call.policy
         self._limit = self._loop.call_later(policy.execution_limit.total_seconds(), self._overrun)
         if operation is not None:
@@ -129,7 +143,7 @@ class Flight(FlightBase):
     async def _land_early(self) -> None:
         landing = shut_down()
         if self._claim is not None:
-            landing = await drive_async(settle(self.call, self._claim, CutShort.ABANDONED), self.perform)
+            landing = await drive_async(settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0), self.perform)
         self._land(landing)
 
 

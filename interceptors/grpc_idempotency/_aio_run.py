@@ -11,7 +11,7 @@ from typing import Any
 from grpc_idempotency._context import AioContext, Snapshot, ThreadContext
 from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
-from grpc_idempotency.operation import Operation, enter
+from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
 
 
 class AioRun(Run):
@@ -33,7 +33,14 @@ class AioRun(Run):
         requests = self._requests if target.request_streams else None
         return AioContext(snapshot, requests, self._emit if target.response_streams else None)
 
-    async def to_end(self, operation: Operation | None) -> Ended:
+    def operation(self, **known: Any) -> AsyncOperation | Operation:
+        """The operation as the handler sees it; one on a thread waits there for what the loop awaits."""
+        if self.cancellable:
+            return AsyncOperation(**known)
+        loop = asyncio.get_running_loop()
+        return Operation(wait=lambda reply: asyncio.run_coroutine_threadsafe(reply, loop).result(), **known)
+
+    async def to_end(self, operation: OperationBase | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
         enter(operation)
         try:

@@ -4,14 +4,14 @@ Types alone; the rules are in ``_protocol.py``.
 """
 
 import enum
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency._refusals import Refusal
 from grpc_idempotency.policy import Policy
-from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record
+from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Step, StoredRequest
 
 T = TypeVar("T")
 
@@ -31,6 +31,10 @@ class Call:
     """When its wait budget is spent, on the shell's monotonic clock. The protocol only hands it on."""
     streams: bool = False
     """Whether its answer is a stream of messages."""
+    principal: bytes = b""
+    """Whose call it is."""
+    request: StoredRequest | None = None
+    """What is stored for a run without the client; ``None`` where there is to be none."""
 
 
 class Mark(enum.Enum):
@@ -90,6 +94,15 @@ class CutShort(enum.Enum):
 Ended = Answered | Raised | RolledBack | CutShort
 
 
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a run ended, and what it leaves."""
+
+    ended: Ended
+    steps: bool = False
+    """Whether any step of the operation is finished, in this run or one before."""
+
+
 # What a flight can land with
 
 
@@ -105,6 +118,11 @@ class Released:
     """The handler ran, and nothing of it is kept: the operation is absent, or will be when its lease runs out."""
 
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The handler ran, and has to run again later; its steps are kept (5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +146,7 @@ class Refused:
     refusal: Refusal
 
 
-Landing = Executed | Released | Unprotected | Found | Refused
+Landing = Executed | Released | Waits | Unprotected | Found | Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,8 @@ class Event(enum.Enum):
     TOOK_OVER = "took over operation %s of %s, whose server is gone"
     LOST = "operation %s of %s was taken over while it ran here"
     HELD = "operation %s of %s is held until an operator resolves it"
+    WAITS = "operation %s of %s failed in a way that may pass, and will run again"
+    GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
 
 
 # What the plans ask of the world
@@ -263,11 +283,46 @@ class Get(Effect[Record | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Execute(Effect[Ended]):
+class Wait(Effect[bool]):
+    """The store's ``wait``."""
+
+    name: bytes
+    fence: bytes
+    delay: timedelta
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStep(Effect[bool]):
+    """The store's ``record_step``."""
+
+    name: bytes
+    fence: bytes
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSteps(Effect[Sequence[Step]]):
+    """The store's ``steps``."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Effect[Ran]):
     """Runs the handler of the call that founded this flight; without a claim, as if the call had no key."""
 
     claim: Claim | None
     attempt: int = 1
+    steps: tuple[Step, ...] = ()
+    """Those finished in runs before."""
+    unwinds: bool = False
+    """Whether no further step may begin: the run is only to make known how to undo the finished ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwind(Effect[str | None]):
+    """Undoes the finished steps of the run before, the last first; why it could not, or ``None``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, TypeGuard
 
+from grpc_idempotency._codec import decode_failure, encode_failure
 from grpc_idempotency._compat import assert_never
 from grpc_idempotency._effects import (
     Answer,
@@ -24,7 +25,6 @@ from grpc_idempotency._effects import (
     Complete,
     CutShort,
     Effect,
-    Ended,
     Event,
     Execute,
     Executed,
@@ -35,11 +35,14 @@ from grpc_idempotency._effects import (
     Landed,
     Landing,
     LeaseHolds,
+    LoadSteps,
     Mark,
     NewFence,
     Pause,
     Plan,
     Raised,
+    Ran,
+    RecordStep,
     Refused,
     Release,
     Released,
@@ -49,13 +52,16 @@ from grpc_idempotency._effects import (
     Tell,
     TryClaim,
     Unprotected,
+    Unwind,
+    Wait,
+    Waits,
     Watch,
     do,
 )
 from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import FenceRefused, StoreUnavailable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
 
 # One call
 
@@ -85,6 +91,10 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
                 if boarded.founded or begun:
                     return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
                 waited = True  # and contend for a new claim
+            case Waits():
+                if begun:
+                    return _not_stored()
+                waited = True  # until it is due, or somebody else has run it
             case Found(_) if begun:
                 return _not_stored()  # another run counts, whose messages may be others
             case Found(record):
@@ -121,7 +131,7 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
         return _key_reused(call)
     told: Answer | Refusal | None
     match record.state:
-        case State.RUNNING:
+        case State.RUNNING | State.WAITING:
             told = None
         case State.HELD:
             told = _outcome_unknown(record.name, record.reason)
@@ -148,6 +158,7 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
 @dataclass(frozen=True, slots=True)
 class _Won:
     attempt: int
+    tries: int
 
 
 def operate(call: Call) -> Plan[Landing]:
@@ -160,6 +171,7 @@ def operate(call: Call) -> Plan[Landing]:
         fingerprint=call.fingerprint,
         effects=policy.effects,
         lease=policy.lease,
+        request=call.request,
     )
     try:
         seized = yield from _seize(claim)
@@ -168,35 +180,47 @@ def operate(call: Call) -> Plan[Landing]:
     match seized:
         case Record():
             return Found(seized)
-        case _Won(attempt):
-            if attempt > 1:
-                yield from do(Tell(Event.TOOK_OVER))
-            ended = yield from do(Execute(claim, attempt))
-            return (yield from settle(call, claim, ended))
+        case _Won(attempt, tries):
+            if attempt == 1:
+                ran = yield from do(Execute(claim))
+                return (yield from settle(call, claim, ran, 0))
+            return (yield from _run_again(call, claim, attempt, tries))
         case _:
             assert_never(seized)
 
 
+def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landing]:
+    """A run after one that was cut short, or that failed in a way that may pass."""
+    yield from do(Tell(Event.TOOK_OVER))
+    try:
+        steps = tuple((yield from do(LoadSteps(claim.name))))
+    except StoreUnavailable:
+        return Refused(_store_unavailable("The handler did not run"))  # the lease's end lets another try
+    failed = next((step for step in steps if step.name == FAILED), None)
+    ran = yield from do(Execute(claim, attempt, steps, unwinds=failed is not None))
+    if failed is None or ran.ended is CutShort.ABANDONED:
+        return (yield from settle(call, claim, ran, tries))
+    failure, before = decode_failure(failed.result)
+    return (yield from _unwind(call, claim, failure, max(0, tries - before)))
+
+
 def _seize(claim: Claim) -> Plan[_Won | Record]:
     """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way."""
-    attempt, over = 1, None
+    attempt, tries, over = 1, 0, None
     while True:
         record = yield from do(TryClaim(claim, over))
         if record is None:
-            return _Won(attempt)
+            return _Won(attempt, tries)
         # Another request must not run in the place of this one: it learns of its reused key instead.
         if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
             return record
-        match record.effects:
-            case Effects.OPAQUE:
-                if (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
-                    yield from do(Tell(Event.HELD))
-                    return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
-                attempt, over = 1, None  # its owner, or another caller, was quicker
-            case Effects.TRANSACTIONAL | Effects.REPEATABLE:
-                attempt, over = record.attempts + 1, record.fence
-            case _:
-                assert_never(record.effects)
+        if record.state is State.RUNNING and record.effects is Effects.OPAQUE:
+            if (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
+                yield from do(Tell(Event.HELD))
+                return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
+            attempt, tries, over = 1, 0, None  # its owner, or another caller, was quicker
+        else:
+            attempt, tries, over = record.attempts + 1, record.tries, record.fence
 
 
 def _without_claim(call: Call, claim: Claim, error: StoreUnavailable) -> Plan[Landing]:
@@ -207,37 +231,83 @@ def _without_claim(call: Call, claim: Claim, error: StoreUnavailable) -> Plan[La
             yield from do(Release(claim.name, claim.fence))
     if not call.policy.unprotected:
         return Refused(_store_unavailable("The handler did not run"))
-    ended = yield from do(Execute(None))
+    ended = (yield from do(Execute(None))).ended
     return Unprotected(_CUT_SHORT if isinstance(ended, CutShort) else ended.outcome)
 
 
-def settle(call: Call, claim: Claim, ended: Ended) -> Plan[Landing]:
-    """What becomes of the record when the handler has ended (4.5, 4.6)."""
+def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
+    """What becomes of the record when the handler has ended (4.5, 4.6, 5.2)."""
     opaque = claim.effects is Effects.OPAQUE
-    match ended:
+    match ran.ended:
         case Answered(outcome, committed=True):
             return Executed(outcome)
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
-                return (yield from _store(call, claim, outcome))
-            return (yield from _release(call, claim, outcome))
+                return (yield from _end(call, claim, outcome, ran.steps, tries))
+            return (yield from _let_go(call, claim, outcome, ran.steps, tries))
         case Raised(outcome):
-            return (yield from (_store if opaque else _release)(call, claim, outcome))
+            return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, tries))
         case RolledBack(outcome):
             if not opaque:
-                return (yield from _release(call, claim, _NOT_COMMITTED))
+                return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
             if (yield from _insist(Renew(claim.name, claim.fence, claim.lease))) is False:
                 return (yield from _overtaken(call, claim))  # or it was committed after all
             # Its transaction left nothing, but who knows what else it did.
-            return (yield from _store(call, claim, outcome))
+            return (yield from _end(call, claim, outcome, ran.steps, tries))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
-                return (yield from _hold(call, claim, ended.value))
-            if ended is CutShort.ABANDONED:
+                return (yield from _hold(call, claim, ran.ended.value))
+            if ran.ended is CutShort.ABANDONED:
                 return Released(_CUT_SHORT)  # it still runs: only its lease's end may let another run begin
-            return (yield from _release(call, claim, _CUT_SHORT))
+            return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, tries))
         case _:
-            assert_never(ended)
+            assert_never(ran.ended)
+
+
+def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+    """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
+    if outcome.status is Code.OK or not steps:
+        return (yield from _store(call, claim, outcome))
+    failure = replace(outcome, message=None)
+    marker = Step(name=FAILED, position=0, result=encode_failure(failure, tries))
+    if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
+        return (yield from _overtaken(call, claim))
+    yield from do(Tell(Event.GIVEN_UP))
+    return (yield from _unwind(call, claim, failure, 0))
+
+
+def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+    """The failure may pass. With finished steps the operation runs again by itself, but not for ever (5.2)."""
+    if not steps:
+        return (yield from _release(call, claim, outcome))
+    if tries + 1 >= call.policy.max_tries:
+        return (yield from _end(call, claim, _given_up(outcome, tries + 1), steps, tries))
+    return (yield from _wait(call, claim, tries + 1))
+
+
+def _wait(call: Call, claim: Claim, tries: int) -> Plan[Landing]:
+    delay = min(call.policy.retry_delay * 2 ** (tries - 1), _LONGEST_DELAY)
+    match (yield from _insist(Wait(claim.name, claim.fence, delay, tries))):
+        case True:
+            yield from do(Tell(Event.WAITS))
+            return Waits()
+        case False:
+            return (yield from _overtaken(call, claim))
+        case None:
+            return Refused(_not_stored())
+
+
+def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int) -> Plan[Landing]:
+    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
+    try:
+        trouble = yield from do(Unwind())
+    except FenceRefused:
+        return (yield from _overtaken(call, claim))
+    if trouble is None:
+        return (yield from _store(call, claim, failure))
+    if tries + 1 >= call.policy.max_tries:
+        return (yield from _hold(call, claim, trouble))
+    return (yield from _wait(call, claim, tries + 1))
 
 
 def disposition(status: Code, policy: Policy) -> Disposition:
@@ -344,7 +414,7 @@ def watch(name: bytes, fence: bytes) -> Plan[None]:
             record = yield from do(Get(name))
         except StoreUnavailable:
             return  # the claim that those who wait try next will say so
-        if record is None or record.fence != fence or record.state is not State.RUNNING or record.lapsed:
+        if record is None or record.fence != fence or record.state in (State.COMPLETED, State.HELD) or record.lapsed:
             return
         pause = min(pause * 1.5, _LAST_POLL)
 
@@ -372,9 +442,19 @@ _NOT_COMMITTED: Final = Outcome(
     details="The handler's transaction could not be committed, and nothing of it was kept. Retry with the same key.",
 )
 
+FAILED: Final = "!failed"
+"""The name of the step that says that an operation has failed for good, and is being undone."""
+
+_LONGEST_DELAY: Final = timedelta(minutes=1)
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
 _FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
 _COME_BACK: Final = timedelta(seconds=1)
+
+
+def _given_up(outcome: Outcome, tries: int) -> Outcome:
+    """The failure that is stored when one that might have passed did not: no longer one that says "retry"."""
+    details = f"The operation failed {tries} times and was given up; the steps it had finished are undone"
+    return replace(outcome, status=Code.ABORTED, message=None, details=f"{details}: {outcome.details}")
 
 
 def _store_unavailable(effect: str) -> Refusal:

@@ -9,10 +9,11 @@ from grpc_idempotency._context import Recorder
 from grpc_idempotency._effects import Answered, Ended, Raised, RolledBack
 from grpc_idempotency._methods import Method
 from grpc_idempotency._protocol import retained
+from grpc_idempotency._steps import Unwinding
 from grpc_idempotency._tape import Tape, frame
 from grpc_idempotency._wire import cap
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.operation import Operation
+from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code, Effects, Outcome
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class Run:
         """Whether nothing of a stream may leave before the handler's end (4.8)."""
         self._sealed: tuple[object, Outcome] | None = None
 
+    def operation(self, **known: Any) -> OperationBase:
+        """The operation as the handler sees it: the shell's."""
+        raise NotImplementedError
+
     def seal(self, reply: object) -> Outcome:
         """For a transaction: the outcome that is to be stored if this is the reply (5.1).
 
@@ -89,16 +94,20 @@ class Run:
         if self.held_back and not self.tape.retained:
             raise TooLarge
 
-    def returned(self, operation: Operation | None, reply: object) -> Ended:
+    def returned(self, operation: OperationBase | None, reply: object) -> Ended:
         """It came to its end with this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(reply)
+        if operation is not None and (forgotten := operation.steps.forgotten()):
+            logger.error(
+                "the handler of %s has left out steps it once finished: %s", self.target.method.name, forgotten
+            )
         try:
             return Answered(self._outcome(() if self.tape is not None else reply))
         except Exception as exc:
             return self.raised(operation, exc)
 
-    def raised(self, operation: Operation | None, error: BaseException) -> Ended:
+    def raised(self, operation: OperationBase | None, error: BaseException) -> Ended:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(error)
@@ -107,6 +116,8 @@ class Run:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
         if self.context.aborted:
             return Answered(outcome)
+        if isinstance(error, Unwinding):
+            return Raised(outcome)
         logger.error("the handler of %s raised", self.target.method.name, exc_info=error)
         return RolledBack(outcome) if isinstance(error, StoreUnavailable) else Raised(outcome)
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from grpc_idempotency._drive import drive
-from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing
+from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Ran
 from grpc_idempotency._flight import FlightBase
 from grpc_idempotency._protocol import keep_lease, operate, settle, shut_down, watch
 from grpc_idempotency._sync_keeper import Keeper, Timer, jittered
 from grpc_idempotency._sync_run import SyncRun
-from grpc_idempotency.operation import Operation
+from grpc_idempotency.operation import Operation, OperationBase
 from grpc_idempotency.store import Store
 
 logger = logging.getLogger("grpc_idempotency")
@@ -80,8 +80,17 @@ class Flight(FlightBase):
         """Lets time pass."""
         time.sleep(jittered(seconds))
 
-    def execute(self, operation: Operation | None) -> Ended:
+    def execute(self, operation: OperationBase | None) -> Ran:
         """Runs the handler in this thread."""
+        ended = self._execute(operation)
+        return Ran(ended, operation is not None and bool(operation.steps))
+
+    def unwind(self) -> str | None:
+        """Undoes what the operation has finished."""
+        assert isinstance(self._operation, Operation)
+        return self.run.unwind(self._operation)
+
+    def _execute(self, operation: OperationBase | None) -> Ended:
         policy, keeper = self.call.policy, self._flights.keeper
         limit = keeper.later(policy.execution_limit.total_seconds(), self._overrun)
         if operation is not None:
@@ -106,7 +115,7 @@ class Flight(FlightBase):
         if self._claim is None:
             self._land_early(shut_down())
             return
-        plan = settle(self.call, self._claim, CutShort.ABANDONED)
+        plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
         self._flights.keeper.carry(plan, self.perform, self._land_early)
 
     def _land_early(self, landing: Landing) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from grpc_idempotency._context import Snapshot, ThreadContext
 from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
-from grpc_idempotency.operation import Operation, enter
+from grpc_idempotency.operation import Operation, OperationBase, enter
 
 
 class SyncRun(Run):
@@ -21,11 +21,24 @@ class SyncRun(Run):
         self.moved = threading.Condition()
         """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
 
-    def to_end(self, operation: Operation | None) -> Ended:
+    def operation(self, **known: Any) -> Operation:
+        """The operation as the handler sees it."""
+        return Operation(**known)
+
+    def to_end(self, operation: OperationBase | None) -> Ended:
         """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
         return contextvars.copy_context().run(self._to_end, operation)
 
-    def _to_end(self, operation: Operation | None) -> Ended:
+    def unwind(self, operation: Operation) -> str | None:
+        """Undoes what the operation has finished, in a context like its handler's."""
+
+        def unwind() -> str | None:
+            enter(operation)
+            return operation.unwind()
+
+        return contextvars.copy_context().run(unwind)
+
+    def _to_end(self, operation: OperationBase | None) -> Ended:
         enter(operation)
         try:
             return self.returned(operation, self._reply())

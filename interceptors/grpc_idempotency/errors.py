@@ -40,6 +40,10 @@ class FenceRefused(StoreError):
     """The record has another owner by now, so nothing was written. Expected when a slow process outlives its lease."""
 
 
+class StepMisuse(IdempotencyError, RuntimeError):
+    """A handler's steps are not the same in every run, or not told apart. Means a mistake in the handler."""
+
+
 class TransactionMisuse(IdempotencyError, RuntimeError):
     """A transaction's function did what it must not: control the transaction, await, outlive it, or come twice in one
     keyed call. Means a mistake in the handler.

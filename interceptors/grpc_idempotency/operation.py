@@ -1,20 +1,27 @@
 """What a handler, and a store's transaction, may ask of the operation that they run in."""
 
 import contextvars
-from collections.abc import Callable
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
 
-from grpc_idempotency.records import Outcome
+from grpc_idempotency._steps import Steps
+from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
+from grpc_idempotency.records import Outcome, Step
 
-_current: contextvars.ContextVar["Operation | None"] = contextvars.ContextVar(
+logger = logging.getLogger("grpc_idempotency")
+T = TypeVar("T")
+
+_current: contextvars.ContextVar["OperationBase | None"] = contextvars.ContextVar(
     "grpc_idempotency_operation", default=None
 )
 
 
-class Operation:
+class OperationBase:
     """One run of a keyed call: claimed, under a fence, its outcome not yet stored."""
-
-    __slots__ = ("_seal", "attempt", "committed", "fence", "method", "name", "store", "ttl")
 
     def __init__(
         self,
@@ -23,8 +30,10 @@ class Operation:
         method: str,
         fence: bytes,
         attempt: int,
-        store: object,
+        principal: bytes,
+        store: Any,
         ttl: timedelta,
+        steps: Steps,
         seal: Callable[[object], Outcome],
     ) -> None:
         self.name = name
@@ -34,13 +43,17 @@ class Operation:
         self.fence = fence
         """16 bytes: this run's own fence, given with every write about the operation."""
         self.attempt = attempt
-        """1 in the first run, more when a run before it was cut short."""
+        """1 in the first run, more when a run before it was cut short or has failed."""
+        self.principal = principal
+        """Whose operation it is, as the scope function named it; the same in a run without its client (5.4)."""
         self.store = store
         """The store that holds the operation's record."""
         self.ttl = ttl
         """How long its outcome will be kept."""
         self.committed: Outcome | None = None
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+        self.steps = steps
+        """For the interceptors: the steps of this run."""
         self._seal = seal
 
     def seal(self, reply: object) -> Outcome:
@@ -50,12 +63,144 @@ class Operation:
         """
         return self._seal(reply)
 
+    def _transacting(self) -> Any:
+        transaction = getattr(self.store, "transaction", None)
+        if transaction is None:
+            raise PolicyError(
+                f"step(transaction=True) needs a store with transactions; {type(self.store).__name__} has none."
+            )
+        return transaction
 
-def current_operation() -> Operation | None:
+
+class AsyncOperation(OperationBase):
+    """The operation as an ``async def`` handler sees it."""
+
+    async def step(
+        self,
+        name: str,
+        fn: Callable[..., T] | Callable[..., Awaitable[T]],
+        *,
+        undo: Callable[[Any], Any] | None = None,
+        transaction: bool = False,
+    ) -> Any:
+        """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
+
+        The result is kept as bytes, a protobuf message or a JSON value (whose tuples become lists). Steps have to come
+        in the same order in every run, unless they are concurrent, and each has a ``name`` of its own.
+
+        Args:
+            name: Tells the step from the operation's others.
+            fn: Called without arguments, and awaited where it is to be.
+            undo: Called with the step's result, and awaited where it is to be, when the operation fails for good. It
+                is tried again when it fails, and has to bear being run twice.
+            transaction: Runs the plain function ``fn(db)`` in a transaction, which keeps its rows and the step's result
+                together or not at all (5.2).
+
+        Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`; and, when the result could not be
+        kept, :class:`~grpc_idempotency.errors.StoreUnavailable` or :class:`~grpc_idempotency.errors.FenceRefused`.
+        """
+        known = self.steps.ask(name, undo)
+        if known is not None:
+            return self.steps.finish(known)
+        return await self._run(name, fn, transaction)
+
+    async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        with self.steps.running(name) as finished:
+            if transaction:
+                kept = _Kept(finished)
+                await self._transacting()(fn, step=kept)
+                step = kept.step
+            else:
+                result = fn()
+                step = finished(await result if inspect.isawaitable(result) else result)
+                if not await self.store.record_step(self.name, self.fence, step):
+                    raise FenceRefused(_NOT_OURS)
+        return self.steps.finish(step)
+
+    async def unwind(self) -> str | None:
+        """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
+        try:
+            for name, undo, result in self.steps.to_undo():
+                await self._run(name, partial(undo, result), False)
+        except FenceRefused:
+            raise
+        except Exception as exc:
+            return _trouble(self.method, exc)
+        return None
+
+
+class Operation(OperationBase):
+    """The operation as a plain ``def`` handler sees it."""
+
+    def __init__(self, *, wait: Callable[[Any], Any] = lambda reply: reply, **known: Any) -> None:
+        super().__init__(**known)
+        self._wait = wait
+        """Waits for what the store answers: on an asyncio server its calls are awaited elsewhere."""
+
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        *,
+        undo: Callable[[Any], Any] | None = None,
+        transaction: bool = False,
+    ) -> Any:
+        """The same as :meth:`AsyncOperation.step`, blocking."""
+        known = self.steps.ask(name, undo)
+        if known is not None:
+            return self.steps.finish(known)
+        return self._run(name, fn, transaction)
+
+    def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        with self.steps.running(name) as finished:
+            if transaction:
+                kept = _Kept(finished)
+                self._wait(self._transacting()(fn, step=kept))
+                step = kept.step
+            else:
+                step = finished(fn())
+                if not self._wait(self.store.record_step(self.name, self.fence, step)):
+                    raise FenceRefused(_NOT_OURS)
+        return self.steps.finish(step)
+
+    def unwind(self) -> str | None:
+        """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
+        try:
+            for name, undo, result in self.steps.to_undo():
+                self._run(name, partial(undo, result), False)
+        except FenceRefused:
+            raise
+        except Exception as exc:
+            return _trouble(self.method, exc)
+        return None
+
+
+class _Kept:
+    """Makes the step of what a transaction's function returned, and remembers it."""
+
+    def __init__(self, finished: Callable[[object], Step]) -> None:
+        self._finished = finished
+        self.step: Step
+
+    def __call__(self, result: object) -> Step:
+        self.step = self._finished(result)
+        return self.step
+
+
+_NOT_OURS = "the operation has another owner by now, or has kept a step of this name: nothing was kept"
+
+
+def _trouble(method: str, error: Exception) -> str:
+    logger.error("an undo of %s failed", method, exc_info=error)
+    what = str(error) if isinstance(error, StepMisuse) else f"an undo failed with {type(error).__name__}"
+    return f"it has failed and could not be undone: {what}"
+
+
+def current_operation() -> OperationBase | None:
     """The operation that the calling handler runs in; ``None`` in an un-keyed call and outside of handlers."""
     return _current.get()
 
 
-def enter(operation: Operation | None) -> "contextvars.Token[Operation | None]":
+def enter(operation: OperationBase | None) -> "contextvars.Token[OperationBase | None]":
     """Makes ``operation`` the current one in this context (for the interceptors)."""
     return _current.set(operation)

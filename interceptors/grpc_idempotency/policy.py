@@ -54,6 +54,16 @@ class Policy:
     """The most that an outcome's status message and trailing metadata may measure; what exceeds it is dropped."""
     statuses: Mapping[Code, Disposition] = field(default_factory=lambda: MappingProxyType({}))
     """Exceptions to what each status does to the record (4.6). OK is always stored."""
+    max_tries: int = 5
+    """After how many failed runs an operation with finished steps is given up and undone; and how often an undo is
+    tried before the operation is held."""
+    retry_delay: timedelta = timedelta(seconds=1)
+    """How long an operation with finished steps waits before its second run; twice as long before each further one."""
+    recover: bool | None = None
+    """Whether an operation whose server is gone, or that is waiting, is finished without its client (5.4), from its
+    stored request. ``None``: where ``effects`` is transactional or repeatable."""
+    kept_metadata: tuple[str, ...] = ()
+    """The names of the invocation metadata that is stored with the request for that; never a token's."""
     left_out: tuple[str, ...] = ()
     """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
     pass_bidirectional: bool = False
@@ -63,12 +73,19 @@ class Policy:
     unprotected: bool = False
     """Whether a call goes through unprotected while the store is down, instead of being refused (5.5)."""
 
+    @property
+    def recovers(self) -> bool:
+        """Whether what recovery needs is stored: ``recover``, with its default worked out."""
+        return self.effects is not Effects.OPAQUE if self.recover is None else self.recover
+
     def __post_init__(self) -> None:
         for name in (f.name for f in fields(self)):
             value = getattr(self, name)
             if isinstance(value, timedelta) and value < timedelta(0):
                 raise PolicyError(f"Policy.{name} is a duration of zero or more, not {value}.")
-        for name in ("ttl", "lease", "renew_every", "execution_limit"):
+        if self.max_tries < 1:
+            raise PolicyError(f"Policy.max_tries is 1 or more, not {self.max_tries}.")
+        for name in ("ttl", "lease", "renew_every", "execution_limit", "retry_delay"):
             if not getattr(self, name):
                 raise PolicyError(f"Policy.{name} is a duration of more than zero.")
         for name in ("max_request_bytes", "max_response_bytes", "max_trailer_bytes"):

@@ -84,6 +84,8 @@ class Step:
     """How many steps of the operation had been finished when this one began."""
     result: bytes
     """What the step returned, encoded."""
+    undoable: bool = False
+    """Whether it has to be undone when the operation fails for good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

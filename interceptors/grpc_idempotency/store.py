@@ -67,7 +67,7 @@ class AsyncStore(Protocol):
         """Keeps a finished step of a running or held record. A step of this name is there already: ``False``."""
 
     async def steps(self, name: bytes) -> Sequence[Step]:
-        """The finished steps of an operation, by position; they are kept as long as its record."""
+        """The finished steps of an operation, in the order in which they were recorded; kept as long as its record."""
 
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
         """Lapsed records of these methods that were claimed with a request, oldest claim first (5.4).

@@ -1,0 +1,56 @@
+"""Values as bytes: what steps return, and the failure that an operation is being unwound for."""
+
+import base64
+import json
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from grpc_idempotency.errors import StepMisuse
+from grpc_idempotency.records import Code, Outcome, Trailers
+
+_BYTES, _MESSAGE, _JSON = b"b", b"m", b"j"
+
+
+def encode(value: object) -> bytes:
+    """A step's result: bytes, a protobuf message, or what JSON can say. Raises :class:`StepMisuse` for others."""
+    if isinstance(value, bytes):
+        return _BYTES + value
+    if isinstance(value, Message):
+        return _MESSAGE + value.DESCRIPTOR.full_name.encode() + b"\0" + value.SerializeToString()
+    try:
+        return _JSON + json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise StepMisuse(
+            f"a step's result is kept as bytes, a protobuf message or a JSON value; {type(value).__name__} is none"
+        ) from exc
+
+
+def decode(data: bytes) -> Any:
+    """The inverse of :func:`encode`, but that JSON knows no tuples."""
+    kind, rest = data[:1], data[1:]
+    if kind == _BYTES:
+        return rest
+    if kind == _JSON:
+        return json.loads(rest)
+    name, _, serialized = rest.partition(b"\0")
+    message: Message = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name.decode()))()
+    message.ParseFromString(serialized)
+    return message
+
+
+def encode_failure(outcome: Outcome, tries: int) -> bytes:
+    """An outcome without a message, and how many runs had failed by then."""
+    trailers = [
+        [name, value] if isinstance(value, str) else [name, base64.b64encode(value).decode(), "b64"]
+        for name, value in outcome.trailers
+    ]
+    return json.dumps([int(outcome.status), outcome.details, trailers, tries]).encode()
+
+
+def decode_failure(data: bytes) -> tuple[Outcome, int]:
+    """The inverse of :func:`encode_failure`."""
+    status, details, kept, tries = json.loads(data)
+    trailers: Trailers = tuple((entry[0], base64.b64decode(entry[1]) if len(entry) > 2 else entry[1]) for entry in kept)
+    return Outcome(status=Code(status), details=details, trailers=trailers), tries
