@@ -7,8 +7,10 @@ from google.protobuf.message import Message
 
 from grpc_idempotency import Policy
 
-from .handlers import Counting, Method
+from .handlers import EACH_SERVER, Counting, Method
 from .helpers import KEY, Servers, new_key, refused, text
+
+KINDS = EACH_SERVER
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 

@@ -179,7 +179,7 @@ scripts = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=scripts)
 async def test_whatever_the_handler_says(plays: Player, script: Script) -> None:
     """Status, message, details and trailers of any answer: with a key as without, and replayed the same (4.7)."""
