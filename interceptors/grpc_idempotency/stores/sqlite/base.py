@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from grpc_idempotency.errors import PolicyError, TransactionMisuse
-from grpc_idempotency.operation import Operation, current_operation
+from grpc_idempotency.operation import OperationBase, current_operation
 from grpc_idempotency.records import Record, State, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry, rows
@@ -22,7 +22,6 @@ from grpc_idempotency.stores.sqlite.writer import Writer
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
 _SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
-_LIST_PART = 256
 _SWEEP_PART = 100
 
 T = TypeVar("T")
@@ -87,9 +86,9 @@ class SQLiteBase:
         found: list[Record] = []
         behind: tuple[int, bytes] | None = (-1, b"") if after is None else (rows.wall_ms(after.created_at), after.name)
         while behind is not None and len(found) < limit:
-            part, behind = yield ListRequest(behind, _LIST_PART)
-            found += [one for one in part if state in (None, one.state) and method in (None, one.method)]
-        return found[:limit]
+            part, behind = yield ListRequest(behind, state, method, limit - len(found))
+            found += part
+        return found
 
     def _sweeping(self, limit: int) -> Asking[Swept]:
         """Deletes in parts, between which others have their turn."""
@@ -109,7 +108,7 @@ class SQLiteBase:
             raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
         return TransactionRequest(fn, operation)
 
-    def _own(self, operation: Operation | None) -> Operation | None:
+    def _own(self, operation: OperationBase | None) -> OperationBase | None:
         """The operation, if this store's database holds its record."""
         if operation is None:
             return None
