@@ -157,13 +157,32 @@ async def test_an_exceptions_text_never_leaves(plays: Player, caplog: pytest.Log
     assert logged == ["password=hunter2"] * 2
 
 
-async def test_the_code_that_was_set_before_an_exception(plays: Player, kind: str) -> None:
-    """A code that was set before an exception is the call's (4.7)."""
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "async",
+        pytest.param(
+            "thread",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="an un-keyed call gets UNKNOWN: a thread's context does not tell the code that was set",
+            ),
+        ),
+    ],
+)
+async def test_the_code_that_was_set_before_an_exception(plays: Player) -> None:
+    """A code that was set before an exception is the call's, with a key and without (4.7)."""
     unkeyed, first, second = await plays(Script("set and raise", "DATA_LOSS", "it is all gone"))
-    assert (first.status, second.plain) == (grpc.StatusCode.DATA_LOSS, first.plain)
     assert "hunter2" not in repr((unkeyed, first, second))
-    if kind == "async":
-        exact(unkeyed, first, second)
+    assert (first.status, second.mark) == (grpc.StatusCode.DATA_LOSS, "replayed")
+    exact(unkeyed, first, second)
+
+
+async def test_details_beside_ok(plays: Player) -> None:
+    """Details that a handler sets beside OK are treated as without a key (4.7)."""
+    replies = await plays(Script("set", "OK", "all is well", size=3))
+    exact(*replies)
+    assert (replies[2].mark, replies[2].message) == ("replayed", b"xxx")
 
 
 names = st.from_regex(r"x-[a-z0-9_.]{1,12}", fullmatch=True)
@@ -179,7 +198,7 @@ scripts = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=scripts)
 async def test_whatever_the_handler_says(plays: Player, script: Script) -> None:
     """Status, message, details and trailers of any answer: with a key as without, and replayed the same (4.7)."""

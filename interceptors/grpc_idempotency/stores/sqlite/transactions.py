@@ -8,13 +8,14 @@ from typing import Any
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.operation import Operation
 from grpc_idempotency.records import Code
-from grpc_idempotency.stores.sqlite import rows
+from grpc_idempotency.stores.sqlite import room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
 from grpc_idempotency.stores.sqlite.requests import TransactionRequest
-from grpc_idempotency.stores.sqlite.sql import padded
+from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.view import View
 
+_A_PAGE = 4096
 DEEPEST = 64
 """How many savepoints lie in one another before they are let go."""
 
@@ -77,8 +78,8 @@ class Transactions:
         if not self._outcomes or not self._db.in_transaction:
             return
         parameters = list(self._outcomes.values())
-        for at in range(0, len(parameters), 128):
-            part = parameters[at : at + 128]
+        for at in range(0, len(parameters), MOST_ROWS):
+            part = parameters[at : at + MOST_ROWS]
             size = padded(len(part))
             values = rows.flat(part) + [None] * (9 * (size - len(part)))
             changed = self._db.execute(self._tables.sql.sized("complete", 9, size), values).rowcount
@@ -120,6 +121,7 @@ class Transactions:
             return wrapped
         if fault_of(error) is None or not isinstance(error, Exception):
             return error
+        room.remember(self._tables, error, _A_PAGE)
         failure = translated(error, self._tables.path)
         failure.__cause__ = error
         return failure
@@ -132,8 +134,8 @@ class Transactions:
         return count
 
     def _standing(self, operation: Operation) -> tuple[bytes, int] | None:
-        sql = self._tables.sql.sized("standing", 0, 1)
-        row = self._db.execute(sql, (operation.name, self._tables.clock.now())).fetchone()
+        sql, parameters = self._tables.sql.by_names("standing", [operation.name])
+        row = self._db.execute(sql, [*parameters, self._tables.clock.now()]).fetchone()
         return None if row is None else (row[1], row[2])
 
 
