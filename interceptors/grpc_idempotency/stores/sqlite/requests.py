@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
-from grpc_idempotency.operation import Operation
+from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite.tables import Tables
@@ -164,7 +164,7 @@ class TransactionRequest(Request[Any]):
 
     __slots__ = ("committed", "context", "fn", "operation")
 
-    def __init__(self, fn: Callable[[Database], Any], operation: Operation | None) -> None:
+    def __init__(self, fn: Callable[[Database], Any], operation: OperationBase | None) -> None:
         self.fn = fn
         self.operation = operation
         self.context = contextvars.copy_context()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
-from grpc_idempotency.operation import Operation
+from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code
 from grpc_idempotency.stores.sqlite import room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
@@ -86,7 +86,7 @@ class Transactions:
             if changed != len(part):
                 raise sqlite3.IntegrityError("a transaction's function has changed the store's own tables")
 
-    def _admit(self, operation: Operation | None) -> None:
+    def _admit(self, operation: OperationBase | None) -> None:
         if operation is None:
             return
         if operation.name in self._outcomes or operation.committed is not None:
@@ -126,14 +126,14 @@ class Transactions:
         failure.__cause__ = error
         return failure
 
-    def _count_owned(self, operations: Sequence[Operation]) -> int:
+    def _count_owned(self, operations: Sequence[OperationBase]) -> int:
         size = padded(len(operations))
         values: list[Any] = [part for operation in operations for part in (operation.name, operation.fence)]
         values += [None] * (2 * (size - len(operations)))
         count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
         return count
 
-    def _standing(self, operation: Operation) -> tuple[bytes, int] | None:
+    def _standing(self, operation: OperationBase) -> tuple[bytes, int] | None:
         sql, parameters = self._tables.sql.by_names("standing", [operation.name])
         row = self._db.execute(sql, [*parameters, self._tables.clock.now()]).fetchone()
         return None if row is None else (row[1], row[2])
