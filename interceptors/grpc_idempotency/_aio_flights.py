@@ -180,6 +180,10 @@ class Flights:
         flight = self._flights[call.name] = Flight(self, call, run)
         return Boarded(call.fingerprint, True, flight)
 
+    def has(self, name: bytes) -> bool:
+        """Whether an operation is on its way here."""
+        return name in self._flights
+
     def forget(self, flight: Flight) -> None:
         """The flight is over: the next call of its name founds another."""
         self.detached.discard(flight)

@@ -156,11 +156,22 @@ class Flights:
             flight = self._flights[call.name] = Flight(self, call, run, give_up)
             return Boarded(call.fingerprint, True, flight)
 
+    def launch(self, call: Call, run: SyncRun) -> None:
+        """Founds a flight that no call follows, in a thread of its own."""
+        boarded = self.board(call, run, lambda: None)
+        if boarded is not None and boarded.founded:
+            assert isinstance(boarded.flight, Flight)
+            threading.Thread(target=boarded.flight.fly, name="grpc-idempotency-recovery", daemon=True).start()
+
     def _detached(self) -> int:
         """How many flights no call follows any more; they are only counted where they could be too many."""
         if len(self._flights) < self._max_detached:
             return 0
         return sum(not flight.followers for flight in self._flights.values())
+
+    def has(self, name: bytes) -> bool:
+        """Whether an operation is on its way here."""
+        return name in self._flights
 
     def forget(self, flight: Flight) -> None:
         """The flight is over: the next call of its name founds another."""
