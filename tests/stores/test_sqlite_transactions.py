@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from grpc_idempotency._steps import Steps
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.operation import Operation, current_operation, enter
 from grpc_idempotency.records import Claim, Code, Outcome, State
@@ -36,7 +37,15 @@ def seal(reply: object) -> Outcome:
 def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[Operation]:
     """What the interceptor does around a handler."""
     operation = Operation(
-        name=claim.name, method=claim.method, fence=claim.fence, attempt=1, store=store, ttl=TTL, seal=seal
+        name=claim.name,
+        method=claim.method,
+        fence=claim.fence,
+        attempt=1,
+        principal=b"",
+        store=store,
+        ttl=TTL,
+        steps=Steps((), unwinds=False),
+        seal=seal,
     )
     enter(operation)
     try:
