@@ -7,19 +7,32 @@ store's author writes a harness and one class::
         @pytest.fixture
         async def harness(self) -> AsyncIterator[MyHarness]: ...
 
-and each test gets the harness by the fixture's name.
+and each test gets the harness by the fixture's name. A store that blocks is tested by the same suite through
+:func:`in_threads`.
 """
 
 import asyncio
+import functools
 import os
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta, timezone
-from typing import Protocol
+from typing import Any, Protocol, cast
 
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Swept
-from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.records import (
+    Claim,
+    Code,
+    Effects,
+    Fingerprint,
+    Outcome,
+    Record,
+    State,
+    Step,
+    StoredRequest,
+    Swept,
+)
+from grpc_idempotency.store import AsyncStore, Store
 
 LEASE = timedelta(seconds=30)
 TTL = timedelta(hours=1)
@@ -40,16 +53,58 @@ class AsyncStoreHarness(Protocol):
         """Lets time pass for the database's clock, by exactly so much."""
 
 
-def a_claim(name: bytes | None = None, *, lease: timedelta = LEASE, method: str = METHOD) -> Claim:
+class _InThreads:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return functools.partial(_in_thread, getattr(self._store, name))
+
+
+async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """A thread can't be cancelled: a caller that is has to see the call's end first."""
+    running = asyncio.ensure_future(asyncio.to_thread(call, *args, **options))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def in_threads(store: Store) -> AsyncStore:
+    """A store that blocks, as the suite wants it: each call runs in a thread of its own."""
+    return cast(AsyncStore, _InThreads(store))
+
+
+def a_claim(
+    name: bytes | None = None,
+    *,
+    lease: timedelta = LEASE,
+    method: str = METHOD,
+    effects: Effects = Effects.OPAQUE,
+    request: StoredRequest | None = None,
+) -> Claim:
     """A claim under a fresh fence, with another fingerprint each time."""
     return Claim(
         name=name or os.urandom(16),
         method=method,
         fence=os.urandom(16),
         fingerprint=Fingerprint(raw=os.urandom(32), canonical=os.urandom(32)),
-        effects=Effects.OPAQUE,
+        effects=effects,
         lease=lease,
+        request=request,
     )
+
+
+def a_step(name: str, *, position: int = 0, result: bytes = b"done", undoable: bool = False) -> Step:
+    """A finished step."""
+    return Step(name=name, position=position, result=result, undoable=undoable)
+
+
+def a_request(*messages: bytes) -> StoredRequest:
+    """A request of somebody's, with metadata of both kinds."""
+    metadata = (("tenant", "t, ünïcode"), ("trace-bin", bytes(range(256))), ("tenant", ""))
+    return StoredRequest(principal=os.urandom(16), metadata=metadata, messages=messages)
 
 
 async def _running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
@@ -61,6 +116,12 @@ async def _running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
 async def _held(store: AsyncStore) -> Claim:
     claim = await _running(store)
     assert await store.hold(claim.name, claim.fence, "its server died")
+    return claim
+
+
+async def _waiting(store: AsyncStore, *, delay: timedelta = LEASE, tries: int = 1) -> Claim:
+    claim = await _running(store)
+    assert await store.wait(claim.name, claim.fence, delay, tries) is True
     return claim
 
 
@@ -78,15 +139,18 @@ async def _record(store: AsyncStore, claim: Claim) -> Record:
 
 async def _refuses(store: AsyncStore, name: bytes, fence: bytes) -> None:
     """Asserts that every fenced call under the fence answers False and leaves what is there."""
-    before = await store.get(name)
+    before, steps = await store.get(name), await store.steps(name)
     assert await store.renew(name, fence, LEASE * 2) is False
     assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is False
     assert await store.release(name, fence) is False
+    assert await store.wait(name, fence, TICK, 99) is False
+    assert await store.record_step(name, fence, a_step(os.urandom(8).hex())) is False
     assert await store.hold(name, fence, "no") is False
     assert await store.hold(name, fence, "no", lapsed_only=True) is False
     assert await store.resolve(name, fence, OTHER_OUTCOME, TTL) is False
     assert await store.resolve(name, fence, None, TTL) is False
     assert await store.get(name) == before
+    assert await store.steps(name) == steps
 
 
 class ClaimContract:
@@ -115,7 +179,7 @@ class ClaimContract:
     async def test_a_claim_is_lost_to_a_record_in_any_state(self, harness: AsyncStoreHarness) -> None:
         """It answers the record that stands in its way, and changes nothing."""
         store = await harness.store()
-        for prepare in (_running, _held, _completed):
+        for prepare in (_running, _held, _waiting, _completed):
             first = await prepare(store)
             record = await _record(store, first)
             assert await store.claim(a_claim(first.name)) == record
@@ -174,7 +238,7 @@ class ClaimContract:
         assert lost_to.fence == second.fence
 
     async def test_held_and_completed_records_are_not_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """``over`` is for running records alone."""
+        """``over`` is for running and waiting records alone."""
         store = await harness.store()
         for prepare in (_held, _completed):
             first = await prepare(store)
@@ -217,9 +281,9 @@ class ClaimContract:
         assert (await _record(store, claim)).lapsed
 
     async def test_only_running_records_are_renewed(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for held, completed and absent ones."""
+        """``False`` for held, waiting, completed and absent ones."""
         store = await harness.store()
-        for prepare in (_held, _completed):
+        for prepare in (_held, _waiting, _completed):
             claim = await prepare(store)
             record = await _record(store, claim)
             assert await store.renew(claim.name, claim.fence, LEASE) is False
@@ -318,9 +382,9 @@ class OutcomeContract:
         assert (await _record(store, held)).state is State.HELD
 
     async def test_another_fence_is_refused_in_every_state(self, harness: AsyncStoreHarness) -> None:
-        """Running, held, completed or absent: ``False``, and nothing changes."""
+        """Running, held, waiting, completed or absent: ``False``, and nothing changes."""
         store = await harness.store()
-        for prepare in (_running, _held, _completed):
+        for prepare in (_running, _held, _waiting, _completed):
             claim = await prepare(store)
             await _refuses(store, claim.name, os.urandom(16))
         await _refuses(store, os.urandom(16), os.urandom(16))
@@ -372,9 +436,9 @@ class OutcomeContract:
         assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OUTCOME, "")
 
     async def test_only_running_records_are_held(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for held and completed ones."""
+        """``False`` for held, waiting and completed ones."""
         store = await harness.store()
-        for prepare in (_held, _completed):
+        for prepare in (_held, _waiting, _completed):
             claim = await prepare(store)
             record = await _record(store, claim)
             assert await store.hold(claim.name, claim.fence, "another reason") is False
@@ -413,15 +477,319 @@ class OutcomeContract:
         await _refuses(store, claim.name, claim.fence)
 
     async def test_only_held_records_are_resolved(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for running, lapsed and completed ones."""
+        """``False`` for running, lapsed, waiting and completed ones."""
         store = await harness.store()
-        for prepare in (_running, _completed):
+        for prepare in (_running, _waiting, _completed):
             claim = await prepare(store)
             await harness.elapse(LEASE * 2)
             record = await _record(store, claim)
             assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is False
             assert await store.resolve(claim.name, claim.fence, None, TTL) is False
             assert await _record(store, claim) == record
+
+
+class WaitContract:
+    """Waiting records: those that will be run again."""
+
+    async def test_a_waiting_record_is_due_at_its_instant(self, harness: AsyncStoreHarness) -> None:
+        """It keeps its fence, has no lease, and is due when ``delay`` has passed, not a tick earlier."""
+        store = await harness.store()
+        claim = await _running(store)
+        assert await store.wait(claim.name, claim.fence, LEASE * 2, 3) is True
+        record = await _record(store, claim)
+        assert (record.state, record.fence, record.tries, record.attempts) == (State.WAITING, claim.fence, 3, 1)
+        assert (record.lapsed, record.outcome, record.expires_at) == (False, None, None)
+        await harness.elapse(LEASE * 2 - TICK)
+        assert await _record(store, claim) == record
+        await harness.elapse(TICK)
+        assert await _record(store, claim) == replace(record, lapsed=True)
+
+    async def test_no_delay_means_now(self, harness: AsyncStoreHarness) -> None:
+        """The record is due at once."""
+        store = await harness.store()
+        claim = await _waiting(store, delay=timedelta(0))
+        assert (await _record(store, claim)).lapsed
+
+    async def test_a_waiting_record_does_not_expire(self, harness: AsyncStoreHarness) -> None:
+        """However long it is due."""
+        store = await harness.store()
+        claim = await _waiting(store)
+        await harness.elapse(timedelta(days=400))
+        assert (await store.sweep()).deleted == 0
+        assert (await _record(store, claim)).state is State.WAITING
+
+    async def test_only_running_records_wait(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed ones too, as long as nobody took over; ``False`` for held, waiting and completed ones."""
+        store = await harness.store()
+        claim = await _running(store)
+        await harness.elapse(LEASE)
+        assert await store.wait(claim.name, claim.fence, LEASE, 1) is True
+        for prepare in (_held, _waiting, _completed):
+            claim = await prepare(store)
+            record = await _record(store, claim)
+            assert await store.wait(claim.name, claim.fence, TICK, 9) is False
+            assert await _record(store, claim) == record
+
+    async def test_nobody_has_a_say_over_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
+        """Its fence neither: whoever would go on with it claims it, once it is due."""
+        store = await harness.store()
+        claim = await _waiting(store)
+        await _refuses(store, claim.name, claim.fence)
+        await harness.elapse(LEASE)
+        await _refuses(store, claim.name, claim.fence)
+
+    async def test_a_due_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """One attempt more, under a new lease, with its tries; the fence that waited is spent."""
+        store = await harness.store()
+        first = await _waiting(store, tries=4)
+        created_at = (await _record(store, first)).created_at
+        await harness.elapse(LEASE)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        record = await _record(store, second)
+        assert (record.state, record.fence, record.fingerprint) == (State.RUNNING, second.fence, second.fingerprint)
+        assert (record.attempts, record.tries, record.created_at, record.lapsed) == (2, 4, created_at, False)
+        await _refuses(store, first.name, first.fence)
+        await harness.elapse(LEASE)
+        assert (await _record(store, second)).lapsed
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
+
+    async def test_a_record_that_is_not_due_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Not one tick before, and under no other fence."""
+        store = await harness.store()
+        first = await _waiting(store)
+        await harness.elapse(LEASE - TICK)
+        assert await store.claim(a_claim(first.name), over=first.fence) == await _record(store, first)
+        await harness.elapse(TICK)
+        assert await store.claim(a_claim(first.name), over=os.urandom(16)) == await _record(store, first)
+        assert await store.claim(a_claim(first.name)) == await _record(store, first)
+
+    async def test_tries_are_as_of_the_last_wait(self, harness: AsyncStoreHarness) -> None:
+        """They stay with the record to its end, and a claim that begins anew has none."""
+        store = await harness.store()
+        first = await _waiting(store, delay=TICK, tries=1)
+        await harness.elapse(TICK)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        assert await store.wait(second.name, second.fence, TICK, 2) is True
+        await harness.elapse(TICK)
+        third = a_claim(first.name)
+        assert await store.claim(third, over=second.fence) is None
+        assert await store.complete(third.name, third.fence, OUTCOME, TTL)
+        record = await _record(store, third)
+        assert (record.attempts, record.tries) == (3, 2)
+        await harness.elapse(TTL)
+        assert await store.claim(a_claim(first.name)) is None
+        record = await _record(store, first)
+        assert (record.attempts, record.tries) == (1, 0)
+
+    async def test_of_many_that_run_a_due_record_again_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """50 at once."""
+        store = await harness.store()
+        first = await _waiting(store)
+        await harness.elapse(LEASE)
+        answers = await asyncio.gather(*(store.claim(a_claim(first.name), over=first.fence) for _ in range(50)))
+        assert answers.count(None) == 1
+        assert (await _record(store, first)).attempts == 2
+
+
+class StepContract:
+    """Finished steps."""
+
+    async def test_steps_are_kept_to_the_byte_in_their_order(self, harness: AsyncStoreHarness) -> None:
+        """That in which they were recorded, whatever their positions say; another operation has its own."""
+        store = await harness.store()
+        one, other = await _running(store), await _running(store)
+        steps = [
+            a_step("second", position=1, result=b""),
+            a_step("first", result=bytes(range(256)), undoable=True),
+            a_step("ünïcode 'and; \n\x00", position=2, result=os.urandom(1 << 20)),
+            a_step("again", position=2, undoable=True),
+        ]
+        for step in steps:
+            assert await store.record_step(one.name, one.fence, step) is True
+        assert await store.record_step(other.name, other.fence, a_step("first", result=b"other"))
+        assert list(await store.steps(one.name)) == steps
+        assert list(await (await harness.store()).steps(one.name)) == steps
+        assert list(await store.steps(other.name)) == [a_step("first", result=b"other")]
+        assert list(await store.steps(os.urandom(16))) == []
+
+    async def test_a_name_is_kept_once(self, harness: AsyncStoreHarness) -> None:
+        """A second step of it is refused, be it the same, and the first stays."""
+        store = await harness.store()
+        claim = await _running(store)
+        assert await store.record_step(claim.name, claim.fence, a_step("charge")) is True
+        assert await store.record_step(claim.name, claim.fence, a_step("charge")) is False
+        assert await store.record_step(claim.name, claim.fence, a_step("charge", result=b"other")) is False
+        assert list(await store.steps(claim.name)) == [a_step("charge")]
+
+    async def test_of_many_steps_of_one_name_one_is_kept(self, harness: AsyncStoreHarness) -> None:
+        """Whoever was told so; steps of other names beside it are kept all."""
+        store = await harness.store()
+        claims = [await _running(store) for _ in range(5)]
+        steps = [a_step(f"step {n % 4}", position=n, result=str(n).encode()) for n in range(20)]
+        calls = [(claim, step) for step in steps for claim in claims]
+        answers = await asyncio.gather(*(store.record_step(claim.name, claim.fence, step) for claim, step in calls))
+        kept = [call for call, answer in zip(calls, answers, strict=True) if answer]
+        for claim in claims:
+            found = await store.steps(claim.name)
+            assert {step.name for step in found} == {step.name for step in steps}
+            assert {step.position for step in found} == {step.position for other, step in kept if other is claim}
+
+    async def test_running_and_held_operations_have_steps(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed ones too. Waiting and completed ones get no more of them."""
+        store = await harness.store()
+        for prepare in (_running, _held):
+            claim = await prepare(store)
+            await harness.elapse(LEASE)
+            assert await store.record_step(claim.name, claim.fence, a_step("late")) is True
+        for prepare in (_waiting, _completed):
+            claim = await prepare(store)
+            assert await store.record_step(claim.name, claim.fence, a_step("late")) is False
+            assert list(await store.steps(claim.name)) == []
+
+    async def test_a_spent_fence_keeps_no_step(self, harness: AsyncStoreHarness) -> None:
+        """After a take-over only the successor adds to the steps, which are still there."""
+        store = await harness.store()
+        first = await _running(store)
+        assert await store.record_step(first.name, first.fence, a_step("reserve"))
+        await harness.elapse(LEASE)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        assert await store.record_step(first.name, first.fence, a_step("confirm", result=b"zombie")) is False
+        assert await store.record_step(second.name, second.fence, a_step("confirm")) is True
+        assert list(await store.steps(first.name)) == [a_step("reserve"), a_step("confirm")]
+
+    async def test_steps_stay_as_long_as_their_record(self, harness: AsyncStoreHarness) -> None:
+        """While it waits, is run again, is held and is completed; until the instant of its expiry."""
+        store = await harness.store()
+        first, steps = await _running(store), [a_step("charge", undoable=True)]
+        assert await store.record_step(first.name, first.fence, steps[0])
+        assert await store.wait(first.name, first.fence, TICK, 1)
+        assert list(await store.steps(first.name)) == steps
+        await harness.elapse(TICK)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        assert await store.hold(second.name, second.fence, "an undo failed")
+        assert list(await store.steps(first.name)) == steps
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
+        await harness.elapse(TTL - TICK)
+        assert list(await store.steps(first.name)) == steps
+        await harness.elapse(TICK)
+        assert list(await store.steps(first.name)) == []
+
+    async def test_steps_go_with_their_record(self, harness: AsyncStoreHarness) -> None:
+        """Released, or said never to have happened: a new claim begins without them, with all names free."""
+        store = await harness.store()
+        for settle in (_release, _never_happened):
+            first = await _running(store)
+            assert await store.record_step(first.name, first.fence, a_step("charge"))
+            await settle(store, first)
+            assert list(await store.steps(first.name)) == []
+            await _begins_without_steps(store, first.name)
+
+    async def test_a_claim_of_an_expired_operation_has_none_of_its_steps(self, harness: AsyncStoreHarness) -> None:
+        """Swept or not; those of others are left alone."""
+        store = await harness.store()
+        other = await _running(store)
+        assert await store.record_step(other.name, other.fence, a_step("charge"))
+        claims = [await _running(store) for _ in range(2)]
+        for claim in claims:
+            assert await store.record_step(claim.name, claim.fence, a_step("charge"))
+            assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+        await harness.elapse(TTL)
+        await _begins_without_steps(store, claims[0].name)
+        assert (await store.sweep()).deleted == 1
+        await _begins_without_steps(store, claims[1].name)
+        assert list(await store.steps(other.name)) == [a_step("charge")]
+
+
+class RecoveryContract:
+    """What is pending, and the requests that it takes to finish it."""
+
+    async def test_what_can_be_run_again_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed and due records, whole, with their requests; not one tick earlier."""
+        store = await harness.store()
+        running, waiting = _recoverable(b"a"), _recoverable(b"b", b"", os.urandom(1 << 20))
+        assert await store.claim(running) is None
+        await harness.elapse(TICK)
+        assert await store.claim(waiting) is None
+        assert await store.wait(waiting.name, waiting.fence, LEASE, 2)
+        await harness.elapse(LEASE - TICK * 2)
+        assert list(await store.pending([METHOD])) == []
+        await harness.elapse(TICK)
+        assert await _names(store.pending([METHOD])) == {running.name}
+        await harness.elapse(TICK)
+        expected = [replace(await _record(store, one), request=one.request) for one in (running, waiting)]
+        assert list(await store.pending([METHOD, "/a.B/Other"])) == expected
+        assert [one.lapsed for one in expected] == [True, True]
+
+    async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """Neither what has no request, nor what is held, completed, or opaque and running; nor other methods."""
+        store = await harness.store()
+        claims = [_recoverable() for _ in range(4)]
+        claims.append(replace(claims[0], name=os.urandom(16), request=None))
+        claims.append(replace(claims[0], name=os.urandom(16), effects=Effects.OPAQUE))
+        claims.append(replace(claims[0], name=os.urandom(16), method="/a.B/Other"))
+        for claim in claims:
+            assert await store.claim(claim) is None
+        assert await store.hold(claims[1].name, claims[1].fence, "held")
+        assert await store.complete(claims[2].name, claims[2].fence, OUTCOME, LEASE * 2)
+        assert await store.release(claims[3].name, claims[3].fence)
+        await harness.elapse(LEASE)
+        assert await _names(store.pending([METHOD])) == {claims[0].name}
+        assert await _names(store.pending(["/a.B/Other"])) == {claims[6].name}
+        assert list(await store.pending([])) == []
+
+    async def test_an_opaque_operation_that_waits_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """It is known how its last run ended."""
+        store = await harness.store()
+        claim = a_claim(request=a_request(b"a"))
+        assert await store.claim(claim) is None
+        assert await store.wait(claim.name, claim.fence, TICK, 1)
+        await harness.elapse(TICK)
+        assert await _names(store.pending([METHOD])) == {claim.name}
+
+    async def test_the_oldest_are_pending_first(self, harness: AsyncStoreHarness) -> None:
+        """In the order of their first claims, and no more than asked for."""
+        store = await harness.store()
+        claims = [replace(_recoverable(), method=f"/a.B/{n % 2}") for n in range(5)]
+        for claim in claims:
+            assert await store.claim(claim) is None
+            await harness.elapse(TICK)
+        await harness.elapse(LEASE)
+        again = replace(claims[0], fence=os.urandom(16), lease=TICK)
+        assert await store.claim(again, over=claims[0].fence) is None
+        await harness.elapse(TICK)
+        methods = {"/a.B/0", "/a.B/1"}
+        assert [one.name for one in await store.pending(methods)] == [one.name for one in claims]
+        assert [one.name for one in await store.pending(methods, limit=2)] == [one.name for one in claims[:2]]
+
+    async def test_a_take_over_keeps_the_first_request(self, harness: AsyncStoreHarness) -> None:
+        """What the retry brought along is not kept; a claim that begins anew has its own."""
+        store = await harness.store()
+        first = _recoverable(b"first")
+        assert await store.claim(first) is None
+        await harness.elapse(LEASE)
+        second = replace(first, fence=os.urandom(16), request=a_request(b"second"))
+        assert await store.claim(second, over=first.fence) is None
+        await harness.elapse(LEASE)
+        assert [one.request for one in await store.pending([METHOD])] == [first.request]
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
+        await harness.elapse(TTL)
+        third = replace(first, fence=os.urandom(16), request=a_request(b"third"))
+        assert await store.claim(third) is None
+        await harness.elapse(LEASE)
+        assert [one.request for one in await store.pending([METHOD])] == [third.request]
+
+    async def test_requests_are_for_recovery_alone(self, harness: AsyncStoreHarness) -> None:
+        """No other answer has them."""
+        store = await harness.store()
+        claim = _recoverable(b"secret")
+        assert await store.claim(claim) is None
+        lost_to = await store.claim(a_claim(claim.name))
+        assert lost_to == await _record(store, claim)
+        assert [lost_to.request, *(one.request for one in await store.list())] == [None, None]
 
 
 class ListContract:
@@ -459,8 +827,9 @@ class ListContract:
         other = a_claim(method="/a.B/Other")
         await store.claim(other)
         running = [await _running(store) for _ in range(2)]
-        held, completed = await _held(store), await _completed(store)
+        held, waiting, completed = await _held(store), await _waiting(store), await _completed(store)
         assert await _names(store.list(state=State.HELD)) == {held.name}
+        assert await _names(store.list(state=State.WAITING)) == {waiting.name}
         assert await _names(store.list(state=State.COMPLETED, limit=1)) == {completed.name}
         assert await _names(store.list(method="/a.B/Other")) == {other.name}
         assert await _names(store.list(state=State.RUNNING, method=METHOD)) == {one.name for one in running}
@@ -482,7 +851,7 @@ class ListContract:
             await _completed(store)
         await harness.elapse(TTL - TICK)
         assert await store.sweep() == Swept(deleted=0, more=False)
-        kept = [await _completed(store), await _running(store), await _held(store)]
+        kept = [await prepare(store) for prepare in (_completed, _running, _held, _waiting)]
         await harness.elapse(TICK)
         swept = await store.sweep()
         assert (swept.deleted, swept.more) == (3, False)
@@ -525,7 +894,7 @@ class LifeContract:
     async def test_records_outlive_the_store(self, harness: AsyncStoreHarness) -> None:
         """Another store on the database sees them all, as they were."""
         store = await harness.store()
-        claims = [await prepare(store) for prepare in (_running, _held, _completed)]
+        claims = [await prepare(store) for prepare in (_running, _held, _waiting, _completed)]
         records = [await _record(store, one) for one in claims]
         await store.close()
         again = await harness.store()
@@ -628,7 +997,9 @@ class LifeContract:
         assert await other.complete(claim.name, claim.fence, OUTCOME, TTL)
 
 
-class AsyncStoreContract(ClaimContract, OutcomeContract, ListContract, LifeContract):
+class AsyncStoreContract(
+    ClaimContract, OutcomeContract, WaitContract, StepContract, RecoveryContract, ListContract, LifeContract
+):
     """The whole suite. Inherit from it and provide the fixture ``harness``, an :class:`AsyncStoreHarness`."""
 
 
@@ -643,6 +1014,26 @@ async def _settle_somehow(store: AsyncStore, claim: Claim, n: int) -> None:
             assert await store.hold(claim.name, claim.fence, "held")
         case _:
             await _refuses(store, claim.name, os.urandom(16))
+
+
+def _recoverable(*messages: bytes) -> Claim:
+    return a_claim(effects=Effects.REPEATABLE, request=a_request(*messages))
+
+
+async def _release(store: AsyncStore, claim: Claim) -> None:
+    assert await store.release(claim.name, claim.fence)
+
+
+async def _never_happened(store: AsyncStore, claim: Claim) -> None:
+    assert await store.hold(claim.name, claim.fence, "its server died")
+    assert await store.resolve(claim.name, claim.fence, None, TTL)
+
+
+async def _begins_without_steps(store: AsyncStore, name: bytes) -> None:
+    claim = a_claim(name)
+    assert await store.claim(claim) is None
+    assert list(await store.steps(name)) == []
+    assert await store.record_step(name, claim.fence, a_step("charge")) is True
 
 
 async def _names(records: Awaitable[Sequence[Record]]) -> set[bytes]:

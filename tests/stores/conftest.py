@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, registry
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore, registry
 
 
 @dataclass
@@ -74,6 +74,23 @@ async def make(path: Path, clock: HandClock) -> AsyncIterator[Make]:
     yield make_store
     for store in made:
         await store.close()
+
+
+MakeBlocking = Callable[[], SQLiteStore]
+
+
+@pytest.fixture
+def make_blocking(path: Path, clock: HandClock) -> Iterator[MakeBlocking]:
+    """The same for threads."""
+    made: list[SQLiteStore] = []
+
+    def make_store() -> SQLiteStore:
+        made.append(SQLiteStore(path, _clock=clock))
+        return made[-1]
+
+    yield make_store
+    for store in made:
+        store.close()
 
 
 @pytest.fixture

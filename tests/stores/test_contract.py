@@ -1,22 +1,23 @@
-"""Every store of the library against the one contract suite."""
+"""Every store of the library, for asyncio and for threads, against the one contract suite."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 
 from grpc_idempotency.store import AsyncStore
-from grpc_idempotency.stores.memory import AsyncMemoryStore
-from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness
+from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
+from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness, in_threads
 
-from .conftest import HandClock, Make
+from .conftest import HandClock, Make, MakeBlocking
 
 
 class MemoryHarness:
     """All "stores on the database" are the one store, which is its database."""
 
-    def __init__(self, clock: HandClock) -> None:
+    def __init__(self, clock: HandClock, store: AsyncStore) -> None:
         self._clock = clock
-        self._store = AsyncMemoryStore(clock=clock.now)
+        self._store = store
 
     async def store(self) -> AsyncStore:
         return self._store
@@ -26,7 +27,7 @@ class MemoryHarness:
 
 
 class SQLiteHarness:
-    def __init__(self, clock: HandClock, make: Make) -> None:
+    def __init__(self, clock: HandClock, make: Callable[[], AsyncStore]) -> None:
         self._clock = clock
         self._make = make
 
@@ -38,6 +39,14 @@ class SQLiteHarness:
 
 
 class TestStores(AsyncStoreContract):
-    @pytest.fixture(params=["memory", "sqlite"])
-    def harness(self, request: pytest.FixtureRequest, clock: HandClock, make: Make) -> AsyncStoreHarness:
-        return MemoryHarness(clock) if request.param == "memory" else SQLiteHarness(clock, make)
+    @pytest.fixture(params=["memory", "memory in threads", "sqlite", "sqlite in threads"])
+    def harness(
+        self, request: pytest.FixtureRequest, clock: HandClock, make: Make, make_blocking: MakeBlocking
+    ) -> AsyncStoreHarness:
+        harnesses: dict[str, Callable[[], AsyncStoreHarness]] = {
+            "memory": lambda: MemoryHarness(clock, AsyncMemoryStore(clock=clock.now)),
+            "memory in threads": lambda: MemoryHarness(clock, in_threads(MemoryStore(clock=clock.now))),
+            "sqlite": lambda: SQLiteHarness(clock, make),
+            "sqlite in threads": lambda: SQLiteHarness(clock, lambda: in_threads(make_blocking())),
+        }
+        return harnesses[request.param]()

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Code, Outcome, State
+from grpc_idempotency.records import Claim, Code, Effects, Outcome, State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, group
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step
 
 from .conftest import HandClock, Make
+from .test_sqlite_transactions import keyed
 
 
 async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
@@ -55,12 +56,50 @@ async def test_many_calls_share_a_commit(store: AsyncSQLiteStore) -> None:
     assert statements.count("COMMIT") <= 40
 
 
+async def test_steps_and_requests_cost_the_others_nothing(store: AsyncSQLiteStore) -> None:
+    """Claims with requests, completions and releases are one statement a group; of steps there is one for all, too."""
+    request = a_request(bytes(100))
+    claims = [a_claim(effects=Effects.REPEATABLE, request=request) for _ in range(64)]
+    statements = await traced(store)
+    await asyncio.gather(*map(store.claim, claims))
+    await asyncio.gather(*(store.record_step(one.name, one.fence, a_step("a")) for one in claims))
+    await asyncio.gather(*(store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims))
+    commits = statements.count("COMMIT")
+    written = [one for one in statements if not one.startswith(("BEGIN", "COMMIT", "--"))]
+    assert len(written) == commits
+    assert commits < 20
+
+
+async def test_no_step_outlives_its_operation(store: AsyncSQLiteStore, clock: HandClock) -> None:
+    """Released, replaced or swept, in whatever group: the table of steps holds none that belongs to nobody."""
+    claims = [a_claim() for _ in range(60)]
+    await asyncio.gather(*map(store.claim, claims))
+    steps = [store.record_step(one.name, one.fence, a_step(name)) for one in claims for name in "ab"]
+    assert all(await asyncio.gather(*steps))
+    await asyncio.gather(*(store.release(one.name, one.fence) for one in claims[:20]))
+    await asyncio.gather(*(store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims[20:]))
+    clock.elapse(TTL)
+    await asyncio.gather(*(store.claim(a_claim(one.name)) for one in claims[20:40]))
+    assert (await store.sweep()).deleted == 20
+    left = await store.transaction(lambda db: db.execute("SELECT count(*) FROM grpc_idempotency_steps").fetchone())
+    assert left == (0,)
+
+
+async def test_what_is_pending_is_found_by_an_index(store: AsyncSQLiteStore) -> None:
+    """Among thousands of completed operations, recovery looks at those that it may run."""
+    query = "EXPLAIN QUERY PLAN " + store._sql.sized("pending", 0, 2)
+    plan = await store.transaction(lambda db: db.execute(query, (0, "a", "b", 1)).fetchall())
+    assert any("USING INDEX grpc_idempotency_operations_due" in row[3] for row in plan)
+    assert not any(row[3].startswith("SCAN") for row in plan)
+
+
 async def test_reads_take_no_lock(store: AsyncSQLiteStore) -> None:
-    """Neither get nor list begins a transaction."""
+    """None of get, list, steps and pending begins a transaction."""
     claim = a_claim()
     await store.claim(claim)
     statements = await traced(store)
-    await asyncio.gather(*(store.get(claim.name) for _ in range(50)), store.list())
+    await asyncio.gather(*(store.get(claim.name) for _ in range(50)), store.list(), store.steps(claim.name))
+    await store.pending([claim.method])
     assert not [one for one in statements if one.startswith("BEGIN")]
 
 
@@ -156,6 +195,17 @@ class TestFailedCommits:
         await store.claim(other)
         failing.append(True)
         assert await store.hold(other.name, other.fence, "reason") is True
+        failing.append(True)
+        assert await store.record_step(other.name, other.fence, a_step("a")) is True
+        assert await store.record_step(other.name, other.fence, a_step("a")) is False
+        another = a_claim()
+        await store.claim(another)
+        with keyed(store, another):
+            failing.append(True)
+            assert await store.transaction(lambda db: 1, step=lambda one: a_step("b")) == 1
+        assert list(await store.steps(another.name)) == [a_step("b")]
+        failing.append(True)
+        assert await store.wait(another.name, another.fence, LEASE, 1) is True
 
     async def test_what_did_not_land_is_unavailable(self, store: AsyncSQLiteStore, failing: list[bool]) -> None:
         """And nothing of it is there."""
@@ -169,6 +219,9 @@ class TestFailedCommits:
             lambda: store.complete(claim.name, claim.fence, OUTCOME, TTL),
             lambda: store.hold(claim.name, claim.fence, "reason"),
             lambda: store.renew(claim.name, claim.fence, LEASE),
+            lambda: store.wait(claim.name, claim.fence, LEASE, 1),
+            lambda: store.record_step(claim.name, claim.fence, a_step("a")),
+            lambda: keyed_step(store, claim),
             lambda: store.release(claim.name, claim.fence),
             lambda: store.transaction(lambda db: db.execute("CREATE TABLE t (x)")),
         ):
@@ -178,8 +231,14 @@ class TestFailedCommits:
         record = await store.get(claim.name)
         assert record is not None
         assert record.state is State.RUNNING
+        assert list(await store.steps(claim.name)) == []
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             await store.transaction(lambda db: db.execute("SELECT * FROM t"))
+
+
+async def keyed_step(store: AsyncSQLiteStore, claim: Claim) -> int:
+    with keyed(store, claim):
+        return await store.transaction(lambda db: 1, step=lambda one: a_step("a"))
 
 
 def in_loops(coroutines: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[BaseException]:

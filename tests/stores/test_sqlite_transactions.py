@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from grpc_idempotency._steps import Steps
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.operation import Operation, current_operation, enter
-from grpc_idempotency.records import Claim, Code, Outcome, State
+from grpc_idempotency.records import Claim, Code, Outcome, State, Step
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step
 
 from .conftest import HandClock, Make
 
@@ -36,7 +37,15 @@ def seal(reply: object) -> Outcome:
 def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[Operation]:
     """What the interceptor does around a handler."""
     operation = Operation(
-        name=claim.name, method=claim.method, fence=claim.fence, attempt=1, store=store, ttl=TTL, seal=seal
+        name=claim.name,
+        method=claim.method,
+        fence=claim.fence,
+        attempt=1,
+        principal=b"",
+        store=store,
+        ttl=TTL,
+        steps=Steps((), unwinds=False),
+        seal=seal,
     )
     enter(operation)
     try:
@@ -396,6 +405,127 @@ class TestKeyed:
             record = await store.get(claim.name)
             assert record is not None
             assert record.outcome == seal(f"{n:03}")
+
+
+class TestSteps:
+    """A step whose rows and result commit together (5.2)."""
+
+    async def test_rows_and_step_commit_together(self, store: AsyncSQLiteStore) -> None:
+        """Any number of them in one operation, which goes on running, to a transaction with its outcome."""
+        claim = await claimed(store)
+        with keyed(store, claim) as operation:
+            for name in ("a", "b", "c"):
+                assert await store.transaction(insert(name), step=make_step(name)) == name
+                assert operation.committed is None
+            assert await store.transaction(insert("d")) == "d"
+            assert operation.committed == seal("d")
+        assert await orders(store) == ["a", "b", "c", "d"]
+        assert [step.name for step in await store.steps(claim.name)] == ["a", "b", "c"]
+        assert (await store.steps(claim.name))[0] == a_step("a", result=b"a")
+        record = await store.get(claim.name)
+        assert record is not None
+        assert record.outcome == seal("d")
+
+    async def test_what_the_function_raises_leaves_no_step(self, store: AsyncSQLiteStore) -> None:
+        """Nor does a result that can't be kept; the step's name is free for another run."""
+        claim = await claimed(store)
+
+        def no(result: object) -> Step:
+            raise TypeError("no result")
+
+        with keyed(store, claim):
+            with pytest.raises(ZeroDivisionError):
+                await store.transaction(lambda db: (insert("a")(db), 1 // 0), step=make_step("a"))
+            with pytest.raises(TypeError, match="no result"):
+                await store.transaction(insert("a"), step=no)
+            assert list(await store.steps(claim.name)) == []
+            assert await store.transaction(insert("a"), step=make_step("a")) == "a"
+        assert await orders(store) == ["a"]
+
+    async def test_a_step_that_is_kept_already_is_refused(self, store: AsyncSQLiteStore) -> None:
+        """However it was kept; with the rows."""
+        claim = await claimed(store)
+        assert await store.record_step(claim.name, claim.fence, a_step("a"))
+        with keyed(store, claim):
+            with pytest.raises(FenceRefused):
+                await store.transaction(insert("a"), step=make_step("a"))
+            await store.transaction(insert("b"), step=make_step("b"))
+            with pytest.raises(FenceRefused):
+                await store.transaction(insert("again"), step=make_step("b"))
+        assert await orders(store) == ["b"]
+        assert list(await store.steps(claim.name)) == [a_step("a"), a_step("b", result=b"b")]
+
+    async def test_a_zombies_step_is_refused(self, store: AsyncSQLiteStore, clock: HandClock) -> None:
+        """Its rows are gone; a function that knew so was not even run."""
+        zombie = await claimed(store)
+        clock.elapse(LEASE)
+        successor = a_claim(zombie.name)
+        assert await store.claim(successor, over=zombie.fence) is None
+        with keyed(store, zombie), pytest.raises(FenceRefused):
+            await store.transaction(insert("zombie"), step=make_step("charge"))
+        with keyed(store, successor):
+            await store.transaction(insert("successor"), step=make_step("charge"))
+        assert await orders(store) == ["successor"]
+        assert len(await store.steps(zombie.name)) == 1
+
+    async def test_a_waiting_operation_takes_no_step(self, store: AsyncSQLiteStore) -> None:
+        """A run that goes on behind its record's back commits nothing."""
+        claim = await claimed(store)
+        assert await store.wait(claim.name, claim.fence, LEASE, 1)
+        with keyed(store, claim), pytest.raises(FenceRefused):
+            await store.transaction(insert("a"), step=make_step("a"))
+        assert await orders(store) == []
+
+    async def test_a_step_needs_an_operation_of_this_database(self, store: AsyncSQLiteStore) -> None:
+        """Without one there is nowhere to keep it; and behind the outcome there is no step."""
+        with pytest.raises(TransactionMisuse, match="keyed call"):
+            await store.transaction(insert("a"), step=make_step("a"))
+        claim = await claimed(store)
+        with keyed(object(), claim), pytest.raises(TransactionMisuse, match="keyed call"):
+            await store.transaction(insert("a"), step=make_step("a"))
+        with keyed(store, claim):
+            await store.transaction(insert("outcome"))
+            with pytest.raises(TransactionMisuse, match="committed the reply"):
+                await store.transaction(insert("a"), step=make_step("a"))
+        assert await orders(store) == ["outcome"]
+
+    async def test_in_one_group_each_step_stands_for_itself(self, store: AsyncSQLiteStore) -> None:
+        """Of some that fail, some refused and some kept, only these have rows."""
+        claims = [await claimed(store) for _ in range(20)]
+        for claim in claims[::4]:
+            assert await store.record_step(claim.name, claim.fence, a_step("step"))
+
+        async def call(n: int) -> str:
+            with keyed(store, claims[n]):
+                return await store.transaction(fail if n % 4 == 1 else insert(f"{n:02}"), step=make_step("step"))
+
+        def fail(db: Database) -> str:
+            raise ValueError(insert("no")(db))
+
+        answers = await asyncio.gather(*(asyncio.create_task(call(n)) for n in range(20)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [FenceRefused, ValueError, str, str] * 5
+        kept = [n for n in range(20) if n % 4 > 1]
+        assert sorted(await orders(store)) == [f"{n:02}" for n in kept]
+        for n in kept:
+            assert list(await store.steps(claims[n].name)) == [a_step("step", result=f"{n:02}".encode())]
+
+    async def test_steps_of_one_operation_side_by_side(self, store: AsyncSQLiteStore) -> None:
+        """Concurrent steps are kept, each with its rows; of two of one name, one is."""
+        claim = await claimed(store)
+        names = ["a", "b", "c", "b"]
+        with keyed(store, claim):
+            answers = await asyncio.gather(
+                *(store.transaction(insert(f"{n}{name}"), step=make_step(name)) for n, name in enumerate(names)),
+                return_exceptions=True,
+            )
+        assert [answers[0], answers[2]] == ["0a", "2c"]
+        assert sorted(map(type, answers), key=str) == [FenceRefused, str, str, str]
+        assert {step.name for step in await store.steps(claim.name)} == {"a", "b", "c"}
+        assert len(await orders(store)) == 3
+
+
+def make_step(name: str) -> Callable[[object], Step]:
+    return lambda result: a_step(name, result=str(result).encode())
 
 
 def _two_rows(n: int) -> Callable[[Database], None]:

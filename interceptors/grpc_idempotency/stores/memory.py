@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
-from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
 
 T = TypeVar("T")
 
@@ -16,6 +16,9 @@ T = TypeVar("T")
 class _Entry:
     record: Record
     lease_until: datetime | None
+    """Of a waiting record: when it is due."""
+    request: StoredRequest | None
+    steps: dict[str, Step] = field(default_factory=dict)
 
 
 def steady_clock() -> Callable[[], datetime]:
@@ -45,12 +48,13 @@ class AsyncMemoryStore:
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
         standing = self._standing(claim.name)
         if standing is None:
-            self._put(_first(claim, self._now()), claim.lease)
+            record = _first(claim, self._now())
+            self._entries[claim.name] = _Entry(record, self._now() + claim.lease, claim.request)
             return None
         seen = self._seen(standing)
         if over is None or seen.fence != over or not seen.lapsed:
             return seen
-        self._put(_next(seen, claim), claim.lease)
+        standing.record, standing.lease_until = _next(seen, claim), self._now() + claim.lease
         return None
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
@@ -70,6 +74,34 @@ class AsyncMemoryStore:
     async def release(self, name: bytes, fence: bytes) -> bool:
         """Deletes a running or held record."""
         return self._forget(self._owned(name, fence, State.RUNNING, State.HELD))
+
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """Makes a running record waiting."""
+        entry = self._owned(name, fence, State.RUNNING)
+        if entry is None:
+            return False
+        entry.record = replace(entry.record, state=State.WAITING, tries=tries)
+        entry.lease_until = self._now() + delay
+        return True
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running or held record."""
+        entry = self._owned(name, fence, State.RUNNING, State.HELD)
+        if entry is None or step.name in entry.steps:
+            return False
+        entry.steps[step.name] = step
+        return True
+
+    async def steps(self, name: bytes) -> Sequence[Step]:
+        """The finished steps of an operation, in the order in which they were recorded."""
+        entry = self._standing(name)
+        return [] if entry is None else [*entry.steps.values()]
+
+    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        entries = [entry for entry in self._entries.values() if entry.request is not None]
+        found = [replace(self._seen(entry), request=entry.request) for entry in entries]
+        return sorted((one for one in found if one.method in methods and _may_run_again(one)), key=_age)[:limit]
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record held."""
@@ -123,9 +155,6 @@ class AsyncMemoryStore:
         lapsed = entry.lease_until is not None and entry.lease_until <= self._now()
         return replace(entry.record, lapsed=lapsed)
 
-    def _put(self, record: Record, lease: timedelta) -> None:
-        self._entries[record.name] = _Entry(record, self._now() + lease)
-
     def _forget(self, entry: _Entry | None) -> bool:
         if entry is None:
             return False
@@ -139,7 +168,7 @@ class AsyncMemoryStore:
         entry.record = replace(
             entry.record, state=State.COMPLETED, outcome=outcome, completed_at=now, expires_at=now + ttl, reason=""
         )
-        entry.lease_until = None
+        entry.lease_until = entry.request = None
         return True
 
 
@@ -158,8 +187,11 @@ def _first(claim: Claim, now: datetime) -> Record:
 
 def _next(record: Record, claim: Claim) -> Record:
     """The record of a take-over: a new run of the same operation."""
-    attempts, created_at = record.attempts + 1, record.created_at
-    return replace(_first(claim, created_at), attempts=attempts)
+    return replace(_first(claim, record.created_at), attempts=record.attempts + 1, tries=record.tries)
+
+
+def _may_run_again(record: Record) -> bool:
+    return record.lapsed and (record.state is State.WAITING or record.effects is not Effects.OPAQUE)
 
 
 def _age(record: Record) -> tuple[datetime, bytes]:
@@ -198,6 +230,22 @@ class MemoryStore:
     def release(self, name: bytes, fence: bytes) -> bool:
         """Deletes a running or held record."""
         return self._now(self._store.release(name, fence))
+
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """Makes a running record waiting."""
+        return self._now(self._store.wait(name, fence, delay, tries))
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running or held record."""
+        return self._now(self._store.record_step(name, fence, step))
+
+    def steps(self, name: bytes) -> Sequence[Step]:
+        """The finished steps of an operation, in the order in which they were recorded."""
+        return self._now(self._store.steps(name))
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        return self._now(self._store.pending(methods, limit))
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record held."""

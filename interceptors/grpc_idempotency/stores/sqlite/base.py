@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from grpc_idempotency.errors import PolicyError, TransactionMisuse
 from grpc_idempotency.operation import OperationBase, current_operation
-from grpc_idempotency.records import Record, State, Swept
+from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry, rows
 from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
@@ -99,14 +99,18 @@ class SQLiteBase:
             deleted, freed, more = deleted + part.deleted, freed + part.freed_bytes, part.more
         return Swept(deleted=deleted, more=more, freed_bytes=freed)
 
-    def _transacting(self, fn: Callable[[Database], Any]) -> TransactionRequest:
-        """The request for a transaction, in a keyed call of this database's with its outcome in it."""
+    def _transacting(
+        self, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
+    ) -> TransactionRequest:
+        """The request for a transaction, in a keyed call of this database's with its outcome or a step in it."""
         if inspect.iscoroutinefunction(fn):
             raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
         operation = self._own(current_operation())
         if operation is not None and operation.committed is not None:
             raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
-        return TransactionRequest(fn, operation)
+        if operation is None and make_step is not None:
+            raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
+        return TransactionRequest(fn, operation, make_step)
 
     def _own(self, operation: OperationBase | None) -> OperationBase | None:
         """The operation, if this store's database holds its record."""

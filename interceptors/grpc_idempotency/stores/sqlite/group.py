@@ -23,7 +23,9 @@ from grpc_idempotency.stores.sqlite.requests import (
     RenewRequest,
     Request,
     ResolveRequest,
+    StepRequest,
     TransactionRequest,
+    WaitRequest,
 )
 from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores.sqlite.tables import Tables
@@ -109,12 +111,14 @@ class Group:
             kinds.setdefault(type(request), []).append(request)
         claims = kinds.pop(ClaimRequest, ())
         has_room = not claims or room.is_there(self._db, self._tables)
-        for chunk in _chunks(claims):
+        for chunk in _chunks(claims, weigh=_weight):
             yield (self._claims if has_room else self._refuse), chunk
         for chunk in _chunks(kinds.pop(CompleteRequest, ()), weigh=_weight):
             yield self._completions, chunk
         for chunk in _chunks(kinds.pop(ReleaseRequest, ())):
             yield self._releases, chunk
+        for chunk in _chunks(kinds.pop(StepRequest, ()), weigh=_weight):
+            yield self._finished, chunk
         transactions = kinds.pop(TransactionRequest, ())
         for others in kinds.values():
             for other in others:
@@ -157,9 +161,17 @@ class Group:
         asked = [request for request in self._done if request.error is None]
         try:
             standing = self._standing([_name(request) for request in asked])
+            lost = [one for one in asked if not self._landed(one, standing.get(_name(one)))]
         except sqlite3.Error:
-            standing = {}
-        self._fail([one for one in asked if not _landed(one, standing.get(_name(one)))], error)
+            lost = asked
+        self._fail(lost, error)
+
+    def _landed(self, request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
+        """Whether a write of unknown result took effect."""
+        if not isinstance(request, StepRequest | TransactionRequest) or request.step is None:
+            return _landed(request, standing)
+        parameters = (request.step.name, _name(request), _fence(request))
+        return bool(self._db.execute(self._sql["has_step"], parameters).fetchone()[0])
 
     # -- kinds of requests
 
@@ -177,8 +189,9 @@ class Group:
     def _claim(self, requests: Sequence[ClaimRequest]) -> None:
         parameters = [rows.claim_row(one.claim, self.now, self.wall) for one in requests]
         # To fill up with one's own last row is harmless: it meets its twin and changes nothing.
-        parameters += parameters[-1:] * (padded(len(requests)) - len(requests))
-        sql = self._sql.sized("claim", 9, len(parameters))
+        twin = (*parameters[-1][:-1], None)
+        parameters += [twin] * (padded(len(requests)) - len(requests))
+        sql = self._sql.sized("claim", 10, len(parameters))
         if self._db.execute(sql, [*rows.flat(parameters), self.now]).rowcount == len(requests):
             for one in requests:
                 one.value = None
@@ -216,8 +229,22 @@ class Group:
         for one in requests:
             # Taken out, so that a second release of the same record in this group finds it gone.
             fence, state = standing.get(one.name, (None, None))
-            one.value = fence == one.fence and state != rows.COMPLETED and standing.pop(one.name) is not None
+            one.value = fence == one.fence and state in rows.OWNED and standing.pop(one.name) is not None
         self._many("release", [(one.name, one.fence) for one in requests])
+
+    def _finished(self, requests: Sequence[StepRequest]) -> None:
+        self._together(requests, self._record_steps)
+
+    def _record_steps(self, requests: Sequence[StepRequest]) -> None:
+        kept = self._many("record_step", [rows.step_row(one.name, one.fence, one.step) for one in requests])
+        if len(requests) == 1 or kept == len(requests):
+            for one in requests:
+                one.value = kept > 0
+            return
+        # Which of them were refused can't be read off the table: one of the same name may have been there before.
+        self._db.execute(self._sql["drop_steps"], (kept,))
+        for one in requests:
+            self._record_steps([one])
 
     def _other(self, requests: Sequence[FencedRequest]) -> None:
         self._together(requests, self._one)
@@ -232,6 +259,9 @@ class Group:
         if isinstance(one, RenewRequest):
             lease = rows.milliseconds(one.lease)
             return "renew", (lease, self.now + lease)
+        if isinstance(one, WaitRequest):
+            delay = rows.milliseconds(one.delay) if one.delay else 0
+            return "wait", (delay, self.now + delay, one.tries)
         if isinstance(one, HoldRequest):
             return "hold_lapsed" if one.lapsed_only else "hold", (one.reason, *([self.now] * one.lapsed_only))
         if isinstance(one, ResolveRequest) and one.outcome is not None:
@@ -301,12 +331,17 @@ def _chunks(items: Sequence[T], *, weigh: Callable[[T], int] | None = None) -> I
 
 def _weight(request: AnyRequest) -> int:
     """The size of what a request stores, about."""
-    outcome = None
-    if isinstance(request, CompleteRequest | ResolveRequest):
+    outcome = step = stored = None
+    if isinstance(request, ClaimRequest):
+        stored = request.claim.request
+    elif isinstance(request, CompleteRequest | ResolveRequest):
         outcome = request.outcome
+    elif isinstance(request, StepRequest):
+        step = request.step
     elif isinstance(request, TransactionRequest):
-        outcome = request.committed
-    return 512 + len((outcome and outcome.message) or b"")
+        outcome, step = request.committed, request.step
+    weight = len((outcome and outcome.message) or b"") + len(step.result if step else b"")
+    return 512 + weight + (sum(map(len, stored.messages)) if stored else 0)
 
 
 def _name(request: AnyRequest) -> bytes:
@@ -316,6 +351,12 @@ def _name(request: AnyRequest) -> bytes:
         return request.name
     operation = request.operation if isinstance(request, TransactionRequest) else None
     return b"" if operation is None else operation.name
+
+
+def _fence(request: StepRequest | TransactionRequest) -> bytes:
+    if isinstance(request, StepRequest):
+        return request.fence
+    return b"" if request.operation is None else request.operation.fence
 
 
 def _landed(request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
@@ -329,6 +370,8 @@ def _landed(request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
         return standing == (request.fence, rows.COMPLETED)
     if isinstance(request, HoldRequest):
         return standing == (request.fence, rows.HELD)
+    if isinstance(request, WaitRequest):
+        return standing == (request.fence, rows.WAITING)
     if isinstance(request, TransactionRequest) and request.operation is not None and request.committed is not None:
         return standing == (request.operation.fence, rows.COMPLETED)
     return False

@@ -5,40 +5,44 @@
 -- name: claim
 -- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
 -- of another row of this very statement, changes nothing and is not counted.
-INSERT INTO {p}operations (name, method, fence, raw, canonical, effects, created_ms, lease_ms, lease_until)
+INSERT INTO {p}operations (name, method, fence, raw, canonical, effects, created_ms, lease_ms, lease_until, request)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
-    effects = excluded.effects, attempts = 1, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms,
-    lease_until = excluded.lease_until, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL,
-    reason = '', details = '', trailers = NULL, message = NULL
+    effects = excluded.effects, attempts = 1, tries = 0, created_ms = excluded.created_ms,
+    lease_ms = excluded.lease_ms, lease_until = excluded.lease_until, completed_ms = NULL, ttl_ms = NULL,
+    expires_at = NULL, status = NULL, reason = '', details = '', trailers = NULL, message = NULL,
+    request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
--- Claims one running operation whose lease, under the fence that the caller has seen, has run out.
+-- Claims one running operation whose lease, under the fence that the caller has seen, has run out, or a waiting one
+-- that is due.
 UPDATE {p}operations SET
-    method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?
-WHERE name = ? AND fence = ? AND state = 0 AND lease_until <= ?
+    state = 0, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, attempts = attempts + 1, lease_ms = ?,
+    lease_until = ?
+WHERE name = ? AND fence = ? AND state IN (0, 3) AND lease_until <= ?
 
 -- name: complete
 -- Stores the outcomes of running or held operations; any number of rows at once. A row of NULLs matches nothing.
 UPDATE {p}operations SET
     state = 1, lease_ms = NULL, lease_until = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
-    expires_at = v.column5, status = v.column6, details = v.column7, trailers = v.column8, message = v.column9
+    expires_at = v.column5, status = v.column6, details = v.column7, trailers = v.column8, message = v.column9,
+    request = NULL
 FROM (VALUES {rows}) AS v
-WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state <> 1
+WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2)
 
 -- name: release
 -- Deletes running or held operations; any number of rows at once. A row of NULLs matches nothing.
 DELETE FROM {p}operations WHERE id IN (
     SELECT o.id FROM (VALUES {rows}) AS v
-    JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state <> 1
+    JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
 )
 
 -- name: count_owned
 -- How many of the given names and fences are running or held; one row, where one for each would cost a turn each.
 SELECT count(*) FROM (VALUES {rows}) AS v
-JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state <> 1
+JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
 
 -- name: renew
 -- Makes one lease end a while from now.
@@ -54,6 +58,37 @@ WHERE name = ? AND fence = ? AND state = 0
 UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?
 WHERE lease_until <= ? AND name = ? AND fence = ? AND state = 0
 
+-- name: wait
+-- Makes one running operation waiting.
+UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, tries = ?
+WHERE name = ? AND fence = ? AND state = 0
+
+-- name: record_step
+-- Keeps finished steps of running or held operations; any number of rows at once. A row of NULLs matches nothing.
+INSERT INTO {p}steps (operation, name, position, undoable, result)
+SELECT o.id, v.column3, v.column4, v.column5, v.column6 FROM (VALUES {rows}) AS v
+JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
+WHERE true
+ON CONFLICT (operation, name) DO NOTHING
+
+-- name: drop_steps
+-- Takes back so many of the steps that were recorded last.
+DELETE FROM {p}steps WHERE id IN (SELECT id FROM {p}steps ORDER BY id DESC LIMIT ?)
+
+-- name: steps
+-- The finished steps of one operation, in their order.
+SELECT s.name, s.position, s.undoable, s.result
+FROM {p}operations AS o JOIN {p}steps AS s ON s.operation = o.id
+WHERE o.name = ? AND (o.expires_at IS NULL OR o.expires_at > ?)
+ORDER BY s.id
+
+-- name: has_step
+-- Whether an operation under this fence has this step.
+SELECT EXISTS (
+    SELECT 1 FROM {p}operations AS o JOIN {p}steps AS s ON s.operation = o.id AND s.name = ?
+    WHERE o.name = ? AND o.fence = ?
+)
+
 -- name: standing
 -- The fences and states of operations by name, expired ones left out; any number at once. A NULL matches nothing.
 SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires_at IS NULL OR expires_at > ?)
@@ -62,7 +97,7 @@ SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires
 -- Completes one held operation with what an operator says.
 UPDATE {p}operations SET
     state = 1, reason = '', completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, details = ?, trailers = ?,
-    message = ?
+    message = ?, request = NULL
 WHERE name = ? AND fence = ? AND state = 2
 
 -- name: forget_held
@@ -71,8 +106,8 @@ DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 
 -- name: read
 -- Operations by name, expired ones included; any number at once. A NULL matches nothing.
-SELECT name, state, fence, effects, attempts, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status, method,
-    raw, canonical, reason, details, trailers, message
+SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
+    method, raw, canonical, reason, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
 -- name: scan
@@ -81,6 +116,17 @@ FROM {p}operations WHERE name IN ({rows})
 SELECT name, state, method, created_ms, expires_at FROM {p}operations
 WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
+
+-- name: pending
+-- Operations of some methods that may be run again without their clients, oldest first. The method's NULLs match nothing.
+SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
+    method, raw, canonical, reason, details, trailers, message, request
+FROM {p}operations WHERE id IN (
+    SELECT id FROM {p}operations
+    WHERE request IS NOT NULL AND lease_until <= ? AND (state = 3 OR effects <> 'opaque') AND method IN ({rows})
+    ORDER BY created_ms, name LIMIT ?
+)
+ORDER BY created_ms, name
 
 -- name: sweep
 -- Deletes a few of the operations that are expired.
@@ -112,8 +158,8 @@ INSERT OR REPLACE INTO {p}meta (key, value) VALUES ('probe', zeroblob(?))
 DELETE FROM {p}meta WHERE key = 'probe'
 
 -- name: clamp_leases
--- After a new beginning of the clock: no lease is longer from now on than its own length.
-UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state = 0 AND lease_until > ? + lease_ms
+-- After a new beginning of the clock: no lease or wait is longer from now on than its own length.
+UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state IN (0, 3) AND lease_until > ? + lease_ms
 
 -- name: beat
 -- Says that this process uses the file.

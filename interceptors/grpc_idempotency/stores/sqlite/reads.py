@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 from grpc_idempotency.records import Swept
 from grpc_idempotency.stores.sqlite import rows
-from grpc_idempotency.stores.sqlite.requests import GetRequest, ListRequest, SweepRequest
-from grpc_idempotency.stores.sqlite.sql import MOST_ROWS
+from grpc_idempotency.stores.sqlite.requests import (
+    GetRequest,
+    ListRequest,
+    PendingRequest,
+    StepsRequest,
+    SweepRequest,
+)
+from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.turns import begin
 
@@ -48,6 +54,21 @@ def _is_asked_for(row: rows.Row, request: ListRequest, now: int) -> bool:
     if request.state not in (None, rows.STATES[state]) or request.method not in (None, method):
         return False
     return expires_at is None or expires_at > now
+
+
+def steps(db: sqlite3.Connection, tables: Tables, request: StepsRequest) -> None:
+    """Reads the finished steps of one operation."""
+    found = db.execute(tables.sql["steps"], (request.name, tables.clock.now())).fetchall()
+    request.value = [rows.step(row) for row in found]
+
+
+def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> None:
+    """Reads what may be run again without its client."""
+    now, methods = tables.clock.now(), request.methods
+    size = padded(len(methods))
+    parameters = [now, *methods, *([None] * (size - len(methods))), request.limit]
+    found = db.execute(tables.sql.sized("pending", 0, size), parameters).fetchall()
+    request.value = [rows.record(row, now) for row in found]
 
 
 def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None:

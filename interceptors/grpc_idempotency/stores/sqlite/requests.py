@@ -2,12 +2,12 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency.operation import OperationBase
-from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite.tables import Tables
 
@@ -118,6 +118,27 @@ class HoldRequest(FencedRequest):
         self.lapsed_only = lapsed_only
 
 
+class WaitRequest(FencedRequest):
+    """``wait``."""
+
+    __slots__ = ("delay", "tries")
+
+    def __init__(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> None:
+        super().__init__(name, fence)
+        self.delay = delay
+        self.tries = tries
+
+
+class StepRequest(FencedRequest):
+    """``record_step``."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, name: bytes, fence: bytes, step: Step) -> None:
+        super().__init__(name, fence)
+        self.step = step
+
+
 class ResolveRequest(FencedRequest):
     """``resolve``."""
 
@@ -150,6 +171,25 @@ class ListRequest(Request[tuple[Sequence[Record], tuple[int, bytes] | None]]):
         self.limit = limit
 
 
+class StepsRequest(Request[Sequence[Step]]):
+    """``steps``."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+
+
+class PendingRequest(Request[Sequence[Record]]):
+    """``pending``."""
+
+    __slots__ = ("limit", "methods")
+
+    def __init__(self, methods: Collection[str], limit: int) -> None:
+        self.methods = tuple(methods)
+        self.limit = limit
+
+
 class SweepRequest(Request[Swept]):
     """``sweep``."""
 
@@ -162,13 +202,17 @@ class SweepRequest(Request[Swept]):
 class TransactionRequest(Request[Any]):
     """``transaction``."""
 
-    __slots__ = ("committed", "context", "fn", "operation")
+    __slots__ = ("committed", "context", "fn", "make_step", "operation", "step")
 
-    def __init__(self, fn: Callable[[Database], Any], operation: OperationBase | None) -> None:
+    def __init__(
+        self, fn: Callable[[Database], Any], operation: OperationBase | None, make_step: Callable[[Any], Step] | None
+    ) -> None:
         self.fn = fn
         self.operation = operation
+        self.make_step = make_step
         self.context = contextvars.copy_context()
         self.committed: Outcome | None = None
+        self.step: Step | None = None
 
     def settle(self) -> None:
         """Marks the operation even where the caller was cancelled: its outcome is stored all the same."""

@@ -5,14 +5,27 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Trailers
+from grpc_idempotency.records import (
+    Claim,
+    Code,
+    Effects,
+    Fingerprint,
+    Outcome,
+    Record,
+    State,
+    Step,
+    StoredRequest,
+    Trailers,
+)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _FRAME = struct.Struct(">HI?")
-RUNNING, COMPLETED, HELD = range(3)
-STATES = (State.RUNNING, State.COMPLETED, State.HELD)
-EXPIRES_AT = 9
+RUNNING, COMPLETED, HELD, WAITING = range(4)
+STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING)
+OWNED = (RUNNING, HELD)
+"""The states in which its fence has a say over a record."""
+EXPIRES_AT = 10
 """Where a row of the statement ``read`` has its time of expiry."""
 
 Row = tuple[Any, ...]
@@ -36,8 +49,9 @@ def wall_ms(at: datetime) -> int:
 def claim_row(claim: Claim, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``claim``."""
     lease, prints = milliseconds(claim.lease), claim.fingerprint
-    effects = claim.effects.value
-    return (claim.name, claim.method, claim.fence, prints.raw, prints.canonical, effects, wall, lease, now + lease)
+    effects, request = claim.effects.value, packed_request(claim.request)
+    until = now + lease
+    return (claim.name, claim.method, claim.fence, prints.raw, prints.canonical, effects, wall, lease, until, request)
 
 
 def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
@@ -47,10 +61,21 @@ def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now
     return (name, fence, wall, kept, now + kept, status, outcome.details, trailers, outcome.message)
 
 
+def step_row(name: bytes, fence: bytes, step: Step) -> Row:
+    """The parameters of one row of the statement ``record_step``."""
+    return (name, fence, step.name, step.position, step.undoable, step.result)
+
+
+def step(row: Row) -> Step:
+    """The step that a row of the statement ``steps`` holds."""
+    name, position, undoable, result = row
+    return Step(name=name, position=position, undoable=bool(undoable), result=result)
+
+
 def record(row: Row, now: int) -> Record:
-    """The record that a row of the statements ``read`` and ``list`` holds."""
-    (name, state, fence, effects, attempts, created, lease_until, completed, ttl_ms, _, status, method) = row[:12]
-    (raw, canonical, reason, details, trailers, message) = row[12:]
+    """The record that a row of the statements ``read`` and ``pending`` holds."""
+    (name, state, fence, effects, attempts, tries, created, lease_until, completed, ttl_ms, _, status) = row[:12]
+    (method, raw, canonical, reason, details, trailers, message) = row[12:19]
     outcome = expires = None
     if state == COMPLETED:
         outcome = Outcome(status=Code(status), message=message, details=details, trailers=unpacked(trailers))
@@ -63,12 +88,14 @@ def record(row: Row, now: int) -> Record:
         fingerprint=Fingerprint(raw=raw, canonical=canonical),
         effects=Effects(effects),
         attempts=attempts,
+        tries=tries,
         created_at=instant(created),
-        lapsed=state == RUNNING and lease_until <= now,
+        lapsed=lease_until is not None and lease_until <= now,
         completed_at=None if completed is None else instant(completed),
         expires_at=expires,
         outcome=outcome,
         reason=reason,
+        request=unpacked_request(row[19]) if len(row) > 19 else None,
     )
 
 
@@ -94,6 +121,28 @@ def unpacked(data: bytes | None) -> Trailers:
         content, at = data[at : at + length], at + length
         trailers.append((name, content if binary else content.decode()))
     return tuple(trailers)
+
+
+def packed_request(request: StoredRequest | None) -> bytes | None:
+    """A request as one value, framed as trailers are: the principal under the count of metadata; these; messages."""
+    if request is None:
+        return None
+    head = (str(len(request.metadata)), request.principal)
+    return packed((head, *request.metadata, *(("", message) for message in request.messages)))
+
+
+def unpacked_request(data: bytes) -> StoredRequest:
+    """The inverse of :func:`packed_request`."""
+    (count, principal), *entries = unpacked(data)
+    metadata, messages = entries[: int(count)], entries[int(count) :]
+    return StoredRequest(
+        principal=_binary(principal), metadata=tuple(metadata), messages=tuple(_binary(value) for _, value in messages)
+    )
+
+
+def _binary(value: str | bytes) -> bytes:
+    assert isinstance(value, bytes)
+    return value
 
 
 def flat(rows: Sequence[Row]) -> list[Any]:

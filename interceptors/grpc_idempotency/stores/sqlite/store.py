@@ -1,12 +1,12 @@
 """The SQLite store for ``grpc.aio``: turns each call of the contract into a request to the file's writer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 from grpc_idempotency.errors import StoreError
-from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry
 from grpc_idempotency.stores.sqlite.base import Asking, SQLiteBase
@@ -16,11 +16,15 @@ from grpc_idempotency.stores.sqlite.requests import (
     Flush,
     GetRequest,
     HoldRequest,
+    PendingRequest,
     Prepare,
     ReleaseRequest,
     RenewRequest,
     Request,
     ResolveRequest,
+    StepRequest,
+    StepsRequest,
+    WaitRequest,
 )
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.writer import Writer
@@ -71,6 +75,22 @@ class AsyncSQLiteStore(SQLiteBase):
         """Deletes a running or held record."""
         return await self._call(ReleaseRequest(name, fence))
 
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """Makes a running record waiting."""
+        return await self._call(WaitRequest(name, fence, delay, tries))
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running or held record."""
+        return await self._call(StepRequest(name, fence, step))
+
+    async def steps(self, name: bytes) -> Sequence[Step]:
+        """The finished steps of an operation, in the order in which they were recorded."""
+        return await self._call(StepsRequest(name))
+
+    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        return await self._call(PendingRequest(methods, limit)) if methods else []
+
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record held."""
         return await self._call(HoldRequest(name, fence, reason, lapsed_only))
@@ -93,9 +113,9 @@ class AsyncSQLiteStore(SQLiteBase):
         """Deletes expired records."""
         return await self._all(self._sweeping(limit))
 
-    async def transaction(self, fn: Callable[[Database], T]) -> T:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome in it too (5.1)."""
-        value: T = await self._call(self._transacting(fn))
+    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
+        value: T = await self._call(self._transacting(fn, step))
         return value
 
     # -- within

@@ -1,12 +1,12 @@
 """The SQLite store for ``grpc.server``: the same requests to the same writer, for which threads wait."""
 
 import concurrent.futures
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 from grpc_idempotency.errors import StoreError
-from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry
 from grpc_idempotency.stores.sqlite.base import Asking, SQLiteBase
@@ -17,11 +17,15 @@ from grpc_idempotency.stores.sqlite.requests import (
     Flush,
     GetRequest,
     HoldRequest,
+    PendingRequest,
     Prepare,
     ReleaseRequest,
     RenewRequest,
     Request,
     ResolveRequest,
+    StepRequest,
+    StepsRequest,
+    WaitRequest,
 )
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.writer import Writer
@@ -72,6 +76,22 @@ class SQLiteStore(SQLiteBase):
         """Deletes a running or held record."""
         return self._call(ReleaseRequest(name, fence))
 
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        """Makes a running record waiting."""
+        return self._call(WaitRequest(name, fence, delay, tries))
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running or held record."""
+        return self._call(StepRequest(name, fence, step))
+
+    def steps(self, name: bytes) -> Sequence[Step]:
+        """The finished steps of an operation, in the order in which they were recorded."""
+        return self._call(StepsRequest(name))
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        return self._call(PendingRequest(methods, limit)) if methods else []
+
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record held."""
         return self._call(HoldRequest(name, fence, reason, lapsed_only))
@@ -94,9 +114,9 @@ class SQLiteStore(SQLiteBase):
         """Deletes expired records."""
         return self._all(self._sweeping(limit))
 
-    def transaction(self, fn: Callable[[Database], T]) -> T:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome in it too (5.1)."""
-        value: T = self._call(self._transacting(fn))
+    def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
+        value: T = self._call(self._transacting(fn, step))
         return value
 
     # -- within

@@ -1,4 +1,7 @@
-"""``store.transaction`` within a group (5.1): each function under a savepoint, all outcomes in one statement."""
+"""``store.transaction`` within a group (5.1): each function under a savepoint, all outcomes in one statement.
+
+A step is kept at once (5.2): whether there is one of its name already decides about its function's rows.
+"""
 
 import inspect
 import sqlite3
@@ -60,17 +63,15 @@ class Transactions:
         view = View(self._db)
         try:
             keeps = request.context.run(_call, request, view)
-            if keeps and request.operation is not None and request.committed is not None:
-                operation, outcome = request.operation, request.committed
-                row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
-                self._outcomes[operation.name] = row
+            if keeps and request.operation is not None:
+                self._keep(request, request.operation, now, wall)
         except BaseException as error:  # whatever the function raises is its caller's
             request.error = self._translated(error)
             keeps = False
         finally:
             view.close()
         if not keeps:
-            request.committed = None
+            request.committed = request.step = None
             self._undo()
 
     def store_outcomes(self) -> None:
@@ -85,6 +86,17 @@ class Transactions:
             changed = self._db.execute(self._tables.sql.sized("complete", 9, size), values).rowcount
             if changed != len(part):
                 raise sqlite3.IntegrityError("a transaction's function has changed the store's own tables")
+
+    def _keep(self, request: TransactionRequest, operation: OperationBase, now: int, wall: int) -> None:
+        """Sees to it that the outcome, or the step, is committed with the rows."""
+        if request.step is not None:
+            row = rows.step_row(operation.name, operation.fence, request.step)
+            if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
+                raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
+        elif request.committed is not None:
+            outcome = request.committed
+            row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
+            self._outcomes[operation.name] = row
 
     def _admit(self, operation: OperationBase | None) -> None:
         if operation is None:
@@ -149,5 +161,8 @@ def _call(request: TransactionRequest, view: View) -> bool:
     if request.operation is None:
         return True
     view.close()
+    if request.make_step is not None:
+        request.step = request.make_step(request.value)
+        return True
     request.committed = request.operation.seal(request.value)
     return request.committed.status is Code.OK

@@ -18,7 +18,16 @@ from grpc_idempotency.stores.sqlite.clock import RawClock
 from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
-from grpc_idempotency.stores.sqlite.requests import Flush, GetRequest, ListRequest, Prepare, Request, SweepRequest
+from grpc_idempotency.stores.sqlite.requests import (
+    Flush,
+    GetRequest,
+    ListRequest,
+    PendingRequest,
+    Prepare,
+    Request,
+    StepsRequest,
+    SweepRequest,
+)
 from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.waiting import Waiting
@@ -173,6 +182,10 @@ class Writer:
                 gets.append(request)
             elif isinstance(request, ListRequest):
                 self._each(request, reads.list_part, db, tables)
+            elif isinstance(request, StepsRequest):
+                self._each(request, reads.steps, db, tables)
+            elif isinstance(request, PendingRequest):
+                self._each(request, reads.pending, db, tables)
             elif isinstance(request, SweepRequest):
                 sweeps.append(request)
             elif isinstance(request, Flush | Prepare):

@@ -4,13 +4,14 @@
 CREATE TABLE {p}operations (
     id INTEGER PRIMARY KEY,
     name BLOB NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held
+    state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting
     fence BLOB NOT NULL,
     effects TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 1,
+    tries INTEGER NOT NULL DEFAULT 0,
     created_ms INTEGER NOT NULL,
-    lease_ms INTEGER,                        -- how long the lease is; with lease_until NULL unless running
-    lease_until INTEGER,
+    lease_ms INTEGER,                        -- how long the lease or the wait is; NULL unless running or waiting
+    lease_until INTEGER,                     -- when the lease ends, or the wait; as lease_ms
     completed_ms INTEGER,                    -- with ttl_ms, expires_at and status NULL unless completed
     ttl_ms INTEGER,
     expires_at INTEGER,
@@ -21,7 +22,8 @@ CREATE TABLE {p}operations (
     reason TEXT NOT NULL DEFAULT '',
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
-    message BLOB
+    message BLOB,
+    request BLOB                             -- NULL where there is none, and once completed
 );
 -- 16 random bytes a row, and nothing else: the only tree that is written at random places.
 CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
@@ -29,6 +31,26 @@ CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
 CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
 -- For lists, oldest claim first.
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
+-- For recovery: what may be finished without its client, and that is never many at a time.
+CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE request IS NOT NULL AND lease_until IS NOT NULL;
+-- One row per finished step; the ids of an operation's are in the order in which they were recorded.
+CREATE TABLE {p}steps (
+    id INTEGER PRIMARY KEY,
+    operation INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    undoable INTEGER NOT NULL,
+    result BLOB NOT NULL
+);
+CREATE UNIQUE INDEX {p}steps_name ON {p}steps (operation, name);
+-- Steps go with their operation: when it is deleted, and when a claim begins anew in the place of an expired one, which
+-- is the only change of created_ms. As triggers they cost no call; foreign keys would be the embedder's to switch on.
+CREATE TRIGGER {p}operations_gone AFTER DELETE ON {p}operations BEGIN
+    DELETE FROM {p}steps WHERE operation = old.id;
+END;
+CREATE TRIGGER {p}operations_anew AFTER UPDATE OF created_ms ON {p}operations BEGIN
+    DELETE FROM {p}steps WHERE operation = old.id;
+END;
 -- One row per process that has the file open; seen_ms by the store's clock (turns.py).
 CREATE TABLE {p}peers (
     id TEXT PRIMARY KEY,
