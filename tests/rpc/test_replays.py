@@ -339,7 +339,7 @@ async def test_a_streams_exception_text_never_leaves(serve: Servers) -> None:
         raise LookupError("password=hunter2")
 
     service = await serve({"Do": Counting()}, attach=False)
-    handlers = {"Do": grpc.unary_stream_rpc_method_handler(stream)}
+    handlers: dict[str, Any] = {"Do": grpc.unary_stream_rpc_method_handler(stream)}
     service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", handlers),))
     multi: Any = service.channel.unary_stream("/test.Streams/Do")
     call = multi(b"")
