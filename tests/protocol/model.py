@@ -24,20 +24,21 @@ from grpc_idempotency._effects import (
     Effect,
     Ended,
     Execute,
-    Found,
     Get,
     Hold,
     Land,
+    Landed,
     Landing,
     LeaseHolds,
     Mark,
     NewFence,
     Pause,
     Raised,
-    Refused,
     Release,
     Renew,
+    Renewed,
     RolledBack,
+    Tell,
     TryClaim,
     Watch,
 )
@@ -415,7 +416,7 @@ class World:
                 self._step(self.actors[name], Fault(fault))
             case ("timeout", name):
                 actor = self.actors[name]
-                self._reply(actor, None if isinstance(actor.effect, Land) else False)
+                self._reply(actor, Landed(None) if isinstance(actor.effect, Land) else False)
                 self._dismiss_lookouts(actor.process)
             case ("crash", name):
                 self._crash(self.processes[name])
@@ -452,7 +453,7 @@ class World:
             case Board(call):
                 return self._board(actor, call)
             case Land(boarded):
-                return _flight(boarded).landing
+                return Landed(_flight(boarded).landing)
             case Watch():
                 return True
             case LeaseHolds():
@@ -632,6 +633,8 @@ class World:
             self._look_out(actor.process, actor.effect)
         elif isinstance(actor.effect, NewFence):  # nobody but the actor can see this step
             self._reply(actor, actor.name.encode())
+        elif isinstance(actor.effect, Tell | Renewed):
+            self._reply(actor, None)
 
     def _finished(self, actor: Actor) -> None:
         if actor in self.calls:
@@ -807,4 +810,4 @@ def _beside(actor: Actor) -> bool:
 def _token(reply: Any) -> object:
     if isinstance(reply, Boarded):
         return (_flight(reply).name, reply.founded)
-    return "landing" if isinstance(reply, (Refused, Found)) else reply  # what it was is in its flight's history
+    return "landing" if isinstance(reply, Landed) else reply  # what it was is in its flight's history

@@ -17,12 +17,14 @@ from grpc_idempotency._effects import (
     CutShort,
     Effect,
     Ended,
+    Event,
     Execute,
     Executed,
     Found,
     Get,
     Hold,
     Land,
+    Landed,
     Landing,
     LeaseHolds,
     Mark,
@@ -34,7 +36,9 @@ from grpc_idempotency._effects import (
     Release,
     Released,
     Renew,
+    Renewed,
     RolledBack,
+    Tell,
     TryClaim,
     Unprotected,
     Watch,
@@ -93,6 +97,8 @@ class Hand:
         self._plan = plan
         self._effect: Effect[Any] | None = None
         self._result: Any = None
+        self.told: list[Event] = []
+        """What it has written to the log."""
         self._go(lambda: next(plan))
 
     def _go(self, step: Any) -> None:
@@ -100,6 +106,9 @@ class Hand:
             self._effect = step()
         except StopIteration as done:
             self._effect, self._result = None, done.value
+        if isinstance(self._effect, Tell):
+            self.told.append(self._effect.event)
+            self._go(lambda: self._plan.send(None))
 
     def asked(self, kind: type[E]) -> E:
         """The effect that the plan asks for now."""
@@ -128,7 +137,7 @@ def landed(landing: Landing | None, *, founded: bool = True) -> Hand:
     """A call whose flight lands with this."""
     hand = Hand(protocol.answer(CALL))
     hand.reply(Board, boarded(founded=founded))
-    hand.reply(Land, landing)
+    hand.reply(Land, Landed(landing))
     return hand
 
 
@@ -146,7 +155,7 @@ def test_the_call_that_founds_a_flight_waits_for_its_end() -> None:
     assert hand.asked(Board).call is CALL
     hand.reply(Board, boarded(founded=True))
     assert hand.asked(Land).until is None
-    hand.reply(Land, Executed(OK))
+    hand.reply(Land, Landed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.EXECUTED)
 
 
@@ -155,7 +164,7 @@ def test_a_duplicate_attaches_and_gets_the_first_reply() -> None:
     hand = Hand(protocol.answer(CALL))
     hand.reply(Board, boarded(founded=False))
     assert hand.asked(Land).until == CALL.until
-    hand.reply(Land, Executed(OK))
+    hand.reply(Land, Landed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.ATTACHED)
 
 
@@ -192,15 +201,42 @@ def test_a_released_answer_is_the_founders_alone() -> None:
     assert landed(Released(gone)).result == Answer(gone, Mark.EXECUTED)
     hand = landed(Released(gone), founded=False)
     hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Found(record(State.COMPLETED)))
+    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
     assert hand.result == Answer(OK, Mark.ATTACHED)  # it waited for this outcome, if not in one go
+
+
+def begun(landing: Landing | None, *, founded: bool) -> Any:
+    """What a call is told that has sent messages of its flight's stream already."""
+    hand = Hand(protocol.answer(replace(CALL, streams=True)))
+    hand.reply(Board, boarded(founded=founded))
+    hand.reply(Land, Landed(landing, begun=True))
+    return hand.result
+
+
+def test_a_stream_that_has_begun_ends_as_its_own_run_ended() -> None:
+    """Who has part of a stream can't be given another run's: not by contending, not by a replay (4.3, 4.8)."""
+    gone = Outcome(status=Code.UNAVAILABLE, message=b"")
+    assert begun(Released(gone), founded=False) == Answer(gone, Mark.ATTACHED)
+    assert begun(Released(gone), founded=True) == Answer(gone, Mark.EXECUTED)
+    assert reason_of(begun(Found(record(State.COMPLETED)), founded=True)) is Reason.STORE_UNAVAILABLE
+    assert reason_of(begun(Found(None), founded=False)) is Reason.STORE_UNAVAILABLE
+
+
+def test_a_failed_stream_is_replayed_only_with_its_messages() -> None:
+    """Its status alone would be another answer than the first (4.7, 4.8)."""
+    for message, told in ((None, Refusal), (b"", Answer)):
+        hand = Hand(protocol.answer(replace(CALL, streams=True)))
+        hand.reply(Board, boarded(founded=True))
+        failed = Outcome(status=Code.NOT_FOUND, message=message)
+        hand.reply(Land, Landed(Found(record(State.COMPLETED, outcome=failed))))
+        assert type(hand.result) is told
 
 
 def test_an_operation_that_is_gone_is_begun_again() -> None:
     """Whoever finds that the record vanished meanwhile begins anew (4.3)."""
     hand = landed(Found(None))
     hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Executed(OK))
+    hand.reply(Land, Landed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.EXECUTED)
 
 
@@ -244,7 +280,7 @@ def test_a_run_in_another_process_is_watched() -> None:
     assert (watch.name, watch.fence, watch.until) == (b"name", b"theirs", CALL.until)
     hand.reply(Watch, True)
     hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Found(record(State.COMPLETED)))
+    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
     assert hand.result == Answer(OK, Mark.ATTACHED)
 
 
@@ -334,6 +370,7 @@ def test_what_is_safe_to_run_again_is_taken_over(effects: Effects) -> None:
     hand.reply(TryClaim, None)
     execute = hand.asked(Execute)
     assert (execute.attempt, execute.claim) == (3, claim(effects))
+    assert hand.told == [Event.TOOK_OVER]
 
 
 def test_a_take_over_that_came_too_late_finds_what_is_there_now() -> None:
@@ -351,6 +388,7 @@ def test_an_opaque_operation_whose_server_died_is_held() -> None:
     hold = hand.asked(Hold)
     assert (hold.fence, hold.lapsed_only) == (b"theirs", True)
     hand.reply(Hold, True)
+    assert hand.told == [Event.HELD]
     assert hand.result == Found(replace(lapsed, state=State.HELD, lapsed=False, reason=hold.reason))
 
 
@@ -487,6 +525,7 @@ def test_an_opaque_handler_that_was_cut_short_is_held(cut: CutShort) -> None:
     hand = settling(cut)
     assert hand.asked(Hold) == Hold(b"name", b"mine", cut.value)
     hand.reply(Hold, True)
+    assert hand.told == [Event.HELD]
     assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
     assert hand.result.refusal.variables["cause"] == cut.value
 
@@ -636,11 +675,13 @@ def test_a_lease_is_renewed_until_it_is_lost() -> None:
     hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
     assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30))
     hand.reply(Renew, True)
+    hand.reply(Renewed, None)
     assert hand.asked(Pause).seconds == 10.0
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
     hand.reply(Pause, None)
     hand.reply(Renew, False)
+    assert hand.told == [Event.LOST]
     assert hand.result is None
 
 
