@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -118,7 +119,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
                 logger.warning("could not look for operations to finish: %s", exc)
                 continue
             for one in recovery.take(pending, self._flights.has):
-                self._flights.board(one.call, AioRun(one.target, one.messages, one.snapshot))
+                self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
 
     async def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""

@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -119,7 +120,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         try:
             pending = self._store.pending(recovery.names, MOST_AT_ONCE)
             for one in recovery.take(pending, self._flights.has):
-                self._flights.launch(one.call, SyncRun(one.target, one.messages, one.snapshot))
+                self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
         except StoreUnavailable as exc:
             logger.warning("could not look for operations to finish: %s", exc)
         self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))

@@ -159,9 +159,9 @@ class Flights:
             flight = self._flights[call.name] = Flight(self, call, new_run(), give_up)
             return Boarded(call.fingerprint, True, flight)
 
-    def launch(self, call: Call, run: SyncRun) -> None:
+    def launch(self, call: Call, new_run: Callable[[], SyncRun]) -> None:
         """Founds a flight that no call follows, in a thread of its own."""
-        boarded = self.board(call, run, lambda: None)
+        boarded = self.board(call, new_run, lambda: None)
         if boarded is not None and boarded.founded:
             assert isinstance(boarded.flight, Flight)
             threading.Thread(target=boarded.flight.fly, name="grpc-idempotency-recovery", daemon=True).start()
