@@ -4,6 +4,7 @@ import contextvars
 from collections.abc import Callable
 from datetime import timedelta
 
+from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency.records import Outcome
 
 _current: contextvars.ContextVar["Operation | None"] = contextvars.ContextVar(
@@ -14,7 +15,7 @@ _current: contextvars.ContextVar["Operation | None"] = contextvars.ContextVar(
 class Operation:
     """One run of a keyed call: claimed, under a fence, its outcome not yet stored."""
 
-    __slots__ = ("_seal", "attempt", "committed", "fence", "method", "name", "store", "ttl")
+    __slots__ = ("_seal", "attempt", "committed", "fence", "method", "name", "scope", "store", "ttl")
 
     def __init__(
         self,
@@ -41,6 +42,8 @@ class Operation:
         """How long its outcome will be kept."""
         self.committed: Outcome | None = None
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+        self.scope = scope_of(name)
+        """Where calls to other services get their keys from, outside of steps (5.3)."""
         self._seal = seal
 
     def seal(self, reply: object) -> Outcome:
@@ -57,5 +60,6 @@ def current_operation() -> Operation | None:
 
 
 def enter(operation: Operation | None) -> "contextvars.Token[Operation | None]":
-    """Makes ``operation`` the current one in this context (for the interceptors)."""
+    """Makes ``operation`` the current one in this context, and its scope that of calls (for the interceptors)."""
+    enter_scope(operation.scope if operation is not None else None)
     return _current.set(operation)
