@@ -4,7 +4,7 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -31,7 +31,7 @@ UNCLEAR = frozenset(
 )
 """The statuses after which the same call, made again at once, is a retry."""
 
-_LISTS: tuple[type, ...] = (list, tuple, type(iter([])), type(iter(())))
+_LISTS: tuple[type[Iterable[Any]], ...] = (list, tuple, type(iter([])), type(iter(())))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,10 +53,12 @@ class Ticket:
 class Scope:
     """The calls that are made one after the other in one run of an operation, of a step, or of what is retried."""
 
-    def __init__(self, secret: bytes, *, until: float | None = None) -> None:
-        """``until``: when its calls have to be over, on the monotonic clock."""
+    def __init__(self, secret: bytes, *, outer: "Scope | None" = None, until: float | None = None) -> None:
+        """``until``: when its calls have to be over, on the monotonic clock; the outer scope's time bounds them too."""
+        bounds = [bound for bound in (until, outer.until if outer is not None else None) if bound is not None]
         self._secret = secret
-        self._until = until
+        self._outer = outer
+        self.until: float | None = min(bounds, default=None)
         self._lock = threading.Lock()
         self._vouched: bool | None = None
         self.last: Ticket | None = None
@@ -64,7 +66,7 @@ class Scope:
 
     def child(self, name: str) -> "Scope":
         """The scope of the step of this name: its numbers are its own."""
-        return Scope(_derive(self._secret, b"scope", name.encode()), until=self._until)
+        return Scope(_derive(self._secret, b"scope", name.encode()), outer=self)
 
     @contextmanager
     def opened(self) -> Iterator["Scope"]:
@@ -105,14 +107,16 @@ class Scope:
 
     def timeout(self, given: float | None) -> float | None:
         """A call's time in seconds, within what is left of the scope's."""
-        if self._until is None:
+        if self.until is None:
             return given
-        left = max(0.0, self._until - time.monotonic())
+        left = max(0.0, self.until - time.monotonic())
         return left if given is None else min(given, left)
 
     def vouch(self, safe: bool) -> None:
         """A call was made of which it is known whether it may be repeated: it has a key, or no side effects."""
         self._vouched = safe and self._vouched is not False
+        if self._outer is not None:
+            self._outer.vouch(safe)
 
     def check_repeatable(self, error: BaseException) -> None:
         """Raises :class:`UnkeyedRetry` if what failed with this error may not be repeated."""
@@ -131,9 +135,7 @@ class Block:
 
     def attempt(self, until: float | None) -> Scope:
         """The scope of the next attempt."""
-        left = self._outer.timeout(None) if self._outer is not None else None
-        bounds = [bound for bound in (until, None if left is None else time.monotonic() + left) if bound is not None]
-        return Scope(self._secret, until=min(bounds, default=None))
+        return Scope(self._secret, outer=self._outer, until=until)
 
     def __enter__(self) -> "Block":
         return self
