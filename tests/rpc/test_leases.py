@@ -7,7 +7,8 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, State, current_operation
+from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency.operation import current
 
 from .handlers import Blocking, Gate
 from .helpers import Servers, ms, new_key, refused, text, until
@@ -60,7 +61,7 @@ class Twice:
 
     async def __call__(self, _request: Any, _context: Any) -> StringValue:
         number = len(self.attempts)
-        operation = current_operation()
+        operation = current()
         assert operation is not None
         self.attempts.append(operation.attempt)
         self.began[number].open()
@@ -137,7 +138,7 @@ async def test_fences_are_unique(serve: Servers) -> None:
     fences: list[bytes] = []
 
     async def do(_request: Any, context: Any) -> None:
-        operation = current_operation()
+        operation = current()
         assert operation is not None
         fences.append(operation.fence)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
