@@ -12,9 +12,9 @@ from grpc_idempotency._effects import (
     Board,
     Call,
     Executed,
+    Get,
     Land,
     Landing,
-    LeaseHolds,
     Pause,
     Plan,
     Refused,
@@ -24,8 +24,10 @@ from grpc_idempotency._effects import (
 from grpc_idempotency.policy import Disposition
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State
 
-from .model import NAME, Behaviour, Scenario, Store, Violation
+from .promises import Violation
+from .scenarios import Behaviour, Scenario
 from .schedules import explore
+from .stores import NAME, Store
 
 TWO = (("A", "p", "x"), ("B", "q", "x"))
 
@@ -187,7 +189,7 @@ def test_a_call_that_is_never_told_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     def blind(name: bytes, fence: bytes) -> Plan[None]:
         while True:
             yield from do(Pause(1.0))
-            yield from do(LeaseHolds())
+            yield from do(Get(name))
 
     monkeypatch.setattr(protocol, "watch", blind)
     caught(Scenario(effects=Effects.OPAQUE, calls=TWO), "4.3")
