@@ -291,7 +291,8 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
 def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
     """The operation is to run again, the later the more often it has failed lately."""
     delay = min(call.policy.retry_delay * 2 ** min(lately - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
-    match (yield from _insist(Wait(claim.name, claim.fence, delay, tries))):
+    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries))
+    match kept:
         case True:
             yield from do(Tell(Event.WAITS))
             return Waits()
@@ -299,6 +300,8 @@ def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
             return (yield from _overtaken(call, claim))
         case None:
             return Refused(_not_stored())
+        case _:
+            assert_never(kept)
 
 
 def _unwind(call: Call, claim: Claim, failure: Outcome, before: int, tries: int) -> Plan[Landing]:
