@@ -18,13 +18,14 @@ from typing import Any
 
 import grpc
 import pytest
+from google.type.money_pb2 import Money
 
 from grpc_idempotency import Effects, Policy, Reason, State
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint
 from shop.config import Config, from_environment
 from shop.demo.proxy import Proxy
-from shop.orders.v1.orders_pb2 import CreateOrderRequest, ListOrdersRequest, Order
+from shop.orders.v1.orders_pb2 import CreateOrderRequest, ListOrdersRequest, Order, OrderItem
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
 
 ROOT = Path(__file__).parents[1]
@@ -224,6 +225,30 @@ async def test_example_client_with_grpcs_own_retries(tmp_path: Path) -> None:
             listed = await OrderServiceStub(channel).ListOrders(ListOrdersRequest())
     assert order.id.encode() in proxy.withheld
     assert list(listed.orders) == [order]
+
+
+async def test_example_client_whose_calls_carry_keys(tmp_path: Path) -> None:
+    """The first reply is lost in truth; the attempts after it have its key, and there is one order."""
+    request = CreateOrderRequest(
+        customer_id="cust_123",
+        items=[OrderItem(sku="SKU001", quantity=2)],
+        total_amount=Money(currency_code="USD", units=5),
+    )
+    client: Any = runpy.run_path(str(EXAMPLES / "client_keys.py"))
+    with shop(tmp_path) as address:
+        async with Proxy(address) as proxy, client["connect"](proxy.address) as channel:
+            await channel.channel_ready()
+            proxy.withhold()
+            calling = asyncio.create_task(client["create_order"](channel, request))
+            while b"order-" not in proxy.withheld:
+                await proxy.more_withheld()
+            proxy.cut()
+            order = await calling
+            with_gift = await client["order_with_gift"](channel, request)
+        with client["connect_without_asyncio"](address) as channel:
+            listed = OrderServiceStub(channel).ListOrders(ListOrdersRequest())
+    assert list(listed.orders) == [order, with_gift]
+    assert [item.sku for item in with_gift.items] == ["SKU001", "GIFT"]
 
 
 async def test_example_of_an_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
 """Makes any Python gRPC server safe to retry: one effect, one reply, however often a call comes.
 
-Here are the interceptor and the stores for ``grpc.server``; those for ``grpc.aio.server``, of the same names, are in
-:mod:`grpc_idempotency.aio`.
+Here are the interceptors and the stores for ``grpc``; those for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
 """
 
-from grpc_idempotency._refusals import Reason
+from grpc_idempotency._answers import refusal_of, status_of
+from grpc_idempotency._client import ClientPolicy
+from grpc_idempotency._refusals import Reason, Refusal
 from grpc_idempotency._sync import IdempotencyInterceptor
+from grpc_idempotency._sync_client import ClientInterceptor
 from grpc_idempotency.errors import (
+    ConcurrentCalls,
     FenceRefused,
     IdempotencyError,
     PolicyError,
@@ -14,6 +17,7 @@ from grpc_idempotency.errors import (
     StoreUnavailable,
     StoreUnusable,
     TransactionMisuse,
+    UnkeyedRetry,
 )
 from grpc_idempotency.operation import Operation, current_operation
 from grpc_idempotency.policy import Disposition, Policy
@@ -25,7 +29,10 @@ from grpc_idempotency.stores.sqlite import SQLiteStore
 
 __all__ = [
     "Caller",
+    "ClientInterceptor",
+    "ClientPolicy",
     "Code",
+    "ConcurrentCalls",
     "Database",
     "Disposition",
     "Effects",
@@ -40,12 +47,16 @@ __all__ = [
     "PrincipalFunction",
     "Reason",
     "Record",
+    "Refusal",
     "SQLiteStore",
     "State",
     "StoreError",
     "StoreUnavailable",
     "StoreUnusable",
     "TransactionMisuse",
+    "UnkeyedRetry",
     "current_operation",
     "mtls_or_shared",
+    "refusal_of",
+    "status_of",
 ]

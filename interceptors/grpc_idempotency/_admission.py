@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Call
@@ -22,8 +22,9 @@ from grpc_idempotency._wire import (
     message_count,
     parse_key,
 )
+from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction
-from grpc_idempotency.records import Code, Outcome
+from grpc_idempotency.records import Code, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -36,6 +37,13 @@ class NotAdmitted(Exception):
         self.answer = answer
 
 
+class Named(NamedTuple):
+    """What names an operation, and whose it is."""
+
+    name: bytes
+    principal: bytes
+
+
 class Admission:
     """Decides whether a call is keyed, under which name, and what its request is."""
 
@@ -43,10 +51,10 @@ class Admission:
         self._principal = principal
         self._secret = secret
 
-    def name(self, target: Target, snapshot: Snapshot, message: Any) -> bytes | None:
-        """The operation's name, or ``None`` where no key came and none is asked for. May raise :class:`NotAdmitted`.
+    def name(self, target: Target, snapshot: Snapshot, message: Any) -> "Named | None":
+        """The operation's name and principal, or ``None`` where no key came and none is asked for.
 
-        ``message`` is the one request message, ``None`` for a stream of them.
+        May raise :class:`NotAdmitted`. ``message`` is the one request message, ``None`` for a stream of them.
         """
         method = target.method
         key = self._key(method, snapshot, message)
@@ -57,10 +65,10 @@ class Admission:
             raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
         if target.request_streams and target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        return digest_name(principal, method.name, key, self._secret)
+        return Named(digest_name(principal, method.name, key, self._secret), principal)
 
     def call(
-        self, target: Target, snapshot: Snapshot, name: bytes, raws: Sequence[bytes], messages: Sequence[Any]
+        self, target: Target, snapshot: Snapshot, named: "Named", raws: Sequence[bytes], messages: Sequence[Any]
     ) -> Call:
         """The call of an operation with these request messages, as they came and as the handler sees them."""
         policy = target.method.policy
@@ -70,7 +78,14 @@ class Admission:
         else:
             prints = fingerprint(raws[0], forms[0], self._secret)
         return Call(
-            name, target.method.name, prints, policy, _wait_until(target.method, snapshot), target.response_streams
+            named.name,
+            target.method.name,
+            prints,
+            policy,
+            _wait_until(target.method, snapshot),
+            target.response_streams,
+            named.principal,
+            _stored(policy, snapshot, named.principal, raws) if policy.recovers else None,
         )
 
     def _key(self, method: Method, snapshot: Snapshot, message: Any) -> str | None:
@@ -151,6 +166,12 @@ def read(target: Target, raws: Sequence[bytes]) -> list[Any]:
     except Exception:
         logger.exception("a request to %s could not be deserialized", target.method.name)
         raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
+
+
+def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence[bytes]) -> StoredRequest:
+    """What a run without the client will need (5.4)."""
+    metadata = tuple((name, value) for name, value in snapshot.caller.metadata if name in policy.kept_metadata)
+    return StoredRequest(principal=principal, metadata=metadata, messages=tuple(raws))
 
 
 def _wait_until(method: Method, snapshot: Snapshot) -> float:

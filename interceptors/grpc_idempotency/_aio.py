@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,11 +13,13 @@ import grpc.aio
 
 from grpc_idempotency._aio_attach import Attachment
 from grpc_idempotency._aio_exchange import keyed
-from grpc_idempotency._aio_flights import Flights
+from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain
+from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
 from grpc_idempotency._run import Target
-from grpc_idempotency._shell import SWEEP_PAUSE, Shell, method_handler
-from grpc_idempotency.errors import PolicyError
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
+from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
 from grpc_idempotency.store import AsyncStore
@@ -71,6 +74,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         )
         self._flights = Flights(store, max_detached=max_detached)
         self._sweeper: asyncio.Task[None] | None = None
+        self._recovering: asyncio.Task[None] | None = None
 
     async def intercept_service(
         self,
@@ -92,15 +96,30 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
     def attach(self, server: grpc.aio.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods and the store is opened; after
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and from then
+        on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
         ``server.stop()`` operations under way are drained and the store is closed, and ``wait_for_termination`` waits
         for that.
         """
-        Attachment(server, at_start=self._check_and_open, at_stop=self.close)
+        Attachment(server, at_start=self._begin, at_stop=self.close)
 
-    async def _check_and_open(self, names: set[str] | None) -> None:
-        self._check_names(names)
+    async def _begin(self, served: Served) -> None:
+        self._check(served)
         await self.open()
+        recovery = Recovery(self._methods, served.names, served.handlers)
+        if recovery.names:
+            self._recovering = asyncio.get_running_loop().create_task(self._recover(recovery))
+
+    async def _recover(self, recovery: Recovery) -> None:
+        while True:
+            await pause(EVERY)
+            try:
+                pending = await self._store.pending(recovery.names, MOST_AT_ONCE)
+            except StoreUnavailable as exc:
+                logger.warning("could not look for operations to finish: %s", exc)
+                continue
+            for one in recovery.take(pending, self._flights.has):
+                self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
 
     async def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""
@@ -111,10 +130,9 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
 
         What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5).
         """
+        await _ended(self._recovering)
         self._log_unfinished(await self._flights.close(self._drain_limit.total_seconds()))
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        await _ended(self._sweeper)
         await self._store.close()
 
     async def _sweep(self, every: float) -> None:
@@ -133,3 +151,9 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             deleted, freed, more = deleted + swept.deleted, freed + swept.freed_bytes, swept.more
             await asyncio.sleep(SWEEP_PAUSE)
         self._log_sweep(deleted, freed)
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc.aio
 
-from grpc_idempotency._shell import names_of
+from grpc_idempotency._shell import Served
 
 
 class Attachment:
@@ -16,13 +16,12 @@ class Attachment:
         self,
         server: grpc.aio.Server,
         *,
-        at_start: Callable[[set[str] | None], Awaitable[None]],
+        at_start: Callable[[Served], Awaitable[None]],
         at_stop: Callable[[], Awaitable[None]],
     ) -> None:
-        """``at_start`` gets the full names of the server's methods, or ``None`` where they can't all be known."""
         self._at_start = at_start
         self._at_stop = at_stop
-        self._names: set[str] | None = set()
+        self._served = Served()
         self._stopping: asyncio.Task[None] | None = None
         self._add_generic = server.add_generic_rpc_handlers
         self._start, self._stop, self._wait = server.start, server.stop, server.wait_for_termination
@@ -32,12 +31,12 @@ class Attachment:
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Notes the methods, and adds them."""
         handlers = tuple(generic_rpc_handlers)
-        self._names = names_of(handlers, self._names)
+        self._served.add(handlers)
         self._add_generic(handlers)
 
     async def start(self) -> None:
         """Starts the server once all that can be checked was checked."""
-        await self._at_start(self._names)
+        await self._at_start(self._served)
         await self._start()
 
     async def stop(self, grace: float | None) -> None:

@@ -41,6 +41,16 @@ class Snapshot:
             auth_context=dict[str, Any](context.auth_context()),
         )
 
+    @classmethod
+    def of_nobody(cls, method: str, metadata: Trailers) -> "Snapshot":
+        """For a run without a call (5.4): the metadata that was kept, no peer, no deadline."""
+        snapshot = cls.__new__(cls)
+        snapshot.deadline = None
+        snapshot.caller = Caller(
+            method=method, metadata=metadata, peer="", peer_identity_key=None, peer_identities=(), auth_context={}
+        )
+        return snapshot
+
 
 class Recorder:
     """What both kinds of recording context share: everything but ``abort`` and the reading and writing of streams."""

@@ -163,6 +163,7 @@ class Event(enum.Enum):
     """What an operator should read in the log."""
 
     TOOK_OVER = "took over operation %s of %s, whose server is gone"
+    RUNS_AGAIN = "operation %s of %s runs again"
     LOST = "operation %s of %s was taken over while it ran here"
     HELD = "operation %s of %s is held until an operator resolves it"
     WAITS = "operation %s of %s failed in a way that may pass, and will run again"

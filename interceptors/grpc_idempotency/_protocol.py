@@ -157,8 +157,10 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Won:
-    attempt: int
-    tries: int
+    attempt: int = 1
+    tries: int = 0
+    waited: bool = False
+    """Whether the operation was waiting, and no server is gone."""
 
 
 def operate(call: Call) -> Plan[Landing]:
@@ -180,10 +182,11 @@ def operate(call: Call) -> Plan[Landing]:
     match seized:
         case Record():
             return Found(seized)
-        case _Won(attempt, tries):
+        case _Won(attempt, tries, waited):
             if attempt == 1:
                 ran = yield from do(Execute(claim))
                 return (yield from settle(call, claim, ran, 0))
+            yield from do(Tell(Event.RUNS_AGAIN if waited else Event.TOOK_OVER))
             return (yield from _run_again(call, claim, attempt, tries))
         case _:
             assert_never(seized)
@@ -191,7 +194,6 @@ def operate(call: Call) -> Plan[Landing]:
 
 def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landing]:
     """A run after one that was cut short, or that failed in a way that may pass."""
-    yield from do(Tell(Event.TOOK_OVER))
     try:
         steps = tuple((yield from do(LoadSteps(claim.name))))
     except StoreUnavailable:
@@ -201,16 +203,16 @@ def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landi
     if failed is None or ran.ended is CutShort.ABANDONED:
         return (yield from settle(call, claim, ran, tries))
     failure, before = decode_failure(failed.result)
-    return (yield from _unwind(call, claim, failure, max(0, tries - before)))
+    return (yield from _unwind(call, claim, failure, before, tries))
 
 
 def _seize(claim: Claim) -> Plan[_Won | Record]:
     """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way."""
-    attempt, tries, over = 1, 0, None
+    won, over = _Won(), None
     while True:
         record = yield from do(TryClaim(claim, over))
         if record is None:
-            return _Won(attempt, tries)
+            return won
         # Another request must not run in the place of this one: it learns of its reused key instead.
         if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
             return record
@@ -218,9 +220,10 @@ def _seize(claim: Claim) -> Plan[_Won | Record]:
             if (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
                 yield from do(Tell(Event.HELD))
                 return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
-            attempt, tries, over = 1, 0, None  # its owner, or another caller, was quicker
+            won, over = _Won(), None  # its owner, or another caller, was quicker
         else:
-            attempt, tries, over = record.attempts + 1, record.tries, record.fence
+            won = _Won(record.attempts + 1, record.tries, record.state is State.WAITING)
+            over = record.fence
 
 
 def _without_claim(call: Call, claim: Claim, error: StoreUnavailable) -> Plan[Landing]:
@@ -273,7 +276,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
     if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
         return (yield from _overtaken(call, claim))
     yield from do(Tell(Event.GIVEN_UP))
-    return (yield from _unwind(call, claim, failure, 0))
+    return (yield from _unwind(call, claim, failure, tries, tries))
 
 
 def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
@@ -282,11 +285,12 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
         return (yield from _release(call, claim, outcome))
     if tries + 1 >= call.policy.max_tries:
         return (yield from _end(call, claim, _given_up(outcome, tries + 1), steps, tries))
-    return (yield from _wait(call, claim, tries + 1))
+    return (yield from _wait(call, claim, tries + 1, tries + 1))
 
 
-def _wait(call: Call, claim: Claim, tries: int) -> Plan[Landing]:
-    delay = min(call.policy.retry_delay * 2 ** (tries - 1), _LONGEST_DELAY)
+def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
+    """The operation is to run again, the later the more often it has failed lately."""
+    delay = min(call.policy.retry_delay * 2 ** min(lately - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
     match (yield from _insist(Wait(claim.name, claim.fence, delay, tries))):
         case True:
             yield from do(Tell(Event.WAITS))
@@ -297,17 +301,20 @@ def _wait(call: Call, claim: Claim, tries: int) -> Plan[Landing]:
             return Refused(_not_stored())
 
 
-def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int) -> Plan[Landing]:
-    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
+def _unwind(call: Call, claim: Claim, failure: Outcome, before: int, tries: int) -> Plan[Landing]:
+    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2).
+
+    ``tries`` counts the runs that failed, of which ``before`` were those that led to this.
+    """
     try:
         trouble = yield from do(Unwind())
     except FenceRefused:
         return (yield from _overtaken(call, claim))
     if trouble is None:
         return (yield from _store(call, claim, failure))
-    if tries + 1 >= call.policy.max_tries:
+    if tries + 1 - before >= call.policy.max_tries:
         return (yield from _hold(call, claim, trouble))
-    return (yield from _wait(call, claim, tries + 1))
+    return (yield from _wait(call, claim, tries + 1, tries + 1 - before))
 
 
 def disposition(status: Code, policy: Policy) -> Disposition:
@@ -329,17 +336,21 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
 
 def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
     kept = retained(outcome, call.policy)
-    match (yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))):
+    stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+    match stored:
         case True:
             return Executed(outcome)
         case False:
             return (yield from _overtaken(call, claim))
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(stored)
 
 
 def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
-    match (yield from _insist(Release(claim.name, claim.fence))):
+    released = yield from _insist(Release(claim.name, claim.fence))
+    match released:
         case True:
             return Released(outcome)
         case False:
@@ -348,6 +359,8 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
             return Released(outcome) if now == Found(None) else now
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(released)
 
 
 def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
@@ -446,6 +459,7 @@ FAILED: Final = "!failed"
 """The name of the step that says that an operation has failed for good, and is being undone."""
 
 _LONGEST_DELAY: Final = timedelta(minutes=1)
+_MOST_DOUBLINGS: Final = 16
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
 _FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
 _COME_BACK: Final = timedelta(seconds=1)

@@ -56,9 +56,9 @@ class Shell:
             return True
         return method.has_request_id and not handler.request_streaming
 
-    def _check_names(self, names: set[str] | None) -> None:
-        """Finds policies for methods that the server does not have; ``names`` is ``None`` where not all are known."""
-        unmatched = self._methods.unmatched(names) if names is not None else []
+    def _check(self, served: "Served") -> None:
+        """Finds policies for methods that the server does not have."""
+        unmatched = self._methods.unmatched(served.names) if served.all_known else []
         if unmatched:
             raise PolicyError(f"There is a policy for {', '.join(unmatched)}, but the server has no such method.")
 
@@ -86,11 +86,21 @@ def method_handler(
     return make(behaviour)
 
 
-def names_of(handlers: Iterable[Any], known: set[str] | None) -> set[str] | None:
-    """The names of the methods that generic handlers serve, with those known; ``None`` where one does not tell."""
-    names = known
-    for handler in handlers:
-        # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
-        methods = getattr(handler, "_method_handlers", None)
-        names = None if methods is None or names is None else names | set(methods)
-    return names
+class Served:
+    """What a server serves, as far as its handlers tell."""
+
+    def __init__(self) -> None:
+        self.handlers: list[grpc.GenericRpcHandler] = []
+        self.names: set[str] = set()
+        """The full names of the methods."""
+        self.all_known = True
+        """Whether these are all."""
+
+    def add(self, handlers: Iterable[Any]) -> None:
+        """Some handlers more."""
+        for handler in handlers:
+            # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
+            methods = getattr(handler, "_method_handlers", None)
+            self.handlers.append(handler)
+            self.names.update(methods or ())
+            self.all_known = self.all_known and methods is not None

@@ -5,17 +5,21 @@ import logging
 import random
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
 from grpc_idempotency._run import Target
-from grpc_idempotency._shell import SWEEP_PAUSE, Shell, method_handler
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
 from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
+from grpc_idempotency._sync_keeper import jittered
 from grpc_idempotency._sync_plain import plain
-from grpc_idempotency.errors import PolicyError
+from grpc_idempotency._sync_run import SyncRun
+from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
 from grpc_idempotency.store import Store
@@ -98,15 +102,28 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
     def attach(self, server: grpc.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods and the store is opened; after
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and from then
+        on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
         ``server.stop()`` operations under way are drained and the store is closed, and the event that it answers with,
         and ``wait_for_termination``, wait for that.
         """
-        Attachment(server, at_start=self._check_and_open, at_stop=self.close)
+        Attachment(server, at_start=self._begin, at_stop=self.close)
 
-    def _check_and_open(self, names: set[str] | None) -> None:
-        self._check_names(names)
+    def _begin(self, served: Served) -> None:
+        self._check(served)
         self.open()
+        recovery = Recovery(self._methods, served.names, served.handlers)
+        if recovery.names:
+            self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
+
+    def _recover(self, recovery: Recovery) -> None:
+        try:
+            pending = self._store.pending(recovery.names, MOST_AT_ONCE)
+            for one in recovery.take(pending, self._flights.has):
+                self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
+        except StoreUnavailable as exc:
+            logger.warning("could not look for operations to finish: %s", exc)
+        self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._shell import names_of
+from grpc_idempotency._shell import Served
 
 
 class Attachment:
@@ -16,13 +16,12 @@ class Attachment:
         self,
         server: grpc.Server,
         *,
-        at_start: Callable[[set[str] | None], None],
+        at_start: Callable[[Served], None],
         at_stop: Callable[[], None],
     ) -> None:
-        """``at_start`` gets the full names of the server's methods, or ``None`` where they can't all be known."""
         self._at_start = at_start
         self._at_stop = at_stop
-        self._names: set[str] | None = set()
+        self._served = Served()
         self._lock = threading.Lock()
         self._stopped: threading.Event | None = None
         self._add_generic = server.add_generic_rpc_handlers
@@ -33,12 +32,12 @@ class Attachment:
     def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
         """Notes the methods, and adds them."""
         handlers = tuple(generic_rpc_handlers)
-        self._names = names_of(handlers, self._names)
+        self._served.add(handlers)
         self._add_generic(handlers)
 
     def start(self) -> None:
         """Starts the server once all that can be checked was checked."""
-        self._at_start(self._names)
+        self._at_start(self._served)
         self._start()
 
     def stop(self, grace: float | None) -> threading.Event:

@@ -145,22 +145,36 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
 
-    def board(self, call: Call, run: SyncRun, give_up: Callable[[], object]) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
+    def board(self, call: Call, new_run: Callable[[], SyncRun], give_up: Callable[[], object]) -> Boarded | None:
+        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
+
+        Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
+        """
         with self._changed:
             flight = self._flights.get(call.name)
             if flight is not None:
                 return Boarded(flight.call.fingerprint, False, flight)
             if self._closed or self._detached() >= self._max_detached:
                 return None
-            flight = self._flights[call.name] = Flight(self, call, run, give_up)
+            flight = self._flights[call.name] = Flight(self, call, new_run(), give_up)
             return Boarded(call.fingerprint, True, flight)
+
+    def launch(self, call: Call, new_run: Callable[[], SyncRun]) -> None:
+        """Founds a flight that no call follows, in a thread of its own."""
+        boarded = self.board(call, new_run, lambda: None)
+        if boarded is not None and boarded.founded:
+            assert isinstance(boarded.flight, Flight)
+            threading.Thread(target=boarded.flight.fly, name="grpc-idempotency-recovery", daemon=True).start()
 
     def _detached(self) -> int:
         """How many flights no call follows any more; they are only counted where they could be too many."""
         if len(self._flights) < self._max_detached:
             return 0
         return sum(not flight.followers for flight in self._flights.values())
+
+    def has(self, name: bytes) -> bool:
+        """Whether an operation is on its way here."""
+        return name in self._flights
 
     def forget(self, flight: Flight) -> None:
         """The flight is over: the next call of its name founds another."""

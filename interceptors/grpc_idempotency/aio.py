@@ -1,7 +1,18 @@
-"""grpc-idempotency for ``grpc.aio``: the interceptor and the stores that it awaits."""
+"""grpc-idempotency for ``grpc.aio``: the interceptors, and the stores that are awaited."""
 
 from grpc_idempotency._aio import IdempotencyInterceptor
+from grpc_idempotency._aio_client import client_interceptors, status_of
+from grpc_idempotency.operation import AsyncOperation as Operation
+from grpc_idempotency.operation import current_async_operation as current_operation
 from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as SQLiteStore
 
-__all__ = ["IdempotencyInterceptor", "MemoryStore", "SQLiteStore"]
+__all__ = [
+    "IdempotencyInterceptor",
+    "MemoryStore",
+    "Operation",
+    "SQLiteStore",
+    "client_interceptors",
+    "current_operation",
+    "status_of",
+]

@@ -48,3 +48,15 @@ class TransactionMisuse(IdempotencyError, RuntimeError):
     """A transaction's function did what it must not: control the transaction, await, outlive it, or come twice in one
     keyed call. Means a mistake in the handler.
     """
+
+
+class ConcurrentCalls(IdempotencyError, RuntimeError):
+    """A handler, a step or something retried made a call while another call of its own was under way, so that their
+    derived keys would not be the same in every run. Nothing was sent. Means a mistake in the calling code.
+    """
+
+
+class UnkeyedRetry(IdempotencyError, RuntimeError):
+    """A failed call would have been made again without an idempotency key. It was made once. Means a mistake in the
+    calling code.
+    """

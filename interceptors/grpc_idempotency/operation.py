@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
 from grpc_idempotency.records import Outcome, Step
@@ -54,6 +55,8 @@ class OperationBase:
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
         self.steps = steps
         """For the interceptors: the steps of this run."""
+        self.scope = scope_of(name)
+        """Where calls to other services get their keys from, outside of steps (5.3)."""
         self._seal = seal
 
     def seal(self, reply: object) -> Outcome:
@@ -105,7 +108,7 @@ class AsyncOperation(OperationBase):
         return await self._run(name, fn, transaction)
 
     async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
-        with self.steps.running(name) as finished:
+        with self.steps.running(name) as finished, self.scope.child(name).opened():
             if transaction:
                 kept = _Kept(finished)
                 await self._transacting()(fn, step=kept)
@@ -152,7 +155,7 @@ class Operation(OperationBase):
         return self._run(name, fn, transaction)
 
     def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
-        with self.steps.running(name) as finished:
+        with self.steps.running(name) as finished, self.scope.child(name).opened():
             if transaction:
                 kept = _Kept(finished)
                 self._wait(self._transacting()(fn, step=kept))
@@ -196,11 +199,28 @@ def _trouble(method: str, error: Exception) -> str:
     return f"it has failed and could not be undone: {what}"
 
 
-def current_operation() -> OperationBase | None:
-    """The operation that the calling handler runs in; ``None`` in an un-keyed call and outside of handlers."""
+def current() -> OperationBase | None:
+    """The operation of whichever kind that the caller runs in (for the stores)."""
     return _current.get()
 
 
+def current_operation() -> Operation | None:
+    """The operation that the calling ``def`` handler runs in; ``None`` in an un-keyed call and outside of handlers."""
+    operation = _current.get()
+    if isinstance(operation, AsyncOperation):
+        raise StepMisuse("an async def handler's operation is that of grpc_idempotency.aio.current_operation()")
+    return operation if isinstance(operation, Operation) else None
+
+
+def current_async_operation() -> AsyncOperation | None:
+    """The operation that the calling ``async def`` handler runs in; ``None`` in an un-keyed call and elsewhere."""
+    operation = _current.get()
+    if isinstance(operation, Operation):
+        raise StepMisuse("a plain def handler's operation is that of grpc_idempotency.current_operation()")
+    return operation if isinstance(operation, AsyncOperation) else None
+
+
 def enter(operation: OperationBase | None) -> "contextvars.Token[OperationBase | None]":
-    """Makes ``operation`` the current one in this context (for the interceptors)."""
+    """Makes ``operation`` the current one in this context, and its scope that of calls (for the interceptors)."""
+    enter_scope(operation.scope if operation is not None else None)
     return _current.set(operation)

@@ -96,19 +96,20 @@ class Policy:
                 f"Policy.renew_every ({self.renew_every}) is at most half of Policy.lease ({self.lease}), so that "
                 "one renewal may fail."
             )
-        object.__setattr__(self, "headers", _checked_headers(self.headers))
+        object.__setattr__(self, "headers", checked_headers(self.headers))
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
 
 
-def _checked_headers(headers: tuple[str, ...]) -> tuple[str, ...]:
+def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[str, ...]:
+    """The names, if they can carry a key. Raises :class:`~grpc_idempotency.errors.PolicyError`."""
     if isinstance(headers, str) or not headers:  # type: ignore[redundant-expr,unreachable]  # a str is the mistake that people make
-        raise PolicyError('Policy.headers is a tuple of one or more names, as ("idempotency-key",).')
+        raise PolicyError(f'{whose}.headers is a tuple of one or more names, as ("idempotency-key",).')
     for name in headers:
         plain = name.replace("-", "").replace("_", "").replace(".", "")
         if not (plain.isascii() and plain.isalnum() and name == name.lower() and len(name) <= _MAX_HEADER):
-            raise PolicyError(f"Policy.headers: {name!r} is not a lower-case metadata name.")
+            raise PolicyError(f"{whose}.headers: {name!r} is not a lower-case metadata name.")
         if name.endswith("-bin") or name.startswith("grpc-"):
-            raise PolicyError(f"Policy.headers: {name!r} can't carry a key: it is binary or gRPC's own.")
+            raise PolicyError(f"{whose}.headers: {name!r} can't carry a key: it is binary or gRPC's own.")
     return tuple(headers)
 
 

@@ -7,7 +7,8 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, State, current_operation
+from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency.operation import current
 
 from .handlers import Blocking, Gate
 from .helpers import Servers, ms, new_key, refused, text, until
@@ -28,10 +29,11 @@ class Dead(FlakyStore):
         self.down |= {"renew", "complete", "release", "hold", "get"}
 
 
+@pytest.mark.parametrize("kind", ["async"])
 async def test_a_lease_is_renewed_while_the_handler_runs(serve: Servers) -> None:
     """A handler may run for longer than its lease: nobody takes it over (4.9)."""
     handler, store = Blocking(), FlakyStore(serve.path)
-    policy = brief(Effects.TRANSACTIONAL)
+    policy = Policy(effects=Effects.TRANSACTIONAL, lease=ms(1000), renew_every=ms(100))
     service = await serve({"Do": handler}, policy=policy, store=store)
     other = await serve({"Do": handler}, policy=policy)
     key = new_key()
@@ -40,7 +42,7 @@ async def test_a_lease_is_renewed_while_the_handler_runs(serve: Servers) -> None
     second = asyncio.ensure_future(other.call("Do", key=key))
 
     async def renewed() -> bool:
-        return store.asked["renew"] >= 8  # by then the first lease has run out twice
+        return store.asked["renew"] >= 14  # by then the first lease has run out
 
     await until(renewed)
     assert not (await service.the_record()).lapsed
@@ -59,7 +61,7 @@ class Twice:
 
     async def __call__(self, _request: Any, _context: Any) -> StringValue:
         number = len(self.attempts)
-        operation = current_operation()
+        operation = current()
         assert operation is not None
         self.attempts.append(operation.attempt)
         self.began[number].open()
@@ -136,7 +138,7 @@ async def test_fences_are_unique(serve: Servers) -> None:
     fences: list[bytes] = []
 
     async def do(_request: Any, context: Any) -> None:
-        operation = current_operation()
+        operation = current()
         assert operation is not None
         fences.append(operation.fence)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")

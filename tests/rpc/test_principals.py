@@ -10,7 +10,8 @@ import pytest
 import trustme
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Caller, current_operation
+from grpc_idempotency import Caller
+from grpc_idempotency.operation import current
 
 from .handlers import EACH_SERVER, Counting
 from .helpers import Client, Servers, new_key, refused, text
@@ -201,7 +202,7 @@ async def test_the_handler_knows_its_operation(serve: Servers) -> None:
     seen: list[Any] = []
 
     async def do(_request: Any, _context: Any) -> StringValue:
-        seen.append(current_operation())
+        seen.append(current())
         return text("ok")
 
     service = await serve({"Do": do})

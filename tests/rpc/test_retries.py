@@ -109,7 +109,7 @@ async def test_push_back_is_obeyed(serve: Servers) -> None:
 async def test_hedged_attempts_coalesce(serve: Servers) -> None:
     """Attempts of one call that overlap are one execution, and the call gets its reply (4.3)."""
     handler = Blocking()
-    attempts = Attempts(3)
+    attempts = Attempts(2)
     service = await serve({"Do": handler}, outside=[attempts])
     hedging = {
         "maxAttempts": 5,
@@ -117,7 +117,7 @@ async def test_hedged_attempts_coalesce(serve: Servers) -> None:
         "maxBackoff": "0.02s",
         "backoffMultiplier": 1,
         "retryableStatusCodes": ["UNAVAILABLE"],
-        "perAttemptRecvTimeout": "0.2s",
+        "perAttemptRecvTimeout": "0.4s",
     }
     client = await serve.client(service.target, options=service_config(retryPolicy=hedging))
     call = asyncio.ensure_future(client.call("Do", key=new_key()))

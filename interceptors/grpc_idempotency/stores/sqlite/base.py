@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from grpc_idempotency.errors import PolicyError, TransactionMisuse
-from grpc_idempotency.operation import OperationBase, current_operation
+from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry, rows
@@ -105,7 +105,7 @@ class SQLiteBase:
         """The request for a transaction, in a keyed call of this database's with its outcome or a step in it."""
         if inspect.iscoroutinefunction(fn):
             raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
-        operation = self._own(current_operation())
+        operation = self._own(current())
         if operation is not None and operation.committed is not None:
             raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
         if operation is None and make_step is not None:

@@ -1,0 +1,191 @@
+"""Where keys are derived instead of minted (5.3): in an operation, in each of its steps, and in what is retried.
+
+A scope gives the calls that are made in it their keys: from its secret, the method, and the call's number within the
+scope. Who opens a scope with the same secret again and makes the same calls gets the same keys again. That is why calls
+in one scope come one after the other: the numbers of concurrent ones would be anybody's guess.
+"""
+
+import contextvars
+import hmac
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from grpc_idempotency.errors import ConcurrentCalls, UnkeyedRetry
+
+_current: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
+
+
+class Ticket:
+    """One call's place in a scope."""
+
+    __slots__ = ("_call", "fingerprint", "key", "method", "number", "over", "unclear")
+
+    def __init__(self, key: str, method: str, number: int, fingerprint: bytes | None) -> None:
+        self.key = key
+        self.method = method
+        self.number = number
+        self.fingerprint = fingerprint
+        """The digest of its requests, where they are known beforehand."""
+        self._call: Callable[[], Any] | None = None
+        self.over = False
+        """Whether it has ended, where there is no call to ask."""
+        self.unclear = False
+        """Whether it has ended, and nobody knows whether it took effect."""
+
+    def begun(self, call: Any, *, weakly: bool = False) -> None:
+        """The call has begun; ``weakly`` leaves it to its caller to keep it alive, since grpc ends what is dropped."""
+        self._call = lambda: call
+        if weakly:
+            with suppress(TypeError):
+                self._call = weakref.ref(call)
+
+    @property
+    def call(self) -> Any:
+        """The call, once it has begun, and as long as it is there."""
+        return self._call() if self._call is not None else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is not under way any more."""
+        if self.over or self._call is None:
+            return self.over
+        done = getattr(self._call(), "done", None)  # an interceptor may have put something else in the call's place
+        return done is None or bool(done())
+
+    def abandon(self) -> None:
+        """It could not be begun, or was cancelled in its beginning."""
+        self.over = self.unclear = True
+
+
+class Scope:
+    """The calls that are made one after the other in one run of an operation, of a step, or of what is retried."""
+
+    def __init__(self, secret: bytes, *, outer: "Scope | None" = None, until: float | None = None) -> None:
+        """``until``: when its calls have to be over, on the monotonic clock; the outer scope's time bounds them too."""
+        bounds = [bound for bound in (until, outer.until if outer is not None else None) if bound is not None]
+        self._secret = secret
+        self._outer = outer
+        self.until: float | None = min(bounds, default=None)
+        self._lock = threading.Lock()
+        self._vouched: bool | None = None
+        self.last: Ticket | None = None
+        """The latest call that was given a key."""
+
+    def child(self, name: str) -> "Scope":
+        """The scope of the step of this name: its numbers are its own."""
+        return Scope(_derive(self._secret, b"scope", name.encode()), outer=self)
+
+    @contextmanager
+    def opened(self) -> Iterator["Scope"]:
+        """Makes it the current scope of this context; tasks that are made meanwhile have it too."""
+        token = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(token)
+
+    def begin(self, method: str, fingerprint: bytes | None = None) -> Ticket:
+        """The next call's place and key.
+
+        A call that is made again at once, the same method with the same request, because its outcome was unclear, has
+        the number and key of before: it is a retry, whoever makes it. Raises :class:`ConcurrentCalls`.
+        """
+        with self._lock:
+            number = 0
+            if self.last is not None:
+                if not self.last.ended:
+                    raise ConcurrentCalls(_CONCURRENT.format(method=method, other=self.last.method))
+                number = self.last.number + (not self._repeats(self.last, method, fingerprint))
+            self.last = Ticket(self._key(method, number), method, number, fingerprint)
+            return self.last
+
+    def next_key(self, method: str) -> str:
+        """The next key, for what is over at once or makes no call of its own."""
+        ticket = self.begin(method)
+        ticket.over = True
+        return ticket.key
+
+    @staticmethod
+    def _repeats(last: Ticket, method: str, fingerprint: bytes | None) -> bool:
+        return last.unclear and fingerprint is not None and (last.method, last.fingerprint) == (method, fingerprint)
+
+    def _key(self, method: str, number: int) -> str:
+        return "d1-" + _derive(self._secret, b"call", method.encode(), str(number).encode()).hex()[:40]
+
+    def timeout(self, given: float | None) -> float | None:
+        """A call's time in seconds, within what is left of the scope's."""
+        if self.until is None:
+            return given
+        left = max(0.0, self.until - time.monotonic())
+        return left if given is None else min(given, left)
+
+    def vouch(self, safe: bool) -> None:
+        """A call was made of which it is known whether it may be repeated: it has a key, or no side effects."""
+        self._vouched = safe and self._vouched is not False
+        if self._outer is not None:
+            self._outer.vouch(safe)
+
+    def check_repeatable(self, error: BaseException) -> None:
+        """Raises :class:`UnkeyedRetry` if what failed with this error may not be repeated."""
+        if not self._vouched:
+            raise UnkeyedRetry(_UNSEEN if self._vouched is None else _UNKEYED) from error
+
+
+class Block:
+    """What is done again as a whole until it succeeds: each attempt makes its calls with the same keys."""
+
+    def __init__(self) -> None:
+        outer = _current.get()
+        self._place = outer.begin("retry") if outer is not None else None
+        self._outer = outer
+        self._secret = self._place.key.encode() if self._place is not None else secrets.token_bytes(32)
+
+    def attempt(self, until: float | None) -> Scope:
+        """The scope of the next attempt."""
+        return Scope(self._secret, outer=self._outer, until=until)
+
+    def __enter__(self) -> "Block":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._place is not None:
+            self._place.over = True
+
+
+def current_scope() -> Scope | None:
+    """The scope that calls are made in just now; ``None`` where keys are minted."""
+    return _current.get()
+
+
+def scope_of(operation: bytes) -> Scope:
+    """The scope of an operation, outside of its steps."""
+    return Scope(_derive(operation, b"operation"))
+
+
+def enter_scope(scope: Scope | None) -> None:
+    """Makes it this context's scope, for good."""
+    _current.set(scope)
+
+
+def _derive(secret: bytes, *parts: bytes) -> bytes:
+    return hmac.digest(secret, b"".join(len(part).to_bytes(8, "big") + part for part in parts), "sha256")
+
+
+_CONCURRENT = (
+    "{method} is called while {other}, called before it in the same place, is still under way. Calls there carry keys "
+    "that follow from their order, so that every run has the same, and concurrent calls have none. Wait for the first "
+    "one's end (read a stream to its end, or cancel it), or make each of the calls in a step of its own."
+)
+_UNSEEN = (
+    "A call that failed is not made again, since no call with an idempotency key was seen: make the channel with "
+    "grpc.intercept_channel(channel, ClientInterceptor()) or with interceptors=aio.client_interceptors()."
+)
+_UNKEYED = (
+    "A call that failed is not made again, since a call was made without an idempotency key. Let its ClientPolicy say "
+    "keyed=True, or keep it out of what is retried."
+)

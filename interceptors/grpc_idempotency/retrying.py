@@ -1,0 +1,203 @@
+"""Retries for as long as they make sense, under one idempotency key. Needs the extra ``grpc-idempotency[retry]``.
+
+:class:`Retrying` is for functions and calls that block, :class:`AsyncRetrying` for those that are awaited. Either needs
+a channel with this library's client interceptor, which gives all attempts the same keys.
+"""
+
+import functools
+import inspect
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+import grpc
+import tenacity
+
+from grpc_idempotency._answers import push_back, refusal_of, retry_info, status_of
+from grpc_idempotency._refusals import Reason
+from grpc_idempotency._scope import Block
+from grpc_idempotency.errors import PolicyError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RETRIED = frozenset(
+    {
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+"""The statuses that are retried by themselves: those that can mean that a reply was lost on its way."""
+
+_PASSING = frozenset({Reason.STORE_UNAVAILABLE, Reason.IN_FLIGHT, Reason.STREAM_TRUNCATED})
+"""The refusals that may not come again; all others are final, whatever their status."""
+
+
+class _Retries:
+    """How long, how often and after what to try again.
+
+    Args:
+        deadline: How long all attempts together may take, waits included. ``None``: no limit.
+        attempts: How many attempts there are at most. ``None``: no limit.
+        attempt_timeout: How long each attempt's calls may take. A call's own ``timeout`` holds too.
+        backoff: How long about to wait after the first attempt where the server does not say; doubled each time, and
+            drawn at random between zero and that.
+        max_backoff: The most that becomes of it.
+        codes: The statuses that are retried by themselves. Others are where the server asks for it, by RetryInfo or
+            push-back.
+    """
+
+    def __init__(
+        self,
+        *,
+        deadline: timedelta | None = timedelta(seconds=60),
+        attempts: int | None = None,
+        attempt_timeout: timedelta | None = None,
+        backoff: timedelta = timedelta(milliseconds=100),
+        max_backoff: timedelta = timedelta(seconds=5),
+        codes: Collection[grpc.StatusCode] = RETRIED,
+    ) -> None:
+        for name, limit in (("deadline", deadline), ("attempt_timeout", attempt_timeout), ("backoff", backoff)):
+            if limit is not None and limit <= timedelta(0):
+                raise PolicyError(f"{name} is a duration of more than zero, not {limit}.")
+        if attempts is not None and attempts < 1:
+            raise PolicyError(f"attempts is a number of one or more, not {attempts}.")
+        self._deadline = deadline
+        self._attempts = attempts
+        self._attempt_timeout = attempt_timeout
+        self._codes = frozenset(codes)
+        self._backoff = tenacity.wait_random_exponential(
+            multiplier=backoff.total_seconds(), max=max_backoff.total_seconds()
+        )
+
+    def _rules(self) -> dict[str, Any]:
+        """What tenacity is to do."""
+        stops: list[Any] = [tenacity.stop_never]
+        if self._deadline is not None:
+            stops.append(tenacity.stop_before_delay(self._deadline.total_seconds()))
+        if self._attempts is not None:
+            stops.append(tenacity.stop_after_attempt(self._attempts))
+        return {
+            "retry": tenacity.retry_if_exception(self._makes_sense),
+            "wait": self._wait,
+            "stop": tenacity.stop_any(*stops),
+            "reraise": True,
+        }
+
+    def _makes_sense(self, error: BaseException) -> bool:
+        """Whether another attempt could end otherwise."""
+        if not isinstance(error, grpc.RpcError) or not callable(getattr(error, "code", None)):
+            return False
+        asked = _asked(error)
+        if asked is not None and asked < timedelta(0):
+            return False
+        if status_of(error) == "replayed":  # stored: every attempt would get it
+            return False
+        refusal = refusal_of(error)
+        if refusal is not None and refusal.reason not in _PASSING:
+            return False
+        return asked is not None or error.code() in self._codes
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt: what the server asks for, or else the back-off."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked = _asked(error) if error is not None else None
+        if asked is None:
+            return float(self._backoff(state))
+        return asked.total_seconds() * random.uniform(1.0, 1.1)  # noqa: S311  # so that clients do not come all at once
+
+    @contextmanager
+    def _attempt(self, block: Block, began: float) -> Iterator[None]:
+        bounds = []
+        if self._deadline is not None:
+            bounds.append(began + self._deadline.total_seconds())
+        if self._attempt_timeout is not None:
+            bounds.append(time.monotonic() + self._attempt_timeout.total_seconds())
+        with block.attempt(min(bounds, default=None)).opened() as scope:
+            try:
+                yield
+            except grpc.RpcError as error:
+                if self._makes_sense(error):
+                    scope.check_repeatable(error)
+                raise
+
+
+class Retrying(_Retries):
+    """Makes calls again until they succeed, or fail in a way that no retry can mend.
+
+    ``retrying.call(stub.CreateOrder, request)`` makes one call. As a decorator it takes a function, whose calls are all
+    made again in each attempt, one after the other, each under the key that it had before. What answers with a stream
+    is read to its end inside such a function. The error of the last attempt is raised.
+    """
+
+    def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
+        """As a decorator."""
+        if _is_other_kind(fn) or inspect.iscoroutinefunction(fn):
+            raise TypeError("Retrying decorates functions that return; for async ones there is AsyncRetrying.")
+
+        @functools.wraps(fn)
+        def retried(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self.call(fn, *args, **kwargs)
+
+        return retried
+
+    def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Calls ``fn``, a stub's method or any function, until it succeeds; answers with its result."""
+        _check_repeatable(args, kwargs)
+        began = time.monotonic()
+        with Block() as block:
+
+            def once() -> T:
+                with self._attempt(block, began):
+                    return fn(*args, **kwargs)
+
+            return tenacity.Retrying(**self._rules())(once)
+
+
+class AsyncRetrying(_Retries):
+    """The same, with the same arguments, for what is awaited: ``await retrying.call(stub.CreateOrder, request)``."""
+
+    def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        """As a decorator."""
+        if _is_other_kind(fn):
+            raise TypeError("AsyncRetrying decorates functions whose result is awaited, not generators.")
+
+        @functools.wraps(fn)
+        async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.call(fn, *args, **kwargs)
+
+        return retried
+
+    async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Awaits ``fn``, a stub's method or any function, until it succeeds; answers with its result."""
+        _check_repeatable(args, kwargs)
+        began = time.monotonic()
+        with Block() as block:
+
+            async def once() -> T:
+                with self._attempt(block, began):
+                    return await fn(*args, **kwargs)
+
+            return await tenacity.AsyncRetrying(**self._rules())(once)
+
+
+def _asked(error: BaseException) -> timedelta | None:
+    """When the server asks to come again; negative: never."""
+    pushed = push_back(error)
+    return pushed if pushed is not None else retry_info(error)
+
+
+def _is_other_kind(fn: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+
+
+def _check_repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Iterator | AsyncIterator):
+            raise TypeError("An iterator is used up by the first attempt: give a list of the messages.")
