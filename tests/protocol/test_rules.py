@@ -724,6 +724,17 @@ def test_nothing_is_undone_whose_failure_could_not_be_kept(kept: bool | None) ->
     assert hand.result == Found(theirs)
 
 
+def test_a_failure_whose_keeping_was_answered_late() -> None:
+    """The write took effect and its answer was lost: the record is still ours, and the undoing goes on (5.5)."""
+    hand = stepping(Answered(FAILURE))
+    hand.fail(RecordStep, LOST)
+    hand.reply(LeaseHolds, True)
+    hand.reply(Pause, None)
+    hand.reply(RecordStep, False)
+    hand.reply(Get, record(fence=b"mine"))
+    hand.asked(Unwind)
+
+
 @pytest.mark.parametrize("ended", [Answered(PASSING), Raised(FAILURE), RolledBack(FAILURE), CutShort.OVERRAN])
 def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: Ended) -> None:
     """What may pass makes it run again, with its steps kept (4.6, 5.2)."""
