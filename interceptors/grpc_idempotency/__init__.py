@@ -15,7 +15,7 @@ from grpc_idempotency.errors import (
 )
 from grpc_idempotency.operation import Operation, current_operation
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared
+from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
 from grpc_idempotency.store import Database
 
@@ -41,4 +41,5 @@ __all__ = [
     "TransactionMisuse",
     "current_operation",
     "mtls_or_shared",
+    "token_subject",
 ]

@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_idempotency._aio_attach import Attachment
 from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights
-from grpc_idempotency._aio_plain import plain
+from grpc_idempotency._aio_plain import plain, refusing
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import SWEEP_PAUSE, Shell, method_handler
 from grpc_idempotency.errors import PolicyError
@@ -81,7 +81,10 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = self._methods[handler_call_details.method]
+        try:
+            method = self._methods[handler_call_details.method]
+        except PolicyError as exc:
+            return method_handler(handler, refusing(exc), typed=False)
         target = Target.of(handler, method)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return method_handler(handler, plain(target), typed=True)
