@@ -28,7 +28,7 @@ test: $(VENV)/.dev ## Run all tests (ARGS='-k name' for some)
 	@$(BIN)/pytest $(ARGS)
 
 protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
-	@$(call compile,server,interceptors)
+	@set -e; $(call compile,server,interceptors)
 
 lint: $(VENV)/.dev ## Check style, types, imports, protos and that no stub has drifted
 	$(BIN)/ruff check .
