@@ -1,9 +1,11 @@
 """Makes any Python gRPC server safe to retry: one effect, one reply, however often a call comes.
 
-The interceptor and the stores for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
+Here are the interceptor and the stores for ``grpc.server``; those for ``grpc.aio.server``, of the same names, are in
+:mod:`grpc_idempotency.aio`.
 """
 
 from grpc_idempotency._refusals import Reason
+from grpc_idempotency._sync import IdempotencyInterceptor
 from grpc_idempotency.errors import (
     FenceRefused,
     IdempotencyError,
@@ -18,6 +20,8 @@ from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
 from grpc_idempotency.store import Database
+from grpc_idempotency.stores.memory import MemoryStore
+from grpc_idempotency.stores.sqlite import SQLiteStore
 
 __all__ = [
     "Caller",
@@ -27,6 +31,8 @@ __all__ = [
     "Effects",
     "FenceRefused",
     "IdempotencyError",
+    "IdempotencyInterceptor",
+    "MemoryStore",
     "Operation",
     "Outcome",
     "Policy",
@@ -34,6 +40,7 @@ __all__ = [
     "PrincipalFunction",
     "Reason",
     "Record",
+    "SQLiteStore",
     "State",
     "StoreError",
     "StoreUnavailable",

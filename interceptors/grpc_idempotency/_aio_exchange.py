@@ -9,7 +9,7 @@ from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive_async
-from grpc_idempotency._effects import Board, Call, CutShort, Effect, Land, Watch
+from grpc_idempotency._effects import Board, Call, CutShort, Effect, Get, Land, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
 from grpc_idempotency._tape import unframe
@@ -90,6 +90,8 @@ class _Exchange:
                 return boarded.flight.follow(until, self._write if self._target.response_streams else None)
             case Watch(name, fence, until):
                 return self._flights.watch(name, fence, until)
+            case Get(name):
+                return self._flights.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 

@@ -28,7 +28,7 @@ class Flight(FlightBase):
     def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
         super().__init__(flights.store, call, run)
         self._flights = flights
-        self._followers = 0
+        self.followers = 0
         self._loop = asyncio.get_running_loop()
         self._landing: asyncio.Future[Landing] = self._loop.create_future()
         self._renewal: asyncio.TimerHandle | None = None
@@ -45,15 +45,15 @@ class Flight(FlightBase):
         A caller that is cancelled leaves the flight alone.
         """
         self._flights.detached.discard(self)
-        self._followers += 1
+        self.followers += 1
         try:
             if write is None or self.run.held_back:
                 return Landed(await self._landed(until))
             ended, begun = await self.run.play(write, self._landing, until)
             return Landed(self._landing.result() if ended else None, begun)
         finally:
-            self._followers -= 1
-            if not self._followers and not self._landing.done():
+            self.followers -= 1
+            if not self.followers and not self._landing.done():
                 self._flights.detached.add(self)
 
     async def _landed(self, until: float | None) -> Landing | None:

@@ -21,12 +21,17 @@ class AioRun(Run):
         self._requests = iter(requests)
         self.cancellable = is_async(target.behaviour)
         """Whether it can be stopped: a ``def`` handler can't."""
-        context = AioContext(snapshot, self._requests, self._emit) if self.cancellable else ThreadContext(snapshot)
-        super().__init__(target, context)
+        super().__init__(target, self._context(target, snapshot))
         self.moved: asyncio.Future[None] | None = None
         """Done when the tape has got a message, or room for one."""
         if self.tape is not None:
             self.moved = asyncio.get_running_loop().create_future()
+
+    def _context(self, target: Target, snapshot: Snapshot) -> AioContext | ThreadContext:
+        if not self.cancellable:
+            return ThreadContext(snapshot)
+        requests = self._requests if target.request_streams else None
+        return AioContext(snapshot, requests, self._emit if target.response_streams else None)
 
     async def to_end(self, operation: Operation | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""

@@ -32,6 +32,7 @@ from grpc_idempotency._effects import (
     Get,
     Hold,
     Land,
+    Landed,
     Landing,
     LeaseHolds,
     Mark,
@@ -66,9 +67,10 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
         boarded = yield from do(Board(call))
         if boarded is None:
             return _store_unavailable("This server takes on no further operation; the handler did not run")
-        if not same_request(boarded.fingerprint, call.fingerprint):
-            return _key_reused(call)
-        landed = yield from do(Land(boarded, None if boarded.founded else call.until))
+        if same_request(boarded.fingerprint, call.fingerprint):
+            landed = yield from do(Land(boarded, None if boarded.founded else call.until))
+        else:
+            landed = Landed((yield from _beside_another(call)))
         begun = landed.begun
         match landed.landing:
             case None:
@@ -96,6 +98,16 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
                 waited = True
             case _:
                 assert_never(landed.landing)
+
+
+def _beside_another(call: Call) -> Plan[Landing]:
+    """What a call learns that meets a flight of another request: it may be that flight which reuses the key."""
+    try:
+        # The flight may not have heard yet of a record that stands in its way, and that is of this call's request.
+        record = yield from do(Get(call.name))
+    except StoreUnavailable:
+        return Refused(_store_unavailable("The handler did not run"))
+    return Refused(_key_reused(call)) if record is None else Found(record)
 
 
 def same_request(one: Fingerprint, other: Fingerprint) -> bool:
@@ -212,9 +224,12 @@ def settle(call: Call, claim: Claim, ended: Ended) -> Plan[Landing]:
         case Raised(outcome):
             return (yield from (_store if opaque else _release)(call, claim, outcome))
         case RolledBack(outcome):
-            if opaque:  # its transaction left nothing, but who knows what else it did
-                return (yield from _store(call, claim, outcome))
-            return (yield from _release(call, claim, _NOT_COMMITTED))
+            if not opaque:
+                return (yield from _release(call, claim, _NOT_COMMITTED))
+            if (yield from _insist(Renew(claim.name, claim.fence, claim.lease))) is False:
+                return (yield from _overtaken(call, claim))  # or it was committed after all
+            # Its transaction left nothing, but who knows what else it did.
+            return (yield from _store(call, claim, outcome))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
                 return (yield from _hold(call, claim, ended.value))
@@ -258,7 +273,9 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
         case True:
             return Released(outcome)
         case False:
-            return (yield from _overtaken(call, claim))
+            now = yield from _overtaken(call, claim)
+            # Nothing is there any more: most likely it was released, and only the answer to that was lost.
+            return Released(outcome) if now == Found(None) else now
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
 

@@ -9,7 +9,7 @@ import grpc
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
-from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Land, Landed, Watch
+from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
 from grpc_idempotency._sync_flights import Flight, Flights
@@ -61,14 +61,32 @@ class _Base:
         run = SyncRun(target, messages, snapshot)
         return None if name is None else self._admission.call(target, snapshot, name, raws, messages), run
 
+    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
+        """What the plan of a call may ask for."""
+        match effect:
+            case Board(call):
+                return self._board(call, run)
+            case Land(boarded, until):
+                return self._land(boarded, until)
+            case Watch(name, fence, until):
+                return self._watch(name, fence, until)
+            case Get(name):
+                return self._flights.store.get(name)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    def _land(self, boarded: Boarded, until: float | None) -> Any:
+        """Waits for the flight to land: each kind in its own way."""
+        raise NotImplementedError
+
     def _board(self, call: Call, run: SyncRun) -> Boarded | None:
         boarded = self._flights.board(call, run, self._context.cancel)
         self._ahead = run if boarded is not None and boarded.founded else None
         return boarded
 
-    def _watch(self, effect: Watch) -> bool:
+    def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
-            return free and self._flights.watch(effect.name, effect.fence, effect.until)
+            return free and self._flights.watch(name, fence, until)
 
     def _gone(self) -> bool:
         return not self._context.is_active()
@@ -124,18 +142,6 @@ class _Exchange(_Base):
             return _ended(run)
         return reply_to(drive(answer(call), lambda effect: self._perform(effect, run)))
 
-    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
-        """What the plan of a call may ask for."""
-        match effect:
-            case Board(call):
-                return self._board(call, run)
-            case Land(boarded, until):
-                return self._land(boarded, until)
-            case Watch():
-                return self._watch(effect)
-            case _:
-                raise AssertionError(f"no call performs {effect!r}")
-
     def _land(self, boarded: Boarded, until: float | None) -> Landed:
         flight = boarded.flight
         assert isinstance(flight, Flight)
@@ -167,17 +173,6 @@ class _StreamingExchange(_Base):
             return
         answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, run))
         yield from self._rest(reply_to(answered))
-
-    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
-        match effect:
-            case Board(call):
-                return self._board(call, run)
-            case Land(boarded, until):
-                return self._land(boarded, until)
-            case Watch():
-                return self._watch(effect)
-            case _:
-                raise AssertionError(f"no call performs {effect!r}")
 
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight

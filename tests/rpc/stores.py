@@ -1,14 +1,17 @@
 """A real store that can be made to fail."""
 
 import collections
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from grpc_idempotency import Outcome, Record, StoreUnavailable
+from grpc_idempotency import Database, Outcome, Record, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim
 
 from .handlers import Gate
+
+T = TypeVar("T")
 
 
 class FlakyStore(SQLiteStore):
@@ -52,6 +55,10 @@ class FlakyStore(SQLiteStore):
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         self._check("hold")
         return await super().hold(name, fence, reason, lapsed_only=lapsed_only)
+
+    async def transaction(self, fn: Callable[[Database], T]) -> T:
+        self._check("transaction")
+        return await super().transaction(fn)
 
     async def get(self, name: bytes) -> Record | None:
         self._check("get")

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
 
-
 T = TypeVar("T")
 
 

@@ -84,7 +84,12 @@ def connect(path: str, settings: Settings, then: Connected, after: threading.Eve
 def _connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
     async def opened() -> Connection:
         connection = Connection(lambda: _open(path, settings), iter_chunk_size=64)
-        await connection
+        try:
+            await connection
+        except Exception:
+            # Its thread is about to end, and tells this loop so: the loop must not be closed before that.
+            cast("threading.Thread", getattr(connection, "_thread", connection)).join()
+            raise
         return connection
 
     if after is not None:

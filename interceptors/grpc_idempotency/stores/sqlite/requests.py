@@ -14,6 +14,17 @@ from grpc_idempotency.stores.sqlite.tables import Tables
 T = TypeVar("T")
 
 
+class Threads:
+    """Stands where callers in a loop have their loop, for those who wait in threads: they can be answered at once."""
+
+    def call_soon_threadsafe(self, do: Callable[..., object], *args: object) -> None:
+        """Does it."""
+        do(*args)
+
+
+THREADS = Threads()
+
+
 class Request(Generic[T]):
     """A call that waits for its answer. Written by the writer's thread, read in the caller's loop once it is done."""
 
@@ -21,8 +32,9 @@ class Request(Generic[T]):
 
     value: T
     error: BaseException | None
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[T]"
+    loop: asyncio.AbstractEventLoop | Threads
+    future: Any
+    """The future that the caller waits for, of asyncio or of ``concurrent.futures``."""
     tables: Tables
 
     def settle(self) -> None:

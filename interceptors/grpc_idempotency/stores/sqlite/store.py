@@ -1,100 +1,41 @@
 """The SQLite store for ``grpc.aio``: turns each call of the contract into a request to the file's writer."""
 
 import asyncio
-import inspect
-import os
-import threading
-import weakref
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from grpc_idempotency.errors import PolicyError, StoreError, TransactionMisuse
-from grpc_idempotency.operation import Operation, current_operation
+from grpc_idempotency.errors import StoreError
 from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores.sqlite import registry, rows
-from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
-from grpc_idempotency.stores.sqlite.connection import Settings
+from grpc_idempotency.stores.sqlite import registry
+from grpc_idempotency.stores.sqlite.base import Asking, SQLiteBase
 from grpc_idempotency.stores.sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
     Flush,
     GetRequest,
     HoldRequest,
-    ListRequest,
     Prepare,
     ReleaseRequest,
     RenewRequest,
     Request,
     ResolveRequest,
-    SweepRequest,
-    TransactionRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.writer import Writer
 
 T = TypeVar("T")
-_BUSY_TIMEOUT = timedelta(seconds=5)
-_SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
-_LIST_PART = 256
-_SWEEP_PART = 100
 
 
-class AsyncSQLiteStore:
-    """Keeps operations in an SQLite file, an embedder's own database if you like.
-
-    All stores of a process on one file share one connection, whose thread writes everything that waits in one
-    transaction. Tables are created or migrated at the first use; their names begin with ``table_prefix``.
-
-    Args:
-        path: the file; it is created if need be, its folder is not.
-        table_prefix: letters, digits and underscores.
-        busy_timeout: how long to wait for another process that holds the file's lock, before
-            :class:`~grpc_idempotency.errors.StoreUnavailable`.
-        synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
-    """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        table_prefix: str = "grpc_idempotency_",
-        busy_timeout: timedelta = _BUSY_TIMEOUT,
-        synchronous: Literal["NORMAL", "FULL", "EXTRA"] = "FULL",
-        _clock: RawClock | None = None,
-    ) -> None:
-        given = os.fspath(path)
-        if not given or given == ":memory:" or given.startswith("file:"):
-            raise PolicyError(
-                f"the SQLite store needs the path of a file, got {given!r}; for tests without a file there is "
-                "grpc_idempotency.stores.memory"
-            )
-        if synchronous not in _SYNCHRONOUS:
-            raise PolicyError(f"synchronous must be one of {', '.join(_SYNCHRONOUS)}, got {synchronous!r}")
-        if busy_timeout < timedelta(0):
-            raise PolicyError(f"busy_timeout must not be negative, got {busy_timeout}")
-        self._path = os.path.realpath(given)
-        self._sql = Sql(table_prefix)
-        self._settings = Settings(synchronous=synchronous, patience=busy_timeout.total_seconds())
-        self._clock = _clock or MachineClock()
-        self._lock = threading.Lock()
-        self._writer: Writer | None = None
-        self._tables: Tables | None = None
-        self._finalizer: weakref.finalize[..., AsyncSQLiteStore] | None = None
-        self._ready = False
-
-    @property
-    def database(self) -> tuple[str, str]:
-        """The file's real path and the prefix: stores that have these in common share their operations."""
-        return self._path, self._sql.prefix
+class AsyncSQLiteStore(SQLiteBase):
+    """The SQLite store whose calls are awaited; its settings are those of :class:`SQLiteBase`."""
 
     # -- the contract; see grpc_idempotency.store
 
     async def open(self) -> None:
         """Opens the file, and creates or migrates the tables."""
-        if self._ready and self._writer is not None and self._writer.failure is None:
+        if self._usable() is not None:
             return
         writer, tables = self._acquire()
         try:
@@ -106,16 +47,13 @@ class AsyncSQLiteStore:
 
     async def close(self) -> None:
         """Waits for what was begun and, as the file's last user in this process, closes it."""
-        with self._lock:
-            writer, tables, finalizer = self._writer, self._tables, self._finalizer
-            self._writer = self._tables = self._finalizer = None
-            self._ready = False
-        if writer is None or tables is None or finalizer is None or not finalizer.detach():
-            return
-        flush = self._request(tables, Flush())
-        flush.value = None
-        registry.release(writer, flush)
-        await flush.future
+        left = self._take_leave()
+        if left is not None:
+            writer, tables = left
+            flush = self._addressed(tables, Flush())
+            flush.value = None
+            registry.release(writer, flush)
+            await flush.future
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
@@ -148,76 +86,45 @@ class AsyncSQLiteStore:
     async def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """Records, oldest claim first; read in bounded parts, between which the file's other users have their turn."""
-        found: list[Record] = []
-        behind: tuple[int, bytes] | None = (-1, b"") if after is None else (rows.wall_ms(after.created_at), after.name)
-        while behind is not None and len(found) < limit:
-            part, behind = await self._call(ListRequest(behind, _LIST_PART))
-            found += [one for one in part if state in (None, one.state) and method in (None, one.method)]
-        return found[:limit]
+        """Records, oldest claim first."""
+        return await self._all(self._listing(state, method, after, limit))
 
     async def sweep(self, limit: int = 500) -> Swept:
-        """Deletes expired records, in parts between which others have their turn."""
-        deleted = freed = 0
-        more = True
-        while more and deleted < limit:
-            part = await self._call(SweepRequest(min(_SWEEP_PART, limit - deleted)))
-            deleted, freed, more = deleted + part.deleted, freed + part.freed_bytes, part.more
-        return Swept(deleted=deleted, more=more, freed_bytes=freed)
+        """Deletes expired records."""
+        return await self._all(self._sweeping(limit))
 
     async def transaction(self, fn: Callable[[Database], T]) -> T:
         """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome in it too (5.1)."""
-        if inspect.iscoroutinefunction(fn):
-            raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
-        operation = self._own(current_operation())
-        if operation is not None and operation.committed is not None:
-            raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
-        value: T = await self._call(TransactionRequest(fn, operation))
+        value: T = await self._call(self._transacting(fn))
         return value
 
     # -- within
 
-    def _own(self, operation: Operation | None) -> Operation | None:
-        """The operation, if this store's database holds its record."""
-        if operation is None:
-            return None
-        same = operation.store is self or getattr(operation.store, "database", None) == self.database
-        return operation if same else None
-
     async def _call(self, request: Request[T]) -> T:
-        writer, tables = self._writer, self._tables
-        if not self._ready or writer is None or tables is None or writer.failure is not None:
+        usable = self._usable()
+        if usable is None:
             await self.open()
-            writer, tables = self._acquire()
-        return await self._ask(writer, tables, request)
+            usable = self._acquire()
+        return await self._ask(*usable, request)
+
+    async def _all(self, asking: Asking[T]) -> T:
+        try:
+            request = next(asking)
+            while True:
+                request = asking.send(await self._call(request))
+        except StopIteration as done:
+            value: T = done.value
+            return value
 
     def _ask(self, writer: Writer, tables: Tables, request: Request[T]) -> "asyncio.Future[T]":
-        self._request(tables, request)
+        self._addressed(tables, request)
         writer.submit(request)
-        return request.future
+        future: asyncio.Future[T] = request.future
+        return future
 
-    def _request(self, tables: Tables, request: Request[T]) -> Request[T]:
+    def _addressed(self, tables: Tables, request: Request[T]) -> Request[T]:
         request.error = None
         request.tables = tables
         request.loop = loop = asyncio.get_running_loop()
         request.future = loop.create_future()
         return request
-
-    def _acquire(self) -> tuple[Writer, Tables]:
-        with self._lock:
-            if self._writer is None or self._tables is None or self._writer.failure is not None:
-                writer = registry.acquire(self._path, self._settings)
-                self._writer, self._tables = writer, writer.tables(self._sql, self._clock)
-                self._finalizer = weakref.finalize(self, registry.release, writer)
-                self._finalizer.atexit = False  # at exit the registry closes all writers, and waits for them
-            return self._writer, self._tables
-
-    def _give_up(self, writer: Writer) -> None:
-        """Lets go of a writer that could not open, so that the next call tries anew."""
-        with self._lock:
-            if self._writer is not writer or self._finalizer is None:
-                return
-            finalizer, self._finalizer = self._finalizer, None
-            self._writer = self._tables = None
-            self._ready = False
-        finalizer()

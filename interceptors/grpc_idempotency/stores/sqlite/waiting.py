@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from grpc_idempotency.stores.sqlite.requests import Request
+from grpc_idempotency.stores.sqlite.requests import Request, Threads
 
 AnyRequest = Request[Any]
 _MOST_AT_ONCE = 4096
@@ -34,7 +34,8 @@ class Waiting:
         self._due_since = 0.0
         self._last_round = 0.0
         self.mixed = False
-        """Whether the callers are in several loops."""
+        """Whether the callers are in several loops, or in threads."""
+        self._threads = False
         self.busy = True
         """Whether the writer will look again by itself; at first it will, once it is connected."""
 
@@ -44,15 +45,14 @@ class Waiting:
     def add(self, request: AnyRequest) -> None:
         """Adds a request, in its loop. It is on every call's path."""
         self._requests.append(request)
-        loop = request.loop
-        if loop is not self._home:
-            self._meet(loop)
+        if request.loop is not self._home:
+            self._meet(request.loop)
         if self.busy:
             return
-        if self.mixed:
+        if self.mixed or self._home is None:
             self.wake()
         elif not self._due:
-            self._expect(loop)
+            self._expect(self._home)
 
     def take(self) -> list[AnyRequest]:
         """What waits, in its order."""
@@ -68,10 +68,10 @@ class Waiting:
         self.busy = True
         self._wake()
 
-    def settled(self, loop: asyncio.AbstractEventLoop) -> None:
+    def settled(self, loop: asyncio.AbstractEventLoop | Threads) -> None:
         """In its loop: a group's answers are with their callers, who have not been resumed yet."""
-        if self._requests and not self.busy and not self._due and loop is self._home:
-            self._expect(loop)
+        if self._requests and not self.busy and not self._due and loop is self._home and self._home is not None:
+            self._expect(self._home)
 
     def _expect(self, loop: asyncio.AbstractEventLoop) -> None:
         self._due = True
@@ -88,8 +88,10 @@ class Waiting:
         if self._requests and not self.busy:
             self.wake()
 
-    def _meet(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._home is None or self._home.is_closed():
-            self._home, self._due, self.mixed = loop, False, False
+    def _meet(self, loop: asyncio.AbstractEventLoop | Threads) -> None:
+        if isinstance(loop, Threads):
+            self._threads = self.mixed = True
+        elif self._home is None or self._home.is_closed():
+            self._home, self._due, self.mixed = loop, False, self._threads
         else:
             self.mixed = True

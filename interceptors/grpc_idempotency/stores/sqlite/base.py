@@ -1,0 +1,153 @@
+"""What the SQLite stores for asyncio and for threads share: settings, the writer, and whose operation it is."""
+
+import inspect
+import os
+import threading
+import weakref
+from collections.abc import Callable, Generator
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+from grpc_idempotency.errors import PolicyError, TransactionMisuse
+from grpc_idempotency.operation import Operation, current_operation
+from grpc_idempotency.records import Record, State, Swept
+from grpc_idempotency.store import Database
+from grpc_idempotency.stores.sqlite import registry, rows
+from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
+from grpc_idempotency.stores.sqlite.connection import Settings
+from grpc_idempotency.stores.sqlite.requests import ListRequest, Request, SweepRequest, TransactionRequest
+from grpc_idempotency.stores.sqlite.sql import Sql
+from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores.sqlite.writer import Writer
+
+_BUSY_TIMEOUT = timedelta(seconds=5)
+_SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
+_LIST_PART = 256
+_SWEEP_PART = 100
+
+T = TypeVar("T")
+Asking = Generator[Request[Any], Any, T]
+"""Requests one after another, each answered before the next."""
+
+
+class SQLiteBase:
+    """Keeps operations in an SQLite file, an embedder's own database if you like.
+
+    All stores of a process on one file share one connection, whose thread writes everything that waits in one
+    transaction. Tables are created or migrated at the first use; their names begin with ``table_prefix``.
+
+    Args:
+        path: the file; it is created if need be, its folder is not.
+        table_prefix: letters, digits and underscores.
+        busy_timeout: how long to wait for another process that holds the file's lock, before
+            :class:`~grpc_idempotency.errors.StoreUnavailable`.
+        synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        table_prefix: str = "grpc_idempotency_",
+        busy_timeout: timedelta = _BUSY_TIMEOUT,
+        synchronous: Literal["NORMAL", "FULL", "EXTRA"] = "FULL",
+        _clock: RawClock | None = None,
+    ) -> None:
+        given = os.fspath(path)
+        if not given or given == ":memory:" or given.startswith("file:"):
+            raise PolicyError(
+                f"the SQLite store needs the path of a file, got {given!r}; for tests without a file there is "
+                "grpc_idempotency.stores.memory"
+            )
+        if synchronous not in _SYNCHRONOUS:
+            raise PolicyError(f"synchronous must be one of {', '.join(_SYNCHRONOUS)}, got {synchronous!r}")
+        if busy_timeout < timedelta(0):
+            raise PolicyError(f"busy_timeout must not be negative, got {busy_timeout}")
+        self._path = os.path.realpath(given)
+        self._sql = Sql(table_prefix)
+        self._settings = Settings(synchronous=synchronous, patience=busy_timeout.total_seconds())
+        self._clock = _clock or MachineClock()
+        self._lock = threading.Lock()
+        self._writer: Writer | None = None
+        self._tables: Tables | None = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        self._ready = False
+
+    @property
+    def database(self) -> tuple[str, str]:
+        """The file's real path and the prefix: stores that have these in common share their operations."""
+        return self._path, self._sql.prefix
+
+    # -- within
+
+    def _listing(
+        self, state: State | None, method: str | None, after: Record | None, limit: int
+    ) -> Asking[list[Record]]:
+        """Reads in bounded parts, between which the file's other users have their turn."""
+        found: list[Record] = []
+        behind: tuple[int, bytes] | None = (-1, b"") if after is None else (rows.wall_ms(after.created_at), after.name)
+        while behind is not None and len(found) < limit:
+            part, behind = yield ListRequest(behind, _LIST_PART)
+            found += [one for one in part if state in (None, one.state) and method in (None, one.method)]
+        return found[:limit]
+
+    def _sweeping(self, limit: int) -> Asking[Swept]:
+        """Deletes in parts, between which others have their turn."""
+        deleted = freed = 0
+        more = True
+        while more and deleted < limit:
+            part: Swept = yield SweepRequest(min(_SWEEP_PART, limit - deleted))
+            deleted, freed, more = deleted + part.deleted, freed + part.freed_bytes, part.more
+        return Swept(deleted=deleted, more=more, freed_bytes=freed)
+
+    def _transacting(self, fn: Callable[[Database], Any]) -> TransactionRequest:
+        """The request for a transaction, in a keyed call of this database's with its outcome in it."""
+        if inspect.iscoroutinefunction(fn):
+            raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
+        operation = self._own(current_operation())
+        if operation is not None and operation.committed is not None:
+            raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
+        return TransactionRequest(fn, operation)
+
+    def _own(self, operation: Operation | None) -> Operation | None:
+        """The operation, if this store's database holds its record."""
+        if operation is None:
+            return None
+        same = operation.store is self or getattr(operation.store, "database", None) == self.database
+        return operation if same else None
+
+    def _take_leave(self) -> tuple[Writer, Tables] | None:
+        """For ``close``: what has to be let go of, if anything."""
+        with self._lock:
+            writer, tables, finalizer = self._writer, self._tables, self._finalizer
+            self._writer = self._tables = self._finalizer = None
+            self._ready = False
+        if writer is None or tables is None or finalizer is None or not finalizer.detach():
+            return None
+        return writer, tables
+
+    def _usable(self) -> tuple[Writer, Tables] | None:
+        """The writer, if the store is open."""
+        writer, tables = self._writer, self._tables
+        if not self._ready or writer is None or tables is None or writer.failure is not None:
+            return None
+        return writer, tables
+
+    def _acquire(self) -> tuple[Writer, Tables]:
+        with self._lock:
+            if self._writer is None or self._tables is None or self._writer.failure is not None:
+                writer = registry.acquire(self._path, self._settings)
+                self._writer, self._tables = writer, writer.tables(self._sql, self._clock)
+                self._finalizer = weakref.finalize(self, registry.release, writer)
+                self._finalizer.atexit = False  # at exit the registry closes all writers, and waits for them
+            return self._writer, self._tables
+
+    def _give_up(self, writer: Writer) -> None:
+        """Lets go of a writer that could not open, so that the next call tries anew."""
+        with self._lock:
+            if self._writer is not writer or self._finalizer is None:
+                return
+            finalizer, self._finalizer = self._finalizer, None
+            self._writer = self._tables = None
+            self._ready = False
+        finalizer()

@@ -1,0 +1,65 @@
+"""Servers in processes of their own, which tests stop, and kill."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parent / "servers"
+
+
+class Process:
+    """A server process, and the lines that it prints."""
+
+    def __init__(self, *args: str, script: str = "service.py") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", str(SCRIPTS / script), *args],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.seen: list[str] = []
+        self.target = ""
+
+    async def line(self, beginning: str, within: float = 20) -> str:
+        """Waits for a line that begins like this; answers the rest of it."""
+        return await asyncio.wait_for(asyncio.to_thread(self._find, beginning), within)
+
+    def _find(self, beginning: str) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.seen.append(line.rstrip("\n"))
+            if line.startswith(beginning):
+                return line.removeprefix(beginning).strip()
+        raise AssertionError(f"no line {beginning!r} came:\n" + "\n".join(self.seen))
+
+    async def ready(self) -> str:
+        """Waits until it serves; answers where."""
+        self.target = await self.line("listening on ")
+        return self.target
+
+    def kill(self) -> None:
+        """Kill -9."""
+        self._process.kill()
+        self._process.wait()
+
+    def terminate(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+
+    async def ended(self, within: float = 20) -> int:
+        """Waits for its end; answers its exit code. It must not have complained of anything."""
+        await asyncio.wait_for(asyncio.to_thread(self._rest), within)
+        assert not [line for line in self.seen if "Warning" in line or "Traceback" in line], self.seen
+        return self._process.wait()
+
+    def _rest(self) -> None:
+        assert self._process.stdout is not None
+        self.seen += self._process.stdout.read().splitlines()
+
+    def discard(self) -> None:
+        """Ends it, if it has not ended."""
+        self.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()

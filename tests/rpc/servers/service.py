@@ -1,0 +1,168 @@
+"""A server in a process of its own, for tests that kill it: ``python service.py DATABASE EFFECTS [PORT]``.
+
+It prints ``listening on HOST:PORT`` when it is ready, and ``began NAME`` when a handler has begun.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
+
+from grpc_idempotency import Database, Effects, Policy, current_operation
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+
+SERVICE = "test.rpc.Service"
+LEASE, RENEW = timedelta(milliseconds=600), timedelta(milliseconds=150)
+
+
+def say(*words: str) -> None:
+    print(*words, flush=True)
+
+
+class Handlers:
+    def __init__(self, store: SQLiteStore, effects: str) -> None:
+        self._store = store
+        self._effects = effects
+        self._stopping = asyncio.Event()
+        self._asked = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def append(self, request: StringValue, _context: Any) -> StringValue:
+        """An effect that is in no transaction: a line in a file."""
+        line = os.open(self._effects, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(line, f"{request.value}\n".encode())
+        os.close(line)
+        say("began", request.value)
+        if request.value.startswith("hang"):
+            await asyncio.sleep(600)
+        await asyncio.sleep(0.02)
+        return StringValue(value=f"appended {request.value} in {os.getpid()}")
+
+    async def insert(self, request: StringValue, _context: Any) -> StringValue:
+        """A row in a transaction."""
+        say("began", request.value)
+        operation = current_operation()
+        await asyncio.sleep(600 if request.value.startswith("hang") and operation and operation.attempt == 1 else 0.005)
+
+        def fn(db: Database) -> StringValue:
+            row = db.execute("INSERT INTO things (value) VALUES (?) RETURNING id", (request.value,)).fetchone()
+            assert row is not None
+            return StringValue(value=f"row {row[0]}")
+
+        reply = await self._store.transaction(fn)
+        await asyncio.sleep(0.005)
+        return reply
+
+    async def linger(self, request: StringValue, _context: Any) -> StringValue:
+        """Ends only when the server is being stopped, and a little after that."""
+        say("began", request.value)
+        await self._stopping.wait()
+        await asyncio.sleep(0.2)
+        return StringValue(value=f"lingered {request.value}")
+
+    # A handler that asks its context everything when its call is long over
+
+    async def let(self, _request: StringValue, _context: Any) -> StringValue:
+        """Lets the asking handlers ask."""
+        self._asked.set()
+        return StringValue()
+
+    async def ask(self, request: StringValue, context: Any) -> StringValue:
+        say("began", request.value)
+        await self._asked.wait()
+        for name, args in questions(grpc.aio.ServicerContext):
+            try:
+                result = getattr(context, name)(*args)
+                if asyncio.iscoroutine(result):
+                    await result
+            except (grpc.aio.AbortError, grpc.aio.UsageError, ValueError) as error:
+                say("raised", name, type(error).__name__)
+            say("asked", name)
+        return StringValue(value="an abort that was swallowed counts")
+
+    def ask_on_thread(self, request: StringValue, context: Any) -> StringValue:
+        say("began", request.value)
+        while not self._asked.is_set():
+            time.sleep(0.01)
+        for name, args in questions(grpc.ServicerContext):
+            try:
+                getattr(context, name)(*args)
+            except (grpc.aio.AbortError, grpc.aio.UsageError, ValueError) as error:
+                say("raised", name, type(error).__name__)
+            say("asked", name)
+        return StringValue(value="an abort that was swallowed counts")
+
+
+class Status(grpc.Status):
+    code = grpc.StatusCode.NOT_FOUND
+    details = "a second abort"
+    trailing_metadata = ()
+
+
+def questions(kind: type) -> list[tuple[str, tuple[Any, ...]]]:
+    """Every method of a context, with arguments."""
+    arguments: dict[str, tuple[Any, ...]] = {
+        "abort": (grpc.StatusCode.OUT_OF_RANGE, "asked everything", (("x-asked", "1"),)),
+        "abort_with_status": (Status(),),
+        "add_callback": (lambda: None,),
+        "add_done_callback": (lambda _: None,),
+        "send_initial_metadata": ((("x-ahead", "1"),),),
+        "set_code": (grpc.StatusCode.NOT_FOUND,),
+        "set_compression": (grpc.Compression.Gzip,),
+        "set_details": ("some",),
+        "set_trailing_metadata": ((("x-trailing", "1"),),),
+        "write": (StringValue(),),
+    }
+    names = [name for name in dir(kind) if not name.startswith("_")]
+    names.sort(key=lambda name: name.startswith("abort"))
+    return [(name, arguments.get(name, ())) for name in names]
+
+
+async def main(path: str, effects: str, port: str = "0") -> None:
+    store = SQLiteStore(path)
+    handlers = Handlers(store, effects)
+    opaque = Policy(lease=LEASE, renew_every=RENEW)
+    transactional = Policy(effects=Effects.TRANSACTIONAL, lease=LEASE, renew_every=RENEW)
+    interceptor = IdempotencyInterceptor(
+        store, policy=opaque, methods={f"/{SERVICE}/Insert": transactional}, drain_limit=timedelta(seconds=15)
+    )
+    server = grpc.aio.server(interceptors=[interceptor])
+    interceptor.attach(server)
+    methods = {
+        "Append": handlers.append,
+        "Insert": handlers.insert,
+        "Linger": handlers.linger,
+        "Let": handlers.let,
+        "Ask": handlers.ask,
+        "AskOnThread": handlers.ask_on_thread,
+    }
+    wrapped = {
+        name: grpc.unary_unary_rpc_method_handler(method, StringValue.FromString, StringValue.SerializeToString)
+        for name, method in methods.items()
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await store.transaction(
+        lambda db: db.execute("CREATE TABLE IF NOT EXISTS things (id INTEGER PRIMARY KEY, value TEXT)")
+    )
+    await server.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    say(f"listening on 127.0.0.1:{bound}")
+    await stop.wait()
+    handlers.stop()
+    await server.stop(5)
+    say("stopped")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

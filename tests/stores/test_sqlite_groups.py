@@ -1,0 +1,329 @@
+"""The writer: groups, many loops, failing commits, and no say for callers in any of it (6.2)."""
+
+import asyncio
+import functools
+import sqlite3
+import threading
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.records import Code, Outcome, State
+from grpc_idempotency.store import Database
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, group
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim
+
+from .conftest import HandClock, Make
+
+
+async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
+    """Runs something on the connection's thread, behind the store's back."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def run(db: sqlite3.Connection) -> None:
+        job(db)
+        loop.call_soon_threadsafe(done.set)
+
+    assert store._writer is not None
+    assert store._writer._connection is not None
+    store._writer._connection.post(run)
+    await done.wait()
+
+
+async def traced(store: AsyncSQLiteStore) -> list[str]:
+    """A list that every statement of the store's is added to from now on."""
+    statements: list[str] = []
+    await on_thread(store, lambda db: db.set_trace_callback(statements.append))
+    return statements
+
+
+async def test_many_calls_share_a_commit(store: AsyncSQLiteStore) -> None:
+    """200 claims at once take a few transactions, and each a few statements."""
+    statements = await traced(store)
+    claims = [a_claim() for _ in range(200)]
+    assert await asyncio.gather(*map(store.claim, claims)) == [None] * 200
+    commits = statements.count("COMMIT")
+    assert 1 <= commits <= 20
+    assert len(statements) <= 5 * commits + 2
+    answers = await asyncio.gather(*(store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims))
+    assert answers == [True] * 200
+    assert statements.count("COMMIT") <= 40
+
+
+async def test_reads_take_no_lock(store: AsyncSQLiteStore) -> None:
+    """Neither get nor list begins a transaction."""
+    claim = a_claim()
+    await store.claim(claim)
+    statements = await traced(store)
+    await asyncio.gather(*(store.get(claim.name) for _ in range(50)), store.list())
+    assert not [one for one in statements if one.startswith("BEGIN")]
+
+
+async def test_one_bad_request_hurts_nobody_else(store: AsyncSQLiteStore) -> None:
+    """What SQLite can't store fails by itself, whatever it shared a group with."""
+    good = [a_claim() for _ in range(20)]
+    bad = a_claim(method="\ud800")  # no UTF-8 can say this
+    answers = await asyncio.gather(*map(store.claim, [*good[:10], bad, *good[10:]]), return_exceptions=True)
+    assert isinstance(answers.pop(10), StoreUnavailable)
+    assert answers == [None] * 20
+    trailers: Any = (("x-bin", "\ud800"),)
+    outcomes = [OUTCOME, Outcome(status=Code.OK, trailers=trailers), OUTCOME]
+    stored = await asyncio.gather(
+        *(store.complete(c.name, c.fence, o, TTL) for c, o in zip(good, outcomes, strict=False)), return_exceptions=True
+    )
+    assert isinstance(stored[1], StoreUnavailable)
+    assert stored[::2] == [True, True]
+
+
+async def test_errors_show_no_parameters(store: AsyncSQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither messages nor names reach an error's text or the log."""
+    claim: Any = a_claim(method=object())  # type: ignore[arg-type]  # a mistake that a caller may make
+    with pytest.raises(StoreUnavailable) as caught:
+        await store.claim(claim)
+    assert claim.name.hex() not in str(caught.value)
+    assert str(claim.name) not in str(caught.value) + caplog.text
+
+
+async def test_a_long_group_leaves_the_rest_for_the_next(
+    store: AsyncSQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a group does not hold the file for long; all are answered, in several commits."""
+    monkeypatch.setattr(group, "BUDGET", -1.0)
+    statements = await traced(store)
+
+    def answering(n: int) -> Callable[[Database], int]:
+        return lambda db: n
+
+    assert await asyncio.gather(*(store.transaction(answering(n)) for n in range(20))) == list(range(20))
+    assert statements.count("COMMIT") >= 10
+    claims = [a_claim() for _ in range(300)]
+    assert await asyncio.gather(*map(store.claim, claims)) == [None] * 300
+
+
+async def test_large_outcomes_are_stored_in_parts(store: AsyncSQLiteStore) -> None:
+    """No statement takes much more than a megabyte or so."""
+    claims = [a_claim() for _ in range(20)]
+    await asyncio.gather(*map(store.claim, claims))
+    large = Outcome(status=Code.OK, message=bytes(1 << 20))
+    assert all(await asyncio.gather(*(store.complete(one.name, one.fence, large, TTL) for one in claims)))
+
+
+class TestFailedCommits:
+    """A commit that failed: what took effect all the same is answered as such, the rest is not (5.1)."""
+
+    @pytest.fixture
+    async def failing(self, store: AsyncSQLiteStore, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+        """Makes commits fail: after they took effect for each True that is added, before for each False."""
+        plan: list[bool] = []
+
+        class Failing:
+            """The connection, but for its COMMIT."""
+
+            def __init__(self, db: sqlite3.Connection) -> None:
+                self._db = db
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._db, name)
+
+            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                if sql == "COMMIT" and plan:
+                    if plan.pop(0):
+                        self._db.execute(sql)
+                    raise sqlite3.OperationalError("disk I/O error")
+                return self._db.execute(sql, *parameters)
+
+        init = group.Group.__init__
+
+        def wrapped(self: group.Group, db: Any, *rest: Any) -> None:
+            init(self, Failing(db), *rest)  # type: ignore[arg-type]  # quacks like one
+
+        monkeypatch.setattr(group.Group, "__init__", wrapped)
+        return plan
+
+    async def test_what_landed_is_answered(self, store: AsyncSQLiteStore, failing: list[bool]) -> None:
+        """Claims, completions and holds whose records are there under their fences."""
+        claim = a_claim()
+        failing.append(True)
+        assert await store.claim(claim) is None
+        failing.append(True)
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
+        other = a_claim()
+        await store.claim(other)
+        failing.append(True)
+        assert await store.hold(other.name, other.fence, "reason") is True
+
+    async def test_what_did_not_land_is_unavailable(self, store: AsyncSQLiteStore, failing: list[bool]) -> None:
+        """And nothing of it is there."""
+        claim = a_claim()
+        failing.append(False)
+        with pytest.raises(StoreUnavailable, match="disk reports an error"):
+            await store.claim(claim)
+        assert await store.get(claim.name) is None
+        await store.claim(claim)
+        for write in (
+            lambda: store.complete(claim.name, claim.fence, OUTCOME, TTL),
+            lambda: store.hold(claim.name, claim.fence, "reason"),
+            lambda: store.renew(claim.name, claim.fence, LEASE),
+            lambda: store.release(claim.name, claim.fence),
+            lambda: store.transaction(lambda db: db.execute("CREATE TABLE t (x)")),
+        ):
+            failing.append(False)
+            with pytest.raises(StoreUnavailable):
+                await write()
+        record = await store.get(claim.name)
+        assert record is not None
+        assert record.state is State.RUNNING
+        with pytest.raises(sqlite3.OperationalError, match="no such table"):
+            await store.transaction(lambda db: db.execute("SELECT * FROM t"))
+
+
+def in_loops(coroutines: list[Callable[[], Coroutine[Any, Any, None]]]) -> list[BaseException]:
+    """Runs each in a loop and thread of its own; what they raised."""
+    errors: list[BaseException] = []
+
+    def run(coroutine: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            asyncio.run(coroutine())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in coroutines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    return errors
+
+
+async def _work(store: AsyncSQLiteStore, rounds: int) -> None:
+    async def one() -> None:
+        claim = a_claim()
+        assert await store.claim(claim) is None
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+
+    for _ in range(rounds):
+        await asyncio.gather(*(one() for _ in range(10)))
+
+
+class TestLoops:
+    def test_stores_in_several_loops_share_a_writer(self, path: Path) -> None:
+        """Each gets its answers in its own loop; they come and go in any order."""
+
+        async def serve(rounds: int) -> None:
+            store = AsyncSQLiteStore(path)
+            await _work(store, rounds)
+            await store.close()
+
+        assert in_loops([functools.partial(serve, 5 + 5 * n) for n in range(4)]) == []
+
+    def test_one_store_serves_several_loops(self, path: Path) -> None:
+        """A store object belongs to no loop."""
+        store = AsyncSQLiteStore(path)
+        assert in_loops([lambda: _work(store, 5)] * 4) == []
+        asyncio.run(store.close())
+
+    def test_a_loop_that_ends_without_closing_leaves_the_writer_to_others(self, path: Path) -> None:
+        """Cut off in the middle of its calls, it takes nothing along."""
+        store = AsyncSQLiteStore(path)
+
+        async def cut_off() -> None:
+            await store.open()
+            for _ in range(20):
+                asyncio.ensure_future(_work(store, 50))  # noqa: RUF006 - to be left hanging is the point
+            await asyncio.sleep(0.01)
+
+        for _ in range(3):
+            asyncio.run(cut_off())
+        asyncio.run(_work(store, 5))
+        asyncio.run(store.close())
+
+    def test_a_loop_that_stands_still_holds_nobody_up(self, path: Path) -> None:
+        """A request of a loop that does not come round goes with the next of another."""
+        store = AsyncSQLiteStore(path)
+        still = asyncio.new_event_loop()
+        still.run_until_complete(store.open())
+        claims = [a_claim() for _ in range(3)]
+        tasks = [still.create_task(store.claim(claim)) for claim in claims]
+        still.call_soon(still.stop)
+        still.run_forever()
+        asyncio.run(_work(store, 3))
+        assert still.run_until_complete(asyncio.gather(*tasks)) == [None] * 3
+        still.run_until_complete(store.close())
+        still.close()
+
+    async def test_closing_in_one_loop_while_another_opens(self, path: Path) -> None:
+        """The file is never open twice in a process: the next opening waits for the closing."""
+
+        async def open_and_close() -> None:
+            for _ in range(20):
+                store = AsyncSQLiteStore(path)
+                await store.claim(a_claim())
+                await store.close()
+
+        assert await asyncio.to_thread(in_loops, [open_and_close] * 3) == []
+
+
+async def test_a_cancelled_opening_is_still_an_opening(make: Make) -> None:
+    """Whoever opens for all may go away."""
+    store = make()
+    opening = asyncio.ensure_future(store.open())
+    await asyncio.sleep(0)
+    opening.cancel()
+    assert await store.claim(a_claim()) is None
+
+
+async def test_a_forgotten_store_is_closed_with_its_object(path: Path) -> None:
+    """Once it is garbage, so is its connection; the fixture sees to it that nothing is left."""
+    store = AsyncSQLiteStore(path)
+    await store.claim(a_claim())
+    writer = store._writer
+    assert writer is not None
+    del store
+    assert await asyncio.to_thread(writer.closed.wait, 10)
+
+
+async def test_a_sweep_lets_others_in(store: AsyncSQLiteStore, clock: HandClock) -> None:
+    """A large one is done in parts; calls in between are answered in between."""
+    claims = [a_claim() for _ in range(700)]
+    await asyncio.gather(*map(store.claim, claims))
+    await asyncio.gather(*(store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims))
+    clock.elapse(TTL)
+    statements = await traced(store)
+    swept = await store.sweep(limit=500)
+    assert (swept.deleted, swept.more) == (500, True)
+    assert statements.count("COMMIT") == 5
+    assert (await store.sweep(limit=500)).deleted == 200
+
+
+async def test_a_long_list_is_read_in_parts(store: AsyncSQLiteStore) -> None:
+    """A filter that finds nothing in thousands of records reads them bit by bit."""
+    claims = [a_claim() for _ in range(700)]
+    await asyncio.gather(*map(store.claim, claims))
+    held = claims[650]
+    assert await store.hold(held.name, held.fence, "why")
+    assert [one.name for one in await store.list(state=State.HELD)] == [held.name]
+    assert len(await store.list(limit=10_000)) == 700
+
+
+async def test_gaps_are_for_files_that_are_shared(store: AsyncSQLiteStore, clock: HandClock, path: Path) -> None:
+    """A lone process waits for nobody; one that sees another does, until that has not been seen for long."""
+    assert store._tables is not None
+    turns: Any = store._tables.turns
+    assert not turns.shared
+    await on_thread(
+        store,
+        lambda db: db.execute("INSERT INTO grpc_idempotency_peers VALUES ('other', ?)", (clock.wall,)),
+    )
+    turns._look_at = 0.0
+    await store.claim(a_claim())
+    assert turns.shared
+    clock.elapse(timedelta(seconds=31))
+    turns._look_at = 0.0
+    await store.claim(a_claim())
+    assert not turns.shared

@@ -1,0 +1,110 @@
+"""Several processes on one file, and processes that die (4.1, 6.2, 8)."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from grpc_idempotency.records import State
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
+
+_WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+def start(*arguments: str, warnings: str = "error") -> "subprocess.Popen[str]":
+    command = [sys.executable, "-W", warnings, _WORKER, *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_together(*commands: tuple[str, ...]) -> list[tuple[list[str], list[str]]]:
+    """What each of some workers said, and what they complained of; all begin at one time."""
+    workers = [start(*command) for command in commands]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    outputs = [worker.communicate(timeout=100) for worker in workers]
+    return [(output.split(), _complaints(errors)) for output, errors in outputs]
+
+
+def test_processes_on_one_file_win_each_operation_once(path: Path) -> None:
+    """Three of them, claiming the same 600 operations from other ends: 600 winners, and each process gets some."""
+    outputs = run_together(*(("contend", str(path), "600", str(first), "name") for first in (0, 200, 400)))
+    assert not any(complaints for _, complaints in outputs)
+    won = [names for names, _ in outputs]
+    assert set(Counter(name for names in won for name in names).values()) == {1}
+    assert sum(map(len, won)) == 600
+    assert all(won)
+
+
+def test_processes_on_one_file_both_get_on(path: Path) -> None:
+    """Each with its own operations, side by side: nobody is starved into an error."""
+    outputs = run_together(*(("contend", str(path), "300", "0", seed) for seed in "ab"))
+    assert [(len(names), complaints) for names, complaints in outputs] == [(300, [])] * 2
+
+
+def _complaints(errors: str) -> list[str]:
+    """What was said on stderr, but for the warning of SQLite's bug, which is deserved."""
+    return [line for line in errors.splitlines() if not line.startswith("several processes share")]
+
+
+@pytest.mark.parametrize("lines", [50, 400, 1500])
+async def test_a_killed_process_loses_nothing_it_acknowledged(path: Path, lines: int) -> None:
+    """With kill -9 in the middle of groups: every answer that was given is true, and no transaction is half there."""
+    worker = start("hammer", str(path))
+    assert worker.stdout is not None
+    said = [worker.stdout.readline().split() for _ in range(lines)]
+    worker.kill()
+    rest, _ = worker.communicate(timeout=60)
+    said += [line.split() for line in rest.splitlines(keepends=True) if line.endswith("\n")]
+    store = AsyncSQLiteStore(path)
+    for what, *names in said:
+        for name in names:
+            if what == "paired":
+                continue
+            record = await store.get(bytes.fromhex(name))
+            assert record is not None
+            assert what == "claimed" or record.state is State.COMPLETED
+    await store.close()
+    paired = {names[0] for what, *names in said if what == "paired"}
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        halves = Counter(name for (name,) in db.execute("SELECT name FROM pairs"))
+    assert set(halves.values()) <= {2}
+    assert paired <= set(halves)
+
+
+def test_a_process_that_forgets_to_close_ends(path: Path) -> None:
+    """At once, without a warning, and with the file in good order."""
+    worker = start("forget", str(path))
+    output, errors = worker.communicate(timeout=60)
+    assert (worker.returncode, errors) == (0, "")
+    assert not path.with_name(path.name + "-wal").exists()
+
+    async def look() -> bool:
+        store = AsyncSQLiteStore(path)
+        record = await store.get(bytes.fromhex(output.strip()))
+        await store.close()
+        return record is not None
+
+    assert asyncio.run(look())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_opens_the_file_anew(path: Path) -> None:
+    """The parent's connection is none of the child's."""
+    worker = start("fork", str(path), warnings="default")
+    output, errors = worker.communicate(timeout=60)
+    assert worker.returncode == 0, errors
+    assert len(output.split()) == 3
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT count(*) FROM grpc_idempotency_operations").fetchone() == (3,)
