@@ -1,0 +1,1 @@
+"""The library with other versions of grpcio and protobuf: ``make compat``."""
