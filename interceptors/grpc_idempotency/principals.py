@@ -62,7 +62,7 @@ def token_subject(
         header: The metadata name the token comes in: behind the scheme ``Bearer`` in ``authorization``, alone in any
             other. It has to come once.
     """
-    if header != header.lower() or header.endswith("-bin"):
+    if not header or header != header.lower() or header.endswith("-bin"):
         raise PolicyError(f"token_subject: {header!r} is not a lower-case metadata name for text.")
     if inspect.iscoroutinefunction(verify):
         raise PolicyError("token_subject: verify is a plain function, since a principal function is not awaited.")

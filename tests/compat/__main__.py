@@ -42,12 +42,18 @@ class Row:
         return [f"protobuf{self.protobuf}", f"grpcio{self.grpcio}", *tools, *self.others]
 
     @property
+    def compilers(self) -> "tuple[Row, Row]":
+        """The rows whose compilers make its messages and its services."""
+        by_name = {row.name: row for row in ROWS}
+        return by_name[self.messages_by or self.name], by_name[self.services_by or self.name]
+
+    @property
     def python(self) -> Path:
         """The Python of the row's venv."""
         return VENVS / self.name / "bin" / "python"
 
 
-# The first row is the lower bounds of pyproject.toml, to the letter; the last what pip takes today.
+# The oldest are the lower bounds of pyproject.toml, to the letter; the newest what pip takes today.
 ROWS = [
     Row(
         name="oldest",
@@ -58,11 +64,14 @@ ROWS = [
     ),
     Row(name="protobuf-5", protobuf="==5.29.*", grpcio="==1.68.*", tools="==1.68.*"),
     Row(name="protobuf-6", protobuf="==6.33.*", grpcio="==1.76.*", tools="==1.76.*"),
+    Row(name="newest", tools=""),
+    # These two have no compiler that fits both versions, and take those of the rows above.
     Row(name="old-protobuf", protobuf="==4.25.*", messages_by="oldest", services_by="oldest"),
     Row(name="old-grpcio", grpcio="==1.62.*", messages_by="newest", services_by="oldest"),
-    Row(name="newest", tools=""),
 ]
-ENDS = [ROWS[0], ROWS[-1]]
+ENDS = [row for row in ROWS if row.name in ("oldest", "newest")]
+HEAD = ["row", "protobuf", "grpcio", "compiled by", *(f"{implementation} {kind}" for implementation, kind in CHECKS)]
+WIDTHS = [12, 8, 7, 17, *map(len, HEAD[4:])]
 
 
 def pip(python: Path) -> list[str]:
@@ -106,10 +115,9 @@ def compile_stubs(row: Row) -> Path:
     """The stubs for the row, in a folder of their own."""
     made = VENVS / f"{row.name}-stubs"
     made.mkdir(exist_ok=True)
-    for by, out in ((row.messages_by, "--python_out"), (row.services_by, "--grpc_python_out")):
-        python = next(other.python for other in ROWS if other.name == (by or row.name))
-        protos = run([python, "-m", "grpc_idempotency.include"])
-        run([python, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{HERE}", f"{out}={made}", "payments.proto"])
+    for by, out in zip(row.compilers, ("--python_out", "--grpc_python_out"), strict=True):
+        protos = run([by.python, "-m", "grpc_idempotency.include"])
+        run([by.python, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{HERE}", f"{out}={made}", "payments.proto"])
     return made
 
 
@@ -117,11 +125,8 @@ def check(row: Row, wheel: Path) -> Iterator[str]:
     """What came of the row: its versions, and how each check went."""
     install(row, wheel)
     made = compile_stubs(row)
-    names = ("protobuf", "grpcio", "grpcio-tools")
-    versions = "import sys, importlib.metadata as m\nfor name in sys.argv[1:]: print(m.version(name))"
-    compilers = [next(r.python for r in ROWS if r.name == (by or row.name)) for by in (row.messages_by, row.services_by)]
-    yield from run([row.python, "-c", versions, *names[:2]]).splitlines()
-    yield " and ".join(dict.fromkeys(run([python, "-c", versions, names[2]]) for python in compilers))
+    yield from (version(row, name) for name in ("protobuf", "grpcio"))
+    yield " and ".join(dict.fromkeys(version(by, "grpcio-tools") for by in row.compilers))
     for implementation, kind in CHECKS:
         run(
             [row.python, "-W", "error", HERE / "check.py", kind],
@@ -129,6 +134,11 @@ def check(row: Row, wheel: Path) -> Iterator[str]:
             PYTHONPATH=str(made),
         )
         yield "ok"
+
+
+def version(row: Row, distribution: str) -> str:
+    """What the row's venv has of a distribution."""
+    return run([row.python, "-c", f"import importlib.metadata as m; print(m.version({distribution!r}))"])
 
 
 def build() -> Path:
@@ -144,25 +154,25 @@ def main() -> int:
     rows = ENDS if parser.parse_args().rows == "ends" else ROWS
     VENVS.mkdir(exist_ok=True)
     wheel = build()
-    wanted = {row.name for row in rows} | {by for row in rows for by in (row.messages_by, row.services_by) if by}
-    head = ["row", "protobuf", "grpcio", "compiled by", *(f"{implementation} {kind}" for implementation, kind in CHECKS)]
-    widths = [14, 9, 8, 18, *(len(title) for title in head[4:])]
-    print("  ".join(title.ljust(width) for title, width in zip(head, widths, strict=True)), flush=True)
-    # Rows with a compiler first: others may need it.
+    print_row(HEAD)
     failures: dict[str, str] = {}
-    for row in sorted((row for row in ROWS if row.name in wanted), key=lambda row: row.tools is None):
+    for row in rows:
         cells = [row.name]
         try:
             for cell in check(row, wheel):
-                cells.append(cell)
+                cells.append(cell)  # one by one, so that those before a failure are there
         except Failure as exc:
             failures[row.name] = str(exc)
             cells.append("FAILED")
-        cells += ["-"] * (len(head) - len(cells))
-        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip(), flush=True)
+        print_row([*cells, *"-" * (len(HEAD) - len(cells))])
     for name, said in failures.items():
         print(f"\n{name}:\n{said}")
     return bool(failures)
+
+
+def print_row(cells: Sequence[str]) -> None:
+    """One line of the table."""
+    print("  ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip(), flush=True)
 
 
 if __name__ == "__main__":

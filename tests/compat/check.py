@@ -1,6 +1,7 @@
 """Runs in a row's own venv, beside the stubs that were made for it: keyed calls to a server of each kind."""
 
 import asyncio
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.internal import api_implementation
 from google.rpc import error_details_pb2, status_pb2
 
 import grpc_idempotency
@@ -22,8 +24,8 @@ stubs: Any = import_module("payments_pb2_grpc")
 KEY, WRONG_KEY = "payment-key", "idempotency-key"
 
 
-class Payments:
-    """Handlers for ``grpc.server``; each run gives another number."""
+class Runs:
+    """Counts the runs of the handlers; each gives another number."""
 
     def __init__(self) -> None:
         self.runs = 0
@@ -31,6 +33,10 @@ class Payments:
     def run(self, cents: int) -> Any:
         self.runs += 1
         return pb2.Receipt(cents=cents, number=self.runs)
+
+
+class Payments(Runs):
+    """Handlers for ``grpc.server``."""
 
     def Charge(self, request: Any, _context: Any) -> Any:
         return self.run(request.cents)
@@ -43,7 +49,7 @@ class Payments:
         return self.run(sum(request.cents for request in requests))
 
 
-class AioPayments(Payments):
+class AioPayments(Runs):
     """The same for ``grpc.aio.server``."""
 
     async def Charge(self, request: Any, _context: Any) -> Any:
@@ -57,7 +63,7 @@ class AioPayments(Payments):
         return self.run(sum([request.cents async for request in requests]))
 
 
-def check(target: str, payments: Payments) -> None:
+def check(target: str, payments: Runs) -> None:
     """What has to hold, whatever the versions."""
     with grpc.insecure_channel(target) as channel:
         stub = stubs.PaymentsStub(channel)
@@ -142,6 +148,7 @@ def on_threads(folder: Path) -> None:
 
 def main(kind: str) -> None:
     """Checks one kind of server: ``aio`` or ``threads``."""
+    assert api_implementation.Type() == os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"]
     with tempfile.TemporaryDirectory() as folder:
         if kind == "aio":
             asyncio.run(on_aio(Path(folder)))

@@ -1,1 +1,0 @@
-"""The library with other versions of grpcio and protobuf: ``make compat``."""
