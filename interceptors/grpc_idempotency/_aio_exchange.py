@@ -51,15 +51,15 @@ class _Exchange:
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
         try:
-            call, run = await self._admit(incoming)
+            call, new_run = await self._admit(incoming)
         except NotAdmitted as exc:
             return await self._send(reply_to(exc.answer))
         if call is None:
-            return await self._unkeyed(run)
-        answered = await drive_async(answer(call), lambda effect: self._perform(effect, run))
+            return await self._unkeyed(new_run())
+        answered = await drive_async(answer(call), lambda effect: self._perform(effect, new_run))
         return await self._send(reply_to(answered))
 
-    async def _admit(self, incoming: Any) -> tuple[Call | None, AioRun]:
+    async def _admit(self, incoming: Any) -> tuple[Call | None, Callable[[], AioRun]]:
         target, snapshot = self._target, self._snapshot
         if target.request_streams:
             name = self._admission.name(target, snapshot, None)
@@ -69,8 +69,8 @@ class _Exchange:
             raws = [incoming]
             messages = read(target, raws)
             name = self._admission.name(target, snapshot, messages[0])
-        run = AioRun(target, messages, snapshot)
-        return None if name is None else self._admission.call(target, snapshot, name, raws, messages), run
+        call = None if name is None else self._admission.call(target, snapshot, name, raws, messages)
+        return call, lambda: AioRun(target, messages, snapshot)
 
     async def _take_in(self, incoming: Any) -> list[bytes]:
         intake = Intake(self._target.method, self._snapshot)
@@ -78,16 +78,16 @@ class _Exchange:
             intake.take(raw)
         return intake.end()
 
-    def _perform(self, effect: Effect[Any], run: AioRun) -> Any:
+    def _perform(self, effect: Effect[Any], new_run: Callable[[], AioRun]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                boarded = self._flights.board(call, run)
-                self._ahead = run if boarded is not None and boarded.founded else None
-                return boarded
+                return self._flights.board(call, new_run)
             case Land(boarded, until):
-                assert isinstance(boarded.flight, Flight)
-                return boarded.flight.follow(until, self._write if self._target.response_streams else None)
+                flight = boarded.flight
+                assert isinstance(flight, Flight)
+                self._ahead = flight.run if boarded.founded else None
+                return flight.follow(until, self._write if self._target.response_streams else None)
             case Watch(name, fence, until):
                 return self._flights.watch(name, fence, until)
             case Get(name):

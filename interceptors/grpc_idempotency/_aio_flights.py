@@ -156,14 +156,17 @@ class Flights:
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def board(self, call: Call, run: AioRun) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
+    def board(self, call: Call, new_run: Callable[[], AioRun]) -> Boarded | None:
+        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
+
+        Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
+        """
         flight = self._flights.get(call.name)
         if flight is not None:
             return Boarded(flight.call.fingerprint, False, flight)
         if self._closed or len(self.detached) >= self._max_detached:
             return None
-        flight = self._flights[call.name] = Flight(self, call, run)
+        flight = self._flights[call.name] = Flight(self, call, new_run())
         return Boarded(call.fingerprint, True, flight)
 
     def forget(self, flight: Flight) -> None:

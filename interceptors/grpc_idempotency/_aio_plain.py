@@ -110,11 +110,12 @@ def _answer_on_thread(error: Exception, context: Any) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     logger.error("a handler raised", exc_info=error)
-    context.abort(grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
+    # A context for threads can't tell its code; the one that it stands before can.
+    context.abort(_code_after(getattr(context, "_context", None)), INTERNAL_ERROR)
     raise error
 
 
-def _code_after(context: "_Context") -> grpc.StatusCode:
+def _code_after(context: Any) -> grpc.StatusCode:
     """As gRPC does it: a handler may set a code and then raise."""
-    code: Any = context.code()  # a number, or nothing yet, whatever its type says
+    code = context.code() if context is not None else None  # a number, or nothing yet
     return GRPC_CODES[code_of(code)] if code else grpc.StatusCode.UNKNOWN

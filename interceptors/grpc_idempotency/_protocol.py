@@ -259,17 +259,21 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
 
 def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
     kept = retained(outcome, call.policy)
-    match (yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))):
+    stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+    match stored:
         case True:
             return Executed(outcome)
         case False:
             return (yield from _overtaken(call, claim))
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(stored)
 
 
 def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
-    match (yield from _insist(Release(claim.name, claim.fence))):
+    released = yield from _insist(Release(claim.name, claim.fence))
+    match released:
         case True:
             return Released(outcome)
         case False:
@@ -278,6 +282,8 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
             return Released(outcome) if now == Found(None) else now
         case None:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(released)
 
 
 def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:

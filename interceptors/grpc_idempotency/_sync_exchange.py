@@ -45,7 +45,7 @@ class _Base:
         self._ahead: SyncRun | None = None
         """The run whose initial metadata this call is to send: its own."""
 
-    def _admit(self, incoming: Any) -> tuple[Call | None, SyncRun]:
+    def _admit(self, incoming: Any) -> tuple[Call | None, Callable[[], SyncRun]]:
         target, snapshot = self._target, self._snapshot
         if target.request_streams:
             name = self._admission.name(target, snapshot, None)
@@ -58,14 +58,14 @@ class _Base:
             raws = [incoming]
             messages = read(target, raws)
             name = self._admission.name(target, snapshot, messages[0])
-        run = SyncRun(target, messages, snapshot)
-        return None if name is None else self._admission.call(target, snapshot, name, raws, messages), run
+        call = None if name is None else self._admission.call(target, snapshot, name, raws, messages)
+        return call, lambda: SyncRun(target, messages, snapshot)
 
-    def _perform(self, effect: Effect[Any], run: SyncRun) -> Any:
+    def _perform(self, effect: Effect[Any], new_run: Callable[[], SyncRun]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._board(call, run)
+                return self._flights.board(call, new_run, self._context.cancel)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -78,11 +78,6 @@ class _Base:
     def _land(self, boarded: Boarded, until: float | None) -> Any:
         """Waits for the flight to land: each kind in its own way."""
         raise NotImplementedError
-
-    def _board(self, call: Call, run: SyncRun) -> Boarded | None:
-        boarded = self._flights.board(call, run, self._context.cancel)
-        self._ahead = run if boarded is not None and boarded.founded else None
-        return boarded
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
@@ -134,17 +129,18 @@ class _Exchange(_Base):
 
     def _outcome(self, incoming: Any) -> Outcome:
         try:
-            call, run = self._admit(incoming)
+            call, new_run = self._admit(incoming)
         except NotAdmitted as exc:
             return reply_to(exc.answer)
         if call is None:
-            self._ahead = run
+            self._ahead = run = new_run()
             return _ended(run)
-        return reply_to(drive(answer(call), lambda effect: self._perform(effect, run)))
+        return reply_to(drive(answer(call), lambda effect: self._perform(effect, new_run)))
 
     def _land(self, boarded: Boarded, until: float | None) -> Landed:
         flight = boarded.flight
         assert isinstance(flight, Flight)
+        self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
             with self._flights.following(flight):
                 flight.fly()
@@ -164,19 +160,20 @@ class _StreamingExchange(_Base):
     def run(self, incoming: Any) -> Generator[bytes, None, None]:
         """Answers the call."""
         try:
-            call, run = self._admit(incoming)
+            call, new_run = self._admit(incoming)
         except NotAdmitted as exc:
             self._finish(reply_to(exc.answer))
             return
         if call is None:
-            yield from self._unkeyed(run)
+            yield from self._unkeyed(new_run())
             return
-        answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, run))
+        answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, new_run))
         yield from self._rest(reply_to(answered))
 
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight
         assert isinstance(flight, Flight)
+        self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
             threading.Thread(target=flight.fly, name="grpc-idempotency-stream", daemon=True).start()
             with self._flights.following(flight):

@@ -136,15 +136,18 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
 
-    def board(self, call: Call, run: SyncRun, give_up: Callable[[], object]) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
+    def board(self, call: Call, new_run: Callable[[], SyncRun], give_up: Callable[[], object]) -> Boarded | None:
+        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
+
+        Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
+        """
         with self._changed:
             flight = self._flights.get(call.name)
             if flight is not None:
                 return Boarded(flight.call.fingerprint, False, flight)
             if self._closed or self._detached() >= self._max_detached:
                 return None
-            flight = self._flights[call.name] = Flight(self, call, run, give_up)
+            flight = self._flights[call.name] = Flight(self, call, new_run(), give_up)
             return Boarded(call.fingerprint, True, flight)
 
     def _detached(self) -> int:

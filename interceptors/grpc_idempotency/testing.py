@@ -562,6 +562,13 @@ class LifeContract:
         assert answers.count(None) == 1
         assert (await _record(store, first)).attempts == 2
 
+    async def test_of_many_releases_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """The others find the record gone."""
+        store = await harness.store()
+        claim = await _running(store)
+        answers = await asyncio.gather(*(store.release(claim.name, claim.fence) for _ in range(10)))
+        assert answers.count(True) == 1
+
     async def test_of_a_completion_and_a_take_over_one_wins(self, harness: AsyncStoreHarness) -> None:
         """The slow owner's outcome is stored, or the operation is another's; never both."""
         store = await harness.store()

@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from functools import cache
 from typing import Any
 
 from grpc_idempotency import _protocol as protocol
@@ -26,6 +27,7 @@ from grpc_idempotency._effects import (
     Get,
     Hold,
     Land,
+    Landed,
     Landing,
     LeaseHolds,
     Mark,
@@ -34,7 +36,9 @@ from grpc_idempotency._effects import (
     Raised,
     Release,
     Renew,
+    Renewed,
     RolledBack,
+    Tell,
     TryClaim,
     Watch,
 )
@@ -220,15 +224,20 @@ class Scenario:
 
     @property
     def policy(self) -> Policy:
-        return Policy(effects=self.effects, unprotected=self.unprotected)
+        return _policy(self.effects, self.unprotected)
+
+
+@cache
+def _policy(effects: Effects, unprotected: bool) -> Policy:
+    return Policy(effects=effects, unprotected=unprotected)
 
 
 class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self.flights: dict[bytes, "Actor"] = {}
-        self.lookouts: dict[tuple[bytes, bytes], "Actor"] = {}
+        self.flights: dict[bytes, Actor] = {}
+        self.lookouts: dict[tuple[bytes, bytes], Actor] = {}
 
 
 _CODES_OF: dict[Any, int] = {}
@@ -378,7 +387,7 @@ class World:
                 return actor.process.lookouts[name, fence].over
             case Pause():
                 return actor.seen != self.version
-            case Renew():
+            case Renew() if _beside(actor):
                 return actor.seen != self.version and self.scenario.renewing
             case _:
                 return True
@@ -407,7 +416,7 @@ class World:
                 self._step(self.actors[name], Fault(fault))
             case ("timeout", name):
                 actor = self.actors[name]
-                self._reply(actor, None if isinstance(actor.effect, Land) else False)
+                self._reply(actor, Landed(None) if isinstance(actor.effect, Land) else False)
                 self._dismiss_lookouts(actor.process)
             case ("crash", name):
                 self._crash(self.processes[name])
@@ -444,11 +453,9 @@ class World:
             case Board(call):
                 return self._board(actor, call)
             case Land(boarded):
-                return _flight(boarded).landing
+                return Landed(_flight(boarded).landing)
             case Watch():
                 return True
-            case NewFence():
-                return actor.name.encode()
             case LeaseHolds():
                 return self.store.now < actor.lease_until
             case Pause():
@@ -621,9 +628,13 @@ class World:
         except StopIteration as done:
             actor.effect, actor.result = None, done.value
             self._finished(actor)
-        else:
-            if isinstance(actor.effect, Watch):
-                self._look_out(actor.process, actor.effect)
+            return
+        if isinstance(actor.effect, Watch):
+            self._look_out(actor.process, actor.effect)
+        elif isinstance(actor.effect, NewFence):  # nobody but the actor can see this step
+            self._reply(actor, actor.name.encode())
+        elif isinstance(actor.effect, Tell | Renewed):
+            self._reply(actor, None)
 
     def _finished(self, actor: Actor) -> None:
         if actor in self.calls:
@@ -715,16 +726,16 @@ class World:
         if self._is_kept(answer.outcome):
             there = run in self.seen.effects or answer.outcome.status is not Code.OK
             self._promise(there, f"5.1: {actor.name} was told of success, but the effect is not there")
-            self._promise(self.seen.kept in (None, answer.outcome), f"4.7: {actor.name} was answered otherwise: {answer}")
+            self._promise(
+                self.seen.kept in (None, answer.outcome), f"4.7: {actor.name} was answered otherwise: {answer}"
+            )
             self.seen.kept = answer.outcome
         else:
             own = answer.mark is Mark.EXECUTED
             self._promise(own, f"4.6: {actor.name} was answered {answer}, which released the operation for others")
 
     def _is_kept(self, outcome: Outcome) -> bool:
-        return outcome.status is Code.OK or (
-            outcome.status is Code.UNKNOWN and self.scenario.effects is Effects.OPAQUE
-        )
+        return outcome.status is Code.OK or (outcome.status is Code.UNKNOWN and self.scenario.effects is Effects.OPAQUE)
 
     def _watch_refusal(self, actor: Actor, reason: Reason) -> None:
         assert actor.call is not None
@@ -799,4 +810,4 @@ def _beside(actor: Actor) -> bool:
 def _token(reply: Any) -> object:
     if isinstance(reply, Boarded):
         return (_flight(reply).name, reply.founded)
-    return repr(reply) if not isinstance(reply, (Record, bytes, bool, type(None))) else reply
+    return "landing" if isinstance(reply, Landed) else reply  # what it was is in its flight's history

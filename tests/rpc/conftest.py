@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from .handlers import ALL_KINDS
 from .helpers import Servers, secrets_told
 
 
@@ -28,10 +29,12 @@ def discretion(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
             assert "could not be brought to its end" not in line, line
 
 
-@pytest.fixture(params=["async", "thread"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """The kinds of handlers on a ``grpc.aio`` server: ``async def``, and ``def`` on a thread (4.10)."""
-    return str(request.param)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test runs with each kind of handler, or with those that its module or itself names (4.10)."""
+    if "kind" in metafunc.fixturenames:
+        own = [mark for mark in metafunc.definition.iter_markers("parametrize") if "kind" in mark.args[0]]
+        if not own:
+            metafunc.parametrize("kind", getattr(metafunc.module, "KINDS", ALL_KINDS))
 
 
 @pytest.fixture

@@ -18,6 +18,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 Handler = Callable[[Any, Any], Awaitable[object]]
 SERVICE = "test.rpc.Service"
 
+ALL_KINDS = ("async", "thread")
+"""The kinds of handlers on a ``grpc.aio`` server: ``async def``, and ``def`` on a thread (4.10)."""
+EACH_SERVER = ("async",)
+"""One kind of handler for each kind of server: enough where the handler's kind can't matter."""
+
 
 def full(method: str) -> str:
     """The full name of a method of the test service."""

@@ -6,8 +6,10 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.wrappers_pb2 import StringValue
 
-from .handlers import Counting, Method
+from .handlers import EACH_SERVER, Counting, Method
 from .helpers import Servers, new_key, text
+
+KINDS = EACH_SERVER
 
 
 async def test_equal_bytes_are_enough(serve: Servers) -> None:

@@ -1,5 +1,7 @@
 """How a key comes to the server (2.1)."""
 
+from typing import Any
+
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -7,8 +9,10 @@ from google.protobuf.message import Message
 
 from grpc_idempotency import Policy
 
-from .handlers import Counting, Method
+from .handlers import EACH_SERVER, Counting, Method
 from .helpers import KEY, Servers, new_key, refused, text
+
+KINDS = EACH_SERVER
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -135,3 +139,30 @@ async def test_an_empty_request_is_a_request(serve: Servers) -> None:
     assert (await service.call("Do", b"", key=key)).mark == "executed"
     assert (await service.call("Do", b"", key=key)).mark == "replayed"
     assert (await service.call("Do", text("x"), key=key)).reason == "KEY_REUSED"
+
+
+@pytest.mark.parametrize("how", ["return", "abort", "set", "raise"])
+async def test_without_a_key_such_a_method_answers_as_any_other(serve: Servers, how: str) -> None:
+    """Where the key could have come in the request and did not, the call is answered as ever (2.1, 2.4)."""
+
+    async def do(_request: Any, context: Any) -> object:
+        context.set_trailing_metadata((("x-a", "1"), ("x-b-bin", b"\x00")))
+        if how == "abort":
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+        if how == "raise":
+            raise LookupError("password=hunter2")
+        if how == "set":
+            context.set_code(grpc.StatusCode.OUT_OF_RANGE)
+            context.set_details("too far")
+        await context.send_initial_metadata((("x-ahead", "1"),))
+        return text("ok")
+
+    replies = []
+    for name in (f"{PACKAGE}.Service", f"{PACKAGE}.Unknown"):
+        service = await serve({"Do": Method(run=do, request=Request)}, service=name)
+        client = await serve.client(service.target, service=name)
+        replies.append(await client.call("Do", Request(body="one")))
+        assert await service.records() == []
+    assert replies[0] == replies[1]
+    assert replies[0].mark is None
+    assert "hunter2" not in repr(replies)

@@ -16,8 +16,10 @@ from grpc_idempotency import Effects, Policy, PolicyError, State, StoreError
 from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore
 
-from .handlers import Blocking, Counting, full, generic_handler
+from .handlers import EACH_SERVER, Blocking, Counting, full, generic_handler
 from .helpers import Servers, ms, new_key, outcome, until
+
+KINDS = EACH_SERVER
 
 
 async def started(interceptor: IdempotencyInterceptor) -> None:
@@ -161,7 +163,6 @@ async def test_a_cancelled_stop_is_not_cut_short(serve: Servers) -> None:
     assert (await (await serve({"Do": handler})).call("Do", key=key)).mark == "replayed"
 
 
-@pytest.mark.parametrize("kind", ["async"])
 async def test_the_drain_limit(serve: Servers, caplog: pytest.LogCaptureFixture) -> None:
     """What can't end within the drain limit is left as a dead server's, and the log says so (4.4)."""
     handler = Blocking()

@@ -12,8 +12,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Caller, current_operation
 
-from .handlers import Counting
+from .handlers import EACH_SERVER, Counting
 from .helpers import Client, Servers, new_key, refused, text
+
+KINDS = EACH_SERVER
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
@@ -182,7 +184,6 @@ async def test_the_raw_key_is_not_stored(serve: Servers) -> None:
         assert b"ann-the-principal" not in stored
 
 
-@pytest.mark.parametrize("kind", ["async"])
 async def test_a_secret_changes_the_names(serve: Servers) -> None:
     """With a secret the stored digests are HMACs: another secret, or none, gives others (3.1)."""
     key = new_key()

@@ -13,19 +13,16 @@ import pytest
 from grpc_idempotency import State
 from grpc_idempotency.aio import SQLiteStore
 
+from .handlers import EACH_SERVER
 from .helpers import Client, Servers, new_key, outcome, refused, text
 from .processes import Process
+
+KINDS = EACH_SERVER
 
 # A client that comes back soon after a server was killed.
 PROMPT = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
 
 Start = Callable[..., Process]
-
-
-@pytest.fixture
-def kind() -> str:
-    """The script has its own handlers."""
-    return "async"
 
 
 @pytest.fixture
@@ -160,10 +157,14 @@ async def _insert(client: Client, name: str) -> str:
 
 
 async def test_killed_twenty_times_under_load(serve: Servers, start: Start, database: Path) -> None:
-    """Kill -9 while handlers run, 20 times, with clients that retry: each key has one row and one reply (4.5, 5.1)."""
-    process = start()
-    client = await serve.client(await process.ready(), options=PROMPT)
-    port = process.target.rpartition(":")[2]
+    """Kill -9 while handlers run, 20 times, with clients that retry: each key has one row and one reply (4.5, 5.1).
+
+    Two servers share the file, so that one starts again while the other is under load.
+    """
+    running = [start(), start()]
+    ports = [(await process.ready()).rpartition(":")[2] for process in running]
+    both = ",".join(f"127.0.0.1:{port}" for port in ports)
+    client = await serve.client(f"ipv4:{both}", options=[*PROMPT, ("grpc.lb_policy_name", "round_robin")])
     replies: dict[str, str] = {}
     over = asyncio.Event()
 
@@ -176,11 +177,12 @@ async def test_killed_twenty_times_under_load(serve: Servers, start: Start, data
 
     workers = [asyncio.ensure_future(worker(number)) for number in range(6)]
     for turn in range(20):
+        if turn > 1:
+            await running[turn % 2].ready()
         for _ in range(1 + turn % 5):
-            await process.line("began ")
-        process.kill()
-        process = start(port)
-        await process.ready()
+            await running[turn % 2].line("began ")
+        running[turn % 2].kill()
+        running[turn % 2] = start(ports[turn % 2])
     over.set()
     await asyncio.gather(*workers)
     assert {value: f"row {id_}" for id_, value in rows(database)} == replies

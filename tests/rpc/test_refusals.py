@@ -11,9 +11,11 @@ from google.rpc import error_details_pb2
 from grpc_idempotency import Caller, Policy, Reason
 from grpc_idempotency.aio import SQLiteStore
 
-from .handlers import Blocking, Counting, full
+from .handlers import EACH_SERVER, Blocking, Counting, full
 from .helpers import PUSH_BACK, STATUS_DETAILS, Reply, Servers, ms, new_key, refused
 from .stores import FlakyStore
+
+KINDS = EACH_SERVER
 
 BAD_REQUEST, RETRY_INFO = error_details_pb2.BadRequest, error_details_pb2.RetryInfo
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
@@ -187,7 +189,6 @@ async def test_in_flight(serve: Servers) -> None:
     assert (await first).mark == "executed"
 
 
-@pytest.mark.parametrize("kind", ["async"])
 @pytest.mark.parametrize("shape", ["unary_stream", "stream_unary", "stream_stream"])
 async def test_streaming_unsupported(serve: Servers, shape: str) -> None:
     """A keyed streaming call is refused, UNIMPLEMENTED; without a key it is left alone (2.3)."""
@@ -221,7 +222,6 @@ async def test_streaming_unsupported(serve: Servers, shape: str) -> None:
     refused(reply, "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
 
 
-@pytest.mark.parametrize("kind", ["async"])
 async def test_the_order_of_the_table(serve: Servers) -> None:
     """Where several refusals would do, the first of the table is told (2.3)."""
     store = FlakyStore(serve.path)

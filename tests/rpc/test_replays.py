@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+import grpc.aio
 import pytest
 from google.protobuf import any_pb2
 from google.protobuf.wrappers_pb2 import StringValue
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from grpc_idempotency import Policy
 
-from .handlers import Method
+from .handlers import Counting, Method
 from .helpers import STATUS_DETAILS, Reply, Servers, new_key, text
 
 UNKNOWN = grpc.StatusCode.UNKNOWN
@@ -157,13 +158,32 @@ async def test_an_exceptions_text_never_leaves(plays: Player, caplog: pytest.Log
     assert logged == ["password=hunter2"] * 2
 
 
-async def test_the_code_that_was_set_before_an_exception(plays: Player, kind: str) -> None:
-    """A code that was set before an exception is the call's (4.7)."""
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "async",
+        pytest.param(
+            "thread",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="an un-keyed call gets UNKNOWN: a thread's context does not tell the code that was set",
+            ),
+        ),
+    ],
+)
+async def test_the_code_that_was_set_before_an_exception(plays: Player) -> None:
+    """A code that was set before an exception is the call's, with a key and without (4.7)."""
     unkeyed, first, second = await plays(Script("set and raise", "DATA_LOSS", "it is all gone"))
-    assert (first.status, second.plain) == (grpc.StatusCode.DATA_LOSS, first.plain)
     assert "hunter2" not in repr((unkeyed, first, second))
-    if kind == "async":
-        exact(unkeyed, first, second)
+    assert (first.status, second.mark) == (grpc.StatusCode.DATA_LOSS, "replayed")
+    exact(unkeyed, first, second)
+
+
+async def test_details_beside_ok(plays: Player) -> None:
+    """Details that a handler sets beside OK are treated as without a key (4.7)."""
+    replies = await plays(Script("set", "OK", "all is well", size=3))
+    exact(*replies)
+    assert (replies[2].mark, replies[2].message) == ("replayed", b"xxx")
 
 
 names = st.from_regex(r"x-[a-z0-9_.]{1,12}", fullmatch=True)
@@ -179,7 +199,7 @@ scripts = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=scripts)
 async def test_whatever_the_handler_says(plays: Player, script: Script) -> None:
     """Status, message, details and trailers of any answer: with a key as without, and replayed the same (4.7)."""
@@ -307,3 +327,23 @@ async def test_compression_is_the_first_calls(serve: Servers) -> None:
     key = new_key()
     first, second = [await service.call("Do", key=key) for _ in range(2)]
     assert first.text == second.text == "z" * 5000
+
+
+@pytest.mark.xfail(strict=True, reason="streaming methods are left to gRPC until their own issue; it sends the text")
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_streams_exception_text_never_leaves(serve: Servers) -> None:
+    """An exception's text never leaves the server, from an un-keyed streaming method either (4.7)."""
+
+    async def stream(_request: Any, context: Any) -> None:
+        await context.write(b"one")
+        raise LookupError("password=hunter2")
+
+    service = await serve({"Do": Counting()}, attach=False)
+    handlers: dict[str, Any] = {"Do": grpc.unary_stream_rpc_method_handler(stream)}
+    service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", handlers),))
+    multi: Any = service.channel.unary_stream("/test.Streams/Do")
+    call = multi(b"")
+    with pytest.raises(grpc.aio.AioRpcError):
+        [message async for message in call]
+    assert await call.code() is UNKNOWN
+    assert "hunter2" not in await call.details()

@@ -7,14 +7,15 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy
 
-from .handlers import Blocking, Counting, Gate
+from .handlers import EACH_SERVER, Blocking, Counting, Gate
 from .helpers import Servers, ms, new_key, service_config, text
 from .stores import FlakyStore
+
+KINDS = EACH_SERVER
 
 RETRIES = service_config(
     retryPolicy={
@@ -85,7 +86,6 @@ async def test_a_store_that_comes_back_is_retried_to_one_effect(serve: Servers) 
     assert handler.runs == 1
 
 
-@pytest.mark.parametrize("kind", ["async"])
 async def test_push_back_is_obeyed(serve: Servers) -> None:
     """An attempt refused with IN_FLIGHT comes again when the push-back says, and gets the first reply (2.3)."""
     handler = Blocking()
@@ -109,7 +109,7 @@ async def test_push_back_is_obeyed(serve: Servers) -> None:
 async def test_hedged_attempts_coalesce(serve: Servers) -> None:
     """Attempts of one call that overlap are one execution, and the call gets its reply (4.3)."""
     handler = Blocking()
-    attempts = Attempts(3)
+    attempts = Attempts(2)
     service = await serve({"Do": handler}, outside=[attempts])
     hedging = {
         "maxAttempts": 5,
@@ -117,7 +117,7 @@ async def test_hedged_attempts_coalesce(serve: Servers) -> None:
         "maxBackoff": "0.02s",
         "backoffMultiplier": 1,
         "retryableStatusCodes": ["UNAVAILABLE"],
-        "perAttemptRecvTimeout": "0.2s",
+        "perAttemptRecvTimeout": "0.4s",
     }
     client = await serve.client(service.target, options=service_config(retryPolicy=hedging))
     call = asyncio.ensure_future(client.call("Do", key=new_key()))

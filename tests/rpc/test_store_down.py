@@ -132,8 +132,13 @@ async def test_the_store_goes_down_while_others_wait(serve: Servers) -> None:
     key = new_key()
     first = asyncio.ensure_future(service.call("Do", key=key))
     await handler.began.wait()
-    store.down |= {"claim", "get"}
     waiting = asyncio.ensure_future(other.call("Do", key=key))
+
+    async def waits() -> bool:
+        return store.asked["get"] >= 1
+
+    await until(waits)
+    store.down |= {"claim", "get"}
     refused(await waiting, "STORE_UNAVAILABLE", UNAVAILABLE)
     handler.go.open()
     assert ((await first).mark, handler.runs) == ("executed", 1)

@@ -126,9 +126,9 @@ class TestUnkeyed:
         """Context variables are there, on another thread."""
         variable = contextvars.ContextVar("variable", default="")
         variable.set("set")
-        value, thread = await store.transaction(lambda db: (variable.get(), threading.current_thread()))
+        value, thread = await store.transaction(lambda db: (variable.get(), threading.get_ident()))
         assert value == "set"
-        assert thread is not threading.current_thread()
+        assert thread != threading.get_ident()
 
     async def test_grouped_transactions_do_not_see_each_others_failures(self, store: AsyncSQLiteStore) -> None:
         """Of 200 in few commits, every third fails; the rows of the others are there, and no others."""
@@ -298,13 +298,13 @@ class TestKeyed:
         seen: list[object] = []
 
         def look(reply: object) -> Outcome:
-            seen.append(threading.current_thread())
+            seen.append(threading.get_ident())
             operation = current_operation()
             seen.append(operation and operation.name)
             return seal(reply)
 
         with keyed(store, claim, look):
-            thread = await store.transaction(lambda db: threading.current_thread())
+            thread = await store.transaction(lambda db: threading.get_ident())
         assert seen == [thread, claim.name]
 
     async def test_a_zombies_transaction_is_refused(self, store: AsyncSQLiteStore, clock: HandClock) -> None:

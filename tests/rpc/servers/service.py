@@ -19,7 +19,11 @@ from grpc_idempotency import Database, Effects, Policy, current_operation
 from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
 
 SERVICE = "test.rpc.Service"
-LEASE, RENEW = timedelta(milliseconds=600), timedelta(milliseconds=150)
+# Short, so that a test can wait for a dead server's lease; an opaque handler must not lose its own on a busy machine.
+OPAQUE = Policy(lease=timedelta(milliseconds=2000), renew_every=timedelta(milliseconds=400))
+TRANSACTIONAL = Policy(
+    effects=Effects.TRANSACTIONAL, lease=timedelta(milliseconds=600), renew_every=timedelta(milliseconds=150)
+)
 
 
 def say(*words: str) -> None:
@@ -130,10 +134,8 @@ def questions(kind: type) -> list[tuple[str, tuple[Any, ...]]]:
 async def main(path: str, effects: str, port: str = "0") -> None:
     store = SQLiteStore(path)
     handlers = Handlers(store, effects)
-    opaque = Policy(lease=LEASE, renew_every=RENEW)
-    transactional = Policy(effects=Effects.TRANSACTIONAL, lease=LEASE, renew_every=RENEW)
     interceptor = IdempotencyInterceptor(
-        store, policy=opaque, methods={f"/{SERVICE}/Insert": transactional}, drain_limit=timedelta(seconds=15)
+        store, policy=OPAQUE, methods={f"/{SERVICE}/Insert": TRANSACTIONAL}, drain_limit=timedelta(seconds=15)
     )
     server = grpc.aio.server(interceptors=[interceptor])
     interceptor.attach(server)

@@ -22,7 +22,6 @@ from grpc_idempotency.stores.sqlite.writer import Writer
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
 _SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
-_LIST_PART = 256
 _SWEEP_PART = 100
 
 T = TypeVar("T")
@@ -87,9 +86,9 @@ class SQLiteBase:
         found: list[Record] = []
         behind: tuple[int, bytes] | None = (-1, b"") if after is None else (rows.wall_ms(after.created_at), after.name)
         while behind is not None and len(found) < limit:
-            part, behind = yield ListRequest(behind, _LIST_PART)
-            found += [one for one in part if state in (None, one.state) and method in (None, one.method)]
-        return found[:limit]
+            part, behind = yield ListRequest(behind, state, method, limit - len(found))
+            found += part
+        return found
 
     def _sweeping(self, limit: int) -> Asking[Swept]:
         """Deletes in parts, between which others have their turn."""

@@ -13,6 +13,8 @@ import aiosqlite
 from grpc_idempotency.errors import StoreUnusable
 
 _STATEMENTS_KEPT = 512
+_PREDECESSOR = 10.0
+"""Seconds for the writer before this one to close the file: a process never has two connections to it."""
 Job = Callable[[sqlite3.Connection], object]
 
 
@@ -93,7 +95,7 @@ def _connect(path: str, settings: Settings, then: Connected, after: threading.Ev
         return connection
 
     if after is not None:
-        after.wait(settings.patience)
+        after.wait(_PREDECESSOR)
     try:
         connection = asyncio.run(opened())
     except Exception as error:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.stores.sqlite import rows
-from grpc_idempotency.stores.sqlite.faults import Fault, fault_of, translated
+from grpc_idempotency.stores.sqlite import room, rows
+from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
@@ -34,8 +34,6 @@ BUDGET = 0.05
 """Seconds after which a group takes up nothing more (5.1)."""
 MOST_BYTES = 1 << 20
 """How much payload one statement takes, about."""
-PROBE_EVERY = 0.25
-"""Seconds between two looks whether a full disk has room again."""
 
 AnyRequest = Request[Any]
 R = TypeVar("R", bound=AnyRequest)
@@ -69,14 +67,12 @@ class Group:
         try:
             left = self._take_steps()
             self._transactions.store_outcomes()
-            if self._tables.turns.due(self.now) and self._db.in_transaction:
-                self._tables.beat(self._db, self.now)
-        except (sqlite3.Error, RolledBack) as error:
-            cause = error.__cause__ if isinstance(error, RolledBack) else error
+            self._beat()
+        except (sqlite3.Error, StoreUnavailable, RolledBack) as error:
             self._roll_back()
-            started = set(map(id, self._done))
-            self._fail(self._done, cause or error)
-            return [request for request in self._requests if id(request) not in started]
+            done = self._done or self._requests
+            self._fail(done, error.__cause__ or error)
+            return self._without(done)
         self._commit()
         return left
 
@@ -84,22 +80,37 @@ class Group:
 
     def _take_steps(self) -> list[AnyRequest]:
         deadline = time.monotonic() + BUDGET
-        done = 0
         for step, requests in self._steps():
-            if done and time.monotonic() > deadline:
+            if self._done and time.monotonic() > deadline:
                 break
             self._done += requests
             step(requests)
-            done += len(requests)
-        taken = set(map(id, self._done))
-        return [] if done == len(self._requests) else [one for one in self._requests if id(one) not in taken]
+        return self._without(self._done)
+
+    def _without(self, done: Sequence[AnyRequest]) -> list[AnyRequest]:
+        """The requests that are still to be done."""
+        if len(done) == len(self._requests):
+            return []
+        ids = set(map(id, done))
+        return [request for request in self._requests if id(request) not in ids]
+
+    def _beat(self) -> None:
+        if not self._db.in_transaction or not self._tables.turns.due(self.now):
+            return
+        try:
+            self._tables.beat(self._db, self.now)
+        except sqlite3.Error as error:
+            if not self._db.in_transaction:
+                raise RolledBack from error  # else a full disk must not keep others from what still fits
 
     def _steps(self) -> Iterator[tuple[Callable[[Any], None], Sequence[AnyRequest]]]:
         kinds: dict[type[AnyRequest], list[Any]] = {}
         for request in self._requests:
             kinds.setdefault(type(request), []).append(request)
-        for chunk in _chunks(self._openable(kinds.pop(ClaimRequest, ()))):
-            yield self._claims, chunk
+        claims = kinds.pop(ClaimRequest, ())
+        has_room = not claims or room.is_there(self._db, self._tables)
+        for chunk in _chunks(claims):
+            yield (self._claims if has_room else self._refuse), chunk
         for chunk in _chunks(kinds.pop(CompleteRequest, ()), weigh=_weight):
             yield self._completions, chunk
         for chunk in _chunks(kinds.pop(ReleaseRequest, ())):
@@ -128,7 +139,7 @@ class Group:
             self._db.execute("ROLLBACK")
 
     def _fail(self, requests: Sequence[AnyRequest], error: BaseException) -> None:
-        self._remember_full(error, max(map(_weight, requests), default=0))
+        room.remember(self._tables, error, max(map(_weight, requests), default=0))
         for request in requests:
             if request.error is None:
                 request.error = self._translated(error)
@@ -152,8 +163,14 @@ class Group:
 
     # -- kinds of requests
 
+    def _refuse(self, requests: Sequence[ClaimRequest]) -> None:
+        self._fail(requests, StoreUnavailable(f"{self._tables.path} has no room left: the disk is full"))
+
     def _claims(self, requests: Sequence[ClaimRequest]) -> None:
-        plain = [one for one in requests if one.over is None or not self._take_over(one)]
+        for one in requests:
+            if one.over is not None:
+                self._together([one], self._take_over)
+        plain = [one for one in requests if not one.taken_over and one.error is None]
         if plain:
             self._together(plain, self._claim)
 
@@ -168,14 +185,15 @@ class Group:
             return
         found = self._read([one.claim.name for one in requests])
         for one in requests:
-            standing = found.get(one.claim.name)
-            one.value = None if standing is None or standing.fence == one.claim.fence else standing
+            standing = found[one.claim.name]
+            one.value = None if standing.fence == one.claim.fence else standing
 
-    def _take_over(self, one: ClaimRequest) -> bool:
-        row = rows.claim_row(one.claim, self.now, self.wall)
-        parameters = (*row[1:6], *row[7:9], one.claim.name, one.over, self.now)
-        one.value = None
-        return self._db.execute(self._sql["take_over"], parameters).rowcount == 1
+    def _take_over(self, requests: Sequence[ClaimRequest]) -> None:
+        for one in requests:
+            row = rows.claim_row(one.claim, self.now, self.wall)
+            parameters = (*row[1:6], *row[7:9], one.claim.name, one.over, self.now)
+            one.value = None
+            one.taken_over = self._db.execute(self._sql["take_over"], parameters).rowcount == 1
 
     def _completions(self, requests: Sequence[CompleteRequest]) -> None:
         self._together(requests, self._complete)
@@ -191,10 +209,14 @@ class Group:
             one.value = standing.get(one.name) == (one.fence, rows.COMPLETED)
 
     def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
+        self._together(requests, self._release)
+
+    def _release(self, requests: Sequence[ReleaseRequest]) -> None:
         standing = self._standing([one.name for one in requests])
         for one in requests:
+            # Taken out, so that a second release of the same record in this group finds it gone.
             fence, state = standing.get(one.name, (None, None))
-            one.value = fence == one.fence and state != rows.COMPLETED
+            one.value = fence == one.fence and state != rows.COMPLETED and standing.pop(one.name) is not None
         self._many("release", [(one.name, one.fence) for one in requests])
 
     def _other(self, requests: Sequence[FencedRequest]) -> None:
@@ -248,52 +270,13 @@ class Group:
         """Fence and state by name."""
         found: dict[bytes, tuple[bytes, int]] = {}
         for chunk in _chunks(names):
-            sql, parameters = by_names(self._sql, "standing", chunk)
+            sql, parameters = self._sql.by_names("standing", chunk)
             found |= {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, self.now]).fetchall()}
         return found
 
     def _read(self, names: Sequence[bytes]) -> dict[bytes, Any]:
-        found = self._db.execute(*by_names(self._sql, "read", names)).fetchall()
+        found = self._db.execute(*self._sql.by_names("read", names)).fetchall()
         return {row[0]: rows.record(row, self.now) for row in found}
-
-    # -- a full disk
-
-    def _remember_full(self, error: BaseException, size: int) -> None:
-        if fault_of(error) is Fault.FULL:
-            self._tables.unwritten = max(self._tables.unwritten, size, 1)
-
-    def _openable(self, claims: Sequence[ClaimRequest]) -> Sequence[ClaimRequest]:
-        """The claims, unless the disk was full and has no room yet for what it refused.
-
-        A small claim would succeed where its outcome will not, and its effect would be for nothing.
-        """
-        if not claims or not self._tables.unwritten or self._has_room():
-            return claims
-        self._done += claims
-        self._fail(claims, StoreUnavailable(f"{self._tables.path} has no room left: the disk is full"))
-        return ()
-
-    def _has_room(self) -> bool:
-        at = time.monotonic()
-        if at < self._tables.probe_at:
-            return False
-        self._tables.probe_at = at + PROBE_EVERY
-        try:
-            # Only what is committed has been written. Nothing else is in the transaction yet.
-            self._db.execute(self._sql["probe"], (self._tables.unwritten,))
-            self._db.execute("COMMIT")
-            self._tables.unwritten = 0
-        except sqlite3.Error:
-            self._roll_back()
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(self._sql["end_probe"])
-        return not self._tables.unwritten
-
-
-def by_names(sql: Any, statement: str, names: Sequence[bytes]) -> tuple[str, list[bytes | None]]:
-    """A statement that reads by name, and its parameters."""
-    size = padded(len(names))
-    return sql.sized(statement, 0, size), [*names, *([None] * (size - len(names)))]
 
 
 T = TypeVar("T")
@@ -336,7 +319,10 @@ def _name(request: AnyRequest) -> bytes:
 
 
 def _landed(request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
-    """Whether a write of unknown result took effect, by the fence and state that its record has now."""
+    """Whether a write of unknown result took effect, by the fence and state that its record has now.
+
+    Only if the record tells: of a release it is not there to tell any more.
+    """
     if isinstance(request, ClaimRequest):
         return standing == (request.claim.fence, rows.RUNNING)
     if isinstance(request, CompleteRequest):

@@ -75,15 +75,12 @@ SELECT name, state, fence, effects, attempts, created_ms, lease_until, completed
     raw, canonical, reason, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
--- name: list
--- Operations in the order of their age, behind one that is given by its age and name; a bounded scan.
-SELECT name, state, fence, effects, attempts, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status, method,
-    raw, canonical, reason, details, trailers, message
-FROM (
-    SELECT * FROM {p}operations
-    WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
-    ORDER BY created_ms, name LIMIT ?
-)
+-- name: scan
+-- What there is to choose from, in the order of age, behind an operation that is given by its age and name: a bounded
+-- part, without the large columns.
+SELECT name, state, method, created_ms, expires_at FROM {p}operations
+WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
+ORDER BY created_ms, name LIMIT ?
 
 -- name: sweep
 -- Deletes a few of the operations that are expired.

@@ -1,16 +1,18 @@
 """What needs no write lock, and the sweep, which takes it for itself."""
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 
 from grpc_idempotency.records import Swept
 from grpc_idempotency.stores.sqlite import rows
-from grpc_idempotency.stores.sqlite.group import by_names
 from grpc_idempotency.stores.sqlite.requests import GetRequest, ListRequest, SweepRequest
 from grpc_idempotency.stores.sqlite.sql import MOST_ROWS
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.turns import begin
 
+_SCANNED_AT_ONCE = 256
+_READ_AT_ONCE = 32
 _PAGES_AT_ONCE = 256
 
 
@@ -18,9 +20,7 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
     """Reads all the records that are asked for."""
     for at in range(0, len(requests), MOST_ROWS):
         part = requests[at : at + MOST_ROWS]
-        found = {
-            row[0]: row for row in db.execute(*by_names(tables.sql, "read", [one.name for one in part])).fetchall()
-        }
+        found = {row[0]: row for row in db.execute(*tables.sql.by_names("read", [one.name for one in part])).fetchall()}
         now = tables.clock.now()
         for one in part:
             row = found.get(one.name)
@@ -28,13 +28,26 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
 
 
 def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
-    """Reads a bounded part of the records in the order of their age."""
+    """Looks through a bounded part of the records in the order of their age, and reads some of those asked for."""
     created_ms, name = request.after
-    found = db.execute(tables.sql["list"], (created_ms, created_ms, name, request.limit)).fetchall()
+    seen = db.execute(tables.sql["scan"], (created_ms, created_ms, name, _SCANNED_AT_ONCE)).fetchall()
     now = tables.clock.now()
-    records = [rows.record(row, now) for row in found if not _expired(row, now)]
-    end = (found[-1][5], found[-1][0]) if len(found) == request.limit else None
-    request.value = records, end
+    most = min(request.limit, _READ_AT_ONCE)
+    chosen = [row for row in seen if _is_asked_for(row, request, now)][: most + 1]
+    behind = seen[-1] if len(seen) == _SCANNED_AT_ONCE else None
+    if len(chosen) > most:
+        behind = chosen[most - 1]
+    names = [row[0] for row in chosen[:most]]
+    found = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
+    records = {row[0]: rows.record(row, now) for row in found}
+    request.value = [records[name] for name in names], behind and (behind[3], behind[0])
+
+
+def _is_asked_for(row: rows.Row, request: ListRequest, now: int) -> bool:
+    _, state, method, _, expires_at = row
+    if request.state not in (None, rows.STATES[state]) or request.method not in (None, method):
+        return False
+    return expires_at is None or expires_at > now
 
 
 def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None:
@@ -56,8 +69,9 @@ def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None
 def _vacuum(db: sqlite3.Connection) -> int:
     """Gives unused pages at the file's end back to the file system; how many bytes."""
     before = db.execute("PRAGMA page_count").fetchone()[0]
-    # Through execute the pragma would free one page: it frees one a step (PITFALLS.md).
-    db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+    # Through execute the pragma would free one page: it frees one a step.
+    with contextlib.suppress(sqlite3.OperationalError):  # another process has the file: next time, then
+        db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     after = db.execute("PRAGMA page_count").fetchone()[0]
     return int(before - after) * int(db.execute("PRAGMA page_size").fetchone()[0])
 

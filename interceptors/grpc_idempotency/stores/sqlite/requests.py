@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency.operation import Operation
-from grpc_idempotency.records import Claim, Outcome, Record, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, State, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite.tables import Tables
 
@@ -62,11 +62,12 @@ class Flush(Request[None]):
 class ClaimRequest(Request[Record | None]):
     """``claim``."""
 
-    __slots__ = ("claim", "over")
+    __slots__ = ("claim", "over", "taken_over")
 
     def __init__(self, claim: Claim, over: bytes | None) -> None:
         self.claim = claim
         self.over = over
+        self.taken_over = False
 
 
 class FencedRequest(Request[bool]):
@@ -138,12 +139,14 @@ class GetRequest(Request[Record | None]):
 
 
 class ListRequest(Request[tuple[Sequence[Record], tuple[int, bytes] | None]]):
-    """One bounded part of ``list``: what of ``limit`` rows is not expired, and where the next part begins."""
+    """One bounded part of ``list``: some records, and behind what the next part begins, if there is one."""
 
-    __slots__ = ("after", "limit")
+    __slots__ = ("after", "limit", "method", "state")
 
-    def __init__(self, after: tuple[int, bytes], limit: int) -> None:
+    def __init__(self, after: tuple[int, bytes], state: State | None, method: str | None, limit: int) -> None:
         self.after = after
+        self.state = state
+        self.method = method
         self.limit = limit
 
 

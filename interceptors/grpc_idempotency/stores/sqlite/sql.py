@@ -4,7 +4,7 @@ import functools
 import importlib.resources
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from grpc_idempotency.errors import PolicyError
 
@@ -53,6 +53,11 @@ class Sql:
             text = self._statements[name].replace("{rows}", ", ".join([row] * rows))
             self._sized[name, rows] = text
         return text
+
+    def by_names(self, name: str, names: Sequence[bytes]) -> tuple[str, list[bytes | int | None]]:
+        """The statement for operations of these names, and its parameters."""
+        size = padded(len(names))
+        return self.sized(name, 0, size), [*names, *([None] * (size - len(names)))]
 
     @property
     def version(self) -> int:

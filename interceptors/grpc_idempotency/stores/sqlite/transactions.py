@@ -8,29 +8,28 @@ from typing import Any
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.operation import Operation
 from grpc_idempotency.records import Code
-from grpc_idempotency.stores.sqlite import rows
+from grpc_idempotency.stores.sqlite import room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
 from grpc_idempotency.stores.sqlite.requests import TransactionRequest
-from grpc_idempotency.stores.sqlite.sql import padded
+from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.view import View
 
-DEEPEST = 64
-"""How many savepoints lie in one another before they are let go."""
+_A_PAGE = 4096
 
 
 class Transactions:
-    """The transactions of one group.
+    """The transactions of one group, each under a savepoint, one after the other.
 
-    Savepoints are not released one by one: each transaction's lies within those before it, undoing one goes back to
-    the innermost, and the commit ends them all. That saves one call of SQLite per transaction.
+    To leave them all in one another would save a call each, but SQLite then keeps a copy of a page for every one of
+    them: three times the work at 64 deep.
     """
 
     def __init__(self, db: sqlite3.Connection, tables: Tables) -> None:
         self._db = db
         self._tables = tables
-        self._depth = 0
-        self._at_savepoint = False
+        self._saved = False
+        self._kept_since = False
         self._outcomes: dict[bytes, rows.Row] = {}
         self._refused: dict[bytes, tuple[bytes, int] | None] = {}
         self.lone = False
@@ -77,8 +76,8 @@ class Transactions:
         if not self._outcomes or not self._db.in_transaction:
             return
         parameters = list(self._outcomes.values())
-        for at in range(0, len(parameters), 128):
-            part = parameters[at : at + 128]
+        for at in range(0, len(parameters), MOST_ROWS):
+            part = parameters[at : at + MOST_ROWS]
             size = padded(len(part))
             values = rows.flat(part) + [None] * (9 * (size - len(part)))
             changed = self._db.execute(self._tables.sql.sized("complete", 9, size), values).rowcount
@@ -96,22 +95,20 @@ class Transactions:
             raise FenceRefused("the operation has another owner by now: its transaction was not run")
 
     def _save(self) -> None:
-        if self.lone or self._at_savepoint:
+        """Makes a point to go back to; one that was gone back to is good for the next, too."""
+        if self.lone:
             return
-        if self._depth == DEEPEST:
-            self._db.execute("RELEASE grpc_idempotency_first")
-            self._depth = 0
-        self._db.execute("SAVEPOINT grpc_idempotency_next" if self._depth else "SAVEPOINT grpc_idempotency_first")
-        self._depth += 1
+        if self._saved and self._kept_since:
+            self._db.execute("RELEASE grpc_idempotency")
+        if not self._saved or self._kept_since:
+            self._db.execute("SAVEPOINT grpc_idempotency")
+        self._saved = self._kept_since = True
 
     def _undo(self) -> None:
         if not self._db.in_transaction:
             return
-        if self.lone:
-            self._db.execute("ROLLBACK")
-            return
-        innermost = "grpc_idempotency_next" if self._depth > 1 else "grpc_idempotency_first"
-        self._db.execute(f"ROLLBACK TO {innermost}")
+        self._db.execute("ROLLBACK" if self.lone else "ROLLBACK TO grpc_idempotency")
+        self._kept_since = False
 
     def _translated(self, error: BaseException) -> BaseException:
         if isinstance(error, StopIteration):
@@ -120,6 +117,7 @@ class Transactions:
             return wrapped
         if fault_of(error) is None or not isinstance(error, Exception):
             return error
+        room.remember(self._tables, error, _A_PAGE)
         failure = translated(error, self._tables.path)
         failure.__cause__ = error
         return failure
@@ -132,8 +130,8 @@ class Transactions:
         return count
 
     def _standing(self, operation: Operation) -> tuple[bytes, int] | None:
-        sql = self._tables.sql.sized("standing", 0, 1)
-        row = self._db.execute(sql, (operation.name, self._tables.clock.now())).fetchone()
+        sql, parameters = self._tables.sql.by_names("standing", [operation.name])
+        row = self._db.execute(sql, [*parameters, self._tables.clock.now()]).fetchone()
         return None if row is None else (row[1], row[2])
 
 

@@ -111,10 +111,11 @@ class Writer:
             # Before the answers: a caller may ask again before this thread has got anywhere.
             waiting.busy = bool(left)
             reached = self._answer(batch, left)
-            if not waiting or (reached and not left and not waiting.mixed):
+            if not waiting or (reached and not left and not waiting.mixed and not self._closing):
                 break
             waiting.busy = True
-        if self._closing and not self.closed.is_set():
+        # What came in since then has its turn in the drain that close() asks for.
+        if self._closing and not waiting and not self.closed.is_set():
             self._leave(db)
 
     def _answer(self, batch: list[AnyRequest], left: list[AnyRequest]) -> bool:
@@ -149,13 +150,14 @@ class Writer:
             self._look_around(db, tables)
         for sweep in sweeps:
             self._each(sweep, reads.sweep, db, tables)
-        return left
+        # A flush is answered after all that was asked before it.
+        return left + [one for one in requests if type(one) is Flush] if left else left
 
     def _prepare(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
         try:
             tables.prepare(db)
         except (sqlite3.Error, StoreError) as error:
-            self._fail(requests, error)
+            self._fail((one for one in requests if type(one) is not Flush), error)
             return False
         return True
 
@@ -250,7 +252,11 @@ def _deliver(requests: Sequence[AnyRequest], waiting: Waiting | None = None) -> 
 
 def _settle(requests: Sequence[AnyRequest], waiting: Waiting | None) -> None:
     for request in requests:
-        request.settle()
+        try:
+            request.settle()
+        except Exception:  # a mistake of ours in one answer must not keep the others from their callers
+            _log.exception("an answer could not be given")
+            request.future.cancel()
     if waiting is not None:
         waiting.settled(requests[0].loop)
 

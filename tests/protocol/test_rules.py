@@ -1,0 +1,755 @@
+"""The rules one by one: each plan driven by hand, effect after effect. They cover every branch of the rulebook."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import Any, TypeVar
+
+import pytest
+
+from grpc_idempotency import _protocol as protocol
+from grpc_idempotency._effects import (
+    Answer,
+    Answered,
+    Board,
+    Boarded,
+    Call,
+    Complete,
+    CutShort,
+    Effect,
+    Ended,
+    Event,
+    Execute,
+    Executed,
+    Found,
+    Get,
+    Hold,
+    Land,
+    Landed,
+    Landing,
+    LeaseHolds,
+    Mark,
+    NewFence,
+    Pause,
+    Plan,
+    Raised,
+    Refused,
+    Release,
+    Released,
+    Renew,
+    Renewed,
+    RolledBack,
+    Tell,
+    TryClaim,
+    Unprotected,
+    Watch,
+)
+from grpc_idempotency._refusals import Reason, Refusal
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.policy import Disposition, Policy
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
+
+E = TypeVar("E", bound=Effect[Any])
+
+FINGERPRINT = Fingerprint(raw=b"raw", canonical=b"canonical")
+ANOTHER = Fingerprint(raw=b"another", canonical=b"another")
+CALL = Call(b"name", "/s.S/M", FINGERPRINT, Policy(), until=7.0)
+OK = Outcome(status=Code.OK, message=b"reply")
+DOWN = StoreUnavailable("down")
+LOST = StoreUnavailable("down", landed=None)
+NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def call(**policy: Any) -> Call:
+    return replace(CALL, policy=Policy(**policy))
+
+
+def claim(effects: Effects = Effects.OPAQUE) -> Claim:
+    return Claim(
+        name=b"name",
+        method="/s.S/M",
+        fence=b"mine",
+        fingerprint=FINGERPRINT,
+        effects=effects,
+        lease=timedelta(seconds=30),
+    )
+
+
+def record(state: State = State.RUNNING, **said: Any) -> Record:
+    values: dict[str, Any] = {
+        "name": b"name",
+        "method": "/s.S/M",
+        "state": state,
+        "fence": b"theirs",
+        "fingerprint": FINGERPRINT,
+        "effects": Effects.OPAQUE,
+        "attempts": 1,
+        "created_at": NOON,
+    }
+    if state is State.COMPLETED:
+        values |= {"completed_at": NOON, "outcome": OK}
+    return Record(**(values | said))
+
+
+class Hand:
+    """Drives a plan by hand."""
+
+    def __init__(self, plan: Plan[Any]) -> None:
+        self._plan = plan
+        self._effect: Effect[Any] | None = None
+        self._result: Any = None
+        self.told: list[Event] = []
+        """What it has written to the log."""
+        self._go(lambda: next(plan))
+
+    def _go(self, step: Any) -> None:
+        try:
+            self._effect = step()
+        except StopIteration as done:
+            self._effect, self._result = None, done.value
+        if isinstance(self._effect, Tell):
+            self.told.append(self._effect.event)
+            self._go(lambda: self._plan.send(None))
+
+    def asked(self, kind: type[E]) -> E:
+        """The effect that the plan asks for now."""
+        assert type(self._effect) is kind, self._effect
+        return self._effect
+
+    def reply(self, kind: type[Effect[Any]], reply: Any) -> None:
+        self.asked(kind)
+        self._go(lambda: self._plan.send(reply))
+
+    def fail(self, kind: type[Effect[Any]], error: StoreUnavailable) -> None:
+        self.asked(kind)
+        self._go(lambda: self._plan.throw(error))
+
+    @property
+    def result(self) -> Any:
+        assert self._effect is None, f"the plan is not over; it asks for {self._effect}"
+        return self._result
+
+
+def boarded(*, founded: bool, fingerprint: Fingerprint = FINGERPRINT) -> Boarded:
+    return Boarded(fingerprint, founded, flight=object())
+
+
+def landed(landing: Landing | None, *, founded: bool = True) -> Hand:
+    """A call whose flight lands with this."""
+    hand = Hand(protocol.answer(CALL))
+    hand.reply(Board, boarded(founded=founded))
+    hand.reply(Land, Landed(landing))
+    return hand
+
+
+def reason_of(told: Any) -> Reason:
+    assert isinstance(told, Refusal)
+    return told.reason
+
+
+# One call
+
+
+def test_the_call_that_founds_a_flight_waits_for_its_end() -> None:
+    """The first call gets the handler's answer, as ``executed``, however long it takes (2.2, 4.1)."""
+    hand = Hand(protocol.answer(CALL))
+    assert hand.asked(Board).call is CALL
+    hand.reply(Board, boarded(founded=True))
+    assert hand.asked(Land).until is None
+    hand.reply(Land, Landed(Executed(OK)))
+    assert hand.result == Answer(OK, Mark.EXECUTED)
+
+
+def test_a_duplicate_attaches_and_gets_the_first_reply() -> None:
+    """A duplicate in the same process waits for the flight, as long as it may (4.3)."""
+    hand = Hand(protocol.answer(CALL))
+    hand.reply(Board, boarded(founded=False))
+    assert hand.asked(Land).until == CALL.until
+    hand.reply(Land, Landed(Executed(OK)))
+    assert hand.result == Answer(OK, Mark.ATTACHED)
+
+
+def test_a_duplicate_that_has_waited_long_enough_is_told_so() -> None:
+    """IN_FLIGHT, with a time to come again that gRPC's own retries heed (2.3, 4.3)."""
+    refusal = landed(None, founded=False).result
+    assert reason_of(refusal) is Reason.IN_FLIGHT
+    assert refusal.push_back
+    assert refusal.retry_after > timedelta(0)
+
+
+def test_a_server_that_takes_on_nothing_more_refuses() -> None:
+    """Too many detached executions, or a server that stops: refused before the claim (4.4, 4.11)."""
+    hand = Hand(protocol.answer(CALL))
+    hand.reply(Board, None)
+    assert reason_of(hand.result) is Reason.STORE_UNAVAILABLE
+
+
+def test_what_nobody_can_be_answered_is_told_to_all() -> None:
+    """A refusal that a flight lands with goes to every call on it (5.5)."""
+    refusal = Refusal(reason=Reason.KEY_REUSED)
+    assert landed(Refused(refusal)).result is refusal
+    assert landed(Refused(refusal), founded=False).result is refusal
+
+
+def test_an_unprotected_answer_says_so() -> None:
+    """The mark tells a client that its retry may run again (5.5)."""
+    assert landed(Unprotected(OK)).result == Answer(OK, Mark.UNPROTECTED)
+
+
+def test_a_released_answer_is_the_founders_alone() -> None:
+    """Its own call hears UNAVAILABLE; those who waited contend for one new claim (4.3, 4.6)."""
+    gone = Outcome(status=Code.UNAVAILABLE, details="later")
+    assert landed(Released(gone)).result == Answer(gone, Mark.EXECUTED)
+    hand = landed(Released(gone), founded=False)
+    hand.reply(Board, boarded(founded=True))
+    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
+    assert hand.result == Answer(OK, Mark.ATTACHED)  # it waited for this outcome, if not in one go
+
+
+def begun(landing: Landing | None, *, founded: bool) -> Any:
+    """What a call is told that has sent messages of its flight's stream already."""
+    hand = Hand(protocol.answer(replace(CALL, streams=True)))
+    hand.reply(Board, boarded(founded=founded))
+    hand.reply(Land, Landed(landing, begun=True))
+    return hand.result
+
+
+def test_a_stream_that_has_begun_ends_as_its_own_run_ended() -> None:
+    """Who has part of a stream can't be given another run's: not by contending, not by a replay (4.3, 4.8)."""
+    gone = Outcome(status=Code.UNAVAILABLE, message=b"")
+    assert begun(Released(gone), founded=False) == Answer(gone, Mark.ATTACHED)
+    assert begun(Released(gone), founded=True) == Answer(gone, Mark.EXECUTED)
+    assert reason_of(begun(Found(record(State.COMPLETED)), founded=True)) is Reason.STORE_UNAVAILABLE
+    assert reason_of(begun(Found(None), founded=False)) is Reason.STORE_UNAVAILABLE
+
+
+def test_a_failed_stream_is_replayed_only_with_its_messages() -> None:
+    """Its status alone would be another answer than the first (4.7, 4.8)."""
+    for message, told in ((None, Refusal), (b"", Answer)):
+        hand = Hand(protocol.answer(replace(CALL, streams=True)))
+        hand.reply(Board, boarded(founded=True))
+        failed = Outcome(status=Code.NOT_FOUND, message=message)
+        hand.reply(Land, Landed(Found(record(State.COMPLETED, outcome=failed))))
+        assert type(hand.result) is told
+
+
+def test_an_operation_that_is_gone_is_begun_again() -> None:
+    """Whoever finds that the record vanished meanwhile begins anew (4.3)."""
+    hand = landed(Found(None))
+    hand.reply(Board, boarded(founded=True))
+    hand.reply(Land, Landed(Executed(OK)))
+    assert hand.result == Answer(OK, Mark.EXECUTED)
+
+
+def test_a_completed_operation_is_replayed() -> None:
+    """The stored outcome, and when it was stored (2.2, 4.7)."""
+    assert landed(Found(record(State.COMPLETED))).result == Answer(OK, Mark.REPLAYED, NOON)
+
+
+def test_a_stored_failure_is_replayed() -> None:
+    """An outcome without a message is whole unless it is OK (4.6, 4.7)."""
+    failed = Outcome(status=Code.NOT_FOUND, details="no such thing")
+    answer = landed(Found(record(State.COMPLETED, outcome=failed))).result
+    assert answer == Answer(failed, Mark.REPLAYED, NOON)
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome(status=Code.OK)])
+def test_a_response_that_was_not_kept_is_not_made_up(outcome: Outcome | None) -> None:
+    """RESPONSE_NOT_RETAINED: it succeeded, but its response was too large to be kept (2.3, 4.8)."""
+    refusal = landed(Found(record(State.COMPLETED, outcome=outcome))).result
+    assert reason_of(refusal) is Reason.RESPONSE_NOT_RETAINED
+    assert refusal.variables == {"created": NOON.isoformat(timespec="seconds")}
+
+
+def test_a_held_operation_names_itself_to_its_operator() -> None:
+    """OUTCOME_UNKNOWN, with the cause and the operation (2.3, 4.5)."""
+    refusal = landed(Found(record(State.HELD, reason="it was cut off"))).result
+    assert reason_of(refusal) is Reason.OUTCOME_UNKNOWN
+    assert refusal.variables == {"cause": "it was cut off", "operation": b"name".hex()}
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_reused_key_is_told_whatever_state_its_operation_is_in(state: State) -> None:
+    """KEY_REUSED at once, without waiting (2.3)."""
+    assert reason_of(landed(Found(record(state, fingerprint=ANOTHER))).result) is Reason.KEY_REUSED
+
+
+def test_a_run_in_another_process_is_watched() -> None:
+    """The call waits for the end of exactly that run, then looks again (4.3)."""
+    hand = landed(Found(record()))
+    watch = hand.asked(Watch)
+    assert (watch.name, watch.fence, watch.until) == (b"name", b"theirs", CALL.until)
+    hand.reply(Watch, True)
+    hand.reply(Board, boarded(founded=True))
+    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
+    assert hand.result == Answer(OK, Mark.ATTACHED)
+
+
+def test_a_run_in_another_process_can_outlast_a_wait() -> None:
+    """IN_FLIGHT when the wait budget is spent (4.3)."""
+    hand = landed(Found(record()))
+    hand.reply(Watch, False)
+    assert reason_of(hand.result) is Reason.IN_FLIGHT
+
+
+def beside_another() -> Hand:
+    hand = Hand(protocol.answer(CALL))
+    hand.reply(Board, boarded(founded=False, fingerprint=ANOTHER))
+    assert hand.asked(Get).name == b"name"
+    return hand
+
+
+def test_a_call_that_meets_another_request_in_its_process_is_told_at_once() -> None:
+    """KEY_REUSED without waiting for the other's handler (2.3)."""
+    for standing in (None, record(fingerprint=ANOTHER)):
+        hand = beside_another()
+        hand.reply(Get, standing)
+        assert reason_of(hand.result) is Reason.KEY_REUSED
+
+
+def test_a_call_that_meets_another_request_may_be_in_the_right() -> None:
+    """The record says whose key it is: a repeat is replayed, though a stranger with its key came first (2.3)."""
+    hand = beside_another()
+    hand.reply(Get, record(State.COMPLETED))
+    assert hand.result == Answer(OK, Mark.REPLAYED, NOON)
+
+
+def test_a_call_that_meets_another_request_and_no_store_may_come_again() -> None:
+    """Nobody can say whose key it is, so nobody is told that it is reused, which would be final (5.5)."""
+    hand = beside_another()
+    hand.fail(Get, DOWN)
+    assert reason_of(hand.result) is Reason.STORE_UNAVAILABLE
+
+
+def test_requests_are_the_same_by_bytes_or_by_meaning() -> None:
+    """Equal raw bytes are enough; else the canonical form decides (3.2)."""
+    assert protocol.same_request(FINGERPRINT, replace(FINGERPRINT, canonical=b"other"))
+    assert protocol.same_request(FINGERPRINT, replace(FINGERPRINT, raw=b"other"))
+    assert not protocol.same_request(FINGERPRINT, Fingerprint(raw=b"other", canonical=b"other"))
+
+
+# One flight
+
+
+def claiming(standing: Record | None = None, **policy: Any) -> Hand:
+    """A flight whose first try at the claim is answered so."""
+    hand = Hand(protocol.operate(call(**policy)))
+    hand.reply(NewFence, b"mine")
+    assert hand.asked(TryClaim).over is None
+    hand.reply(TryClaim, standing)
+    return hand
+
+
+def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_is_told() -> None:
+    """Claim, execute, complete, land: in this order and under one fence (4.1)."""
+    hand = Hand(protocol.operate(CALL))
+    hand.reply(NewFence, b"mine")
+    assert hand.asked(TryClaim).claim == claim()
+    hand.reply(TryClaim, None)
+    assert hand.asked(Execute) == Execute(claim(), attempt=1)
+    hand.reply(Execute, Answered(OK))
+    assert hand.asked(Complete) == Complete(b"name", b"mine", OK, CALL.policy.ttl)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(OK)
+
+
+@pytest.mark.parametrize(
+    "standing",
+    [record(), record(State.HELD), record(State.COMPLETED), record(lapsed=True, fingerprint=ANOTHER)],
+    ids=["running", "held", "completed", "another request's"],
+)
+def test_a_record_in_the_way_is_left_alone(standing: Record) -> None:
+    """No handler runs; nobody takes over for another request (2.3, 4.1, 4.9)."""
+    assert claiming(standing).result == Found(standing)
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+def test_what_is_safe_to_run_again_is_taken_over(effects: Effects) -> None:
+    """Its lease ran out: the next call runs it, under a fence of its own, as one attempt more (4.5, 4.9)."""
+    hand = claiming(record(lapsed=True, effects=effects, attempts=2), effects=effects)
+    assert hand.asked(TryClaim).over == b"theirs"
+    hand.reply(TryClaim, None)
+    execute = hand.asked(Execute)
+    assert (execute.attempt, execute.claim) == (3, claim(effects))
+    assert hand.told == [Event.TOOK_OVER]
+
+
+def test_a_take_over_that_came_too_late_finds_what_is_there_now() -> None:
+    """Another caller was quicker (4.9)."""
+    hand = claiming(record(lapsed=True, effects=Effects.REPEATABLE))
+    quicker = record(fence=b"another")
+    hand.reply(TryClaim, quicker)
+    assert hand.result == Found(quicker)
+
+
+def test_an_opaque_operation_whose_server_died_is_held() -> None:
+    """Nobody runs it again; its last fence stays (4.2, 4.5)."""
+    lapsed = record(lapsed=True)
+    hand = claiming(lapsed)
+    hold = hand.asked(Hold)
+    assert (hold.fence, hold.lapsed_only) == (b"theirs", True)
+    hand.reply(Hold, True)
+    assert hand.told == [Event.HELD]
+    assert hand.result == Found(replace(lapsed, state=State.HELD, lapsed=False, reason=hold.reason))
+
+
+def test_how_it_was_begun_decides_and_not_how_it_would_be_now() -> None:
+    """A policy that was changed does not set an opaque run free (4.5)."""
+    hand = claiming(record(lapsed=True), effects=Effects.REPEATABLE)
+    hand.asked(Hold)
+
+
+def test_an_owner_that_came_back_keeps_its_operation() -> None:
+    """It renewed its lease before it could be held: the claim is tried again from the start (4.2, 4.9)."""
+    hand = claiming(record(lapsed=True))
+    hand.reply(Hold, False)
+    assert hand.asked(TryClaim).over is None
+    hand.reply(TryClaim, record())
+    assert hand.result == Found(record())
+
+
+# The store is down
+
+
+def test_without_a_claim_nothing_runs() -> None:
+    """STORE_UNAVAILABLE, and the handler did not run (2.3, 5.5)."""
+    hand = Hand(protocol.operate(CALL))
+    hand.reply(NewFence, b"mine")
+    hand.fail(TryClaim, DOWN)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+    assert "did not run" in hand.result.refusal.message
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_claim_that_may_be_there_is_given_back(fails: bool) -> None:
+    """Nobody should wait for the lease of a run that never began (5.5)."""
+    hand = Hand(protocol.operate(CALL))
+    hand.reply(NewFence, b"mine")
+    hand.fail(TryClaim, LOST)
+    assert hand.asked(Release) == Release(b"name", b"mine")
+    if fails:
+        hand.fail(Release, DOWN)
+    else:
+        hand.reply(Release, True)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (Answered(OK), OK),
+        (Raised(Outcome(status=Code.UNKNOWN)), Outcome(status=Code.UNKNOWN)),
+        (CutShort.CANCELLED, protocol._CUT_SHORT),
+    ],
+)
+def test_a_policy_may_let_calls_through_unprotected(ended: Ended, told: Outcome) -> None:
+    """The handler runs as if there were no key (5.5)."""
+    hand = Hand(protocol.operate(call(unprotected=True)))
+    hand.reply(NewFence, b"mine")
+    hand.fail(TryClaim, DOWN)
+    assert hand.asked(Execute) == Execute(None)
+    hand.reply(Execute, ended)
+    assert hand.result == Unprotected(told)
+
+
+# How it ended
+
+
+def settling(ended: Ended, effects: Effects = Effects.OPAQUE, **policy: Any) -> Hand:
+    return Hand(protocol.settle(call(effects=effects, **policy), claim(effects), ended))
+
+
+def test_what_its_transaction_stored_is_not_stored_again() -> None:
+    """Rows and outcome have committed together (5.1)."""
+    assert settling(Answered(OK, committed=True), Effects.TRANSACTIONAL).result == Executed(OK)
+
+
+def test_an_answer_that_says_nothing_happened_is_released() -> None:
+    """A retry runs (4.6)."""
+    busy = Outcome(status=Code.UNAVAILABLE)
+    hand = settling(Answered(busy))
+    hand.reply(Release, True)
+    assert hand.result == Released(busy)
+
+
+def test_an_exception_of_an_opaque_handler_is_stored() -> None:
+    """Nobody knows what it did before it raised (4.5)."""
+    raised = Outcome(status=Code.UNKNOWN, details="internal error")
+    hand = settling(Raised(raised))
+    assert hand.asked(Complete).outcome == raised
+    hand.reply(Complete, True)
+    assert hand.result == Executed(raised)
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+def test_an_exception_of_a_handler_that_may_run_again_is_released(effects: Effects) -> None:
+    """Rolled back, or harmless to repeat (4.5)."""
+    raised = Outcome(status=Code.UNKNOWN, details="internal error")
+    hand = settling(Raised(raised), effects)
+    hand.reply(Release, True)
+    assert hand.result == Released(raised)
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+def test_a_commit_that_failed_is_answered_unavailable(effects: Effects) -> None:
+    """Rolled back, and a retry runs it again (5.1)."""
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), effects)
+    hand.reply(Release, True)
+    assert hand.result.outcome.status is Code.UNAVAILABLE
+
+
+def test_an_opaque_handler_whose_commit_failed_may_have_done_more() -> None:
+    """Its failure is stored, once it is certain that the commit is not there after all (4.5, 5.1)."""
+    failed = Outcome(status=Code.UNKNOWN)
+    hand = settling(RolledBack(failed))
+    hand.reply(Renew, True)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(failed)
+
+
+def test_a_commit_whose_answer_was_lost_counts() -> None:
+    """It is looked up by its fence, whatever the handler made of the error (5.1)."""
+    committed = record(State.COMPLETED, fence=b"mine")
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)))
+    hand.reply(Renew, False)
+    hand.reply(Get, committed)
+    assert hand.result == Executed(OK)
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), Effects.TRANSACTIONAL)
+    hand.reply(Release, False)
+    hand.reply(Get, committed)
+    assert hand.result == Executed(OK)
+
+
+@pytest.mark.parametrize("cut", CutShort)
+def test_an_opaque_handler_that_was_cut_short_is_held(cut: CutShort) -> None:
+    """OUTCOME_UNKNOWN, and why (4.5)."""
+    hand = settling(cut)
+    assert hand.asked(Hold) == Hold(b"name", b"mine", cut.value)
+    hand.reply(Hold, True)
+    assert hand.told == [Event.HELD]
+    assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
+    assert hand.result.refusal.variables["cause"] == cut.value
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+@pytest.mark.parametrize("cut", [CutShort.CANCELLED, CutShort.OVERRAN])
+def test_a_handler_that_was_cut_short_and_may_run_again_is_released(cut: CutShort, effects: Effects) -> None:
+    """A retry runs it (4.5)."""
+    hand = settling(cut, effects)
+    hand.reply(Release, True)
+    assert hand.result.outcome.status is Code.UNAVAILABLE
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+def test_a_handler_that_can_not_be_stopped_keeps_its_claim(effects: Effects) -> None:
+    """It still runs: only its lease's end may let another run begin (4.1, 4.5)."""
+    assert settling(CutShort.ABANDONED, effects).result == Released(protocol._CUT_SHORT)
+
+
+def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
+    """The first call gets it whole (4.8, 4.11)."""
+    hand = settling(Answered(OK), max_response_bytes=4)
+    assert hand.asked(Complete).outcome == replace(OK, message=None)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(OK)
+    assert protocol.retained(OK, Policy(max_response_bytes=5)) == OK
+
+
+# A zombie
+
+
+def overtaken(now: Record | None) -> Hand:
+    hand = settling(Answered(OK), Effects.REPEATABLE)
+    hand.reply(Complete, False)
+    assert hand.asked(Get).name == b"name"
+    hand.reply(Get, now)
+    return hand
+
+
+@pytest.mark.parametrize("now", [None, record(), record(State.COMPLETED), record(State.HELD)])
+def test_a_zombie_answers_with_what_is_there_now(now: Record | None) -> None:
+    """Its own outcome is nobody's (4.2)."""
+    assert overtaken(now).result == Found(now)
+
+
+def test_an_outcome_under_ones_own_fence_is_ones_own() -> None:
+    """A transaction of this run committed, and the run was cut off from its answer (5.1)."""
+    said = replace(OK, message=b"committed")
+    assert overtaken(record(State.COMPLETED, fence=b"mine", outcome=said)).result == Executed(said)
+    bare = record(State.COMPLETED, fence=b"mine", outcome=replace(OK, message=None))
+    assert overtaken(bare).result == Found(bare)
+
+
+def test_a_zombie_without_a_store_does_not_guess() -> None:
+    """STORE_UNAVAILABLE: the handler ran, but what counts can't be seen (5.5)."""
+    hand = settling(Answered(OK), Effects.REPEATABLE)
+    hand.reply(Complete, False)
+    hand.fail(Get, DOWN)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("now", [record(), record(State.COMPLETED)])
+def test_a_zombie_releases_nothing(now: Record) -> None:
+    """The operation is another's by now (4.2)."""
+    hand = settling(CutShort.CANCELLED, Effects.REPEATABLE)
+    hand.reply(Release, False)
+    hand.reply(Get, now)
+    assert hand.result == Found(now)
+
+
+def test_a_release_whose_answer_was_lost_is_a_release() -> None:
+    """The handler is not run a second time in one call (4.6)."""
+    busy = Outcome(status=Code.UNAVAILABLE)
+    hand = settling(Answered(busy))
+    hand.fail(Release, LOST)
+    hand.reply(LeaseHolds, True)
+    hand.reply(Pause, None)
+    hand.reply(Release, False)
+    hand.reply(Get, None)
+    assert hand.result == Released(busy)
+
+
+def test_a_zombie_holds_nothing() -> None:
+    """Who was held meanwhile, or taken over, hears of it (4.2, 4.5)."""
+    held = record(State.HELD, fence=b"mine")
+    hand = settling(CutShort.CANCELLED)
+    hand.reply(Hold, False)
+    hand.reply(Get, held)
+    assert hand.result == Found(held)
+
+
+# A store that fails at the end
+
+
+def test_a_write_is_tried_again_while_its_owner_may_be_taken_for_alive() -> None:
+    """With growing pauses, up to a limit (5.5)."""
+    hand = settling(Answered(OK))
+    pauses = []
+    for _ in range(8):
+        hand.fail(Complete, DOWN)
+        hand.reply(LeaseHolds, True)
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(OK)
+    assert pauses[:3] == [0.05, 0.1, 0.2]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pauses[-2] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("ended", "write"), [(Answered(OK), Complete), (Answered(Outcome(status=Code.UNAVAILABLE)), Release)]
+)
+def test_an_outcome_that_can_not_be_stored_is_not_told(ended: Answered, write: type[Effect[Any]]) -> None:
+    """STORE_UNAVAILABLE when the owner must be presumed dead; or by policy the reply, unprotected (5.5)."""
+    hand = settling(ended)
+    hand.fail(write, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+    assert "The handler ran" in hand.result.refusal.message
+    hand = settling(ended, unprotected=True)
+    hand.fail(write, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert hand.result == Unprotected(ended.outcome)
+
+
+def test_who_can_not_be_held_now_is_held_by_its_leases_end() -> None:
+    """The caller hears OUTCOME_UNKNOWN all the same (4.5, 5.5)."""
+    hand = settling(CutShort.OVERRAN)
+    hand.fail(Hold, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
+
+
+def test_a_server_that_stops_says_so() -> None:
+    """What could not be brought to its end is refused so that a retry asks again (4.4)."""
+    landing = protocol.shut_down()
+    assert isinstance(landing, Refused)
+    assert landing.refusal.reason is Reason.STORE_UNAVAILABLE
+
+
+# Beside a flight
+
+
+def test_a_lease_is_renewed_until_it_is_lost() -> None:
+    """At once, then every so often; a store that fails is asked again, a strange fence ends it (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30))
+    hand.reply(Renew, True)
+    hand.reply(Renewed, None)
+    assert hand.asked(Pause).seconds == 10.0
+    hand.reply(Pause, None)
+    hand.fail(Renew, DOWN)
+    hand.reply(Pause, None)
+    hand.reply(Renew, False)
+    assert hand.told == [Event.LOST]
+    assert hand.result is None
+
+
+@pytest.mark.parametrize(
+    "now",
+    [None, record(fence=b"next"), record(State.HELD), record(State.COMPLETED), record(lapsed=True)],
+    ids=["absent", "of another fence", "held", "completed", "lapsed"],
+)
+def test_a_run_elsewhere_is_over_when_its_record_says_so(now: Record | None) -> None:
+    """Polled with growing pauses while it runs (4.3)."""
+    hand = Hand(protocol.watch(b"name", b"theirs"))
+    pauses = []
+    for _ in range(12):
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+        hand.reply(Get, record())
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.02, 0.5)
+    hand.reply(Pause, None)
+    hand.reply(Get, now)
+    assert hand.result is None
+
+
+def test_a_lookout_without_a_store_comes_home() -> None:
+    """The next claim will say what is wrong (4.3, 5.5)."""
+    hand = Hand(protocol.watch(b"name", b"theirs"))
+    hand.reply(Pause, None)
+    hand.fail(Get, DOWN)
+    assert hand.result is None
+
+
+# Statuses
+
+STORED, FREED = Disposition.STORE, Disposition.RELEASE
+STATUSES = {
+    # status: opaque, transactional, repeatable
+    Code.OK: (STORED, STORED, STORED),
+    Code.CANCELLED: (STORED, FREED, FREED),
+    Code.UNKNOWN: (STORED, FREED, FREED),
+    Code.INVALID_ARGUMENT: (STORED, STORED, STORED),
+    Code.DEADLINE_EXCEEDED: (STORED, FREED, FREED),
+    Code.NOT_FOUND: (STORED, STORED, STORED),
+    Code.ALREADY_EXISTS: (STORED, STORED, STORED),
+    Code.PERMISSION_DENIED: (FREED, FREED, FREED),
+    Code.RESOURCE_EXHAUSTED: (FREED, FREED, FREED),
+    Code.FAILED_PRECONDITION: (STORED, STORED, STORED),
+    Code.ABORTED: (FREED, FREED, FREED),
+    Code.OUT_OF_RANGE: (STORED, STORED, STORED),
+    Code.UNIMPLEMENTED: (STORED, STORED, STORED),
+    Code.INTERNAL: (STORED, FREED, FREED),
+    Code.UNAVAILABLE: (FREED, FREED, FREED),
+    Code.DATA_LOSS: (STORED, STORED, STORED),
+    Code.UNAUTHENTICATED: (FREED, FREED, FREED),
+}
+
+
+@pytest.mark.parametrize("status", Code)
+def test_each_status_is_stored_or_released_as_the_design_says(status: Code) -> None:
+    """All 17 statuses under each of the three effects (4.5, 4.6)."""
+    by_effects = zip((Effects.OPAQUE, Effects.TRANSACTIONAL, Effects.REPEATABLE), STATUSES[status], strict=True)
+    for effects, expected in by_effects:
+        assert protocol.disposition(status, Policy(effects=effects)) is expected
+
+
+@pytest.mark.parametrize("status", [code for code in Code if code is not Code.OK])
+@pytest.mark.parametrize("wanted", Disposition)
+def test_a_policy_can_change_each_status(status: Code, wanted: Disposition) -> None:
+    """But for OK (4.6)."""
+    for effects in Effects:
+        policy = Policy(effects=effects, statuses={status: wanted})
+        assert protocol.disposition(status, policy) is wanted
