@@ -35,7 +35,7 @@ def not_retained() -> Any:
         completed_at=now,
         outcome=Outcome(status=Code.OK),
     )
-    return protocol._replay(record, waited=False)
+    return protocol._replay(CALL, record, waited=False)
 
 
 def refusal(reason: Reason, **variables: str) -> Refusal:
@@ -67,6 +67,18 @@ TABLE: dict[Reason, tuple[Code, set[str], bool, Any]] = {
         set(),
         False,
         refusal(Reason.STREAMING_UNSUPPORTED, method="/s.S/M"),
+    ),
+    Reason.STREAM_LENGTH_REQUIRED: (
+        Code.INVALID_ARGUMENT,
+        {BAD_REQUEST},
+        False,
+        refusal(Reason.STREAM_LENGTH_REQUIRED, field="idempotency-message-count", method="/s.S/M", problem="none came"),
+    ),
+    Reason.STREAM_TRUNCATED: (
+        Code.CANCELLED,
+        set(),
+        False,
+        refusal(Reason.STREAM_TRUNCATED, method="/s.S/M", received="1", announced="2"),
     ),
     Reason.STORE_UNAVAILABLE: (Code.UNAVAILABLE, {RETRY}, False, protocol._store_unavailable("It did not run")),
     Reason.KEY_REUSED: (Code.FAILED_PRECONDITION, set(), False, protocol._key_reused(CALL)),
@@ -108,7 +120,7 @@ def test_a_refusal_says_all_that_the_table_asks_for(reason: Reason) -> None:
     for each in rest:
         if isinstance(each, error_details_pb2.BadRequest):
             (violation,) = each.field_violations
-            assert (violation.field, violation.description) == ("idempotency-key", sent.details)
+            assert (violation.field, violation.description) == (info.metadata["field"], sent.details)
         elif isinstance(each, error_details_pb2.RetryInfo):
             assert each.retry_delay.ToTimedelta() == refused.retry_after > timedelta(0)
             if push_back:
