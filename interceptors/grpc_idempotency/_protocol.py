@@ -253,7 +253,10 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
         case RolledBack(outcome):
             if not opaque:
                 return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
-            if (yield from _insist(Renew(claim.name, claim.fence, claim.lease))) is False:
+            uncommitted = yield from _insist(Renew(claim.name, claim.fence, claim.lease))
+            if uncommitted is None:
+                return Refused(_not_stored())
+            if not uncommitted:
                 return (yield from _overtaken(call, claim))  # or it was committed after all
             # Its transaction left nothing, but who knows what else it did.
             return (yield from _end(call, claim, outcome, ran.steps, tries))
