@@ -173,7 +173,7 @@ async def test_an_interceptor_inside_sees_messages(serve: Servers, kind: str) ->
             async def awaited(request: Any, context: Any) -> Any:
                 return await wrapped(request, context)
 
-            behaviour = awaited if kind == "async" else wrapped
+            behaviour = wrapped if kind == "thread" else awaited
             return grpc.unary_unary_rpc_method_handler(behaviour, inner.request_deserializer, inner.response_serializer)
 
     service = await serve({"Do": Counting()}, inside=[Inside()])

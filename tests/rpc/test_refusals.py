@@ -8,8 +8,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2
 
-from grpc_idempotency import Caller, Policy, Reason
-from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency import Caller, Policy, Reason, SQLiteStore, aio
 
 from .handlers import EACH_SERVER, Blocking, Counting, full
 from .helpers import PUSH_BACK, STATUS_DETAILS, Reply, Servers, ms, new_key, refused
@@ -254,4 +253,6 @@ def test_every_reason_is_tested() -> None:
 
 
 def test_flaky_stores_are_stores(tmp_path: Any) -> None:
-    assert isinstance(FlakyStore(tmp_path / "x.db"), SQLiteStore)
+    store = FlakyStore(tmp_path / "x.db")
+    assert isinstance(store, aio.SQLiteStore)
+    assert isinstance(store.for_threads(), SQLiteStore)
