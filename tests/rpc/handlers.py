@@ -113,8 +113,12 @@ class Face:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.live, name)
 
-    async def abort(self, *args: Any) -> None:
-        self.live.abort(*args)
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+        if trailing_metadata and type(self.live).__module__ == "grpc._server":
+            # There abort takes no trailers: a handler sets them first.
+            self.live.set_trailing_metadata(trailing_metadata)
+            trailing_metadata = ()
+        self.live.abort(code, details, *((trailing_metadata,) if trailing_metadata else ()))
 
     async def abort_with_status(self, status: Any) -> None:
         self.live.abort_with_status(status)

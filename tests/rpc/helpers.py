@@ -108,6 +108,14 @@ def refused(reply: Reply, reason: str, status: grpc.StatusCode) -> None:
     assert (reply.reason, reply.status, reply.mark) == (reason, status, "refused"), reply
 
 
+def cut_short(reply: Reply, kind: str, status: grpc.StatusCode) -> None:
+    """Asserts that the call whose handler could not be stopped was answered with this status.
+
+    On a ``grpc.server`` the handler is in the call's own thread, and all that can be done is to cancel the call.
+    """
+    assert reply.status is (grpc.StatusCode.CANCELLED if kind == "sync" else status), reply
+
+
 class Client:
     """A channel to a server, and calls over it."""
 

@@ -31,10 +31,10 @@ class FlakyStore(SQLiteStore):
         self.lands = False
         """Whether a claim that fails takes effect all the same, and nobody can know."""
         self.twin: FlakyTwin | None = None
-        self._path = path
+        self._file = path
 
     def for_threads(self) -> "FlakyTwin":
-        self.twin = FlakyTwin(self._path, self)
+        self.twin = FlakyTwin(self._file, self)
         return self.twin
 
     def check(self, name: str, landed: bool | None = False) -> None:
