@@ -16,26 +16,18 @@ from .handlers import Gate
 T = TypeVar("T")
 
 
-class FlakyStore(SQLiteStore):
-    """An SQLite store whose calls fail for as long as their names are in ``down``.
+class Faults:
+    """What goes wrong with a store: its calls fail for as long as their names are in ``down``."""
 
-    On a ``grpc.server`` its :attr:`twin` takes its place there: the same file, the same failures, counted here.
-    """
-
-    def __init__(self, path: Any, **options: Any) -> None:
-        super().__init__(path, **options)
+    def __init__(self) -> None:
         self.down: set[str] = set()
         self.asked: collections.Counter[str] = collections.Counter()
         self.failures: collections.Counter[str] = collections.Counter()
         self.failed: dict[str, Gate] = collections.defaultdict(Gate)
         self.lands = False
         """Whether a claim that fails takes effect all the same, and nobody can know."""
-        self.twin: FlakyTwin | None = None
-        self._file = path
-
-    def for_threads(self) -> "FlakyTwin":
-        self.twin = FlakyTwin(self._file, self)
-        return self.twin
+        self.claims: list[Claim] = []
+        """All that were asked for."""
 
     def check(self, name: str, landed: bool | None = False) -> None:
         self.asked[name] += landed is False
@@ -44,9 +36,30 @@ class FlakyStore(SQLiteStore):
             self.failed[name].open()
             raise StoreUnavailable(f"{name} is down, for the test", landed=landed)
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+    def before(self, claim: Claim) -> None:
+        self.claims.append(claim)
         if not self.lands:
             self.check("claim")
+
+
+class FlakyStore(SQLiteStore, Faults):
+    """An SQLite store with faults.
+
+    On a ``grpc.server`` its :attr:`twin` takes its place there: the same file, the same faults.
+    """
+
+    def __init__(self, path: Any, **options: Any) -> None:
+        super().__init__(path, **options)
+        Faults.__init__(self)
+        self.twin: FlakyTwin | None = None
+        self._file = path
+
+    def for_threads(self) -> "FlakyTwin":
+        self.twin = FlakyTwin(self._file, self)
+        return self.twin
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self.before(claim)
         found = await super().claim(claim, over=over)
         self.check("claim", landed=None)
         return found
@@ -91,8 +104,7 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         self._flaky = flaky
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        if not self._flaky.lands:
-            self._flaky.check("claim")
+        self._flaky.before(claim)
         found = super().claim(claim, over=over)
         self._flaky.check("claim", landed=None)
         return found
@@ -124,6 +136,30 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
     def sweep(self, limit: int = 500) -> Swept:
         self._flaky.check("sweep")
         return super().sweep(limit)
+
+
+class FlakyMemory(AsyncMemoryStore, Faults):
+    """A store in memory with faults; a twin of it on threads is a ``MemoryStore`` around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        Faults.__init__(self)
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self.before(claim)
+        return await super().claim(claim, over=over)
+
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        self.check("complete")
+        return await super().complete(name, fence, outcome, ttl)
+
+    async def release(self, name: bytes, fence: bytes) -> bool:
+        self.check("release")
+        return await super().release(name, fence)
+
+    async def get(self, name: bytes) -> Record | None:
+        self.check("get")
+        return await super().get(name)
 
 
 def for_threads(store: Any) -> Any:
