@@ -32,6 +32,10 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
     return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
 
 
+class ConcealedError(Exception):
+    """What gRPC gets to see, and tells the client, in place of what a handler raised."""
+
+
 def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def coroutine(request: Any, context: "_Context") -> Any:
         try:
@@ -65,9 +69,16 @@ def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any
 
 def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def generator(request: Any, context: Any) -> Iterator[Any]:
+        begun = False
         try:
-            yield from behaviour(request, context)
+            for message in behaviour(request, context):
+                begun = True
+                yield message
         except Exception as exc:
+            if begun and not isinstance(exc, grpc.aio.AbortError):
+                # The message may still be on its way, and gRPC loses the status of an abort that comes meanwhile.
+                logger.error("a handler raised", exc_info=exc)
+                raise ConcealedError(INTERNAL_ERROR) from None
             _answer_on_thread(exc, context)
 
     return generator
