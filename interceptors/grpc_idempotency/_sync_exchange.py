@@ -1,5 +1,6 @@
 """One keyed call on threads: the only place that touches its live context."""
 
+import contextvars
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
@@ -96,9 +97,9 @@ class _Base:
     def _finish(self, outcome: Outcome) -> None:
         """Sends the status."""
         self._send_ahead()
-        if outcome.status is not Code.OK:
-            self._context.abort_with_status(_Status(outcome))
         self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.status is not Code.OK:
+            self._context.abort(GRPC_CODES[outcome.status], outcome.details)
         if outcome.details:
             self._context.set_details(outcome.details)
 
@@ -111,15 +112,6 @@ class _Base:
             self._context.set_compression(run.context.compression)
         if run.context.initial_metadata is not None:
             self._context.send_initial_metadata(tuple(run.context.initial_metadata))
-
-
-class _Status(grpc.Status):
-    """An outcome as ``abort_with_status`` takes it."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.code = GRPC_CODES[outcome.status]
-        self.details = outcome.details
-        self.trailing_metadata = outcome.trailers
 
 
 class _Exchange(_Base):
@@ -178,7 +170,7 @@ class _StreamingExchange(_Base):
         flight = boarded.flight
         assert isinstance(flight, Flight)
         if boarded.founded:
-            threading.Thread(target=flight.fly, name="grpc-idempotency-stream", daemon=True).start()
+            _in_thread(flight.fly)
             with self._flights.following(flight):
                 return (yield from self._play(flight, until))
         with self._flights.waiting() as free, self._flights.following(flight):
@@ -209,7 +201,7 @@ class _StreamingExchange(_Base):
             with run.moved:
                 run.moved.notify_all()
 
-        threading.Thread(target=to_end, name="grpc-idempotency-stream", daemon=True).start()
+        _in_thread(to_end)
         for message in run.play(lambda: bool(ends) or self._gone(), None):
             self._send_ahead()
             self._sent += 1
@@ -224,6 +216,12 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """A thread of its own, in which the context variables that interceptors outside have set are seen."""
+    here = contextvars.copy_context()
+    threading.Thread(target=here.run, args=(work,), name="grpc-idempotency-stream", daemon=True).start()
 
 
 def _ended(run: SyncRun) -> Outcome:
