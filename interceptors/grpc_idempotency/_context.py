@@ -7,6 +7,7 @@ in, and all that it says is only recorded. The interceptor's outermost coroutine
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -222,6 +223,17 @@ class ThreadContext(Recorder, grpc.ServicerContext):
     def cancel(self) -> bool:
         """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""
         return False
+
+    @property
+    def _state(self) -> "_State":
+        """What py-grpc-prometheus, inside of ours, looks up in grpc's own context to count calls by their status."""
+        return _State(code=None if self.succeeds else self.code())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    code: grpc.StatusCode | None
+    client: str = "open"
 
 
 def code_of(code: Any) -> Code:
