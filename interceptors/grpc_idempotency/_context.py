@@ -93,10 +93,7 @@ class Recorder:
     def _abort(self, error: BaseException, code: Any, details: str, trailing_metadata: Any) -> NoReturn:
         if self._aborted is not None:
             raise grpc.aio.UsageError("Abort already called!")
-        status = code_of(code)
-        if status is Code.OK:
-            raise ValueError("abort() with OK: return a message instead")
-        self._code = status
+        self._code = code_of(failure_code(code))
         self._details = details or self._details
         self._trailers = _trailers_of(trailing_metadata) or self._trailers
         self._aborted = error
@@ -242,6 +239,13 @@ def code_of(code: Any) -> Code:
         return _CODES[code]
     except (KeyError, TypeError):
         raise ValueError(f"{code!r} is not a status code of gRPC") from None
+
+
+def failure_code(code: Any) -> Any:
+    """The code, if it is one that a handler may abort with."""
+    if code_of(code) is Code.OK:
+        raise ValueError("abort() with OK: return a message instead")
+    return code
 
 
 def _trailers_of(metadata: Any) -> Trailers:
