@@ -135,10 +135,10 @@ async def test_a_handler_for_each_call(serve: Servers, kind: str, method: str, k
         tenant = dict(details.invocation_metadata or ()).get("x-tenant")
 
         async def one(_request: Any, _context: Any) -> StringValue:
-            return text(f"for {tenant}")
+            return text(f"for {tenant!s}")
 
         async def many(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
-            yield text(f"for {tenant}")
+            yield text(f"for {tenant!s}")
 
         like = echo[method]
         rpc = Rpc(
