@@ -81,9 +81,12 @@ class _Base:
         raise NotImplementedError
 
     def _board(self, call: Call, run: SyncRun) -> Boarded | None:
-        boarded = self._flights.board(call, run, self._context.cancel)
+        boarded = self._flights.board(call, run, self._give_up)
         self._ahead = run if boarded is not None and boarded.founded else None
         return boarded
+
+    def _give_up(self) -> None:
+        """Ends the call, whose handler ran past its limit, where its own thread can't."""
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
@@ -146,6 +149,9 @@ class _Exchange(_Base):
                 return Landed(None)
             self._context.add_callback(flight.stir)
             return flight.follow(until, self._gone)
+
+    def _give_up(self) -> None:
+        self._context.cancel()  # its thread is the handler's
 
 
 class _StreamingExchange(_Base):
