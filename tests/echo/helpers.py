@@ -1,7 +1,7 @@
 """Servers of both kinds with the interceptor in them, and calls of all four cardinalities to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
@@ -141,6 +141,7 @@ class Service(Client):
         self.target = target
         self.interceptor = interceptor
         self.store = interceptor._store
+        self.stop: Callable[[], Awaitable[object]] = _nothing
 
     async def records(self) -> Sequence[Record]:
         records: Sequence[Record] = await of_store(self.kind, self.store.list)
@@ -155,9 +156,16 @@ class Service(Client):
         """Whether the records there are have these states."""
         return [record.state for record in await self.records()] == list(states)
 
+    async def is_idle(self) -> bool:
+        """Whether no operation is under way."""
+        return not self.interceptor._flights._flights
+
     async def is_followed(self, count: int) -> bool:
         """Whether so many calls follow the one operation that runs."""
         return [flight.followers for flight in list(self.interceptor._flights._flights.values())] == [count]
+
+
+async def _nothing() -> None: ...
 
 
 async def of_store(kind: str, ask: Callable[[], Any]) -> Any:
@@ -211,15 +219,17 @@ class Servers:
         server.add_generic_rpc_handlers((generic_handler(self.kind, methods),))
         add(server)
         port = server.add_insecure_port("127.0.0.1:0")
-        if self.kind == "sync":
-            await asyncio.to_thread(server.start)
-            self._stack.push_async_callback(asyncio.to_thread, lambda: server.stop(None).wait())
-        else:
-            await server.start()
-            self._stack.push_async_callback(server.stop, None)
+        await self.ask(server.start)
         target = f"127.0.0.1:{port}"
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
-        return Service(self.kind, channel, methods, target=target, interceptor=interceptor)
+        service = Service(self.kind, channel, methods, target=target, interceptor=interceptor)
+        service.stop = lambda: self.ask(lambda: server.stop(None).wait() if self.kind == "sync" else server.stop(None))
+        self._stack.push_async_callback(service.stop)
+        return service
+
+    async def ask(self, ask: Callable[[], Any]) -> Any:
+        """Asks something of this kind of server or store."""
+        return await of_store(self.kind, ask)
 
     async def client(self, service: Service) -> Client:
         """Another connection to a server."""
