@@ -1,5 +1,6 @@
 """One keyed call on threads: the only place that touches its live context."""
 
+import contextvars
 import threading
 from collections.abc import Callable, Generator
 from typing import Any
@@ -65,7 +66,7 @@ class _Base:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, new_run, self._context.cancel)
+                return self._flights.board(call, new_run, self._give_up)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -79,6 +80,9 @@ class _Base:
         """Waits for the flight to land: each kind in its own way."""
         raise NotImplementedError
 
+    def _give_up(self) -> None:
+        """Ends the call, whose handler ran past its limit, where its own thread can't."""
+
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
             return free and self._flights.watch(name, fence, until)
@@ -91,9 +95,9 @@ class _Base:
     def _finish(self, outcome: Outcome) -> None:
         """Sends the status."""
         self._send_ahead()
-        if outcome.status is not Code.OK:
-            self._context.abort_with_status(_Status(outcome))
         self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.status is not Code.OK:
+            self._context.abort(GRPC_CODES[outcome.status], outcome.details)
         if outcome.details:
             self._context.set_details(outcome.details)
 
@@ -106,15 +110,6 @@ class _Base:
             self._context.set_compression(run.context.compression)
         if run.context.initial_metadata is not None:
             self._context.send_initial_metadata(tuple(run.context.initial_metadata))
-
-
-class _Status(grpc.Status):
-    """An outcome as ``abort_with_status`` takes it."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.code = GRPC_CODES[outcome.status]
-        self.details = outcome.details
-        self.trailing_metadata = outcome.trailers
 
 
 class _Exchange(_Base):
@@ -151,6 +146,9 @@ class _Exchange(_Base):
             self._context.add_callback(flight.stir)
             return flight.follow(until, self._gone)
 
+    def _give_up(self) -> None:
+        self._context.cancel()  # its thread is the handler's
+
 
 class _StreamingExchange(_Base):
     """A call that is answered with a stream of messages."""
@@ -175,7 +173,7 @@ class _StreamingExchange(_Base):
         assert isinstance(flight, Flight)
         self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
-            threading.Thread(target=flight.fly, name="grpc-idempotency-stream", daemon=True).start()
+            _in_thread(flight.fly)
             with self._flights.following(flight):
                 return (yield from self._play(flight, until))
         with self._flights.waiting() as free, self._flights.following(flight):
@@ -206,7 +204,7 @@ class _StreamingExchange(_Base):
             with run.moved:
                 run.moved.notify_all()
 
-        threading.Thread(target=to_end, name="grpc-idempotency-stream", daemon=True).start()
+        _in_thread(to_end)
         for message in run.play(lambda: bool(ends) or self._gone(), None):
             self._send_ahead()
             self._sent += 1
@@ -221,6 +219,12 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """A thread of its own, in which the context variables that interceptors outside have set are seen."""
+    here = contextvars.copy_context()
+    threading.Thread(target=here.run, args=(work,), name="grpc-idempotency-stream", daemon=True).start()
 
 
 def _ended(run: SyncRun) -> Outcome:
