@@ -86,8 +86,13 @@ class Run:
         """One more message of the stream."""
         assert self.tape is not None
         self.tape.append(self.target.write(message))
-        if self.held_back and not self.tape.retained:
+        if self._overflowed:
             raise TooLarge
+
+    @property
+    def _overflowed(self) -> bool:
+        """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
+        return self.held_back and self.tape is not None and not self.tape.retained
 
     def returned(self, operation: Operation | None, reply: object) -> Ended:
         """It came to its end with this reply."""
@@ -102,9 +107,10 @@ class Run:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(error)
-        outcome = self._capped(self.context.failure(self._streamed()))
-        if isinstance(error, TooLarge):
+        if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
+        crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true
+        outcome = self._capped(self.context.failure(None if crashed else self._streamed()))
         if self.context.aborted:
             return Answered(outcome)
         logger.error("the handler of %s raised", self.target.method.name, exc_info=error)
@@ -138,6 +144,8 @@ class Run:
         """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
         if self.tape is None:
             return None
+        if self._overflowed:
+            raise TooLarge
         whole = self.tape.whole()
         if whole is None or not more:
             return whole
