@@ -348,7 +348,7 @@ def disposition(status: Code, policy: Policy) -> Disposition:
 def retained(outcome: Outcome, policy: Policy) -> Outcome:
     """The part of an outcome that is kept (4.11)."""
     if outcome.message is not None and len(outcome.message) > policy.max_response_bytes:
-        return replace(outcome, message=None)
+        return replace(outcome, message=None, retained=False)
     return outcome
 
 
@@ -415,9 +415,9 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
 
 def _whole(outcome: Outcome | None, call: Call) -> TypeGuard[Outcome]:
     """Whether an outcome can be sent as it is: one whose response was not retained can't."""
-    if outcome is None:
+    if outcome is None or not outcome.retained:
         return False
-    return outcome.message is not None or (outcome.status is not Code.OK and not call.streams)
+    return outcome.message is not None or outcome.status is not Code.OK or call.streams
 
 
 # Beside a flight

@@ -31,6 +31,7 @@ class Flight(FlightBase):
         self._give_up = give_up
         self._landing: Landing | None = None
         self._renewal: Timer | None = None
+        self._ended = False
         self.followers = 0
         """How many calls follow it; guarded by the register."""
 
@@ -103,8 +104,11 @@ class Flight(FlightBase):
     def _start_renewing(self) -> None:
         assert self._claim is not None
         self._renewal = self._flights.keeper.carry(keep_lease(self._claim, self.call.policy.renew_every), self.perform)
+        if self._ended:  # meanwhile, and it could not cancel what was not there yet
+            self._renewal.cancel()
 
     def _stop_renewing(self) -> None:
+        self._ended = True
         if self._renewal is not None:
             self._renewal.cancel()
 
