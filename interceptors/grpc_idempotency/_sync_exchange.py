@@ -80,9 +80,13 @@ class _Base:
         raise NotImplementedError
 
     def _board(self, call: Call, run: SyncRun) -> Boarded | None:
-        boarded = self._flights.board(call, run, self._context.cancel)
+        boarded = self._flights.board(call, run, self._give_up)
         self._ahead = run if boarded is not None and boarded.founded else None
         return boarded
+
+    def _give_up(self) -> None:
+        """Ends the call, whose thread is taken up by a handler that won't come to its end."""
+        self._context.cancel()
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
@@ -173,6 +177,9 @@ class _StreamingExchange(_Base):
             return
         answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, run))
         yield from self._rest(reply_to(answered))
+
+    def _give_up(self) -> None:
+        """Nothing: the handler is in another thread, and this one answers the call."""
 
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight
