@@ -16,7 +16,9 @@ from .rig import Answer, Cell
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
 ]
-no_operation = pytest.mark.left_out(bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)")
+no_operation = pytest.mark.left_out(
+    bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)"
+)
 
 TRAILERS = (("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\x00\xff\x00"))
 
@@ -298,7 +300,9 @@ async def test_transactional_that_raises(cell: Cell) -> None:
 
 @no_operation
 @pytest.mark.left_out(
-    **{name: "a thread can't be cancelled from inside, and asyncio's exception is no part of it" for name in ("def", "sync")}
+    **dict.fromkeys(
+        ("def", "sync"), "a thread can't be cancelled from inside, and asyncio's exception is no part of it"
+    )
 )
 async def test_cancelled_from_inside(cell: Cell) -> None:
     """4.5 Cancelled from inside: opaque is held, repeatable runs again."""
