@@ -32,16 +32,6 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
     return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
 
 
-def plain(target: Target) -> Callable[[Any, Any], Any]:
-    """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
-    behaviour = target.behaviour
-    if inspect.isasyncgenfunction(behaviour):
-        return _generator(behaviour)
-    if is_async(behaviour):
-        return _coroutine(behaviour)
-    return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
-
-
 class ConcealedError(Exception):
     """What gRPC gets to see, and tells the client, in place of what a handler raised."""
 

@@ -1,7 +1,5 @@
 """One keyed call on threads: the only place that touches its live context."""
 
-import contextvars
-import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -10,10 +8,10 @@ import grpc
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
-from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
-from grpc_idempotency._sync_flights import Flight, Flights
+from grpc_idempotency._sync_flights import Flight, Flights, in_thread
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency._tape import unframe
 from grpc_idempotency._wire import reply_to
@@ -81,7 +79,8 @@ class _Base:
         raise NotImplementedError
 
     def _give_up(self) -> None:
-        """Ends the call, whose handler ran past its limit, where its own thread can't."""
+        """Ends the call, whose thread is taken up by a handler that won't come to its end."""
+        self._context.cancel()
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
@@ -146,9 +145,6 @@ class _Exchange(_Base):
             self._context.add_callback(flight.stir)
             return flight.follow(until, self._gone)
 
-    def _give_up(self) -> None:
-        self._context.cancel()  # its thread is the handler's
-
 
 class _StreamingExchange(_Base):
     """A call that is answered with a stream of messages."""
@@ -168,22 +164,24 @@ class _StreamingExchange(_Base):
         answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, new_run))
         yield from self._rest(reply_to(answered))
 
+    def _give_up(self) -> None:
+        """Nothing: the handler is in another thread, and this one answers the call."""
+
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight
         assert isinstance(flight, Flight)
         self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
-            _in_thread(flight.fly)
             with self._flights.following(flight):
-                return (yield from self._play(flight, until))
+                return (yield from self._play(flight, until, founded=True))
         with self._flights.waiting() as free, self._flights.following(flight):
             if not free:
                 return Landed(None)
-            return (yield from self._play(flight, until))
+            return (yield from self._play(flight, until, founded=False))
 
-    def _play(self, flight: Flight, until: float | None) -> Generator[bytes, None, Landed]:
+    def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
         self._context.add_callback(flight.stir)
-        messages = flight.play(until, self._gone)
+        messages = flight.play(until, self._gone, founded)
         try:
             while True:
                 message = next(messages)
@@ -204,8 +202,7 @@ class _StreamingExchange(_Base):
             with run.moved:
                 run.moved.notify_all()
 
-        _in_thread(to_end)
-        for message in run.play(lambda: bool(ends) or self._gone(), None):
+        for message in run.play(lambda: bool(ends) or self._gone(), None, lambda: in_thread(to_end)):
             self._send_ahead()
             self._sent += 1
             yield message
@@ -219,12 +216,6 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
-
-
-def _in_thread(work: Callable[[], None]) -> None:
-    """A thread of its own, in which the context variables that interceptors outside have set are seen."""
-    here = contextvars.copy_context()
-    threading.Thread(target=here.run, args=(work,), name="grpc-idempotency-stream", daemon=True).start()
 
 
 def _ended(run: SyncRun) -> Outcome:

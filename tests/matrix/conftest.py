@@ -61,12 +61,13 @@ def cell(column: Column, shape: str) -> Cell:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Notes the cells that will be run."""
     for item in session.items:
-        callspec = getattr(item, "callspec", None)
-        if callspec is None or "cell" not in getattr(item, "fixturenames", ()):
+        if not isinstance(item, pytest.Function) or "cell" not in item.fixturenames:
             continue
+        assert item.obj.__doc__, item.nodeid
         clause = inspect.cleandoc(item.obj.__doc__).splitlines()[0]
-        kind, store = callspec.params["column"]
-        _cells[item.nodeid] = clause, (kind, callspec.params["shape"], store)
+        params: dict[str, Any] = dict(item.callspec.params)
+        kind, store = params["column"]
+        _cells[item.nodeid] = clause, (kind, params["shape"], store)
         _left_out[clause] = _reasons(item)
 
 
@@ -100,7 +101,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         label = clause if len(clause) < _LABEL else clause[: _LABEL - 2] + "…"
         write(f"{label:<{_LABEL}}{signs.rstrip()}")
     for why, number in notes.items():
-        write(f"  –{number}: {why}")
+        write(f"  -{number}: {why}")
     good = sum(sum(cells) for row in rows.values() for cells in row.values())
     write(f"{good} of {len(_cells)} cells passed, {len(rows)} clauses")
 
@@ -113,4 +114,4 @@ def _sign(cells: list[bool] | None, clause: str, kind: str, shape: str, notes: d
     if cells is not None:
         return f"{sum(cells)}/{len(cells)}"
     why = _left_out[clause].get(kind) or _left_out[clause].get(shape)
-    return "?" if why is None else f"–{notes.setdefault(why, len(notes) + 1)}"
+    return "?" if why is None else f"-{notes.setdefault(why, len(notes) + 1)}"

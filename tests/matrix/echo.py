@@ -7,7 +7,7 @@ on ``grpc.aio``, as ``def`` on a thread of it, and as ``def`` on a ``grpc.server
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
@@ -27,7 +27,7 @@ Act = Callable[[Any], Awaitable[None]]
 class Play:
     """What the handler is to do in the calls of one test, and what it did."""
 
-    known: dict[str, "Play"] = {}
+    known: ClassVar[dict[str, "Play"]] = {}
 
     def __init__(
         self,
@@ -56,7 +56,8 @@ class Play:
 
     async def begin(self, context: Any) -> None:
         self.runs += 1
-        self.contexts.append(type(getattr(context, "live", context)).__module__)
+        context = getattr(context, "live", context)
+        self.contexts.append(type(getattr(context, "_context", context)).__module__)
         self.began.open()
         if self.blocks:
             await self.go.wait()
@@ -87,7 +88,7 @@ class Echo:
                 play.insert(db)
             return StringValue(value="|".join(message.value for message in play.echo(texts)))
 
-        return await self._store.transaction(reply) if play.row else reply(None)  # type: ignore[no-any-return]
+        return await self._store.transaction(reply) if play.row else reply(None)
 
     async def many(self, requests: list[StringValue], context: Any) -> AsyncIterator[StringValue]:
         play, texts = _read(requests)

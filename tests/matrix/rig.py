@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, aio
@@ -53,8 +54,6 @@ class Answer(Reply):
     def texts(self) -> list[str]:
         """What an OK answer says, in one list for each kind of call."""
         assert self.status is grpc.StatusCode.OK, self
-        from google.protobuf.wrappers_pb2 import StringValue
-
         values = [StringValue.FromString(message).value for message in self.messages]
         return [part for value in values for part in value.split("|")]
 
@@ -80,7 +79,7 @@ class Column:
         with flights._changed:
             (flight,) = flights._flights.values()
         # A unary operation keeps its call's thread, whether its client is there or not.
-        return flight.followers == 0 or (flight.followers == 1 and not flight._give_up.__self__.is_active())
+        return bool(flight.followers == 0 or (flight.followers == 1 and flight._give_up.__self__._gone()))
 
     def followers(self) -> int:
         """How many calls follow the one operation that runs."""
@@ -120,10 +119,9 @@ async def serving(kind: str, store: str, folder: Path) -> AsyncIterator[Column]:
         "principal": _principal,
         "drain_limit": timedelta(seconds=5),
     }
-    async with (_on_threads if kind == "sync" else _on_asyncio)(column, options) as port:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            column.channel = channel
-            yield column
+    started = (_on_threads if kind == "sync" else _on_asyncio)(column, options)
+    async with started as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as column.channel:
+        yield column
     if isinstance(faults, FlakyStore):
         await faults.close()
 
@@ -159,14 +157,21 @@ async def _on_threads(column: Column, options: Any) -> AsyncIterator[int]:
 class Call:
     """A call under way."""
 
-    def __init__(self, shape: str, call: Any) -> None:
+    def __init__(self, shape: str, call: Any, over: asyncio.Event) -> None:
         self._shape = shape
         self._call = call
         self.first = Gate()
         """Open when a first message has come."""
+        self._over = over
         self._end: asyncio.Task[Answer] = asyncio.ensure_future(self._to_end())
 
     async def _to_end(self) -> Answer:
+        try:
+            return await self._answer()
+        finally:
+            self._over.set()
+
+    async def _answer(self) -> Answer:
         messages = []
         with suppress(grpc.aio.AioRpcError):
             if self._shape in (SERVER, BIDI):
@@ -226,8 +231,13 @@ class Cell:
         metadata: Metadata = (),
         timeout: float | None = 20,
         count: int | None = None,
+        refused: bool = False,
     ) -> Call:
-        """Begins a call; by default with as many messages as it says, two in a stream."""
+        """Begins a call; by default with as many messages as it says, two in a stream.
+
+        ``refused``: it is going to be. A bidirectional stream then sends nothing before, since a client of ``grpc.aio``
+        that is writing while its call is ended often makes ``Internal error from Core`` of whatever the status was.
+        """
         method = {
             UNARY: self.column.channel.unary_unary,
             SERVER: self.column.channel.unary_stream,
@@ -240,9 +250,18 @@ class Cell:
             everything.append((KEY, key))
         if self.shape == CLIENT:
             everything.append((COUNT, str(len(raws) if count is None else count)))
-        request = iter(raws) if self.shape in (CLIENT, BIDI) else raws[0]
+        over = asyncio.Event()
+
+        async def silent() -> AsyncIterator[bytes]:
+            await over.wait()
+            for raw in list[bytes]():
+                yield raw
+
+        request: Any = raws[0]
+        if self.shape in (CLIENT, BIDI):
+            request = silent() if refused and self.shape == BIDI else iter(raws)
         stub: Any = method(f"/matrix.{variant}.Echo/{self.shape}")
-        return Call(self.shape, stub(request, metadata=everything, timeout=timeout))
+        return Call(self.shape, stub(request, metadata=everything, timeout=timeout), over)
 
     async def call(self, play: Play, *texts: str, **options: Any) -> Answer:
         """A call, to its end."""

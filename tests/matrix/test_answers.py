@@ -1,6 +1,7 @@
 """What a keyed call's answer carries, and how exact a replay is (2.2, 2.4, 4.1, 4.6, 4.7)."""
 
 import asyncio
+import contextlib
 import re
 from typing import Any
 
@@ -189,6 +190,53 @@ async def test_an_exceptions_text_never_leaves(cell: Cell) -> None:
         assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
         assert "hunter2" not in repr(answer)
     assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
+
+
+async def at_once(cell: Cell, play: Play, unkeyed: str = "internal error") -> None:
+    """Each call hears UNKNOWN long before its deadline, with a key and without."""
+    key = cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=10) for _ in range(2)]
+    assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
+    for answer in keyed:
+        assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+    answer = await cell.call(play, timeout=10)
+    assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, unkeyed)
+
+
+class Fatal(BaseException):
+    """Not an ``Exception``."""
+
+
+async def test_a_base_exception_reaches_the_client(cell: Cell) -> None:
+    """4.7 A BaseException reaches the client at once."""
+
+    async def dies(_context: Any) -> None:
+        raise Fatal("password=hunter2")
+
+    await at_once(cell, Play(dies))
+
+
+async def test_abort_with_ok_reaches_the_client(cell: Cell) -> None:
+    """4.7 abort(OK) reaches the client at once."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort(grpc.StatusCode.OK, "fine")
+
+    await at_once(cell, Play(aborts), unkeyed="" if cell.column.kind == "sync" else "internal error")
+
+
+@no_operation
+async def test_a_swallowed_abort_wins(cell: Cell) -> None:
+    """4.7 An abort counts though the handler swallows it."""
+
+    async def swallows(context: Any) -> None:
+        with contextlib.suppress(Exception):
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "too far")
+
+    play, key = Play(swallows), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert (first.status, first.details) == (grpc.StatusCode.OUT_OF_RANGE, "too far")
+    assert (second.status, second.details, second.mark) == (first.status, first.details, "replayed")
 
 
 @no_operation

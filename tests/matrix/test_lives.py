@@ -35,6 +35,11 @@ def absent(record: Record | None) -> bool:
     return record is None
 
 
+def failure(cell: Cell, details: str) -> Outcome:
+    """Another outcome; of a stream it has the messages too, here none."""
+    return Outcome(status=Code.NOT_FOUND, details=details, message=b"" if cell.streams else None)
+
+
 # Nobody watching
 
 
@@ -116,7 +121,7 @@ async def test_waiting_for_another_server(cell: Cell) -> None:
         return cell.faults.asked["get"] > asked
 
     await until(polled)
-    decided = Outcome(status=Code.NOT_FOUND, details="decided elsewhere")
+    decided = failure(cell, "decided elsewhere")
     assert await cell.records.complete(claim.name, claim.fence, decided, HOUR)
     answer = await call.answer()
     assert (answer.status, answer.details) == (grpc.StatusCode.NOT_FOUND, "decided elsewhere")
@@ -181,7 +186,7 @@ async def test_opaque_is_held(cell: Cell) -> None:
     for _ in range(2):
         refused(await cell.call(play, key=key), "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
     assert play.runs == 1
-    late = Outcome(status=Code.NOT_FOUND, details="late, but the truth")
+    late = failure(cell, "late, but the truth")
     assert await cell.records.complete(claim.name, claim.fence, late, HOUR)
     answer = await cell.call(play, key=key)
     assert (answer.details, answer.mark, play.runs) == ("late, but the truth", "replayed", 1)

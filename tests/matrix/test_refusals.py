@@ -30,18 +30,19 @@ async def test_key_invalid(cell: Cell) -> None:
     """2.1, 2.3 KEY_INVALID: malformed, empty, too long or differing."""
     play = Play()
     for key in ("", "x" * 256, '"open', '" a"'):
-        answer = await cell.call(play, key=key)
+        answer = await cell.call(play, key=key, refused=True)
         refused(answer, "KEY_INVALID", INVALID)
         (violation,) = answer.detail(error_details_pb2.BadRequest).field_violations
         assert violation.field == KEY
-    refused(await cell.call(play, key="one", metadata=[(KEY, "other")]), "KEY_INVALID", INVALID)
+    answer = await cell.call(play, key="one", metadata=[(KEY, "other")], refused=True)
+    refused(answer, "KEY_INVALID", INVALID)
     assert play.runs == 0
 
 
 async def test_key_required(cell: Cell) -> None:
     """2.3 KEY_REQUIRED: the policy asks for a key and none came."""
     play = Play()
-    answer = await cell.call(play, variant="required")
+    answer = await cell.call(play, variant="required", refused=True)
     refused(answer, "KEY_REQUIRED", INVALID)
     assert answer.detail(error_details_pb2.BadRequest) is not None
     assert play.runs == 0
@@ -50,7 +51,7 @@ async def test_key_required(cell: Cell) -> None:
 async def test_principal_required(cell: Cell) -> None:
     """2.3, 3.1 PRINCIPAL_REQUIRED: no principal, a keyed call fails closed."""
     play = Play()
-    answer = await cell.call(play, key=cell.key(), metadata=[("x-user", "nobody")])
+    answer = await cell.call(play, key=cell.key(), metadata=[("x-user", "nobody")], refused=True)
     refused(answer, "PRINCIPAL_REQUIRED", grpc.StatusCode.UNAUTHENTICATED)
     assert play.runs == 0
     assert (await cell.call(play, metadata=[("x-user", "nobody")])).mark is None
@@ -60,7 +61,8 @@ async def test_principal_required(cell: Cell) -> None:
 async def test_streaming_unsupported(cell: Cell) -> None:
     """2.3 STREAMING_UNSUPPORTED: a keyed bidirectional call."""
     play = Play()
-    refused(await cell.call(play, key=cell.key()), "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
+    answer = await cell.call(play, key=cell.key(), refused=True)
+    refused(answer, "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
     assert play.runs == 0
 
 

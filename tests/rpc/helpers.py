@@ -192,7 +192,7 @@ class Service(Client):
         # On a grpc.server a unary operation keeps its call's thread, whether its client is there or not.
         with flights._changed:
             under_way = list(flights._flights.values())
-        alone = [one for one in under_way if one.followers == 1 and not one._give_up.__self__.is_active()]
+        alone = [one for one in under_way if one.followers == 1 and one._give_up.__self__._gone()]
         return len(alone) == count
 
     async def is_followed(self, count: int) -> bool:
@@ -237,7 +237,7 @@ class ThreadServer:
 
 
 class OnThreads(grpc.ServerInterceptor):
-    """An interceptor of ``grpc.aio`` on a ``grpc.server``; for unary methods, and where it only awaits what is inside."""
+    """An interceptor of ``grpc.aio`` on a ``grpc.server``: for unary methods, if it awaits only what is inside."""
 
     def __init__(self, interceptor: grpc.aio.ServerInterceptor) -> None:
         self._interceptor = interceptor
@@ -309,9 +309,10 @@ class Servers:
         store = store or FlakyStore(self.path)
         named = {full(name): given for name, given in (policies or {}).items()}
         options |= {"policy": policy or Policy(), "methods": named, "drain_limit": drain_limit}
-        server, interceptor = (self._on_threads if self.kind == "sync" else self._on_asyncio)(
-            store, outside, inside, options
-        )
+        server: grpc.aio.Server | ThreadServer
+        interceptor: Any
+        make = self._on_threads if self.kind == "sync" else self._on_asyncio
+        server, interceptor = make(store, outside, inside, options)
         if attach:
             interceptor.attach(server.threads if isinstance(server, ThreadServer) else server)
         server.add_generic_rpc_handlers((generic_handler(self.kind, methods, service),))
