@@ -8,7 +8,7 @@ import grpc
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
-from grpc_idempotency._effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
 from grpc_idempotency._sync_flights import Flight, Flights, in_thread
