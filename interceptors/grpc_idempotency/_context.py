@@ -91,6 +91,11 @@ class Recorder:
         """Whether the handler has aborted; an abort that it swallowed counts all the same."""
         return self._aborted is not None
 
+    def raise_aborted(self) -> None:
+        """Nothing is sent behind an abort, also where the handler has swallowed it and goes on."""
+        if self._aborted is not None:
+            raise self._aborted
+
     def finish(self) -> list[Callable[[Any], None]]:
         """The handler has ended: the callbacks that wait for that, once."""
         self._done = True

@@ -90,6 +90,7 @@ class Run:
     def record(self, message: Any) -> None:
         """One more message of the stream."""
         assert self.tape is not None
+        self.context.raise_aborted()
         self.tape.append(self.target.write(message))
         if self._overflowed:
             raise TooLarge

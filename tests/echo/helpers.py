@@ -88,9 +88,10 @@ class Call:
 class Client:
     """A channel to a server, and calls over it; a method's cardinality is the server's to tell."""
 
-    def __init__(self, channel: grpc.aio.Channel, methods: Mapping[str, Rpc]) -> None:
+    def __init__(self, channel: grpc.aio.Channel, methods: Mapping[str, Rpc], service: str = SERVICE) -> None:
         self.channel = channel
-        self._methods = methods
+        self.methods = methods
+        self._service = service
 
     def start(
         self,
@@ -102,7 +103,7 @@ class Client:
         timeout: float | None = DEADLINE,
     ) -> Call:
         """Begins a call. ``count`` is what a client-stream announces; -1: as many as there are."""
-        rpc = self._methods[method]
+        rpc = self.methods[method]
         everything = [*metadata]
         if key is not None:
             everything.append((KEY, key))
@@ -115,7 +116,7 @@ class Client:
             (True, False): self.channel.stream_unary,
             (True, True): self.channel.stream_stream,
         }[rpc.takes_stream, rpc.gives_stream]
-        stub: Any = make(full(method))
+        stub: Any = make(f"/{self._service}/{method}")
         sent = _stream([text(request).SerializeToString() for request in requests]) if rpc.takes_stream else raws[0]
         call = stub(sent, timeout=timeout, metadata=tuple(everything))
         return Call(call, gives_stream=rpc.gives_stream)
@@ -142,6 +143,29 @@ class Service(Client):
         self.interceptor = interceptor
         self.store = interceptor._store
         self.stop: Callable[[], Awaitable[object]] = _nothing
+
+    async def blocking(self, method: str, *requests: str, metadata: Metadata = ()) -> Reply:
+        """A call that takes a stream, by gRPC's client for threads.
+
+        Its asyncio client tells INTERNAL, now and then, of a call that was answered before all its messages were sent.
+        """
+        return await asyncio.wait_for(asyncio.to_thread(self._block, method, requests, metadata), LIMIT)
+
+    def _block(self, method: str, requests: Sequence[str], metadata: Metadata) -> Reply:
+        messages = [text(request).SerializeToString() for request in requests]
+        with grpc.insecure_channel(self.target) as channel:
+            stub: Any = channel.stream_stream(full(method))  # which can be used for every kind that takes a stream
+            call = stub(iter(messages), timeout=DEADLINE, metadata=tuple(metadata))
+            replies: list[bytes] = []
+            with suppress(grpc.RpcError):
+                replies += call
+            return Reply(
+                status=call.code(),
+                message=replies[0] if len(replies) == 1 else None,
+                messages=tuple(replies),
+                details=call.details(),
+                trailers=tuple(call.trailing_metadata()),
+            )
 
     async def records(self) -> Sequence[Record]:
         records: Sequence[Record] = await of_store(self.kind, self.store.list)
@@ -195,11 +219,17 @@ class Servers:
         outside: Sequence[Any] = (),
         inside: Sequence[Any] = (),
         workers: int = 8,
+        max_waiters: int | None = None,
         add: Callable[[Any], object] = lambda _server: None,
         drain_limit: timedelta = timedelta(seconds=5),
         **options: Any,
     ) -> Service:
-        """Serves the methods behind the interceptor; ``policies`` go by the methods' short names."""
+        """Serves the methods behind the interceptor; ``policies`` go by the methods' short names.
+
+        ``workers`` and ``max_waiters`` are for a server on threads alone.
+        """
+        if self.kind == "sync" and max_waiters is not None:
+            options["max_waiters"] = max_waiters
         make: Any = IdempotencyInterceptor if self.kind == "sync" else aio.IdempotencyInterceptor
         interceptor = make(
             store or self.store(),
@@ -235,7 +265,7 @@ class Servers:
         """Another connection to a server."""
         options = [("grpc.use_local_subchannel_pool", 1)]
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(service.target, options=options))
-        return Client(channel, service._methods)
+        return Client(channel, service.methods)
 
 
 _OPTIONS = [("grpc.so_reuseport", 0)]

@@ -228,6 +228,24 @@ async def test_an_empty_stream(serve: Servers) -> None:
     ]
 
 
+async def test_nothing_follows_an_abort(serve: Servers, kind: str) -> None:
+    """An abort that a handler swallows is for good: what it sends after that is not sent (4.7)."""
+
+    async def do(_request: Any, context: Any) -> AsyncIterator[StringValue]:
+        yield text("one")
+        with suppress(Exception):
+            await context.abort(grpc.StatusCode.DATA_LOSS, "the rest is gone")
+        while True:
+            yield text("two")
+
+    service = await serve({"Do": server_stream(do)})
+    key = new_key()
+    # Without a key gRPC does the same for ``async def`` handlers; from others it sends on.
+    for each in (key, key, *([None] if kind == "async" else [])):
+        reply = await service.call("Do", "a", key=each)
+        assert (reply.texts, reply.status, reply.details) == (["one"], DATA_LOSS, "the rest is gone")
+
+
 async def test_messages_of_no_bytes(serve: Servers) -> None:
     """Empty messages are messages (4.7)."""
 
