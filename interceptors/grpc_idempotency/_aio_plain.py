@@ -59,7 +59,7 @@ def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any
     def function(request: Any, context: Any) -> Any:
         try:
             return behaviour(request, context)
-        except Exception as exc:
+        except BaseException as exc:
             _answer_on_thread(exc, context)
 
     return function
@@ -72,7 +72,9 @@ def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, An
             for message in behaviour(request, context):
                 begun = True
                 yield message
-        except Exception as exc:
+        except GeneratorExit:
+            raise
+        except BaseException as exc:
             if begun and not isinstance(exc, grpc.aio.AbortError):
                 # The message may still be on its way, and gRPC loses the status of an abort that comes meanwhile.
                 logger.error("a handler raised", exc_info=exc)
@@ -105,7 +107,7 @@ def _from_outside(error: BaseException) -> bool:
     return sys.version_info < (3, 11) or task is None or task.cancelling() > 0
 
 
-def _answer_on_thread(error: Exception, context: Any) -> NoReturn:
+def _answer_on_thread(error: BaseException, context: Any) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     logger.error("a handler raised", exc_info=error)
