@@ -32,10 +32,6 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
     return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
 
 
-class ConcealedError(Exception):
-    """What gRPC gets to see, and tells the client, in place of what a handler raised."""
-
-
 def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def coroutine(request: Any, context: "_Context") -> Any:
         try:

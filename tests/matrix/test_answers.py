@@ -192,37 +192,50 @@ async def test_an_exceptions_text_never_leaves(cell: Cell) -> None:
     assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
 
 
-async def at_once(cell: Cell, play: Play, unkeyed: str = "internal error") -> None:
-    """Each call hears UNKNOWN long before its deadline, with a key and without."""
-    key = cell.key()
-    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=10) for _ in range(2)]
-    assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
-    for answer in keyed:
-        assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
-    answer = await cell.call(play, timeout=10)
-    assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, unkeyed)
-
-
 class Fatal(BaseException):
     """Not an ``Exception``."""
 
 
 async def test_a_base_exception_reaches_the_client(cell: Cell) -> None:
-    """4.7 A BaseException reaches the client at once."""
+    """4.7 A BaseException reaches the client at once, with a key or without."""
 
     async def dies(_context: Any) -> None:
         raise Fatal("password=hunter2")
 
-    await at_once(cell, Play(dies))
+    play, key = Play(dies), cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
+    for answer in (*keyed, await cell.call(play, timeout=5)):
+        assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
 
 
+async def test_an_exception_after_a_message(cell: Cell) -> None:
+    """4.7 An exception after a first message ends the stream, its text concealed."""
+
+    async def dies(_context: Any) -> None:
+        raise LookupError("password=hunter2")
+
+    play, key = Play(dies, early=True), cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    bare = await cell.call(play, timeout=5)
+    for answer in (*keyed, bare):
+        assert answer.status is grpc.StatusCode.UNKNOWN
+        assert "internal error" in answer.details
+        assert "hunter2" not in repr(answer)
+        assert [len(message) for message in answer.messages] == ([7] if cell.streams else [])
+
+
+@no_operation
 async def test_abort_with_ok_reaches_the_client(cell: Cell) -> None:
-    """4.7 abort(OK) reaches the client at once."""
+    """4.7 abort(OK) is a mistake that reaches the client at once."""
 
     async def aborts(context: Any) -> None:
         await context.abort(grpc.StatusCode.OK, "fine")
 
-    await at_once(cell, Play(aborts), unkeyed="" if cell.column.kind == "sync" else "internal error")
+    play, key = Play(aborts), cell.key()
+    first, second = [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    assert (first.status, first.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+    assert (second.plain, second.mark) == (first.plain, "replayed")
 
 
 @no_operation
