@@ -69,7 +69,7 @@ class Silent:
 
 def target(behaviour: Callable[[Any, Any], Any]) -> Target:
     """A server-stream of bytes, of which little is kept."""
-    methods = Methods(Policy(max_response_bytes=LIMIT), {})
+    methods = Methods(Policy(max_response_bytes=LIMIT), {}, lambda _policy: None)
     return Target.of(grpc.unary_stream_rpc_method_handler(behaviour), methods["/a.B/C"])
 
 
