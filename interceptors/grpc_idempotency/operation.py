@@ -3,9 +3,9 @@
 import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps, Undo
@@ -13,7 +13,6 @@ from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
 from grpc_idempotency.records import Outcome, Step
 
 logger = logging.getLogger("grpc_idempotency")
-T = TypeVar("T")
 
 _current: contextvars.ContextVar["OperationBase | None"] = contextvars.ContextVar(
     "grpc_idempotency_operation", default=None
@@ -82,7 +81,7 @@ class AsyncOperation(OperationBase):
     async def step(
         self,
         name: str,
-        fn: Callable[..., T] | Callable[..., Awaitable[T]],
+        fn: Callable[..., object],
         *,
         undo: Callable[..., Any] | None = None,
         transaction: bool = False,
@@ -144,7 +143,7 @@ class Operation(OperationBase):
     def step(
         self,
         name: str,
-        fn: Callable[..., T],
+        fn: Callable[..., object],
         *,
         undo: Callable[..., Any] | None = None,
         transaction: bool = False,
