@@ -100,7 +100,8 @@ def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
     if _ORDERS in services:
         # Its steps keep where it stands; without a key there would be nothing to keep them under. The user service may
         # be away for hours before a checkout is given up.
-        policies[f"/{_ORDERS}/Checkout"] = replace(writes, effects=Effects.REPEATABLE, required=True, max_tries=_MOST_TRIES)
+        steps = replace(writes, effects=Effects.REPEATABLE, required=True, max_tries=_MOST_TRIES)
+        policies[f"/{_ORDERS}/Checkout"] = steps
     return policies
 
 

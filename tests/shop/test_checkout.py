@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import socket
+import sqlite3
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +18,18 @@ from google.type.money_pb2 import Money
 from tests.shop.helpers import Client, create_order, create_user, open_shop, reason, trailer, usd
 
 from grpc_idempotency import refusal_of
-from grpc_idempotency.aio import client_interceptors
 from shop.config import Config
-from shop.orders.checkout import Checkout
-from shop.orders.v1.orders_pb2 import AddItemRequest, CancelOrderRequest, CheckoutRequest, GetOrderRequest, Order
-from shop.orders.v1.orders_pb2 import WatchOrderRequest
+from shop.errors import Reason, Refused
+from shop.orders.checkout import _told
+from shop.orders.v1.orders_pb2 import (
+    AddItemRequest,
+    CancelOrderRequest,
+    CheckoutRequest,
+    GetOrderRequest,
+    Order,
+    WatchOrderRequest,
+)
+from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
 from shop.server import serving
 from shop.users.service import UserService
 from shop.users.v1.users_pb2 import AddCreditRequest, DeleteUserRequest, GetUserRequest, ReleaseReservationRequest
@@ -49,9 +59,12 @@ class Buyer:
 
     async def comes_to(self, *states: Order.State, within: float = 15) -> None:
         """Waits for the order's state, without calling Checkout."""
-        async with asyncio.timeout(within):
-            while await self.state() not in states:
+
+        async def come() -> None:
+            while await self.state() not in states:  # noqa: ASYNC110  # to hear of it otherwise would be another test
                 await asyncio.sleep(0.05)
+
+        await asyncio.wait_for(come(), within)
 
 
 async def buyer(
@@ -71,15 +84,10 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
     return error.value
 
 
-def reservations(client: Client) -> list[tuple[int, int]]:
-    """Units and states of all reservations, oldest first."""
-    import sqlite3
-
-    db = sqlite3.connect(client.shop.store.database[0])
-    try:
-        return db.execute("SELECT units, state FROM shop_reservations ORDER BY seq").fetchall()
-    finally:
-        db.close()
+def reservations(client: Client, columns: str = "units, state") -> list[Any]:
+    """All reservations, oldest first."""
+    with closing(sqlite3.connect(client.shop.store.database[0])) as db:
+        return db.execute(f"SELECT {columns} FROM shop_reservations ORDER BY seq").fetchall()
 
 
 ACTIVE, CAPTURED, RELEASED = 1, 2, 3
@@ -142,9 +150,7 @@ async def test_the_customer_is_no_user(client: Client, total: int) -> None:
 async def test_another_currency(client: Client) -> None:
     """A wallet pays in its own currency alone."""
     ada = await buyer(client, credit=0)
-    await client.users.AddCredit(
-        AddCreditRequest(user_id=ada.user_id, amount=Money(currency_code="EUR", units=99))
-    )
+    await client.users.AddCredit(AddCreditRequest(user_id=ada.user_id, amount=Money(currency_code="EUR", units=99)))
     assert reason(await refused(ada.checkout())) == "CURRENCY_DIFFERS"
     assert await ada.state() == Order.STATE_PENDING
 
@@ -247,7 +253,7 @@ async def test_a_capture_that_is_refused_for_good_undoes_all(tmp_path: Path, mon
         ada = await buyer(client)
         paying = asyncio.ensure_future(ada.checkout())
         await gate.reached.wait()
-        await client.users.ReleaseReservation(ReleaseReservationRequest(id=reservation_id(client)))
+        await client.users.ReleaseReservation(ReleaseReservationRequest(id=reservations(client, "id")[0][0]))
         gate.open.set()
         assert reason(await refused(paying)) == "CAPTURE_REFUSED"
         assert reason(await refused(ada.checkout())) == "CAPTURE_REFUSED"
@@ -260,12 +266,8 @@ async def test_a_failure_for_good_right_after_an_unclear_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The call took effect, its answer never came, and the checkout is given up: nothing is spent in the end."""
-    real = getattr(UserService, method)
     monkeypatch.setattr("shop.server._MOST_TRIES", 1)
-    monkeypatch.setattr(
-        "shop.orders.checkout._told", losing(method)
-    )
-    assert real
+    monkeypatch.setattr("shop.orders.checkout._told", losing(method))
     async with open_shop(tmp_path / "shop.db") as client:
         ada = await buyer(client)
         error = await refused(ada.checkout())
@@ -277,13 +279,11 @@ async def test_a_failure_for_good_right_after_an_unclear_call(
 
 def losing(method: str) -> Callable[..., Any]:
     """Calls the user service, and loses the answer to the first call of a method."""
-    from shop.errors import Reason, Refused
-    from shop.orders.checkout import _told
-
+    told_in_truth = _told
     lost: list[str] = []
 
     async def told(call: Any, request: Any) -> Any:
-        reply = await _told(call, request)
+        reply = await told_in_truth(call, request)
         if method.encode() in call._method and not lost:
             lost.append(method)
             raise Refused(Reason.USERS_UNAVAILABLE, status="UNAVAILABLE")
@@ -292,11 +292,46 @@ def losing(method: str) -> Callable[..., Any]:
     return told
 
 
-def reservation_id(client: Client) -> str:
-    import sqlite3
+# Over two processes
 
-    db = sqlite3.connect(client.shop.store.database[0])
+
+@asynccontextmanager
+async def users_at(address: str, folder: Path) -> AsyncIterator[None]:
+    """A process that serves users alone."""
+    settings = {"SHOP_LISTEN": address, "SHOP_STORE": f"sqlite:///{folder / 'users.db'}", "SHOP_SERVICES": "users"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shop", env=os.environ | settings, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
-        return str(db.execute("SELECT id FROM shop_reservations").fetchone()[0])
+        assert process.stdout is not None
+        assert (await asyncio.wait_for(process.stdout.readline(), 30)).decode() == f"listening on {address}\n"
+        yield
     finally:
-        db.close()
+        process.kill()
+        await process.communicate()
+
+
+async def test_the_user_service_is_away_for_a_while(tmp_path: Path) -> None:
+    """A checkout waits for it, is told so to who asks, and is completed by itself when it is back."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    config = Config(port=0, store=tmp_path / "orders.db", services=frozenset({"orders"}), users=address)
+    async with (
+        serving(config) as shop,
+        grpc.aio.insecure_channel(shop.address) as channel,
+        grpc.aio.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel_to_users,
+    ):
+        client = Client(shop=shop, channel=channel, orders=OrderServiceStub(channel), users=UserServiceStub(channel))
+        users = UserServiceStub(channel_to_users)
+        async with users_at(address, tmp_path):
+            ada = await buyer(client, users=users)
+        request = CheckoutRequest(order_id=ada.order.id, request_id="c")
+        away = await refused(client.orders.Checkout(request, timeout=0.5))
+        assert away.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        assert await ada.state() == Order.STATE_RESERVING
+        async with users_at(address, tmp_path):
+            await ada.comes_to(Order.STATE_CONFIRMED)
+            assert (await ada.checkout()).state == Order.STATE_CONFIRMED
+            assert await ada.balance() == usd(70)
+        elsewhere = await refused(client.users.GetUser(GetUserRequest(id="user-1")))
+        assert elsewhere.code() is grpc.StatusCode.UNIMPLEMENTED
