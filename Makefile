@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+KILLS ?= 25
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PROTOS := $(shell find protos -name '*.proto' | sort)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test protos lint format bench clean
+.PHONY: help demo run test protos lint format bench crash clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -47,9 +48,12 @@ format: $(VENV)/.dev ## Put code into shape
 bench: $(VENV)/.dev ## Measure what the interceptor costs
 	@$(BIN)/python -m bench $(ARGS)
 
+crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
+	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)
+
 clean: ## Remove what make made: .venv, build output, caches (data/ stays)
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find interceptors server tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find interceptors server tests bench crash -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- Protos ---------------------------------------------------------------------------------------------------------
 

@@ -96,9 +96,7 @@ class Checker:
     def _replies(self) -> Iterator[str]:
         """All replies of a key are identical, and its own."""
         for call in self._calls.values():
-            told = {
-                (one["code"], one["details"], str(one["trailers"]), one["message"]) for one in call.final
-            }
+            told = {(one["code"], one["details"], str(one["trailers"]), one["message"]) for one in call.final}
             if len(told) > 1:
                 yield f"differing replies: {call.method} {call.key} got {len(told)}"
             if call.ok and not _fits(call):
@@ -146,7 +144,9 @@ class Checker:
     def _checkouts(self) -> Iterator[str]:
         """All or nothing: an order is confirmed if, and only if, one reservation was captured for it."""
         spent: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for user_id, units, nanos, state in self._users.rows("SELECT user_id, units, nanos, state FROM shop_reservations"):
+        for user_id, units, nanos, state in self._users.rows(
+            "SELECT user_id, units, nanos, state FROM shop_reservations"
+        ):
             spent[user_id, units * NANOS + nanos].append(state)
         paid = {CheckoutRequest.FromString(call.request).order_id for call in self._by("Checkout") if call.ok}
         for order_id, user_id, units, nanos, state in self._orders.rows(
@@ -184,7 +184,9 @@ class Checker:
     def _records(self) -> Iterator[str]:
         """Nothing is under way any more; nothing is held but what is opaque."""
         for database in (self._orders, self._users):
-            for method, state in database.rows("SELECT method, state FROM grpc_idempotency_operations WHERE state <> 1"):
+            for method, state in database.rows(
+                "SELECT method, state FROM grpc_idempotency_operations WHERE state <> 1"
+            ):
                 if (method, state) != (OPAQUE, 2):
                     yield f"stuck: an operation of {method} is left in state {state}"
 

@@ -33,7 +33,6 @@ _OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 200),
 ]
-_PATIENCE = timedelta(seconds=60)
 
 
 class Unanswered(Exception):
@@ -43,7 +42,9 @@ class Unanswered(Exception):
 class Shopping:
     """What the clients share: channels, what they have bought, the history."""
 
-    def __init__(self, orders: Sequence[str], users: Sequence[str], journal: Journal, seed: int) -> None:
+    def __init__(
+        self, orders: Sequence[str], users: Sequence[str], journal: Journal, *, seed: int, patience: float
+    ) -> None:
         self._rng = random.Random(seed)
         self._journal = journal
         self._channels = {
@@ -51,8 +52,8 @@ class Shopping:
             "users": [self._channel(address) for address in users],
         }
         self._retrying = AsyncRetrying(
-            deadline=_PATIENCE,
-            attempt_timeout=timedelta(seconds=4),
+            deadline=timedelta(seconds=patience),
+            attempt_timeout=timedelta(seconds=1.5),
             backoff=timedelta(milliseconds=50),
             max_backoff=timedelta(milliseconds=400),
         )
@@ -73,11 +74,7 @@ class Shopping:
 
     async def begin(self, users: int) -> None:
         """Users, each with some credit."""
-        for number in range(users):
-            user = User(display_name=f"User {number}", email=f"user{number}@example.com")
-            made = await self._call("users", "CreateUser", CreateUserRequest(user=user))
-            self.users.append(made.id)
-            await self._credit(made.id)
+        await asyncio.gather(*(self._user(number) for number in range(users)))
 
     async def shop(self) -> None:
         """One client, until it is told to stop."""
@@ -93,6 +90,12 @@ class Shopping:
         await self._call("users", "ReleaseReservation", ReleaseReservationRequest(id=reservation_id))
 
     # What they do
+
+    async def _user(self, number: int) -> None:
+        user = User(display_name=f"User {number}", email=f"user{number}@example.com")
+        made = await self._call("users", "CreateUser", CreateUserRequest(user=user))
+        self.users.append(made.id)
+        await self._credit(made.id)
 
     async def _create(self) -> None:
         key = str(uuid.uuid4())
@@ -125,7 +128,7 @@ class Shopping:
                 self.open.remove(order)
 
     async def _cancel(self) -> None:
-        if len(self.open) > 20:
+        if len(self.open) > 5:
             order = self.open.pop(0)
             await self._call("orders", "CancelOrder", CancelOrderRequest(id=order.id))
 

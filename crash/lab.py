@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from crash.points import POINTS
 from crash.server import Job
 
 LEASE = 1.0
+_WARM_UP = 0.5
 SETTLED_WITHIN = LEASE + 5.0
 """Seconds after which nothing may be under way any more, once the servers are left alone."""
 
@@ -35,6 +37,8 @@ class Plan:
     pauses: float = 0.0
     """The part of the kills that only stops a server, for longer than its lease."""
     fault: str = ""
+    patience: float = 60.0
+    """Seconds after which a client gives up; it should never come to that."""
     gap: float = 0.3
     """Seconds between two kills at most."""
 
@@ -53,7 +57,12 @@ class Server:
     async def open(self) -> None:
         """What servers are forked from."""
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "crash.server", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable,
+            "-m",
+            "crash.server",
+            cwd=Path(__file__).parents[1],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
 
     async def start(self, point: str = "", nth: int = 1) -> None:
@@ -107,11 +116,13 @@ class Server:
 class Lab:
     """One run."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, *, progress: Callable[[str], object] = lambda _: None) -> None:
         self._plan = plan
+        self._progress = progress
         self._folder = folder
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
+        self._meddling: list[asyncio.Task[None]] = []
         ports = _free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
         self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
@@ -139,27 +150,29 @@ class Lab:
                 await server.open()
                 stack.push_async_callback(server.close)
             for server in self._servers:
-                await server.start(*self._point())
-            shopping = Shopping(self._orders, self._users, self._journal, self._plan.seed)
+                await server.start()
+            plan = self._plan
+            shopping = Shopping(self._orders, self._users, self._journal, seed=plan.seed, patience=plan.patience)
             stack.push_async_callback(shopping.close)
-            # Servers may die from now on: so somebody has to start them again.
-            killing = asyncio.create_task(self._kill(shopping))
             await shopping.begin(self._plan.users)
             clients = [asyncio.create_task(shopping.shop()) for _ in range(self._plan.clients)]
-            await killing
+            await asyncio.sleep(_WARM_UP)
+            await self._kill(shopping)
             self._journal.write("peace")
             shopping.stop = True
-            await asyncio.gather(*clients)
+            await asyncio.gather(*clients, *self._meddling)
             await self._settled()
         self._journal.close()
 
     async def _kill(self, shopping: Shopping) -> None:
         for number in range(self._plan.kills):
+            if number and number % 100 == 0:
+                self._progress(f"{number} kills")
             if number % 4 == 3:
-                await self._meddle(shopping)
+                self._meddle(shopping)
             server = self._rng.choice(self._servers)
             if self._rng.random() < self._plan.pauses:
-                await server.pause(LEASE * 1.6)
+                await server.pause(LEASE * 2.5)
                 self._journal.write("pause", server=server.name)
                 continue
             how = server.job.point
@@ -182,12 +195,12 @@ class Lab:
             return "", 1
         return self._rng.choice(POINTS), self._rng.choice((1, 1, 2, 5, 20))
 
-    async def _meddle(self, shopping: Shopping) -> None:
+    def _meddle(self, shopping: Shopping) -> None:
         """Releases a reservation that some checkout is about to capture, so that all of it has to be undone."""
         with closing(sqlite3.connect(self._folder / USERS_DB)) as db, suppress(sqlite3.OperationalError):
             found = db.execute("SELECT id FROM shop_reservations WHERE state = 1 ORDER BY seq DESC LIMIT 1").fetchone()
             if found:
-                self._meddling = asyncio.create_task(shopping.release(found[0]))
+                self._meddling.append(asyncio.create_task(shopping.release(found[0])))
 
     async def _settled(self) -> None:
         """Waits until nothing is under way, for as long as that may take."""

@@ -8,16 +8,15 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import shop.server
-from crash import faults
+from crash.faults import FAULTS, Fault
 from crash.files import AUDIT, Journal
 from crash.points import Point
-from crash.store import LabStore
 from grpc_idempotency import Effects, Policy
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency.operation import OperationBase
@@ -40,7 +39,6 @@ class Job:
     point: str = ""
     nth: int = 1
     fault: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def main() -> None:
@@ -84,7 +82,8 @@ async def _serve(job: Job) -> None:
 
 def _equip(job: Job) -> None:
     """Puts the lab's store in the shop's hands, and watches its handlers; all of it from outside."""
-    kind: Any = faults.STORES.get(job.fault, LabStore)
+    fault = FAULTS.get(job.fault, Fault())
+    kind: Any = fault.store
     kind.journal = journal = Journal(Path(job.folder) / AUDIT)
     kind.point = Point(job.point, job.nth)
     serving: Any = shop.server
@@ -92,14 +91,16 @@ def _equip(job: Job) -> None:
     policies = serving._policies
 
     def short(config: Config, services: Sequence[str]) -> dict[str, Policy]:
-        made = {name: replace(one, retry_delay=timedelta(seconds=0.1)) for name, one in policies(config, services).items()}
+        made = {
+            name: replace(one, retry_delay=timedelta(seconds=0.1)) for name, one in policies(config, services).items()
+        }
         if "orders" in config.services:
             made[OPAQUE] = replace(made["/shop.orders.v1.OrderService/*"], effects=Effects.OPAQUE)
         return made
 
     serving._policies = short
     _watch_runs(journal)
-    faults.patch(job.fault)
+    fault.patch()
 
 
 def _watch_runs(journal: Journal) -> None:
