@@ -1,4 +1,4 @@
-"""Proves from what a run left behind that nothing went wrong in it: no effect twice, no reply that differs, no money made.
+"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money made or lost.
 
 It trusts nobody: the clients' history says what was promised, the databases what is so, and the servers' audit how it
 came about. Each finding begins with the name of the rule that it breaks.
@@ -130,7 +130,8 @@ class Checker:
         orders = {row[0] for row in self._orders.rows("SELECT id FROM shop_orders")}
         for call in self._by("CreateOrder", "AddItem"):
             if made[call.key] != int(call.ok):
-                yield f"effects: {call.method} {call.key} was {'OK' if call.ok else 'refused'}, done {made[call.key]} times"
+                said = "OK" if call.ok else "refused"
+                yield f"effects: {call.method} {call.key} was {said}, and done {made[call.key]} times"
             if call.ok and Order.FromString(call.reply).id not in orders:
                 yield f"effects: {call.method} {call.key} answered an order that is not there"
         states = dict(self._orders.rows("SELECT id, state FROM shop_orders"))
@@ -227,6 +228,8 @@ class Checker:
                 yield f"{what} under a fence that is not the owner's"
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
                 owner, until = fence, event["asked"] + self._lease
+            elif what == "ran" and fence == owner:
+                until = 0.0  # what became of it may be stored, and its server killed before it could write so here
             elif what in ("release", "wait") and fence == owner:
                 owner = ""
                 if what == "release":

@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -67,17 +68,20 @@ class CompletionBeforeCommit(_Faulty):
             replies.append(fn(_Listening(db, said)))
             raise _RolledBack
 
-        try:
+        with suppress(_RolledBack):
             await self.plain(rehearse)
-        except _RolledBack:
-            pass
         outcome = operation.seal(replies[0])
         await self.complete(operation.name, operation.fence, outcome, operation.ttl)
         operation.committed = outcome
         await asyncio.sleep(0.02)
         self.point.reach("in-transaction")
-        await self.plain(lambda db: [(db.executemany if many else db.execute)(*one) for *one, many in said] and None)
+        await self.plain(lambda db: _say_again(db, said))
         return replies[0]
+
+
+def _say_again(db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
+    for sql, parameters, many in said:
+        (db.executemany if many else db.execute)(sql, parameters)
 
 
 class _Listening:

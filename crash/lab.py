@@ -205,7 +205,7 @@ class Lab:
     async def _settled(self) -> None:
         """Waits until nothing is under way, for as long as that may take."""
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
-        while self._under_way() and asyncio.get_running_loop().time() < until:
+        while self._under_way() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # others' work
             await asyncio.sleep(0.1)
 
     def _under_way(self) -> bool:

@@ -1,4 +1,4 @@
-"""A server of the lab: the shop's own, on the lab's store. ``python -m crash.server`` starts one for each line it reads.
+"""A server of the lab: the shop's own, on the lab's store. ``python -m crash.server`` starts one for each line it gets.
 
 It imports everything once and forks for each server, before any use of grpc: so a restart takes no second.
 """
@@ -6,7 +6,6 @@ It imports everything once and forks for each server, before any use of grpc: so
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -135,4 +134,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
