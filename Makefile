@@ -3,6 +3,7 @@
 PYTHON ?= python3
 ARGS ?=
 ROWS ?= all
+KILLS ?= 25
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ OPTION := protos/grpc_idempotency/v1/policy.proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test protos lint format bench compat clean
+.PHONY: help demo run test protos lint format bench crash compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -49,12 +50,15 @@ format: $(VENV)/.dev ## Put code into shape
 bench: $(VENV)/.dev ## Measure what the interceptor costs
 	@$(BIN)/python -m bench $(ARGS)
 
+crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
+	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)
+
 compat: $(VENV)/.dev ## Try it with grpcio 1.62 to newest, protobuf 4.25 to newest (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)
 
 clean: ## Remove what make made: .venv, build output, caches (data/ stays)
 	rm -rf $(VENV) .venvs build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find interceptors server tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+	find interceptors server tests bench crash -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- Protos ---------------------------------------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def test_the_table_of_the_policy_is_the_librarys() -> None:
 def test_the_table_of_the_environment_is_the_shops() -> None:
     """The variables that README tells of are known, and their defaults are the defaults."""
     told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL"}
+    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES"}
     assert from_environment(told) == Config()
 
 

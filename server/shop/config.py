@@ -12,7 +12,11 @@ _LARGEST_PORT = 65535
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)\Z")
 _SECONDS = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
+_LONGEST_LEASE = 3600
 _OTHER_STORES = {"postgresql": "PostgreSQL", "postgres": "PostgreSQL", "redis": "Redis", "rediss": "Redis"}
+
+
+SERVICES = frozenset({"orders", "users"})
 
 
 class BadSetting(ValueError):
@@ -33,19 +37,33 @@ class Config:
     """The SQLite file that holds operations and the shop's own rows."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept."""
+    lease: timedelta = timedelta(seconds=30)
+    """How long a server may be silent before its operations are finished by another."""
+    services: frozenset[str] = SERVICES
+    """Which of the services are served."""
+    users: str | None = None
+    """HOST:PORT of the user service, which checkouts call. ``None``: this very server."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Config:
     """The settings; raises :class:`BadSetting`. An empty variable is one that is not set."""
     usual = Config()
-    listen, store, ttl = (environment.get(name, "") for name in ("SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL"))
-    host, port = _listen(listen) if listen else (usual.host, usual.port)
+    names = ("SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_USERS")
+    listen, store, ttl, lease, services, users = (environment.get(name, "") for name in names)
+    host, port = _address("SHOP_LISTEN", listen) if listen else (usual.host, usual.port)
     config = Config(
         host=host,
         port=port,
         store=_store(store) if store else usual.store,
-        ttl=_ttl(ttl) if ttl else usual.ttl,
+        ttl=_seconds("SHOP_TTL", ttl, _LONGEST_TTL) if ttl else usual.ttl,
+        lease=_seconds("SHOP_LEASE", lease, _LONGEST_LEASE) if lease else usual.lease,
+        services=_services(services) if services else usual.services,
+        users="{}:{}".format(*_address("SHOP_USERS", users)) if users else None,
     )
+    if config.users is None and "users" not in config.services:
+        raise BadSetting(
+            "SHOP_USERS must say where the user service is, as HOST:PORT: SHOP_SERVICES leaves it out here."
+        )
     if environment.get("SHOP_DATABASE"):
         raise BadSetting(
             "SHOP_DATABASE is for a redis:// store alone: with SQLite, data lives in the store's own file."
@@ -53,11 +71,19 @@ def from_environment(environment: Mapping[str, str]) -> Config:
     return config
 
 
-def _listen(value: str) -> tuple[str, int]:
+def _address(name: str, value: str) -> tuple[str, int]:
     match = _HOST_PORT.match(value)
     if not match or int(match["port"]) > _LARGEST_PORT:
-        raise BadSetting(f"SHOP_LISTEN must be HOST:PORT, as 127.0.0.1:50051, port 0 for any; not {_shown(value)}.")
+        anywhere = ", port 0 for any" if name == "SHOP_LISTEN" else ""
+        raise BadSetting(f"{name} must be HOST:PORT, as 127.0.0.1:50051{anywhere}; not {_shown(value)}.")
     return match["host"], int(match["port"])
+
+
+def _services(value: str) -> frozenset[str]:
+    services = frozenset(name.strip() for name in value.split(","))
+    if not services <= SERVICES:
+        raise BadSetting(f"SHOP_SERVICES must be users, orders, or users,orders; not {_shown(value)}.")
+    return services
 
 
 def _store(value: str) -> Path:
@@ -73,9 +99,10 @@ def _store(value: str) -> Path:
     return Path(path)
 
 
-def _ttl(value: str) -> timedelta:
-    if not _SECONDS.match(value) or not 1 <= int(value) <= _LONGEST_TTL:
-        raise BadSetting(f"SHOP_TTL must be whole seconds, 1 to {_LONGEST_TTL} (ten years), not {_shown(value)}.")
+def _seconds(name: str, value: str, most: int) -> timedelta:
+    if not _SECONDS.match(value) or not 1 <= int(value) <= most:
+        years = " (ten years)" if most == _LONGEST_TTL else ""
+        raise BadSetting(f"{name} must be whole seconds, 1 to {most}{years}, not {_shown(value)}.")
     return timedelta(seconds=int(value))
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from grpc_idempotency import StoreUnavailable, current_operation
+from grpc_idempotency import StoreUnavailable
+from grpc_idempotency.aio import current_operation
 
 DOMAIN = "shop"
 """The domain of every ErrorInfo of the services."""
@@ -82,6 +83,23 @@ class Reason(enum.Enum):
         grpc.StatusCode.FAILED_PRECONDITION,
         "The order '{id}' is not pending but {state}, and that is final.",
     )
+    ORDER_IN_CHECKOUT = _Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The order '{id}' is being checked out. Get it again later: it will be confirmed or pending.",
+    )
+    CUSTOMER_NOT_FOUND = _Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The customer '{id}' of the order is no user of the shop, so there is no wallet to pay from.",
+    )
+    CAPTURE_REFUSED = _Row(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "The reservation '{id}' for the order was {state} by somebody else, so nothing is paid. Check out again.",
+    )
+    USERS_UNAVAILABLE = _Row(
+        grpc.StatusCode.UNAVAILABLE,
+        "The user service can't be used just now ({status}). The checkout goes on by itself when it can.",
+        retry_after=timedelta(seconds=1),
+    )
     ORDER_FULL = _Row(
         grpc.StatusCode.FAILED_PRECONDITION,
         "The order '{id}' has {most} items, and no order can have more.",
@@ -89,10 +107,6 @@ class Reason(enum.Enum):
     IMPORT_TRUNCATED = _Row(
         grpc.StatusCode.CANCELLED,
         "{announced} messages were announced and {came} came, so nothing was created. Send all of them again.",
-    )
-    NOT_IMPLEMENTED = _Row(
-        grpc.StatusCode.UNIMPLEMENTED,
-        "{method} is not there yet.",
     )
     STOPPING = _Row(
         grpc.StatusCode.UNAVAILABLE,

@@ -1,15 +1,16 @@
-"""The shop's server: two services behind the idempotency interceptor, on one SQLite file."""
+"""The shop's server: two services, or one of them, behind the idempotency interceptor, on one SQLite file."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from grpc_idempotency import Effects, Policy, StoreError
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, client_interceptors
 from shop.calls import CallLog
 from shop.config import Config
 from shop.orders.changes import Changes
@@ -19,12 +20,17 @@ from shop.schema import SchemaTooNew, migrate
 from shop.users.service import UserService
 from shop.users.v1 import users_pb2, users_pb2_grpc
 
-_SERVICES = (
-    users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name,
-    orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name,
-)
+_USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name
+_ORDERS = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 _GRACE = 10.0
 """Seconds that calls have to end at a stop. An operation that is cut off from its call then still runs to its end."""
+
+
+_RENEWAL = timedelta(seconds=10)
+_MOST_TRIES = 200
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # where to call a server that listens on all
+_RECONNECTS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000)]
+"""A user service that was away is found again soon; gRPC's own back-off goes up to two minutes."""
 
 
 class CannotServe(Exception):
@@ -48,34 +54,75 @@ async def serving(config: Config) -> AsyncIterator[Shop]:
     store = SQLiteStore(config.store)
     changes = Changes()
     checks = health.aio.HealthServicer()
-    server = _server(config, store, changes)
+    services = _services(config)
+    server = _server(config, store, services)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    reflection.enable_server_reflection((*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    channel: grpc.aio.Channel | None = None
     try:
         port = _listen(server, config)
+        channel = _channel_to_users(config, port)
+        _add_services(server, services, store, changes, channel)
         await _prepare(store, config)
         await server.start()
-        for service in _SERVICES:
+        for service in services:
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
         yield Shop(address=f"{config.host}:{port}", store=store, changes=changes, server=server)
     finally:
         await checks.enter_graceful_shutdown()
         changes.close()
         await server.stop(_GRACE)
+        if channel is not None:  # after the checkouts under way, which use it
+            await channel.close()
 
 
-def _server(config: Config, store: SQLiteStore, changes: Changes) -> grpc.aio.Server:
-    """The services, and what stands before them."""
-    # Every write is one store.transaction, so a call that was cut short has left nothing and may simply run again.
-    writes = Policy(effects=Effects.TRANSACTIONAL, ttl=config.ttl)
-    idempotency = IdempotencyInterceptor(store, methods={f"/{service}/*": writes for service in _SERVICES})
+def _services(config: Config) -> tuple[str, ...]:
+    names = {"users": _USERS, "orders": _ORDERS}
+    return tuple(full for name, full in names.items() if name in config.services)
+
+
+def _server(config: Config, store: SQLiteStore, services: Sequence[str]) -> grpc.aio.Server:
+    """A server that has what stands before the services."""
+    idempotency = IdempotencyInterceptor(store, methods=_policies(config, services))
     # Two servers on one port would be an accident here, so the port is not shared.
     server = grpc.aio.server(interceptors=[CallLog(), idempotency], options=[("grpc.so_reuseport", 0)])
     # Before the services are added: it hears of their methods. At a stop it drains operations and closes the store.
     idempotency.attach(server)
-    users_pb2_grpc.add_UserServiceServicer_to_server(UserService(store), server)
-    orders_pb2_grpc.add_OrderServiceServicer_to_server(OrderService(store, changes), server)
     return server
+
+
+def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
+    # A write is one store.transaction, so a call that was cut short has left nothing and may simply run again.
+    writes = Policy(
+        effects=Effects.TRANSACTIONAL, ttl=config.ttl, lease=config.lease, renew_every=min(config.lease / 3, _RENEWAL)
+    )
+    policies = {f"/{service}/*": writes for service in services}
+    if _ORDERS in services:
+        # Its steps keep where it stands; without a key there would be nothing to keep them under. The user service may
+        # be away for hours before a checkout is given up.
+        steps = replace(writes, effects=Effects.REPEATABLE, required=True, max_tries=_MOST_TRIES)
+        policies[f"/{_ORDERS}/Checkout"] = steps
+        # A keyed watch that lost its connection goes on from the first change that it saw, with what it missed.
+        policies[f"/{_ORDERS}/WatchOrder"] = replace(
+            writes, effects=Effects.REPEATABLE, keep_reads=True, recover=False, ttl=_WATCH_KEPT, execution_limit=_WATCHED
+        )
+    return policies
+
+
+def _add_services(
+    server: grpc.aio.Server, services: Sequence[str], store: SQLiteStore, changes: Changes, channel: grpc.aio.Channel
+) -> None:
+    if _USERS in services:
+        users_pb2_grpc.add_UserServiceServicer_to_server(UserService(store), server)
+    if _ORDERS in services:
+        users = users_pb2_grpc.UserServiceStub(channel)
+        orders_pb2_grpc.add_OrderServiceServicer_to_server(OrderService(store, changes, users), server)
+
+
+def _channel_to_users(config: Config, port: int) -> grpc.aio.Channel:
+    """What checkouts call the user service through: its calls have keys, the same ones when they are made again."""
+    address = config.users or f"{_ANY_ADDRESS.get(config.host, config.host)}:{port}"
+    return grpc.aio.insecure_channel(address, interceptors=client_interceptors(), options=_RECONNECTS)
 
 
 async def _prepare(store: SQLiteStore, config: Config) -> None:

@@ -30,6 +30,8 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 NO_CONTEXT: Any = None
 """For a bare servicer in a call that has nothing to say through its context."""
+NO_USERS: Any = None
+"""For an order service that nobody checks out at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

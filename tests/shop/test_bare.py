@@ -8,7 +8,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from tests.shop.facade import Facade, Loop
-from tests.shop.helpers import ScratchStore, create_order, create_user, usd
+from tests.shop.helpers import NO_USERS, ScratchStore, create_order, create_user, usd
 
 from shop.orders.changes import Changes
 from shop.orders.service import OrderService
@@ -51,7 +51,7 @@ class Bench:
 def bench(scratch: ScratchStore) -> Iterator[Bench]:
     loop = Loop()
     servicers = {
-        ORDERS: Facade(OrderService(scratch, Changes()), loop),
+        ORDERS: Facade(OrderService(scratch, Changes(), users=NO_USERS), loop),
         USERS: Facade(UserService(scratch), loop),
     }
     yield Bench(grpc_testing.server_from_dictionary(servicers, grpc_testing.strict_real_time()))

@@ -44,9 +44,25 @@ def test_ttl() -> None:
     assert from_environment({"SHOP_TTL": "90"}).ttl == timedelta(seconds=90)
 
 
+def test_two_processes() -> None:
+    """SHOP_SERVICES names what is served, SHOP_USERS where users are; SHOP_LEASE counts seconds."""
+    config = from_environment({"SHOP_SERVICES": "orders", "SHOP_USERS": "127.0.0.1:50052", "SHOP_LEASE": "2"})
+    assert config.services == {"orders"}
+    assert (config.users, config.lease) == ("127.0.0.1:50052", timedelta(seconds=2))
+    assert from_environment({"SHOP_SERVICES": "users, orders"}) == Config()
+    assert from_environment({"SHOP_SERVICES": "users"}).users is None
+    with pytest.raises(BadSetting, match="SHOP_USERS"):
+        from_environment({"SHOP_SERVICES": "orders"})
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("SHOP_USERS", "users"),
+        ("SHOP_SERVICES", "carts"),
+        ("SHOP_SERVICES", "users,"),
+        ("SHOP_LEASE", "0"),
+        ("SHOP_LEASE", "86400"),
         ("SHOP_LISTEN", "50051"),
         ("SHOP_LISTEN", "127.0.0.1:"),
         ("SHOP_LISTEN", "127.0.0.1:65536"),

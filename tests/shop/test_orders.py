@@ -11,7 +11,6 @@ from shop.orders.checks import MOST_ITEMS
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
     CancelOrderRequest,
-    CheckoutRequest,
     CreateOrderRequest,
     GetOrderRequest,
     Order,
@@ -167,11 +166,3 @@ async def test_an_order_that_is_not_named(client: Client) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call
         assert bad_fields(refused.value) == fields
-
-
-async def test_checkout_says_that_it_is_not_there_yet(client: Client) -> None:
-    """Checkout is a later issue's; till then it says so."""
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await client.orders.Checkout(CheckoutRequest(order_id="order-1"))
-    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert reason(refused.value) == "NOT_IMPLEMENTED"

@@ -8,7 +8,7 @@ import grpc.aio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.shop.helpers import NO_CONTEXT, Client, ScratchStore, bad_fields, create_order, create_user
+from tests.shop.helpers import NO_CONTEXT, NO_USERS, Client, ScratchStore, bad_fields, create_order, create_user
 
 from shop import pages
 from shop.errors import InvalidRequest
@@ -27,7 +27,7 @@ def filled() -> Iterator[tuple[OrderService, list[str]]]:
     """A servicer with orders, and their ids in the order in which they were made."""
     store = ScratchStore()
     ids = [store.run(lambda db: rows.insert_order(db, create_order())).id for _ in range(COUNT)]
-    yield OrderService(store, Changes()), ids
+    yield OrderService(store, Changes(), NO_USERS), ids
     store.close()
 
 

@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from tests.shop.helpers import (
     NO_CONTEXT,
+    NO_USERS,
     Client,
     ScratchStore,
     bad_fields,
@@ -134,7 +135,7 @@ async def test_a_change_during_a_look_is_not_missed() -> None:
 async def test_a_look_that_finds_no_change_says_nothing(scratch: ScratchStore) -> None:
     """Looking again, however often, sends the order only when it has changed."""
     changes = Changes(poll=0.001)
-    orders = OrderService(scratch, changes)
+    orders = OrderService(scratch, changes, NO_USERS)
     order = await orders.CreateOrder(create_order(), NO_CONTEXT)
     watch = orders.WatchOrder(WatchOrderRequest(id=order.id), NO_CONTEXT)
     assert await anext(watch) == order

@@ -1,8 +1,10 @@
-"""The order service: each handler checks its request, and does its whole effect in one transaction."""
+"""The order service: each handler but Checkout checks its request, and does its whole effect in one transaction."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 from grpc_idempotency import Database
+from grpc_idempotency.aio import current_operation
 from shop import pages
 from shop.database import Transactions
 from shop.errors import Context, Reason, Refused, answers, answers_stream
@@ -10,8 +12,10 @@ from shop.etags import require_match
 from shop.fields import Fields
 from shop.orders import rows
 from shop.orders.changes import Changes
+from shop.orders.checkout import Checkout
 from shop.orders.checks import MOST_ITEMS, check_item, check_order
 from shop.orders.imports import whole_import
+from shop.orders.state import FINAL, existing, move, pending
 from shop.orders.v1 import orders_pb2_grpc
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
@@ -26,15 +30,20 @@ from shop.orders.v1.orders_pb2 import (
     WatchOrderRequest,
 )
 
+if TYPE_CHECKING:  # a name for type checkers alone
+    from shop.users.v1.users_pb2_grpc import UserServiceAsyncStub
+
 _LARGEST_PAGE = 256 * 1024
 
 
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
     """Takes orders and keeps them."""
 
-    def __init__(self, store: Transactions, changes: Changes) -> None:
+    def __init__(self, store: Transactions, changes: Changes, users: "UserServiceAsyncStub") -> None:
+        """``users``: on a channel with client_interceptors(), so that a call made again is the same operation there."""
         self._store = store
         self._changes = changes
+        self._users = users
 
     @answers
     async def CreateOrder(self, request: CreateOrderRequest, context: Context) -> Order:
@@ -48,7 +57,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         """Answers one order."""
         with Fields() as fields:
             fields.id("id", request.id)
-        return await self._store.transaction(lambda db: _existing(db, request.id))
+        return await self._store.transaction(lambda db: existing(db, request.id))
 
     @answers
     async def ListOrders(self, request: ListOrdersRequest, context: Context) -> ListOrdersResponse:
@@ -70,11 +79,11 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             check_item(fields, request.item, "item")
 
         def add(db: Database) -> Order:
-            order = _pending(_existing(db, request.order_id))
+            order = pending(existing(db, request.order_id))
             if len(order.items) >= MOST_ITEMS:
                 raise Refused(Reason.ORDER_FULL, id=order.id, most=str(MOST_ITEMS))
             rows.add_item(db, order, request.item)
-            return _existing(db, order.id)
+            return existing(db, order.id)
 
         return await self._changed(add)
 
@@ -85,17 +94,22 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             fields.id("id", request.id)
 
         def cancel(db: Database) -> Order:
-            order = _existing(db, request.id)
+            order = existing(db, request.id)
             require_match(request.etag, order.etag, order.id)
-            rows.update_order(db, _pending(order), Order.STATE_CANCELLED)
-            return _existing(db, order.id)
+            return move(db, pending(order), Order.STATE_CANCELLED)
 
         return await self._changed(cancel)
 
     @answers
     async def Checkout(self, request: CheckoutRequest, context: Context) -> Order:
-        """Will pay for an order."""
-        raise Refused(Reason.NOT_IMPLEMENTED, method="Checkout")
+        """Pays for an order, or leaves it as it was."""
+        with Fields() as fields:
+            fields.id("order_id", request.order_id)
+        operation = current_operation()
+        if operation is None:
+            raise RuntimeError("Checkout is made of steps, so its policy has to require a key")
+        checkout = Checkout(operation, self._store, self._users, self._changes, request.order_id)
+        return await checkout.run()
 
     @answers_stream
     async def WatchOrder(self, request: WatchOrderRequest, context: Context) -> AsyncIterator[Order]:
@@ -106,10 +120,10 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         with self._changes.watching(request.id) as watcher:
             while not self._changes.closed:
                 watcher.clear()
-                order = await self._store.transaction(lambda db: _existing(db, request.id))
+                order = await self._store.transaction(lambda db: existing(db, request.id))
                 if order != last:
                     yield order
-                if order.state != Order.STATE_PENDING:
+                if order.state in FINAL:
                     return
                 last = order
                 await self._changes.wait(watcher)
@@ -131,19 +145,3 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         order = await self._store.transaction(change)
         self._changes.announce(order.id)
         return order
-
-
-def _existing(db: Database, order_id: str) -> Order:
-    """The order, which has to be there."""
-    order = rows.read_order(db, order_id)
-    if order is None:
-        raise Refused(Reason.ORDER_NOT_FOUND, id=order_id)
-    return order
-
-
-def _pending(order: Order) -> Order:
-    """The order, which has to be pending."""
-    if order.state != Order.STATE_PENDING:
-        state = Order.State.Name(order.state).removeprefix("STATE_").lower()
-        raise Refused(Reason.ORDER_NOT_PENDING, id=order.id, state=state)
-    return order

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshop/orders/v1/orders.proto\x12\x0eshop.orders.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xa5\x03\n\x05Order\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x05items\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x03\x12.\n\x0ctotal_amount\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32\x1b.shop.orders.v1.Order.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\"[\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x13\n\x0fSTATE_CONFIRMED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03\"6\n\tOrderItem\x12\x11\n\x03sku\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08quantity\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\xa9\x01\n\x12\x43reateOrderRequest\x12\x19\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x02\x12.\n\x0ctotal_amount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\x0fGetOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x11ListOrdersRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x12ListOrdersResponse\x12%\n\x06orders\x18\x01 \x03(\x0b\x32\x15.shop.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0e\x41\x64\x64ItemRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x04item\x18\x02 \x01(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"C\n\x0f\x43heckoutRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"%\n\x11WatchOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ImportOrdersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x32\xf6\x04\n\x0cOrderService\x12H\n\x0b\x43reateOrder\x12\".shop.orders.v1.CreateOrderRequest\x1a\x15.shop.orders.v1.Order\x12G\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x12X\n\nListOrders\x12!.shop.orders.v1.ListOrdersRequest\x1a\".shop.orders.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12@\n\x07\x41\x64\x64Item\x12\x1e.shop.orders.v1.AddItemRequest\x1a\x15.shop.orders.v1.Order\x12H\n\x0b\x43\x61ncelOrder\x12\".shop.orders.v1.CancelOrderRequest\x1a\x15.shop.orders.v1.Order\x12\x42\n\x08\x43heckout\x12\x1f.shop.orders.v1.CheckoutRequest\x1a\x15.shop.orders.v1.Order\x12M\n\nWatchOrder\x12!.shop.orders.v1.WatchOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x30\x01\x12Z\n\x0cImportOrders\x12\".shop.orders.v1.CreateOrderRequest\x1a$.shop.orders.v1.ImportOrdersResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshop/orders/v1/orders.proto\x12\x0eshop.orders.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xd0\x03\n\x05Order\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x03\x12\x19\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x03\x12.\n\x05items\x18\x03 \x03(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x03\x12.\n\x0ctotal_amount\x18\x04 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x03\x12\x30\n\x05state\x18\x05 \x01(\x0e\x32\x1b.shop.orders.v1.Order.StateB\x04\xe2\x41\x01\x03\x12\x35\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x35\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x03\x12\x12\n\x04\x65tag\x18\x08 \x01(\tB\x04\xe2\x41\x01\x03\"\x85\x01\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_PENDING\x10\x01\x12\x13\n\x0fSTATE_CONFIRMED\x10\x02\x12\x13\n\x0fSTATE_CANCELLED\x10\x03\x12\x13\n\x0fSTATE_RESERVING\x10\x04\x12\x13\n\x0fSTATE_CAPTURING\x10\x05\"6\n\tOrderItem\x12\x11\n\x03sku\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x16\n\x08quantity\x18\x02 \x01(\x05\x42\x04\xe2\x41\x01\x02\"\xa9\x01\n\x12\x43reateOrderRequest\x12\x19\n\x0b\x63ustomer_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12.\n\x05items\x18\x02 \x03(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x02\x12.\n\x0ctotal_amount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"#\n\x0fGetOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"F\n\x11ListOrdersRequest\x12\x17\n\tpage_size\x18\x01 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x12ListOrdersResponse\x12%\n\x06orders\x18\x01 \x03(\x0b\x32\x15.shop.orders.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"q\n\x0e\x41\x64\x64ItemRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12-\n\x04item\x18\x02 \x01(\x0b\x32\x19.shop.orders.v1.OrderItemB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"T\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x04\x65tag\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x18\n\nrequest_id\x18\x03 \x01(\tB\x04\xe2\x41\x01\x01\"C\n\x0f\x43heckoutRequest\x12\x16\n\x08order_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x18\n\nrequest_id\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\"%\n\x11WatchOrderRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\"%\n\x14ImportOrdersResponse\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x32\xf6\x04\n\x0cOrderService\x12H\n\x0b\x43reateOrder\x12\".shop.orders.v1.CreateOrderRequest\x1a\x15.shop.orders.v1.Order\x12G\n\x08GetOrder\x12\x1f.shop.orders.v1.GetOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x12X\n\nListOrders\x12!.shop.orders.v1.ListOrdersRequest\x1a\".shop.orders.v1.ListOrdersResponse\"\x03\x90\x02\x01\x12@\n\x07\x41\x64\x64Item\x12\x1e.shop.orders.v1.AddItemRequest\x1a\x15.shop.orders.v1.Order\x12H\n\x0b\x43\x61ncelOrder\x12\".shop.orders.v1.CancelOrderRequest\x1a\x15.shop.orders.v1.Order\x12\x42\n\x08\x43heckout\x12\x1f.shop.orders.v1.CheckoutRequest\x1a\x15.shop.orders.v1.Order\x12M\n\nWatchOrder\x12!.shop.orders.v1.WatchOrderRequest\x1a\x15.shop.orders.v1.Order\"\x03\x90\x02\x01\x30\x01\x12Z\n\x0cImportOrders\x12\".shop.orders.v1.CreateOrderRequest\x1a$.shop.orders.v1.ImportOrdersResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -93,29 +93,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001'
   _globals['_ORDER']._serialized_start=139
-  _globals['_ORDER']._serialized_end=560
-  _globals['_ORDER_STATE']._serialized_start=469
-  _globals['_ORDER_STATE']._serialized_end=560
-  _globals['_ORDERITEM']._serialized_start=562
-  _globals['_ORDERITEM']._serialized_end=616
-  _globals['_CREATEORDERREQUEST']._serialized_start=619
-  _globals['_CREATEORDERREQUEST']._serialized_end=788
-  _globals['_GETORDERREQUEST']._serialized_start=790
-  _globals['_GETORDERREQUEST']._serialized_end=825
-  _globals['_LISTORDERSREQUEST']._serialized_start=827
-  _globals['_LISTORDERSREQUEST']._serialized_end=897
-  _globals['_LISTORDERSRESPONSE']._serialized_start=899
-  _globals['_LISTORDERSRESPONSE']._serialized_end=983
-  _globals['_ADDITEMREQUEST']._serialized_start=985
-  _globals['_ADDITEMREQUEST']._serialized_end=1098
-  _globals['_CANCELORDERREQUEST']._serialized_start=1100
-  _globals['_CANCELORDERREQUEST']._serialized_end=1184
-  _globals['_CHECKOUTREQUEST']._serialized_start=1186
-  _globals['_CHECKOUTREQUEST']._serialized_end=1253
-  _globals['_WATCHORDERREQUEST']._serialized_start=1255
-  _globals['_WATCHORDERREQUEST']._serialized_end=1292
-  _globals['_IMPORTORDERSRESPONSE']._serialized_start=1294
-  _globals['_IMPORTORDERSRESPONSE']._serialized_end=1331
-  _globals['_ORDERSERVICE']._serialized_start=1334
-  _globals['_ORDERSERVICE']._serialized_end=1964
+  _globals['_ORDER']._serialized_end=603
+  _globals['_ORDER_STATE']._serialized_start=470
+  _globals['_ORDER_STATE']._serialized_end=603
+  _globals['_ORDERITEM']._serialized_start=605
+  _globals['_ORDERITEM']._serialized_end=659
+  _globals['_CREATEORDERREQUEST']._serialized_start=662
+  _globals['_CREATEORDERREQUEST']._serialized_end=831
+  _globals['_GETORDERREQUEST']._serialized_start=833
+  _globals['_GETORDERREQUEST']._serialized_end=868
+  _globals['_LISTORDERSREQUEST']._serialized_start=870
+  _globals['_LISTORDERSREQUEST']._serialized_end=940
+  _globals['_LISTORDERSRESPONSE']._serialized_start=942
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1026
+  _globals['_ADDITEMREQUEST']._serialized_start=1028
+  _globals['_ADDITEMREQUEST']._serialized_end=1141
+  _globals['_CANCELORDERREQUEST']._serialized_start=1143
+  _globals['_CANCELORDERREQUEST']._serialized_end=1227
+  _globals['_CHECKOUTREQUEST']._serialized_start=1229
+  _globals['_CHECKOUTREQUEST']._serialized_end=1296
+  _globals['_WATCHORDERREQUEST']._serialized_start=1298
+  _globals['_WATCHORDERREQUEST']._serialized_end=1335
+  _globals['_IMPORTORDERSRESPONSE']._serialized_start=1337
+  _globals['_IMPORTORDERSRESPONSE']._serialized_end=1374
+  _globals['_ORDERSERVICE']._serialized_start=1377
+  _globals['_ORDERSERVICE']._serialized_end=2007
 # @@protoc_insertion_point(module_scope)

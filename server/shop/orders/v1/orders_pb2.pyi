@@ -20,10 +20,14 @@ class Order(_message.Message):
         STATE_PENDING: _ClassVar[Order.State]
         STATE_CONFIRMED: _ClassVar[Order.State]
         STATE_CANCELLED: _ClassVar[Order.State]
+        STATE_RESERVING: _ClassVar[Order.State]
+        STATE_CAPTURING: _ClassVar[Order.State]
     STATE_UNSPECIFIED: Order.State
     STATE_PENDING: Order.State
     STATE_CONFIRMED: Order.State
     STATE_CANCELLED: Order.State
+    STATE_RESERVING: Order.State
+    STATE_CAPTURING: Order.State
     ID_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]

@@ -69,24 +69,29 @@ class OrderServiceStub:
     The order's `total_amount` stays as it is: it is the client's.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
+    - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]
     """Cancels a pending order, and answers it. (AIP-136)
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending.
+    - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
     - ABORTED: an etag was sent, and the order has changed since.
     """
     Checkout: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CheckoutRequest, _orders_pb2.Order]
     """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
 
     Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-    reservation. All of it is done, or all of it is undone, also where a server dies in it.
+    reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
+    and the client never calls again. Until then the order's state tells how far it is.
 
+    A key is required.
+
+    - INVALID_ARGUMENT, reason `KEY_REQUIRED` of domain `grpc-idempotency`: the call has no key.
     - NOT_FOUND: there is no such order.
     - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
       smaller than the total or in another currency.
+    - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]
     """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
@@ -151,24 +156,29 @@ class OrderServiceAsyncStub(OrderServiceStub):
     The order's `total_amount` stays as it is: it is the client's.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
+    - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     """Cancels a pending order, and answers it. (AIP-136)
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending.
+    - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
     - ABORTED: an etag was sent, and the order has changed since.
     """
     Checkout: _aio.UnaryUnaryMultiCallable[_orders_pb2.CheckoutRequest, _orders_pb2.Order]  # type: ignore[assignment]
     """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
 
     Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-    reservation. All of it is done, or all of it is undone, also where a server dies in it.
+    reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
+    and the client never calls again. Until then the order's state tells how far it is.
 
+    A key is required.
+
+    - INVALID_ARGUMENT, reason `KEY_REQUIRED` of domain `grpc-idempotency`: the call has no key.
     - NOT_FOUND: there is no such order.
     - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
       smaller than the total or in another currency.
+    - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
     """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
@@ -250,7 +260,7 @@ class OrderServiceServicer:
         The order's `total_amount` stays as it is: it is the client's.
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending, or has 1000 items already.
+        - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
         """
 
     def CancelOrder(
@@ -261,7 +271,7 @@ class OrderServiceServicer:
         """Cancels a pending order, and answers it. (AIP-136)
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending.
+        - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
         - ABORTED: an etag was sent, and the order has changed since.
         """
 
@@ -273,11 +283,16 @@ class OrderServiceServicer:
         """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
 
         Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-        reservation. All of it is done, or all of it is undone, also where a server dies in it.
+        reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
+        and the client never calls again. Until then the order's state tells how far it is.
 
+        A key is required.
+
+        - INVALID_ARGUMENT, reason `KEY_REQUIRED` of domain `grpc-idempotency`: the call has no key.
         - NOT_FOUND: there is no such order.
         - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
           smaller than the total or in another currency.
+        - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
         """
 
     def WatchOrder(

@@ -1,0 +1,59 @@
+"""``python -m crash``: one run, its figures and its findings; exits with 1 where there are any."""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from crash.checker import Checker
+from crash.faults import FAULTS, Fault
+from crash.lab import LEASE, Lab, Plan
+
+
+def main() -> int:
+    """Runs as the arguments say."""
+    asked = _arguments().parse_args()
+    fault = FAULTS.get(asked.fault, Fault())
+    plan = Plan(
+        kills=asked.kills,
+        seed=asked.seed,
+        clients=asked.clients,
+        peers=max(asked.peers, fault.peers),
+        pauses=max(asked.pauses, fault.pauses),
+        fault=asked.fault,
+        patience=asked.patience,
+    )
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="crash-"))
+    print(f"{plan.kills} kills, {plan.clients} clients, seed {plan.seed}, in {folder}", flush=True)
+    asyncio.run(Lab(plan, folder, progress=print).run())
+    checker = Checker(folder, LEASE)
+    for name, value in checker.figures.items():
+        print(f"{name:>28}  {value}")
+    for finding in checker.findings:
+        print(finding)
+    if checker.findings:
+        print(f"{len(checker.findings)} findings; what there is to look at lies in {folder}")
+        return 1
+    print("0 duplicate effects, 0 differing replies, 0 stuck, money conserved")
+    if asked.folder is None:
+        shutil.rmtree(folder)
+    return 0
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crash", description=__doc__)
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=40, help="calls in flight")
+    parser.add_argument("--peers", type=int, default=1, help="servers for each service, on one file")
+    parser.add_argument("--pauses", type=float, default=0.0, help="the part of the kills that only stops for a while")
+    parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
+    parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")
+    parser.add_argument("--fault", choices=sorted(FAULTS), default="", help="a fault that has to be found")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

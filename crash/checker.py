@@ -1,0 +1,320 @@
+"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money made or lost.
+
+It trusts nobody: the clients' history says what was promised, the databases what is so, and the servers' audit how it
+came about. Each finding begins with the name of the rule that it breaks.
+"""
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crash.files import AUDIT, HISTORY, ORDERS_DB, USERS_DB, events
+from crash.server import OPAQUE
+from shop.orders.v1.orders_pb2 import AddItemRequest, CancelOrderRequest, CheckoutRequest, CreateOrderRequest, Order
+from shop.users.v1.users_pb2 import AddCreditRequest, User
+
+NANOS = 10**9
+_STORED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"}
+_ANSWERED = {"executed", "replayed", "attached"}
+_LEAST_ANSWER = 5.0
+_TOLERANCE = 0.05
+"""Seconds that two clocks, or the writing of a line, may be apart."""
+
+
+@dataclass
+class Call:
+    """A key of the clients', and all that they heard."""
+
+    key: str
+    method: str
+    request: bytes
+    began: float
+    tries: int = 0
+    final: list[dict[str, Any]] = field(default_factory=list)
+    answered: float | None = None
+    unknown: bool = False
+    """Whether it was told that its outcome is unknown."""
+
+    @property
+    def ok(self) -> bool:
+        return any(reply["code"] == "OK" for reply in self.final)
+
+    @property
+    def reply(self) -> bytes:
+        return bytes.fromhex(next(reply["message"] for reply in self.final if reply["code"] == "OK"))
+
+
+class Checker:
+    """The findings about one run, and its figures."""
+
+    def __init__(self, folder: Path, lease: float) -> None:
+        self._lease = lease
+        self._history = list(events(folder / HISTORY))
+        self._audit = list(events(folder / AUDIT))
+        self._orders = _Database(folder / ORDERS_DB)
+        self._users = _Database(folder / USERS_DB)
+        self._calls = self._heard()
+        self.findings = [
+            *self._replies(),
+            *self._answers(),
+            *self._waits(),
+            *self._effects(),
+            *self._checkouts(),
+            *self._money(),
+            *self._records(),
+            *self._ownership(),
+        ]
+
+    # What the clients heard
+
+    def _heard(self) -> dict[str, Call]:
+        calls: dict[str, Call] = {}
+        for event in self._history:
+            match event["e"]:
+                case "call":
+                    request = bytes.fromhex(event["request"])
+                    calls[event["key"]] = Call(event["key"], event["method"], request, event["t"])
+                case "try":
+                    calls[event["key"]].tries += 1
+                case "reply":
+                    call = calls[event["key"]]
+                    if event["mark"] in _ANSWERED and event["code"] in _STORED:
+                        call.final.append(event)
+                    elif "OUTCOME_UNKNOWN" in str(event["trailers"].get("grpc-status-details-bin", "")) or (
+                        event["mark"] == "refused" and event["code"] == "FAILED_PRECONDITION"
+                    ):
+                        call.unknown = True
+                    else:
+                        continue
+                    call.answered = call.answered or event["t"]
+        return calls
+
+    def _replies(self) -> Iterator[str]:
+        """All replies of a key are identical, and its own."""
+        for call in self._calls.values():
+            told = {(one["code"], one["details"], str(one["trailers"]), one["message"]) for one in call.final}
+            if len(told) > 1:
+                yield f"differing replies: {call.method} {call.key} got {len(told)}"
+            if call.ok and not _fits(call):
+                yield f"another's reply: {call.method} {call.key}"
+        for event in self._history:
+            if event["e"] == "reuse" and event["told"] != "KEY_REUSED":
+                yield f"a reused key: {event['key']} was told {event['told']}"
+
+    def _answers(self) -> Iterator[str]:
+        """Each call has an answer; that nobody knows it is one for opaque methods alone."""
+        for call in self._calls.values():
+            if call.answered is None:
+                yield f"no answer: {call.method} {call.key} after {call.tries} tries"
+            if call.unknown and not OPAQUE.endswith(call.method):
+                yield f"unknown outcome: {call.method} {call.key} is not opaque"
+
+    def _waits(self) -> Iterator[str]:
+        """Nothing is stuck: an answer comes soon after the servers were last started."""
+        ups = [event["t"] for event in self._history if event["e"] in ("up", "pause")]
+        for call in self._calls.values():
+            if call.answered is not None:
+                since = max([call.began, *(up for up in ups if up < call.answered)])
+                if call.answered - since > self._lease + _LEAST_ANSWER:
+                    yield f"stuck: {call.method} {call.key} for {call.answered - since:.1f} s"
+
+    # What is so
+
+    def _effects(self) -> Iterator[str]:
+        """A key's effect is there once if it was answered OK, and not at all if it was refused."""
+        made = Counter(sku for (sku,) in self._orders.rows("SELECT sku FROM shop_order_items"))
+        orders = {row[0] for row in self._orders.rows("SELECT id FROM shop_orders")}
+        for call in self._by("CreateOrder", "AddItem"):
+            if made[call.key] != int(call.ok):
+                said = "OK" if call.ok else "refused"
+                yield f"effects: {call.method} {call.key} was {said}, and done {made[call.key]} times"
+            if call.ok and Order.FromString(call.reply).id not in orders:
+                yield f"effects: {call.method} {call.key} answered an order that is not there"
+        states = dict(self._orders.rows("SELECT id, state FROM shop_orders"))
+        for call in self._by("CancelOrder"):
+            if call.ok and states[CancelOrderRequest.FromString(call.request).id] != Order.STATE_CANCELLED:
+                yield f"effects: CancelOrder {call.key} was OK, and the order is not cancelled"
+        users = self._users.rows("SELECT id FROM shop_users")
+        if len(users) != sum(call.ok for call in self._by("CreateUser")):
+            yield f"effects: there are {len(users)} users"
+
+    def _checkouts(self) -> Iterator[str]:
+        """All or nothing: an order is confirmed if, and only if, one reservation was captured for it."""
+        spent: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for user_id, units, nanos, state in self._users.rows(
+            "SELECT user_id, units, nanos, state FROM shop_reservations"
+        ):
+            spent[user_id, units * NANOS + nanos].append(state)
+        paid = {CheckoutRequest.FromString(call.request).order_id for call in self._by("Checkout") if call.ok}
+        for order_id, user_id, units, nanos, state in self._orders.rows(
+            "SELECT id, customer_id, units, nanos, state FROM shop_orders"
+        ):
+            kept = Counter(spent.pop((user_id, units * NANOS + nanos), []))
+            if kept[1]:
+                yield f"all or nothing: {order_id} has a reservation that is neither captured nor released"
+            if kept[2] != (state == Order.STATE_CONFIRMED):
+                yield f"all or nothing: {order_id} is in state {state}, and was paid {kept[2]} times"
+            if state in (Order.STATE_RESERVING, Order.STATE_CAPTURING):
+                yield f"all or nothing: {order_id} is left in state {state}"
+            if (order_id in paid) != (state == Order.STATE_CONFIRMED):
+                yield f"all or nothing: {order_id} is in state {state}, and its checkout was {order_id in paid}"
+        if spent:
+            yield f"all or nothing: {len(spent)} reservations are for no order"
+
+    def _money(self) -> Iterator[str]:
+        """For each user: credits - captured = balance + active reservations."""
+        credit: Counter[str] = Counter()
+        for call in self._by("AddCredit"):
+            if call.ok:
+                asked = AddCreditRequest.FromString(call.request)
+                credit[asked.user_id] += asked.amount.units * NANOS + asked.amount.nanos
+        gone: Counter[str] = Counter()
+        for user_id, units, nanos in self._users.rows(
+            "SELECT user_id, units, nanos FROM shop_reservations WHERE state IN (1, 2)"
+        ):
+            gone[user_id] += units * NANOS + nanos
+        for user_id, units, nanos in self._users.rows("SELECT id, balance_units, balance_nanos FROM shop_users"):
+            wanted = credit[user_id] - gone[user_id]
+            if units * NANOS + nanos != wanted:
+                yield f"money: {user_id} has {units * NANOS + nanos}, and should have {wanted} billionths"
+
+    def _records(self) -> Iterator[str]:
+        """Nothing is under way any more; nothing is held but what is opaque."""
+        for database in (self._orders, self._users):
+            for method, state in database.rows(
+                "SELECT method, state FROM grpc_idempotency_operations WHERE state <> 1"
+            ):
+                if (method, state) != (OPAQUE, 2):
+                    yield f"stuck: an operation of {method} is left in state {state}"
+
+    # How it came about
+
+    def _ownership(self) -> Iterator[str]:
+        """Claims, leases, fences, runs and steps, operation by operation."""
+        fences: set[str] = set()
+        stories: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for event in self._audit:
+            stories[event["name"]].append(event)
+            if event["e"] == "claim":
+                if event["fence"] in fences:
+                    yield f"a reused fence: {event['fence']}"
+                fences.add(event["fence"])
+        for name, story in stories.items():
+            for finding in self._story(story):
+                yield f"{finding}: operation {name}"
+
+    def _story(self, story: list[dict[str, Any]]) -> Iterator[str]:
+        owner, until = "", 0.0
+        claimed: set[str] = set()
+        steps: set[str] = set()
+        done = False
+        opaque = False
+        for event in sorted(story, key=lambda one: one["t"]):
+            what, fence = event["e"], event["fence"]
+            if what == "claim":
+                if done:
+                    yield "claimed after its outcome was stored"
+                if owner and event["t"] < until - _TOLERANCE:
+                    yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
+                if claimed and opaque and owner:
+                    yield "opaque, and run again"
+                opaque = event["method"] == OPAQUE
+                claimed.add(fence)
+            elif what in ("run", "step", "done") and fence != owner:
+                yield f"{what} under a fence that is not the owner's"
+            if what in ("claim", "renew") and (what == "claim" or fence == owner):
+                owner, until = fence, event["asked"] + self._lease
+            elif what == "ran" and fence == owner:
+                until = 0.0  # what became of it may be stored, and its server killed before it could write so here
+            elif what in ("release", "wait") and fence == owner:
+                owner = ""
+                if what == "release":
+                    steps.clear()
+                    claimed.clear()
+            elif what == "step":
+                if event["step"] in steps:
+                    yield f"the step {event['step']} was run twice"
+                steps.add(event["step"])
+            elif what == "done":
+                if done:
+                    yield "completed twice"
+                done = True
+
+    # Figures
+
+    @property
+    def figures(self) -> dict[str, object]:
+        told = Counter(event["e"] for event in self._history)
+        marks = Counter(event["mark"] for event in self._history if event["e"] == "reply")
+        how = Counter(event["how"] for event in self._history if event["e"] == "kill")
+        audit = Counter(event["e"] for event in self._audit)
+        waits = self._longest()
+        return {
+            "seconds": round(self._history[-1]["t"] - self._history[0]["t"], 1),
+            "kills": told["kill"],
+            "pauses": told["pause"],
+            "kills at": dict(sorted(how.items())),
+            "calls": len(self._calls),
+            "attempts": told["try"],
+            "retries": told["try"] - len(self._calls),
+            "executed": marks["executed"],
+            "replayed": marks["replayed"],
+            "attached": marks["attached"],
+            "handler runs": audit["run"],
+            "taken over": sum(event["e"] == "claim" and event["over"] is not None for event in self._audit),
+            "undone steps": sum(event["e"] == "step" and event["step"].startswith("undo:") for event in self._audit),
+            "orders confirmed": self._orders.rows("SELECT count(*) FROM shop_orders WHERE state = 2")[0][0],
+            "held": self._orders.rows("SELECT count(*) FROM grpc_idempotency_operations WHERE state = 2")[0][0],
+            "longest wait after a start, s": round(waits, 1),
+        }
+
+    def _longest(self) -> float:
+        ups = [event["t"] for event in self._history if event["e"] in ("up", "pause")]
+        return max(
+            (
+                call.answered - max([call.began, *(up for up in ups if up < call.answered)])
+                for call in self._calls.values()
+                if call.answered is not None
+            ),
+            default=0.0,
+        )
+
+    def _by(self, *methods: str) -> Iterator[Call]:
+        return (call for call in self._calls.values() if call.method in methods)
+
+
+class _Database:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def rows(self, sql: str) -> list[Any]:
+        with closing(sqlite3.connect(self._path)) as db:
+            return db.execute(sql).fetchall()
+
+
+def _fits(call: Call) -> bool:
+    """Whether an OK reply can be this call's."""
+    match call.method:
+        case "CreateOrder":
+            asked, order = CreateOrderRequest.FromString(call.request), Order.FromString(call.reply)
+            return (list(asked.items), asked.total_amount) == (list(order.items), order.total_amount)
+        case "AddItem":
+            item = AddItemRequest.FromString(call.request)
+            order = Order.FromString(call.reply)
+            return (order.id, order.items[-1]) == (item.order_id, item.item)
+        case "AddCredit":
+            return User.FromString(call.reply).id == AddCreditRequest.FromString(call.request).user_id
+        case "Checkout":
+            order = Order.FromString(call.reply)
+            expected = (CheckoutRequest.FromString(call.request).order_id, Order.STATE_CONFIRMED)
+            return (order.id, order.state) == expected
+        case "CancelOrder":
+            order = Order.FromString(call.reply)
+            expected = (CancelOrderRequest.FromString(call.request).id, Order.STATE_CANCELLED)
+            return (order.id, order.state) == expected
+        case _:
+            return True

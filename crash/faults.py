@@ -1,0 +1,289 @@
+"""Faults, each a way in which such a library can be wrong, put into the lab's servers from outside.
+
+The lab's checker has to catch every one of them: that is how we know that it would catch them in the library. Each lies
+on top of the lab's store, whose audit goes on telling what is really done to the file.
+"""
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from crash.store import UNDO, LabStore
+from grpc_idempotency import Database, Effects, State, _flight, _protocol
+from grpc_idempotency.aio import Operation, SQLiteStore, current_operation
+from grpc_idempotency.records import Claim, Outcome, Record, Step
+from shop.money import Amount
+from shop.users import rows, wallet
+from shop.users.v1.users_pb2 import Reservation
+
+T = TypeVar("T")
+_random = random.Random()
+
+
+class _Faulty(LabStore):
+    """What faults are made of."""
+
+    async def plain(self, fn: Callable[[Database], T]) -> T:
+        """A transaction as of a call without a key: no record is in it."""
+        work = SQLiteStore.transaction(self, fn)
+        return await contextvars.Context().run(asyncio.get_running_loop().create_task, work)
+
+    async def statement(self, sql: str, *parameters: object) -> None:
+        await self.plain(lambda db: db.execute(sql, parameters).rowcount)
+
+    async def unrecorded(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        """The handler's rows are kept, and it is taken for completed; its record is not touched."""
+        reply = await self.plain(fn)
+        operation.committed = operation.seal(reply)
+        return reply
+
+    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        operation = current_operation()
+        if operation is None or step is not None:
+            return await super().transaction(fn, step=step)
+        return await self.reply(operation, fn)
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        """The transaction of a keyed call."""
+        return await super().transaction(fn)
+
+
+class _RolledBack(Exception):
+    pass
+
+
+class CompletionBeforeCommit(_Faulty):
+    """The outcome is stored first, and the rows in a transaction of their own."""
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        replies: list[T] = []
+        said: list[tuple[str, Sequence[Any], bool]] = []
+
+        def rehearse(db: Database) -> None:
+            replies.append(fn(_Listening(db, said)))
+            raise _RolledBack
+
+        with suppress(_RolledBack):
+            await self.plain(rehearse)
+        outcome = operation.seal(replies[0])
+        await self.complete(operation.name, operation.fence, outcome, operation.ttl)
+        operation.committed = outcome
+        await asyncio.sleep(0.02)
+        self.point.reach("in-transaction")
+        await self.plain(lambda db: _say_again(db, said))
+        return replies[0]
+
+
+def _say_again(db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
+    for sql, parameters, many in said:
+        (db.executemany if many else db.execute)(sql, parameters)
+
+
+class _Listening:
+    """Hears what a transaction's function says."""
+
+    def __init__(self, db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
+        self._db = db
+        self._said = said
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        self._said.append((sql, parameters, False))
+        return self._db.execute(sql, parameters)
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any:
+        self._said.append((sql, parameters, True))
+        return self._db.executemany(sql, parameters)
+
+
+class DroppedFence(_Faulty):
+    """Who has lost the operation goes on as if it had not."""
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        await asyncio.sleep(0.3)
+        record = await self.get(operation.name)
+        if record is not None and record.fence != operation.fence:
+            return await self.unrecorded(operation, fn)
+        return await super().reply(operation, fn)
+
+
+class SkippedClaim(_Faulty):
+    """Now and then a handler runs without a claim."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        if _random.random() < 0.1:
+            return None
+        return await super().claim(claim, over=over)
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        record = await self.get(operation.name)
+        if record is None or record.fence != operation.fence:
+            return await self.unrecorded(operation, fn)
+        return await super().reply(operation, fn)
+
+
+class StepNotStored(_Faulty):
+    """A step counts as kept, and is not."""
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        if step.name.startswith((UNDO, "!")):
+            return await super().record_step(name, fence, step)
+        await asyncio.sleep(0.02)
+        return True
+
+
+class StepsReleased(_Faulty):
+    """What should wait with its finished steps is released."""
+
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        return await self.release(name, fence)
+
+
+class ReleasedAfterOk(_Faulty):
+    """A record that was completed is deleted."""
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        reply = await super().reply(operation, fn)
+        await self.statement("DELETE FROM grpc_idempotency_operations WHERE name = ?", operation.name)
+        return reply
+
+
+class LostCompletion(_Faulty):
+    """Now and then the rows are committed, and the outcome is not."""
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        if _random.random() < 0.2:
+            return await self.unrecorded(operation, fn)
+        return await super().reply(operation, fn)
+
+
+class AnothersReply(_Faulty):
+    """Now and then a replay is that of the key that was replayed before."""
+
+    _last: Outcome | None = None
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        record = await super().claim(claim, over=over)
+        if record is None or record.outcome is None:
+            return record
+        outcome, self._last = self._last or record.outcome, record.outcome
+        return replace(record, outcome=outcome)
+
+
+class TrailersLost(_Faulty):
+    """A replay has no trailers."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        record = await super().claim(claim, over=over)
+        if record is None or record.outcome is None:
+            return record
+        return replace(record, outcome=replace(record.outcome, trailers=()))
+
+
+class LeaseIgnored(_Faulty):
+    """A running operation is taken over while its owner is alive."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        record = await super().claim(claim, over=over)
+        if record is None or record.state is not State.RUNNING or record.lapsed:
+            return record
+        await self.statement("UPDATE grpc_idempotency_operations SET lease_until = 0 WHERE name = ?", record.name)
+        return await super().claim(claim, over=record.fence)
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        await asyncio.sleep(0.02)
+        return await super().reply(operation, fn)
+
+
+class OpaqueAgain(_Faulty):
+    """An operation whose effects nobody knows is run again when its server is gone."""
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        record = await super().claim(claim, over=over)
+        return record if record is None else replace(record, effects=Effects.REPEATABLE)
+
+    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+        if operation.method.endswith("CancelOrder"):
+            await asyncio.sleep(0.5)  # so that servers do die in it
+        return await super().reply(operation, fn)
+
+
+# Faults that are none of the store's
+
+
+def _reuse_fences() -> None:
+    """Fences are counted, and the count begins anew with each process."""
+    flight: Any = _flight
+    flight.secrets = _Counting()
+
+
+class _Counting:
+    _count = 0
+
+    def token_bytes(self, size: int) -> bytes:
+        self._count += 1
+        return self._count.to_bytes(size, "big")
+
+
+def _lose_undos() -> None:
+    """Nothing is undone, and counts as undone."""
+
+    async def unwind(_: Operation) -> str | None:
+        return None
+
+    operation: Any = Operation
+    operation.unwind = unwind
+
+
+def _compare_no_fingerprints() -> None:
+    """Any request with the key counts as the same."""
+    protocol: Any = _protocol
+    protocol.same_request = lambda _one, _other: True
+
+
+def _capture_twice() -> None:
+    """What a capture spends is taken from the balance once more."""
+    capture = wallet.capture
+
+    def twice(db: Database, reservation_id: str) -> Reservation:
+        reservation = capture(db, reservation_id)
+        balance = Amount.of(wallet.existing(db, reservation.user_id).balance)
+        less = balance.plus(-Amount.of(reservation.amount).nanos)
+        rows.update_balance(db, reservation.user_id, less if less.fits else balance.plus(-1))
+        return reservation
+
+    users: Any = wallet
+    users.capture = twice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault, and what the lab has to be like for it to show."""
+
+    store: type[LabStore] = LabStore
+    patch: Callable[[], None] = lambda: None
+    peers: int = 1
+    pauses: float = 0.0
+
+
+FAULTS = {
+    "another's reply": Fault(store=AnothersReply),
+    "completion before commit": Fault(store=CompletionBeforeCommit),
+    "double capture": Fault(patch=_capture_twice),
+    "dropped fence": Fault(store=DroppedFence, peers=2, pauses=0.8),
+    "fingerprints not compared": Fault(patch=_compare_no_fingerprints),
+    "lease ignored": Fault(store=LeaseIgnored, peers=2),
+    "lost completion": Fault(store=LostCompletion),
+    "lost trailers": Fault(store=TrailersLost),
+    "lost undo": Fault(patch=_lose_undos),
+    "opaque run again": Fault(store=OpaqueAgain),
+    "released after OK": Fault(store=ReleasedAfterOk),
+    "reused fence": Fault(patch=_reuse_fences),
+    "skipped claim": Fault(store=SkippedClaim),
+    "step not stored": Fault(store=StepNotStored),
+    "steps released": Fault(store=StepsReleased),
+}

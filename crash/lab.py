@@ -1,0 +1,227 @@
+"""Runs the servers and the clients, and kills."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from crash.clients import Shopping
+from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
+from crash.points import POINTS
+from crash.server import Job
+
+LEASE = 1.0
+_WARM_UP = 0.5
+SETTLED_WITHIN = LEASE + 5.0
+"""Seconds after which nothing may be under way any more, once the servers are left alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be done."""
+
+    kills: int = 25
+    seed: int = 1
+    clients: int = 40
+    users: int = 8
+    peers: int = 1
+    """Servers for each service, on one file."""
+    pauses: float = 0.0
+    """The part of the kills that only stops a server, for longer than its lease."""
+    fault: str = ""
+    patience: float = 60.0
+    """Seconds after which a client gives up; it should never come to that."""
+    gap: float = 0.3
+    """Seconds between two kills at most."""
+
+
+class Server:
+    """One server process at a time."""
+
+    def __init__(self, name: str, job: Job, journal: Journal) -> None:
+        self.name = name
+        self.job = job
+        self._journal = journal
+        self._process: asyncio.subprocess.Process | None = None
+        self._pid = 0
+        self.up = False
+
+    async def open(self) -> None:
+        """What servers are forked from."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "crash.server",
+            cwd=Path(__file__).parents[1],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+    async def start(self, point: str = "", nth: int = 1) -> None:
+        """Starts a server; with a point it dies there by itself."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self.job = replace(self.job, point=point, nth=nth)
+        self._process.stdin.write((json.dumps(asdict(self.job)) + "\n").encode())
+        word, rest = await self._word()
+        assert word == "listening", (word, rest)
+        self._pid = int(rest)
+        self.up = True
+        self._journal.write("up", server=self.name)
+
+    async def died(self, within: float) -> bool:
+        """Waits for its death."""
+        try:
+            word, _ = await asyncio.wait_for(self._word(), within)
+        except asyncio.TimeoutError:
+            return False
+        assert word == "ended"
+        self.up = False
+        return True
+
+    async def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        assert await self.died(30)
+
+    async def pause(self, seconds: float) -> None:
+        os.kill(self._pid, signal.SIGSTOP)
+        await asyncio.sleep(seconds)
+        os.kill(self._pid, signal.SIGCONT)
+
+    async def close(self) -> None:
+        if self._process is not None:
+            if self.up:
+                await self.kill()
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            await self._process.wait()
+
+    async def _word(self) -> tuple[str, str]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = (await self._process.stdout.readline()).decode()
+        word, _, rest = line.strip().partition(" ")
+        return word, rest
+
+
+class Lab:
+    """One run."""
+
+    def __init__(self, plan: Plan, folder: Path, *, progress: Callable[[str], object] = lambda _: None) -> None:
+        self._plan = plan
+        self._progress = progress
+        self._folder = folder
+        self._rng = random.Random(plan.seed)
+        self._journal = Journal(folder / HISTORY)
+        self._meddling: list[asyncio.Task[None]] = []
+        ports = _free_ports(2 * plan.peers)
+        self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
+        self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
+        self._servers = [
+            *(self._server("users", USERS_DB, address) for address in self._users),
+            *(self._server("orders", ORDERS_DB, address) for address in self._orders),
+        ]
+
+    def _server(self, service: str, store: str, address: str) -> Server:
+        job = Job(
+            folder=str(self._folder),
+            services=[service],
+            store=store,
+            port=int(address.rpartition(":")[2]),
+            users="ipv4:" + ",".join(self._users),
+            lease=LEASE,
+            fault=self._plan.fault,
+        )
+        return Server(f"{service} {address}", job, self._journal)
+
+    async def run(self) -> None:
+        """Starts, kills, and leaves alone; what is left is the checker's."""
+        async with AsyncExitStack() as stack:
+            for server in self._servers:
+                await server.open()
+                stack.push_async_callback(server.close)
+            for server in self._servers:
+                await server.start()
+            plan = self._plan
+            shopping = Shopping(self._orders, self._users, self._journal, seed=plan.seed, patience=plan.patience)
+            stack.push_async_callback(shopping.close)
+            await shopping.begin(self._plan.users)
+            clients = [asyncio.create_task(shopping.shop()) for _ in range(self._plan.clients)]
+            await asyncio.sleep(_WARM_UP)
+            await self._kill(shopping)
+            self._journal.write("peace")
+            shopping.stop = True
+            await asyncio.gather(*clients, *self._meddling)
+            await self._settled()
+        self._journal.close()
+
+    async def _kill(self, shopping: Shopping) -> None:
+        for number in range(self._plan.kills):
+            if number and number % 100 == 0:
+                self._progress(f"{number} kills")
+            if number % 4 == 3:
+                self._meddle(shopping)
+            server = self._rng.choice(self._servers)
+            if self._rng.random() < self._plan.pauses:
+                await server.pause(LEASE * 2.5)
+                self._journal.write("pause", server=server.name)
+                continue
+            how = server.job.point
+            if not how or not await server.died(2.0):
+                how = "" if not how else f"{how}, not reached"
+                await asyncio.sleep(self._rng.uniform(0, self._plan.gap))
+                await server.kill()
+            self._journal.write("kill", server=server.name, how=how or "anywhere")
+            await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
+            last = number + len(self._servers) * 3 > self._plan.kills
+            await server.start(*(("", 1) if last else self._point()))
+        for server in self._servers:
+            if server.job.point:  # it might still die
+                if not await server.died(0.01):
+                    await server.kill()
+                await server.start()
+
+    def _point(self) -> tuple[str, int]:
+        if self._rng.random() < 0.4:
+            return "", 1
+        return self._rng.choice(POINTS), self._rng.choice((1, 1, 2, 5, 20))
+
+    def _meddle(self, shopping: Shopping) -> None:
+        """Releases a reservation that some checkout is about to capture, so that all of it has to be undone."""
+        with closing(sqlite3.connect(self._folder / USERS_DB)) as db, suppress(sqlite3.OperationalError):
+            found = db.execute("SELECT id FROM shop_reservations WHERE state = 1 ORDER BY seq DESC LIMIT 1").fetchone()
+            if found:
+                self._meddling.append(asyncio.create_task(shopping.release(found[0])))
+
+    async def _settled(self) -> None:
+        """Waits until nothing is under way, for as long as that may take."""
+        until = asyncio.get_running_loop().time() + SETTLED_WITHIN
+        while self._under_way() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # others' work
+            await asyncio.sleep(0.1)
+
+    def _under_way(self) -> bool:
+        return any(under_way(self._folder / name) for name in (ORDERS_DB, USERS_DB))
+
+
+def under_way(file: Path) -> list[tuple[str, str]]:
+    """Methods and names of operations that have not ended: running (0) or waiting (3)."""
+    with closing(sqlite3.connect(file)) as db:
+        sql = "SELECT method, hex(name) FROM grpc_idempotency_operations WHERE state IN (0, 3)"
+        return db.execute(sql).fetchall()
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports

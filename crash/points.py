@@ -1,0 +1,30 @@
+"""Named points at which a server of the lab kills itself."""
+
+import os
+import signal
+
+POINTS = (
+    "after-claim",
+    "in-transaction",
+    "after-commit",
+    "in-step",
+    "between-steps",
+    "in-undo",
+    "after-undo",
+    "before-completion",
+    "after-completion",
+)
+
+
+class Point:
+    """Kills this process, as kill -9 does, the ``nth`` time that the point is reached."""
+
+    def __init__(self, name: str = "", nth: int = 1) -> None:
+        self._name = name
+        self._left = nth
+
+    def reach(self, name: str) -> None:
+        if name == self._name:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,137 @@
+"""A server of the lab: the shop's own, on the lab's store. ``python -m crash.server`` starts one for each line it gets.
+
+It imports everything once and forks for each server, before any use of grpc: so a restart takes no second.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import shop.server
+from crash.faults import FAULTS, Fault
+from crash.files import AUDIT, Journal
+from crash.points import Point
+from grpc_idempotency import Effects, Policy
+from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency.operation import OperationBase
+from shop.config import Config
+
+OPAQUE = "/shop.orders.v1.OrderService/CancelOrder"
+"""The lab's method whose effects nobody knows; the shop has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One server, as a line of JSON."""
+
+    folder: str
+    services: Sequence[str]
+    store: str
+    port: int
+    users: str
+    lease: float
+    point: str = ""
+    nth: int = 1
+    fault: str = ""
+
+
+def main() -> None:
+    """Serves until the end of its input, one server at a time."""
+    while line := _line():
+        job = Job(**json.loads(line))
+        child = os.fork()
+        if not child:
+            _child(job)
+        _, status = os.waitpid(child, 0)
+        _say(f"ended {status}")
+
+
+def _child(job: Job) -> None:
+    try:
+        asyncio.run(_serve(job))
+    except BaseException as error:
+        _say(f"failed {error!r}")
+        raise
+    finally:
+        os._exit(1)
+
+
+async def _serve(job: Job) -> None:
+    log = os.open(Path(job.folder) / "server.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(log, 2)
+    # The lab never writes while a server runs: what comes is the end of the lab, and of this process.
+    asyncio.get_running_loop().add_reader(0, os._exit, 0)
+    _equip(job)
+    config = Config(
+        port=job.port,
+        store=Path(job.folder) / job.store,
+        lease=timedelta(seconds=job.lease),
+        services=frozenset(job.services),
+        users=job.users,
+    )
+    async with shop.server.serving(config):
+        _say(f"listening {os.getpid()}")
+        await asyncio.Event().wait()
+
+
+def _equip(job: Job) -> None:
+    """Puts the lab's store in the shop's hands, and watches its handlers; all of it from outside."""
+    fault = FAULTS.get(job.fault, Fault())
+    kind: Any = fault.store
+    kind.journal = journal = Journal(Path(job.folder) / AUDIT)
+    kind.point = Point(job.point, job.nth)
+    serving: Any = shop.server
+    serving.SQLiteStore = kind
+    policies = serving._policies
+
+    def short(config: Config, services: Sequence[str]) -> dict[str, Policy]:
+        made = {
+            name: replace(one, retry_delay=timedelta(seconds=0.1)) for name, one in policies(config, services).items()
+        }
+        if "orders" in config.services:
+            made[OPAQUE] = replace(made["/shop.orders.v1.OrderService/*"], effects=Effects.OPAQUE)
+        return made
+
+    serving._policies = short
+    _watch_runs(journal)
+    fault.patch()
+
+
+def _watch_runs(journal: Journal) -> None:
+    to_end = AioRun.to_end
+
+    async def watched(self: AioRun, operation: OperationBase | None) -> Any:
+        if operation is None:
+            return await to_end(self, operation)
+        what = {"name": operation.name.hex(), "fence": operation.fence.hex()}
+        journal.write("run", **what, method=operation.method, attempt=operation.attempt, pid=os.getpid())
+        ended = await to_end(self, operation)
+        journal.write("ran", **what)
+        return ended
+
+    patched: Any = AioRun
+    patched.to_end = watched
+
+
+def _line() -> str:
+    """The next line, read by bytes: a forked child must not inherit what was read ahead."""
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            return ""
+        line += byte
+    return line.decode()
+
+
+def _say(text: str) -> None:
+    os.write(1, f"{text}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

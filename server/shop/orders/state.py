@@ -1,0 +1,33 @@
+"""The rules of an order's state, within a transaction."""
+
+from grpc_idempotency import Database
+from shop.errors import Reason, Refused
+from shop.orders import rows
+from shop.orders.v1.orders_pb2 import Order
+
+FINAL = (Order.STATE_CONFIRMED, Order.STATE_CANCELLED)
+"""Nothing changes an order in these any more."""
+
+
+def existing(db: Database, order_id: str) -> Order:
+    """The order, which has to be there."""
+    order = rows.read_order(db, order_id)
+    if order is None:
+        raise Refused(Reason.ORDER_NOT_FOUND, id=order_id)
+    return order
+
+
+def pending(order: Order) -> Order:
+    """The order, which has to be pending."""
+    if order.state in FINAL:
+        state = Order.State.Name(order.state).removeprefix("STATE_").lower()
+        raise Refused(Reason.ORDER_NOT_PENDING, id=order.id, state=state)
+    if order.state != Order.STATE_PENDING:
+        raise Refused(Reason.ORDER_IN_CHECKOUT, id=order.id)
+    return order
+
+
+def move(db: Database, order: Order, state: Order.State) -> Order:
+    """Writes the order's next state, and answers the order."""
+    rows.update_order(db, order, state)
+    return existing(db, order.id)
