@@ -1,4 +1,4 @@
-"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money made or lost.
+"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money lost.
 
 It trusts nobody: the clients' history says what was promised, the databases what is so, and the servers' audit how it
 came about. Each finding begins with the name of the rule that it breaks.

@@ -192,9 +192,20 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
         :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed.
         """
 
+    async def read(self, fn: Callable[[Database], T]) -> T:
+        """Answers what the plain function ``fn(db)`` reads: all of it as it was at one instant.
+
+        In a keyed call it is not the reply, so that a handler may read as often as it likes before, or without, its one
+        transaction. A function that writes is rolled back and told so
+        (:class:`~grpc_idempotency.errors.TransactionMisuse`). For the rest as :meth:`transaction`.
+        """
+
 
 class TransactionalStore(Store, Protocol):
     """A store for threads whose database can hold the handler's own rows too (5.1)."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        """See :class:`AsyncTransactionalStore`."""
+
+    def read(self, fn: Callable[[Database], T]) -> T:
         """See :class:`AsyncTransactionalStore`."""

@@ -17,6 +17,9 @@ class Transactions(Protocol):
     async def transaction(self, fn: Callable[[Database], T]) -> T:
         """Runs ``fn(db)`` in one transaction; in a keyed call what it returns is stored with the rows, as the reply."""
 
+    async def read(self, fn: Callable[[Database], T]) -> T:
+        """Answers what ``fn(db)`` reads; it is no call's reply."""
+
 
 def statements(package: str, file: str = "queries.sql") -> Mapping[str, str]:
     """The statements of a file beside the code of ``package``, in their order, each by its ``-- name:``."""

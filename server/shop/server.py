@@ -28,6 +28,9 @@ _GRACE = 10.0
 
 _RENEWAL = timedelta(seconds=10)
 _MOST_TRIES = 200
+_WATCH_KEPT = timedelta(minutes=10)
+_WATCHED = timedelta(hours=1)
+"""How long one keyed watch goes on at most, and how long it can be taken up again."""
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # where to call a server that listens on all
 _RECONNECTS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000)]
 """A user service that was away is found again soon; gRPC's own back-off goes up to two minutes."""
@@ -104,7 +107,12 @@ def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
         policies[f"/{_ORDERS}/Checkout"] = steps
         # A keyed watch that lost its connection goes on from the first change that it saw, with what it missed.
         policies[f"/{_ORDERS}/WatchOrder"] = replace(
-            writes, effects=Effects.REPEATABLE, keep_reads=True, recover=False, ttl=_WATCH_KEPT, execution_limit=_WATCHED
+            writes,
+            effects=Effects.REPEATABLE,
+            keep_reads=True,
+            recover=False,
+            ttl=_WATCH_KEPT,
+            execution_limit=_WATCHED,
         )
     return policies
 

@@ -56,7 +56,7 @@ def test_servers_that_share_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checker_finds(fault: str, tmp_path: Path) -> None:
-    """A fault that was put into the servers is found in a small run. When it takes effect is chance: so in one of three."""
+    """A fault put into the servers is found in a small run; when it takes effect is chance, so in one of three."""
     for seed in range(3):
         folder = tmp_path / str(seed)
         folder.mkdir()

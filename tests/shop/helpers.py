@@ -65,6 +65,9 @@ class ScratchStore:
     async def transaction(self, fn: Callable[[Database], T]) -> T:
         return self.run(fn)
 
+    async def read(self, fn: Callable[[Database], T]) -> T:
+        return self.run(fn)
+
     def run(self, fn: Callable[[Database], T]) -> T:
         self.db.execute("BEGIN IMMEDIATE")
         try:

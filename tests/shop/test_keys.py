@@ -9,7 +9,13 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from tests.shop.helpers import Client, bad_fields, create_order, create_user, open_shop, trailer, usd
 
-from shop.orders.v1.orders_pb2 import AddItemRequest, CancelOrderRequest, GetOrderRequest, OrderItem
+from shop.orders.v1.orders_pb2 import (
+    AddItemRequest,
+    CancelOrderRequest,
+    GetOrderRequest,
+    OrderItem,
+    WatchOrderRequest,
+)
 from shop.users.v1.users_pb2 import (
     AddCreditRequest,
     CaptureReservationRequest,
@@ -136,3 +142,39 @@ async def test_a_key_outlives_the_server(tmp_path: Path) -> None:
         call = client.orders.CreateOrder(create_order(), metadata=key("k"))
         assert await call == first
         assert trailer(await call.trailing_metadata(), "idempotency-status") == "replayed"
+
+
+async def test_a_keyed_import_is_one(client: Client) -> None:
+    """A client-stream that announces its length is imported once, and answered the same again (4.8)."""
+    calls = []
+    for _ in range(2):
+        call = client.orders.ImportOrders(
+            iter([create_order(), create_order()]), metadata=(*key("import"), ("idempotency-message-count", "2"))
+        )
+        calls.append(((await call).count, trailer(await call.trailing_metadata(), "idempotency-status")))
+    assert calls == [(2, "executed"), (2, "replayed")]
+    assert await rows(client, "shop_orders") == 2
+
+
+async def test_a_keyed_watch_is_taken_up_again(client: Client) -> None:
+    """Who lost the connection gets with the same key what was missed, and follows on to the end (4.3, 4.8)."""
+    order = await client.orders.CreateOrder(create_order())
+    lost = client.orders.WatchOrder(WatchOrderRequest(id=order.id), metadata=key("watch"))
+    assert await anext(aiter(lost)) == order
+    lost.cancel()
+    changed = await client.orders.AddItem(
+        AddItemRequest(order_id=order.id, item=OrderItem(sku="MORE", quantity=1)), metadata=key("add")
+    )
+    again = client.orders.WatchOrder(WatchOrderRequest(id=order.id), metadata=key("watch"))
+    messages = aiter(again)
+    seen = [await anext(messages)]
+    while seen[-1] != changed:
+        seen.append(await anext(messages))
+    assert seen[0] == order
+    cancelled = await client.orders.CancelOrder(CancelOrderRequest(id=order.id), metadata=key("cancel"))
+    seen += [message async for message in messages]
+    assert seen[-1] == cancelled
+    assert trailer(await again.trailing_metadata(), "idempotency-status") == "attached"
+    replay = client.orders.WatchOrder(WatchOrderRequest(id=order.id), metadata=key("watch"))
+    assert [message async for message in replay] == seen
+    assert trailer(await replay.trailing_metadata(), "idempotency-status") == "replayed"

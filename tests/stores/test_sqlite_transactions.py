@@ -47,6 +47,44 @@ async def claimed(store: AsyncSQLiteStore) -> Claim:
     return claim
 
 
+class TestReads:
+    async def test_it_answers_what_the_function_read(self, store: AsyncSQLiteStore) -> None:
+        """As often as one likes, in a keyed call too: it is no reply, and the one transaction may still come (5.1)."""
+        claim = await claimed(store)
+        with keyed(store, claim) as operation:
+            assert await store.read(lambda db: db.execute("SELECT count(*) FROM orders").fetchone()) == (0,)
+            assert operation.committed is None
+            assert await store.transaction(insert("a")) == "a"
+            assert await store.read(lambda db: db.execute("SELECT id FROM orders").fetchall()) == [("a",)]
+        assert operation.committed is not None
+
+    async def test_one_that_writes_is_rolled_back_and_told(self, store: AsyncSQLiteStore) -> None:
+        """A read leaves nothing, and does not pretend that it did."""
+        with pytest.raises(TransactionMisuse, match="written rows"):
+            await store.read(insert("a"))
+        assert await orders(store) == []
+
+    async def test_it_disturbs_nobody_in_its_group(self, store: AsyncSQLiteStore) -> None:
+        """Reads and transactions of one group each get their own."""
+        done = await asyncio.gather(
+            store.transaction(insert("a")),
+            store.read(insert("b")),
+            store.transaction(insert("c")),
+            return_exceptions=True,
+        )
+        assert (done[0], done[2]) == ("a", "c")
+        assert isinstance(done[1], TransactionMisuse)
+        assert await orders(store) == ["a", "c"]
+
+    async def test_it_has_to_be_a_plain_function(self, store: AsyncSQLiteStore) -> None:
+        """It runs on the database's thread."""
+
+        async def fn(_db: Database) -> None: ...
+
+        with pytest.raises(TransactionMisuse, match="plain def"):
+            await store.read(fn)  # type: ignore[unused-coroutine]  # the mistake that is told
+
+
 class TestUnkeyed:
     async def test_it_answers_what_the_function_returned(self, store: AsyncSQLiteStore) -> None:
         """Once its rows are committed."""

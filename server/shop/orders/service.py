@@ -57,13 +57,13 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         """Answers one order."""
         with Fields() as fields:
             fields.id("id", request.id)
-        return await self._store.transaction(lambda db: existing(db, request.id))
+        return await self._store.read(lambda db: existing(db, request.id))
 
     @answers
     async def ListOrders(self, request: ListOrdersRequest, context: Context) -> ListOrdersResponse:
         """Answers a page of orders, a shorter one where they are large."""
         page = pages.asked("orders", request)
-        found, more = await self._store.transaction(
+        found, more = await self._store.read(
             lambda db: rows.list_orders(db, page.after, page.size, most_bytes=_LARGEST_PAGE)
         )
         return ListOrdersResponse(
@@ -120,7 +120,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         with self._changes.watching(request.id) as watcher:
             while not self._changes.closed:
                 watcher.clear()
-                order = await self._store.transaction(lambda db: existing(db, request.id))
+                order = await self._store.read(lambda db: existing(db, request.id))
                 if order != last:
                     yield order
                 if order.state in FINAL:

@@ -57,13 +57,13 @@ class UserService(users_pb2_grpc.UserServiceServicer):
     async def GetUser(self, request: GetUserRequest, context: Context) -> User:
         """Answers one user."""
         _check_id(request.id)
-        return await self._store.transaction(lambda db: wallet.existing(db, request.id))
+        return await self._store.read(lambda db: wallet.existing(db, request.id))
 
     @answers
     async def ListUsers(self, request: ListUsersRequest, context: Context) -> ListUsersResponse:
         """Answers a page of users."""
         page = pages.asked("users", request)
-        found, more = await self._store.transaction(lambda db: rows.list_users(db, page.after, page.size))
+        found, more = await self._store.read(lambda db: rows.list_users(db, page.after, page.size))
         return ListUsersResponse(
             users=[user for _, user in found],
             next_page_token=pages.token("users", found[-1][0]) if more else "",

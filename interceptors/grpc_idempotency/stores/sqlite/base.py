@@ -112,6 +112,11 @@ class SQLiteBase:
             raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
         return TransactionRequest(fn, operation, make_step)
 
+    def _reading(self, fn: Callable[[Database], Any]) -> TransactionRequest:
+        if inspect.iscoroutinefunction(fn):
+            raise TransactionMisuse("a read's function must be a plain def: it runs on the database's thread")
+        return TransactionRequest(fn, reads=True)
+
     def _own(self, operation: OperationBase | None) -> OperationBase | None:
         """The operation, if this store's database holds its record."""
         if operation is None:

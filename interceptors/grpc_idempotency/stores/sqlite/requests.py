@@ -202,12 +202,19 @@ class SweepRequest(Request[Swept]):
 class TransactionRequest(Request[Any]):
     """``transaction``."""
 
-    __slots__ = ("committed", "context", "fn", "make_step", "operation", "step")
+    __slots__ = ("committed", "context", "fn", "make_step", "operation", "reads", "step")
 
     def __init__(
-        self, fn: Callable[[Database], Any], operation: OperationBase | None, make_step: Callable[[Any], Step] | None
+        self,
+        fn: Callable[[Database], Any],
+        operation: OperationBase | None = None,
+        make_step: Callable[[Any], Step] | None = None,
+        *,
+        reads: bool = False,
     ) -> None:
         self.fn = fn
+        self.reads = reads
+        """Whether it is a ``read``, which leaves no rows."""
         self.operation = operation
         self.make_step = make_step
         self.context = contextvars.copy_context()

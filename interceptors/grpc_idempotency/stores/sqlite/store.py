@@ -118,6 +118,11 @@ class AsyncSQLiteStore(SQLiteBase):
         value: T = await self._call(self._transacting(fn, step))
         return value
 
+    async def read(self, fn: Callable[[Database], T]) -> T:
+        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
+        value: T = await self._call(self._reading(fn))
+        return value
+
     # -- within
 
     async def _call(self, request: Request[T]) -> T:

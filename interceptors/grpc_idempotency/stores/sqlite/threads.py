@@ -119,6 +119,11 @@ class SQLiteStore(SQLiteBase):
         value: T = self._call(self._transacting(fn, step))
         return value
 
+    def read(self, fn: Callable[[Database], T]) -> T:
+        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
+        value: T = self._call(self._reading(fn))
+        return value
+
     # -- within
 
     def _call(self, request: Request[T]) -> T:

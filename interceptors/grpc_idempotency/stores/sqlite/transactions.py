@@ -59,8 +59,11 @@ class Transactions:
             return
         self._save()
         view = View(self._db)
+        changes = self._db.total_changes
         try:
             keeps = request.context.run(_call, request, view)
+            if request.reads and self._db.total_changes != changes:
+                raise TransactionMisuse("the function of a read has written rows: they were rolled back")
             if keeps and request.operation is not None:
                 self._keep(request, request.operation, now, wall)
         except BaseException as error:  # whatever the function raises is its caller's
