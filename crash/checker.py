@@ -1,4 +1,4 @@
-"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money lost.
+"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money made.
 
 It trusts nobody: the clients' history says what was promised, the databases what is so, and the servers' audit how it
 came about. Each finding begins with the name of the rule that it breaks.
@@ -235,9 +235,9 @@ class Checker:
                 if what == "release":
                     steps.clear()
                     claimed.clear()
-            elif what == "step":
-                if event["step"] in steps:
-                    yield f"the step {event['step']} was run twice"
+            elif what == "began" and event["step"] in steps:
+                yield f"the step {event['step']} was run again"
+            elif what in ("step", "finished"):
                 steps.add(event["step"])
             elif what == "done":
                 if done:

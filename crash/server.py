@@ -6,7 +6,7 @@ It imports everything once and forks for each server, before any use of grpc: so
 import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from crash.files import AUDIT, Journal
 from crash.points import Point
 from grpc_idempotency import Effects, Policy
 from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency.aio import Operation
 from grpc_idempotency.operation import OperationBase
 from shop.config import Config
 
@@ -99,6 +100,7 @@ def _equip(job: Job) -> None:
 
     serving._policies = short
     _watch_runs(journal)
+    _watch_steps(journal)
     fault.patch()
 
 
@@ -116,6 +118,20 @@ def _watch_runs(journal: Journal) -> None:
 
     patched: Any = AioRun
     patched.to_end = watched
+
+
+def _watch_steps(journal: Journal) -> None:
+    run = Operation._run
+
+    async def watched(self: Operation, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        what = {"name": self.name.hex(), "fence": self.fence.hex(), "step": name}
+        journal.write("began", **what)
+        result = await run(self, name, fn, transaction)
+        journal.write("finished", **what)
+        return result
+
+    patched: Any = Operation
+    patched._run = watched
 
 
 def _line() -> str:

@@ -25,8 +25,10 @@ from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint
 from shop.config import Config, from_environment
 from shop.demo.proxy import Proxy
-from shop.orders.v1.orders_pb2 import CreateOrderRequest, ListOrdersRequest, Order, OrderItem
+from shop.orders.v1.orders_pb2 import CheckoutRequest, CreateOrderRequest, ListOrdersRequest, Order, OrderItem
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
+from shop.users.v1.users_pb2 import AddCreditRequest, CreateUserRequest, GetUserRequest, User
+from shop.users.v1.users_pb2_grpc import UserServiceStub
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -262,6 +264,37 @@ async def test_example_client_whose_calls_carry_keys(tmp_path: Path) -> None:
             listed = OrderServiceStub(channel).ListOrders(ListOrdersRequest())
     assert list(listed.orders) == [order, with_gift]
     assert [item.sku for item in with_gift.items] == ["SKU001", "GIFT"]
+
+
+def test_example_of_a_workflow(tmp_path: Path) -> None:
+    """It pays for an order at the shop's user service, undoes all where that refuses, and waits while it is away."""
+    address = free_address()
+    users = ("-m", "shop"), {"SHOP_LISTEN": address, "SHOP_STORE": "sqlite:///users.db", "SHOP_SERVICES": "users"}
+    with example("workflow.py", tmp_path, USERS=address) as orders_at, grpc.insecure_channel(orders_at) as channel:
+        orders = OrderServiceStub(channel)
+        with running(address, tmp_path, *users[0], **users[1]), grpc.insecure_channel(address) as channel_to_users:
+            ada = UserServiceStub(channel_to_users).CreateUser(
+                CreateUserRequest(user=User(display_name="A", email="a@b"))
+            )
+            credit = AddCreditRequest(user_id=ada.id, amount=Money(currency_code="USD", units=10))
+            UserServiceStub(channel_to_users).AddCredit(credit)
+            first, second, third = (
+                orders.CreateOrder(CreateOrderRequest(customer_id=ada.id, total_amount=Money(units=units)))
+                for units in (6, 6, 4)
+            )
+            paid = orders.Checkout(CheckoutRequest(order_id=first.id, request_id="1"), timeout=20)
+            assert paid.state == Order.STATE_CONFIRMED
+            for _ in range(2):  # and the same to a retry
+                with pytest.raises(grpc.RpcError, match="less than") as refused:
+                    orders.Checkout(CheckoutRequest(order_id=second.id, request_id="2"), timeout=20)
+                assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        with pytest.raises(grpc.RpcError):
+            orders.Checkout(CheckoutRequest(order_id=third.id, request_id="3"), timeout=1)
+        with running(address, tmp_path, *users[0], **users[1]), grpc.insecure_channel(address) as channel_to_users:
+            paid = orders.Checkout(CheckoutRequest(order_id=third.id, request_id="3"), timeout=30)
+            assert paid.state == Order.STATE_CONFIRMED
+            spent = UserServiceStub(channel_to_users).GetUser(GetUserRequest(id=ada.id))
+            assert spent.balance == Money(currency_code="USD", units=0)
 
 
 async def test_example_of_an_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
