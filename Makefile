@@ -2,14 +2,16 @@
 
 PYTHON ?= python3
 ARGS ?=
+ROWS ?= all
 
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
+OPTION := protos/grpc_idempotency/v1/policy.proto
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test protos lint format bench clean
+.PHONY: help demo run test protos lint format bench compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -26,8 +28,8 @@ run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/
 test: $(VENV)/.dev ## Run all tests (ARGS='-k name' for some)
 	@$(BIN)/pytest $(ARGS)
 
-protos: $(VENV)/.dev ## Compile protos/ into server/
-	@$(call compile,server)
+protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
+	@set -e; $(call compile,server,interceptors)
 
 lint: $(VENV)/.dev ## Check style, types, imports, protos and that no stub has drifted
 	$(BIN)/ruff check .
@@ -47,8 +49,11 @@ format: $(VENV)/.dev ## Put code into shape
 bench: $(VENV)/.dev ## Measure what the interceptor costs
 	@$(BIN)/python -m bench $(ARGS)
 
+compat: $(VENV)/.dev ## Try it with grpcio 1.62 to newest, protobuf 4.25 to newest (ROWS=ends: two rows)
+	@$(BIN)/python -m tests.compat $(ROWS)
+
 clean: ## Remove what make made: .venv, build output, caches (data/ stays)
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venvs build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find interceptors server tests bench -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- Protos ---------------------------------------------------------------------------------------------------------
@@ -56,8 +61,11 @@ clean: ## Remove what make made: .venv, build output, caches (data/ stays)
 # Google's own protos come with googleapis-common-protos and, for google/protobuf, with grpcio-tools itself.
 google = $$($(BIN)/python -c 'import google.type.money_pb2 as m, pathlib; print(pathlib.Path(m.__file__).parents[2])')
 protoc = $(BIN)/python -m grpc_tools.protoc -Iprotos -I"$(google)"
+# The shop's stubs go to $(1). Of the library's own proto $(2) gets the descriptor, which policy_pb2.py reads, and the types.
 compile = $(protoc) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:$(1) $(PROTOS)
+	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:$(1) \
+	$(filter protos/shop/%,$(PROTOS)); \
+	$(protoc) --pyi_out=$(2) --descriptor_set_out=$(2)/grpc_idempotency/v1/policy.binpb $(OPTION)
 
 in_scratch = set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT;
 
@@ -65,8 +73,10 @@ in_scratch = set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT;
 lint_protos = $(protoc) --include_imports --include_source_info --descriptor_set_out="$$scratch/protos.binpb" $(PROTOS); \
 	$(BIN)/buf lint "$$scratch/protos.binpb" --config buf.yaml $(PROTOS:protos/%=--path %)
 
-check_drift = mkdir "$$scratch/fresh" "$$scratch/tree"; $(call compile,"$$scratch/fresh"); \
+check_drift = mkdir -p "$$scratch/tree" "$$scratch/fresh/grpc_idempotency/v1"; \
+	$(call compile,"$$scratch/fresh","$$scratch/fresh"); \
 	(cd server && find . -name '*_pb2.py*' -o -name '*_pb2_grpc.py*' | tar -cf - -T -) | tar -xf - -C "$$scratch/tree"; \
+	(cd interceptors && tar -cf - grpc_idempotency/v1/policy.binpb grpc_idempotency/v1/*.pyi) | tar -xf - -C "$$scratch/tree"; \
 	diff -r "$$scratch/tree" "$$scratch/fresh" || { echo "Generated code has drifted: run 'make protos' and commit." >&2; exit 1; }
 
 # --- Set-up ---------------------------------------------------------------------------------------------------------

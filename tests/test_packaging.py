@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+OPTION = Path("grpc_idempotency/v1/policy.proto")
 SOURCES = ROOT / "interceptors" / "grpc_idempotency"
 TWO_LINES = ROOT / "tests" / "rpc" / "servers" / "forgetful.py"
 
@@ -36,14 +37,14 @@ def metadata(wheel: Path) -> dict[str, list[str]]:
 
 
 def test_the_wheel_ships_one_name(wheel: Path) -> None:
-    """The wheel has one top-level name, and in it all that is in the source tree: py.typed and SQL files too."""
+    """The wheel has one top-level name, and in it all that is in the source tree, and the method option's proto."""
     with zipfile.ZipFile(wheel) as archive:
         files = {Path(name) for name in archive.namelist()}
     tops = {file.parts[0] for file in files}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"grpc_idempotency"}
     shipped = {file for file in files if file.parts[0] == "grpc_idempotency"}
     there = {file for file in SOURCES.rglob("*") if file.is_file() and "__pycache__" not in file.parts}
-    assert shipped == {Path("grpc_idempotency") / file.relative_to(SOURCES) for file in there}
+    assert shipped == {Path("grpc_idempotency") / file.relative_to(SOURCES) for file in there} | {OPTION}
     assert {"py.typed", "queries.sql", "0001_operations.sql"} <= {file.name for file in shipped}
 
 

@@ -21,7 +21,7 @@ from grpc_idempotency.errors import (
 )
 from grpc_idempotency.operation import Operation, current_operation
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared
+from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.memory import MemoryStore
@@ -59,4 +59,5 @@ __all__ = [
     "mtls_or_shared",
     "refusal_of",
     "status_of",
+    "token_subject",
 ]

@@ -14,7 +14,7 @@ import grpc.aio
 from grpc_idempotency._aio_attach import Attachment
 from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights, pause
-from grpc_idempotency._aio_plain import plain
+from grpc_idempotency._aio_plain import plain, refusing
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
 from grpc_idempotency._run import Target
@@ -85,7 +85,10 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        method = self._methods[handler_call_details.method]
+        try:
+            method = self._methods[handler_call_details.method]
+        except PolicyError as exc:
+            return method_handler(handler, refusing(exc), typed=False)
         target = Target.of(handler, method)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return method_handler(handler, plain(target), typed=True)

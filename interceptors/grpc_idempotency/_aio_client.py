@@ -61,7 +61,7 @@ class _Interceptor:
                 ticket.abandon()
             raise
         if ticket is not None:
-            ticket.call = call
+            ticket.begun(call)
         return call
 
 

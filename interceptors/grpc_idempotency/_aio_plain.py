@@ -1,4 +1,4 @@
-"""Handlers of un-keyed calls on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
+"""Handlers of calls that are not keyed, on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
 
 import asyncio
 import inspect
@@ -13,6 +13,8 @@ import grpc.aio
 from grpc_idempotency._aio_run import is_async
 from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of
 from grpc_idempotency._run import Target
+from grpc_idempotency._shell import unmet
+from grpc_idempotency.errors import PolicyError
 
 if TYPE_CHECKING:
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -69,6 +71,16 @@ def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, An
             _answer_on_thread(exc, context)
 
     return generator
+
+
+def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
+    """What stands in for a handler whose policy can't be met, whatever its kind."""
+
+    async def behaviour(_incoming: Any, context: "_Context") -> NoReturn:
+        outcome = unmet(error)
+        await context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers)
+
+    return behaviour
 
 
 async def _answer(error: BaseException, context: "_Context") -> NoReturn:

@@ -81,7 +81,7 @@ class Clients:
                 raise PolicyError(
                     f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form."
                 )
-        self._protos = Methods(Policy(), {})
+        self._protos = Methods(Policy(), {}, lambda _: None)
         self._known: dict[tuple[str, bool], Rules] = {}
 
     def rules(self, name: str | bytes, *, bidirectional: bool) -> Rules:

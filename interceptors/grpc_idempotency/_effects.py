@@ -100,7 +100,7 @@ class Ran:
 
     ended: Ended
     steps: bool = False
-    """Whether any step of the operation is finished, in this run or one before."""
+    """Whether any step of the operation is finished, in this run or one before; or may be, since it was begun."""
 
 
 # What a flight can land with

@@ -274,7 +274,10 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
     failure = replace(outcome, message=None)
     marker = Step(name=FAILED, position=0, result=encode_failure(failure, tries))
     if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
-        return (yield from _overtaken(call, claim))
+        now = yield from _overtaken(call, claim)
+        if not _is_running_under(now, claim.fence):
+            return now
+        # The record is still ours: the marker is there, and only the answer to that was lost.
     yield from do(Tell(Event.GIVEN_UP))
     return (yield from _unwind(call, claim, failure, tries, tries))
 
@@ -291,7 +294,8 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
 def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
     """The operation is to run again, the later the more often it has failed lately."""
     delay = min(call.policy.retry_delay * 2 ** min(lately - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
-    match (yield from _insist(Wait(claim.name, claim.fence, delay, tries))):
+    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries))
+    match kept:
         case True:
             yield from do(Tell(Event.WAITS))
             return Waits()
@@ -299,6 +303,17 @@ def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
             return (yield from _overtaken(call, claim))
         case None:
             return Refused(_not_stored())
+        case _:
+            assert_never(kept)
+
+
+def _is_running_under(landing: Landing, fence: bytes) -> bool:
+    return (
+        isinstance(landing, Found)
+        and landing.record is not None
+        and landing.record.state is State.RUNNING
+        and landing.record.fence == fence
+    )
 
 
 def _unwind(call: Call, claim: Claim, failure: Outcome, before: int, tries: int) -> Plan[Landing]:

@@ -10,8 +10,9 @@ import hmac
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from grpc_idempotency.errors import ConcurrentCalls, UnkeyedRetry
@@ -22,7 +23,7 @@ _current: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_
 class Ticket:
     """One call's place in a scope."""
 
-    __slots__ = ("call", "fingerprint", "key", "method", "number", "over", "unclear")
+    __slots__ = ("_call", "fingerprint", "key", "method", "number", "over", "unclear")
 
     def __init__(self, key: str, method: str, number: int, fingerprint: bytes | None) -> None:
         self.key = key
@@ -30,19 +31,30 @@ class Ticket:
         self.number = number
         self.fingerprint = fingerprint
         """The digest of its requests, where they are known beforehand."""
-        self.call: Any = None
-        """The call, once it has begun."""
+        self._call: Callable[[], Any] | None = None
         self.over = False
         """Whether it has ended, where there is no call to ask."""
         self.unclear = False
         """Whether it has ended, and nobody knows whether it took effect."""
 
+    def begun(self, call: Any, *, weakly: bool = False) -> None:
+        """The call has begun; ``weakly`` leaves it to its caller to keep it alive, since grpc ends what is dropped."""
+        self._call = lambda: call
+        if weakly:
+            with suppress(TypeError):
+                self._call = weakref.ref(call)
+
+    @property
+    def call(self) -> Any:
+        """The call, once it has begun, and as long as it is there."""
+        return self._call() if self._call is not None else None
+
     @property
     def ended(self) -> bool:
         """Whether it is not under way any more."""
-        if self.over or self.call is None:
+        if self.over or self._call is None:
             return self.over
-        done = getattr(self.call, "done", None)  # an interceptor may have put something else in the call's place
+        done = getattr(self._call(), "done", None)  # an interceptor may have put something else in the call's place
         return done is None or bool(done())
 
     def abandon(self) -> None:

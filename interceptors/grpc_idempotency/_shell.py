@@ -9,11 +9,11 @@ import grpc
 
 from grpc_idempotency._admission import Admission
 from grpc_idempotency._methods import Method, Methods
-from grpc_idempotency._wire import carries_key
+from grpc_idempotency._wire import carries_key, reply_to
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction
-from grpc_idempotency.records import Effects
+from grpc_idempotency.records import Code, Effects, Outcome
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -36,12 +36,7 @@ class Shell:
         drain_limit: timedelta,
     ) -> None:
         self._store = store
-        self._methods = Methods(policy, methods or {})
-        for each in (policy, *(methods or {}).values()):
-            if each.effects is Effects.TRANSACTIONAL and not hasattr(store, "transaction"):
-                raise PolicyError(
-                    f"Effects.TRANSACTIONAL needs a store with transactions; {type(store).__name__} has none."
-                )
+        self._methods = Methods(policy, methods or {}, self._check_policy)
         self._admission = Admission(principal, secret)
         self._sweep_every = sweep_every
         self._drain_limit = drain_limit
@@ -57,10 +52,15 @@ class Shell:
         return method.has_request_id and not handler.request_streaming
 
     def _check(self, served: "Served") -> None:
-        """Finds policies for methods that the server does not have."""
-        unmatched = self._methods.unmatched(served.names) if served.all_known else []
-        if unmatched:
-            raise PolicyError(f"There is a policy for {', '.join(unmatched)}, but the server has no such method.")
+        """Finds policies that can't be met, where all methods of the server are known."""
+        if served.all_known:
+            self._methods.check(served.names)
+
+    def _check_policy(self, policy: Policy) -> None:
+        if policy.effects is Effects.TRANSACTIONAL and not hasattr(self._store, "transaction"):
+            raise PolicyError(
+                f"Effects.TRANSACTIONAL needs a store with transactions; {type(self._store).__name__} has none."
+            )
 
     def _log_sweep(self, deleted: int, freed: int) -> None:
         if deleted:
@@ -104,3 +104,10 @@ class Served:
             self.handlers.append(handler)
             self.names.update(methods or ())
             self.all_known = self.all_known and methods is not None
+
+
+def unmet(error: PolicyError) -> Outcome:
+    """What every call of a method gets whose policy can't be met: it must not run as if it had another one."""
+    logger.error("a call was refused: %s", error)
+    details = "This method can't be called: its idempotency policy can't be met. The server's log says why."
+    return reply_to(Outcome(status=Code.INTERNAL, details=details))

@@ -37,8 +37,8 @@ class Steps:
         self._in_order = len({step.position for step in finished}) == len(finished)
 
     def __bool__(self) -> bool:
-        """Whether any step is finished, in this run or one before."""
-        return bool(self._finished)
+        """Whether any step is finished, in this run or one before, or was begun and may be: nobody knows otherwise."""
+        return bool(self._finished) or bool(self._asked)
 
     def ask(self, name: str, undo: Callable[[Any], Any] | None) -> Step | None:
         """Begins a step; the finished one, if it is. Raises :class:`StepMisuse` and :class:`Unwinding`."""

@@ -17,7 +17,7 @@ from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
 from grpc_idempotency._sync_keeper import jittered
-from grpc_idempotency._sync_plain import plain
+from grpc_idempotency._sync_plain import plain, refusing
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
@@ -90,7 +90,10 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        method = self._methods[handler_call_details.method]
+        try:
+            method = self._methods[handler_call_details.method]
+        except PolicyError as exc:
+            return method_handler(handler, refusing(exc), typed=False)
         target = Target.of(handler, method)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return method_handler(handler, plain(target), typed=True)

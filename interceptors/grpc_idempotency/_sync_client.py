@@ -42,7 +42,7 @@ class ClientInterceptor(
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         """For grpc."""
-        return self._call(continuation, client_call_details, request)
+        return self._call(continuation, client_call_details, request, messages=True)
 
     def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """For grpc."""
@@ -50,7 +50,7 @@ class ClientInterceptor(
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
         """For grpc."""
-        return self._call(continuation, client_call_details, request_iterator, bidirectional=True)
+        return self._call(continuation, client_call_details, request_iterator, messages=True, bidirectional=True)
 
     def _call(
         self,
@@ -59,6 +59,7 @@ class ClientInterceptor(
         requests: Any,
         *,
         streams: bool = False,
+        messages: bool = False,
         bidirectional: bool = False,
     ) -> Any:
         rules = self._clients.rules(details.method, bidirectional=bidirectional)
@@ -79,7 +80,7 @@ class ClientInterceptor(
                 ticket.abandon()
             raise
         if ticket is not None:
-            ticket.call = call
+            ticket.begun(call, weakly=messages)
         return call
 
 

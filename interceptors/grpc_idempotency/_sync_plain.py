@@ -1,4 +1,4 @@
-"""Handlers of un-keyed calls on threads: as they are, but for the text of their exceptions (2.4, 4.7)."""
+"""Handlers of calls that are not keyed, on threads: as they are, but for the text of their exceptions (2.4, 4.7)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 
 import grpc
 
-from grpc_idempotency._context import INTERNAL_ERROR
+from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR
 from grpc_idempotency._run import Target
+from grpc_idempotency._shell import unmet
+from grpc_idempotency.errors import PolicyError
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -31,6 +33,17 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
             _answer(exc, context)
 
     return generator if target.response_streams else function
+
+
+def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
+    """What stands in for a handler whose policy can't be met, whatever its kind."""
+
+    def behaviour(_incoming: Any, context: grpc.ServicerContext) -> NoReturn:
+        outcome = unmet(error)
+        context.set_trailing_metadata(outcome.trailers)
+        context.abort(GRPC_CODES[outcome.status], outcome.details)
+
+    return behaviour
 
 
 def _answer(error: BaseException, context: grpc.ServicerContext) -> NoReturn:

@@ -51,7 +51,8 @@ class Policy:
     max_response_bytes: int = 4 * 1024 * 1024
     """The largest response that is kept; a larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
     max_trailer_bytes: int = 6 * 1024
-    """The most that an outcome's status message and trailing metadata may measure; what exceeds it is dropped."""
+    """The most that an outcome's status message and trailing metadata may measure as they are sent (a peer counts 32
+    bytes more for each trailer); what exceeds it is dropped."""
     statuses: Mapping[Code, Disposition] = field(default_factory=lambda: MappingProxyType({}))
     """Exceptions to what each status does to the record (4.6). OK is always stored."""
     max_tries: int = 5

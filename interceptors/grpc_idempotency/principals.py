@@ -1,7 +1,14 @@
 """Whose keys they are (3.1): what is known of a caller, and the functions that make a principal of it."""
 
+import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from grpc_idempotency.errors import PolicyError
+
+logger = logging.getLogger("grpc_idempotency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,5 +44,58 @@ def mtls_or_shared(caller: Caller) -> bytes:
     """The verified mTLS identity where there is one, else one scope that all share. The default."""
     if caller.peer_identity_key is None or not caller.peer_identities:
         return SHARED
-    parts = [caller.peer_identity_key.encode(), *sorted(caller.peer_identities)]
-    return b"mtls:" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return b"mtls:" + _framed(caller.peer_identity_key.encode(), *sorted(caller.peer_identities))
+
+
+def token_subject(
+    verify: Callable[[str], Mapping[str, Any]], *, header: str = "authorization"
+) -> Callable[[Caller], bytes | None]:
+    """Makes a principal function that names a caller by issuer and subject of a bearer token, once it is verified.
+
+    A caller keeps its principal when its token is refreshed, and two issuers' subjects never meet. Whoever has no such
+    token has no principal, so that a keyed call of theirs is refused (``PRINCIPAL_REQUIRED``).
+
+    Args:
+        verify: Gets the token and answers its claims, or raises where it is not valid: signature, expiry, audience and
+            issuer are its to check. It runs on the event loop of an aio server, so it must not block. ``sub`` has to
+            be among the claims; ``iss`` may be missing where there is one issuer only.
+        header: The metadata name the token comes in: behind the scheme ``Bearer`` in ``authorization``, alone in any
+            other. It has to come once.
+    """
+    if not header or header != header.lower() or header.endswith("-bin"):
+        raise PolicyError(f"token_subject: {header!r} is not a lower-case metadata name for text.")
+    if inspect.iscoroutinefunction(verify):
+        raise PolicyError("token_subject: verify is a plain function, since a principal function is not awaited.")
+
+    def principal(caller: Caller) -> bytes | None:
+        token = _token(caller, header)
+        if not token:
+            return None
+        try:
+            claims = verify(token)
+        except Exception as exc:
+            # Not its text, which may quote the token.
+            logger.warning("the token of a call to %s is not verified: %s", caller.method, type(exc).__name__)
+            return None
+        subject, issuer = claims["sub"], claims.get("iss", "")
+        if not (isinstance(subject, str) and subject and isinstance(issuer, str)):
+            raise ValueError("the claims of a verified token have no sub, or one that is no text, or such an iss")
+        return b"token:" + _framed(issuer.encode(), subject.encode())
+
+    return principal
+
+
+def _token(caller: Caller, header: str) -> str:
+    """The one token that came, or nothing."""
+    values = [value for name, value in caller.metadata if name == header]
+    if len(values) != 1 or not isinstance(values[0], str):
+        return ""
+    if header != "authorization":
+        return values[0].strip()
+    scheme, _, token = values[0].strip().partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _framed(*parts: bytes) -> bytes:
+    """Parts with their lengths, so that no two lists of parts are one text."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

@@ -10,6 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
 from grpc_idempotency.operation import current
+from grpc_idempotency._scope import scope_of
 from grpc_idempotency.retrying import AsyncRetrying
 
 from ..rpc.handlers import Blocking, Counting
@@ -183,6 +184,33 @@ async def test_a_stream_that_is_not_read_is_under_way(net: Net) -> None:
 
     services = await start(net, below, outer)
     assert await services.run() == "m0"
+
+
+@pytest.mark.parametrize("net", ["sync"], indirect=True)
+async def test_a_stream_that_is_dropped_is_over(net: Net) -> None:
+    """A stream that nobody keeps is cancelled by grpc, also when it has a derived key."""
+    below = await net.serve({"Do": Counting()})
+
+    async def outer(client: Client, _run: int) -> str:
+        stream = client.stub("Many", "unary_stream")(text("m"), timeout=20)
+        del stream
+        return (await client.call("Do", "b")).texts[0]
+
+    services = await start(net, below, outer)
+    assert await services.run() == "b run 1"
+
+
+def test_a_key_follows_from_scope_method_and_number() -> None:
+    """Each of them makes another key; none of them by itself makes the same one."""
+    scopes = [scope_of(b"one"), scope_of(b"two"), scope_of(b"one").child("step"), scope_of(b"one").child("other")]
+    methods = ["/s/A", "/s/B"]
+    assert len({scope.next_key(method) for scope in scopes for method in methods}) == 8
+    first, again = scope_of(b"one"), scope_of(b"one")
+    assert first.next_key("/s/A") != scope_of(b"one").next_key("/s/B")
+    assert [again.next_key(method) for method in methods] == [
+        scope_of(b"one").next_key("/s/A"),
+        first.next_key("/s/B"),
+    ]
 
 
 async def test_distinct_steps_may_be_concurrent(net: Net) -> None:

@@ -3,7 +3,9 @@
 import random
 from dataclasses import dataclass
 
-from .model import Scenario, Step, Violation, World
+from .promises import Violation
+from .scenarios import Scenario, Step
+from .world import World
 
 _LONGEST = 250  # steps; what has not ended by then never will
 
@@ -37,7 +39,6 @@ def explore(scenario: Scenario) -> Explored:
             return 1
         if len(prefix) > _LONGEST:
             raise Violation(f"4.3: it does not come to an end\nin {scenario}\nafter {prefix}")
-        found[key] = 0  # a way back to here would be an endless one, and is no schedule
         total = 0
         for number, step in enumerate(steps):
             here = world if number == 0 else replay(scenario, prefix)

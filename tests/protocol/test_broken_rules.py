@@ -12,11 +12,12 @@ from grpc_idempotency._effects import (
     Board,
     Call,
     Executed,
+    Get,
     Land,
     Landing,
-    LeaseHolds,
     Pause,
     Plan,
+    Ran,
     Refused,
     RolledBack,
     do,
@@ -24,8 +25,10 @@ from grpc_idempotency._effects import (
 from grpc_idempotency.policy import Disposition
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State
 
-from .model import NAME, Behaviour, Scenario, Store, Violation
+from .promises import Violation
+from .scenarios import Behaviour, Scenario
 from .schedules import explore
+from .stores import NAME, Store
 
 TWO = (("A", "p", "x"), ("B", "q", "x"))
 
@@ -172,10 +175,10 @@ def test_a_failure_told_over_a_commit_is_caught(monkeypatch: pytest.MonkeyPatch)
     """A transaction whose answer was lost is looked up before its failure is told (5.1)."""
     honest = protocol.settle
 
-    def hasty(call: Call, claim: Claim, ended: Any) -> Plan[Landing]:
-        if isinstance(ended, RolledBack):
-            return (yield from protocol._store(call, claim, ended.outcome))
-        return (yield from honest(call, claim, ended))
+    def hasty(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
+        if isinstance(ran.ended, RolledBack):
+            return (yield from protocol._store(call, claim, ran.ended.outcome))
+        return (yield from honest(call, claim, ran, tries))
 
     monkeypatch.setattr(protocol, "settle", hasty)
     caught(Scenario(effects=Effects.OPAQUE, behaviour=Behaviour.COMMITTING, faults=1), "4.7")
@@ -187,7 +190,7 @@ def test_a_call_that_is_never_told_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     def blind(name: bytes, fence: bytes) -> Plan[None]:
         while True:
             yield from do(Pause(1.0))
-            yield from do(LeaseHolds())
+            yield from do(Get(name))
 
     monkeypatch.setattr(protocol, "watch", blind)
     caught(Scenario(effects=Effects.OPAQUE, calls=TWO), "4.3")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from grpc_idempotency import _protocol as protocol
+from grpc_idempotency._codec import decode_failure, encode_failure
 from grpc_idempotency._effects import (
     Answer,
     Answered,
@@ -27,11 +28,14 @@ from grpc_idempotency._effects import (
     Landed,
     Landing,
     LeaseHolds,
+    LoadSteps,
     Mark,
     NewFence,
     Pause,
     Plan,
     Raised,
+    Ran,
+    RecordStep,
     Refused,
     Release,
     Released,
@@ -41,12 +45,16 @@ from grpc_idempotency._effects import (
     Tell,
     TryClaim,
     Unprotected,
+    Unwind,
+    Wait,
+    Waits,
     Watch,
 )
+from grpc_idempotency._protocol import FAILED
 from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
 
 E = TypeVar("E", bound=Effect[Any])
 
@@ -119,7 +127,7 @@ class Hand:
         self.asked(kind)
         self._go(lambda: self._plan.send(reply))
 
-    def fail(self, kind: type[Effect[Any]], error: StoreUnavailable) -> None:
+    def fail(self, kind: type[Effect[Any]], error: StoreError) -> None:
         self.asked(kind)
         self._go(lambda: self._plan.throw(error))
 
@@ -346,7 +354,7 @@ def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_
     assert hand.asked(TryClaim).claim == claim()
     hand.reply(TryClaim, None)
     assert hand.asked(Execute) == Execute(claim(), attempt=1)
-    hand.reply(Execute, Answered(OK))
+    hand.reply(Execute, Ran(Answered(OK)))
     assert hand.asked(Complete) == Complete(b"name", b"mine", OK, CALL.policy.ttl)
     hand.reply(Complete, True)
     assert hand.result == Executed(OK)
@@ -368,6 +376,7 @@ def test_what_is_safe_to_run_again_is_taken_over(effects: Effects) -> None:
     hand = claiming(record(lapsed=True, effects=effects, attempts=2), effects=effects)
     assert hand.asked(TryClaim).over == b"theirs"
     hand.reply(TryClaim, None)
+    hand.reply(LoadSteps, [])
     execute = hand.asked(Execute)
     assert (execute.attempt, execute.claim) == (3, claim(effects))
     assert hand.told == [Event.TOOK_OVER]
@@ -447,7 +456,7 @@ def test_a_policy_may_let_calls_through_unprotected(ended: Ended, told: Outcome)
     hand.reply(NewFence, b"mine")
     hand.fail(TryClaim, DOWN)
     assert hand.asked(Execute) == Execute(None)
-    hand.reply(Execute, ended)
+    hand.reply(Execute, Ran(ended))
     assert hand.result == Unprotected(told)
 
 
@@ -455,7 +464,7 @@ def test_a_policy_may_let_calls_through_unprotected(ended: Ended, told: Outcome)
 
 
 def settling(ended: Ended, effects: Effects = Effects.OPAQUE, **policy: Any) -> Hand:
-    return Hand(protocol.settle(call(effects=effects, **policy), claim(effects), ended))
+    return Hand(protocol.settle(call(effects=effects, **policy), claim(effects), Ran(ended), 0))
 
 
 def test_what_its_transaction_stored_is_not_stored_again() -> None:
@@ -665,6 +674,206 @@ def test_a_server_that_stops_says_so() -> None:
     landing = protocol.shut_down()
     assert isinstance(landing, Refused)
     assert landing.refusal.reason is Reason.STORE_UNAVAILABLE
+
+
+# Steps
+
+
+FAILURE = Outcome(status=Code.FAILED_PRECONDITION, details="no credit")
+PASSING = Outcome(status=Code.UNAVAILABLE, details="later")
+STEP = Step(name="charge", position=0, result=b"jnull", undoable=True)
+
+
+def stepping(ended: Ended, *, tries: int = 0, effects: Effects = Effects.REPEATABLE, **policy: Any) -> Hand:
+    """A handler that has ended after it had finished a step."""
+    plan = protocol.settle(call(effects=effects, **policy), claim(effects), Ran(ended, steps=True), tries)
+    return Hand(plan)
+
+
+def test_success_after_steps_is_stored_like_any_other() -> None:
+    """Nothing is undone (5.2)."""
+    hand = stepping(Answered(OK))
+    hand.reply(Complete, True)
+    assert hand.result == Executed(OK)
+
+
+def test_an_operation_that_fails_for_good_is_undone_first() -> None:
+    """That it has failed is kept, then its steps are undone, and only then the failure is stored (5.2)."""
+    hand = stepping(Answered(replace(FAILURE, message=b"part of a stream")))
+    marker = hand.asked(RecordStep).step
+    assert (marker.name, decode_failure(marker.result)) == (FAILED, (FAILURE, 0))
+    hand.reply(RecordStep, True)
+    assert hand.told == [Event.GIVEN_UP]
+    hand.reply(Unwind, None)
+    assert hand.asked(Complete).outcome == FAILURE
+    hand.reply(Complete, True)
+    assert hand.result == Executed(FAILURE)
+
+
+@pytest.mark.parametrize("kept", [False, None])
+def test_nothing_is_undone_whose_failure_could_not_be_kept(kept: bool | None) -> None:
+    """A zombie, or one whose store is gone, leaves it to the next run (4.2, 5.2)."""
+    hand = stepping(Answered(FAILURE))
+    if kept is None:
+        hand.fail(RecordStep, DOWN)
+        hand.reply(LeaseHolds, False)
+    else:
+        hand.reply(RecordStep, kept)
+    theirs = record(fence=b"theirs")
+    hand.reply(Get, theirs)
+    assert hand.result == Found(theirs)
+
+
+def test_a_failure_whose_keeping_was_answered_late() -> None:
+    """The write took effect and its answer was lost: the record is still ours, and the undoing goes on (5.5)."""
+    hand = stepping(Answered(FAILURE))
+    hand.fail(RecordStep, LOST)
+    hand.reply(LeaseHolds, True)
+    hand.reply(Pause, None)
+    hand.reply(RecordStep, False)
+    hand.reply(Get, record(fence=b"mine"))
+    hand.asked(Unwind)
+
+
+@pytest.mark.parametrize("ended", [Answered(PASSING), Raised(FAILURE), RolledBack(FAILURE), CutShort.OVERRAN])
+def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: Ended) -> None:
+    """What may pass makes it run again, with its steps kept (4.6, 5.2)."""
+    hand = stepping(ended)
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 1)
+    hand.reply(Wait, True)
+    assert hand.told == [Event.WAITS]
+    assert hand.result == Waits()
+
+
+def test_the_wait_grows_up_to_a_minute() -> None:
+    """Twice as long before each further run (5.2)."""
+    delays = [stepping(Answered(PASSING), tries=tries, max_tries=99).asked(Wait).delay for tries in range(50)]
+    assert [delay.total_seconds() for delay in delays[:7]] == [1, 2, 4, 8, 16, 32, 60]
+    assert delays[-1] == timedelta(minutes=1)
+
+
+def test_a_wait_that_can_not_be_kept() -> None:
+    """Another owner's record is the truth (4.2); where the store is gone, the lease's end lets another run (5.5)."""
+    hand = stepping(Answered(PASSING))
+    hand.reply(Wait, False)
+    hand.reply(Get, None)
+    assert hand.result == Found(None)
+    hand = stepping(Answered(PASSING))
+    hand.fail(Wait, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+def test_what_does_not_pass_is_given_up() -> None:
+    """After N tries it is undone, and the failure that is stored no longer says "retry" (5.2)."""
+    hand = stepping(Answered(PASSING), tries=4)
+    hand.reply(RecordStep, True)
+    hand.reply(Unwind, None)
+    given_up = hand.asked(Complete).outcome
+    assert given_up.status is Code.ABORTED
+    assert given_up.details.endswith("later")
+    assert "5 times" in given_up.details
+
+
+def test_an_exception_of_an_opaque_handler_with_steps_is_final() -> None:
+    """It is stored, as without steps, and what it had finished is undone before (4.5, 5.2)."""
+    hand = stepping(Raised(FAILURE), effects=Effects.OPAQUE)
+    hand.reply(RecordStep, True)
+    hand.reply(Unwind, None)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(FAILURE)
+
+
+def test_a_waiting_call_looks_out_for_the_next_run() -> None:
+    """Whoever waited for an operation that now waits itself goes on waiting, its founder too (4.3, 5.2)."""
+    for founded in (True, False):
+        hand = landed(Waits(), founded=founded)
+        hand.reply(Board, boarded(founded=True))
+        hand.reply(Land, Landed(Found(record(State.WAITING))))
+        assert hand.asked(Watch).fence == b"theirs"
+    assert reason_of(begun(Waits(), founded=True)) is Reason.STORE_UNAVAILABLE
+
+
+def running_again(*, steps: list[Step], tries: int, state: State = State.WAITING) -> Hand:
+    """A flight that has claimed an operation which is due to run again."""
+    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
+    hand.reply(NewFence, b"mine")
+    hand.reply(TryClaim, record(state, lapsed=True, effects=Effects.REPEATABLE, attempts=tries + 1, tries=tries))
+    hand.reply(TryClaim, None)
+    hand.reply(LoadSteps, steps)
+    return hand
+
+
+def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
+    """And goes on counting the tries (5.2)."""
+    hand = running_again(steps=[STEP], tries=2)
+    assert hand.told == [Event.RUNS_AGAIN]
+    execute = hand.asked(Execute)
+    assert (execute.steps, execute.attempt, execute.unwinds) == ((STEP,), 4, False)
+    hand.reply(Execute, Ran(Answered(PASSING), steps=True))
+    assert hand.asked(Wait).tries == 3
+
+
+def test_a_run_whose_steps_can_not_be_read_does_not_begin() -> None:
+    """It would run them again (5.2)."""
+    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
+    hand.reply(NewFence, b"mine")
+    hand.reply(TryClaim, record(lapsed=True, effects=Effects.REPEATABLE))
+    hand.reply(TryClaim, None)
+    hand.fail(LoadSteps, DOWN)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+def test_an_opaque_operation_that_waits_runs_again() -> None:
+    """It waits because its steps may be repeated, whatever its effects (5.2)."""
+    hand = Hand(protocol.operate(CALL))
+    hand.reply(NewFence, b"mine")
+    hand.reply(TryClaim, record(State.WAITING, lapsed=True))
+    assert hand.asked(TryClaim).over == b"theirs"
+
+
+def unwinding(*, tries: int, before: int) -> Hand:
+    """A flight of an operation that failed for good and was not undone yet."""
+    marker = Step(name=FAILED, position=0, result=encode_failure(FAILURE, before))
+    hand = running_again(steps=[STEP, marker], tries=tries)
+    assert hand.asked(Execute).unwinds
+    return hand
+
+
+def test_a_failed_operation_is_undone_by_whoever_runs_it_next() -> None:
+    """However its handler ends now: the failure that was kept counts (5.2)."""
+    hand = unwinding(tries=1, before=1)
+    hand.reply(Execute, Ran(Answered(OK), steps=True))
+    hand.reply(Unwind, None)
+    assert hand.asked(Complete).outcome == FAILURE
+
+
+def test_an_undo_that_fails_is_tried_again_and_then_held() -> None:
+    """Only an undo that fails N times makes it held; the tries before do not count (5.2)."""
+    hand = unwinding(tries=4, before=4)
+    hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
+    hand.reply(Unwind, "an undo failed")
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 5)
+    hand = unwinding(tries=8, before=4)
+    hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
+    hand.reply(Unwind, "an undo failed")
+    assert hand.asked(Hold).reason == "an undo failed"
+
+
+def test_a_zombie_undoes_nothing_more() -> None:
+    """Its fence is refused in the middle (4.2)."""
+    hand = unwinding(tries=0, before=0)
+    hand.reply(Execute, Ran(CutShort.CANCELLED, steps=True))
+    hand.fail(Unwind, FenceRefused("not ours"))
+    hand.reply(Get, None)
+    assert hand.result == Found(None)
+
+
+def test_a_handler_that_can_not_be_stopped_is_not_undone_beside() -> None:
+    """It may still be at its steps (4.1)."""
+    hand = unwinding(tries=0, before=0)
+    hand.reply(Execute, Ran(CutShort.ABANDONED, steps=True))
+    assert hand.result == Released(protocol._CUT_SHORT)
 
 
 # Beside a flight

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from grpc_idempotency import Database, Outcome, Record, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.records import Claim
+from grpc_idempotency.records import Claim, Step
 
 from .handlers import Gate
 
@@ -56,9 +56,17 @@ class FlakyStore(SQLiteStore):
         self._check("hold")
         return await super().hold(name, fence, reason, lapsed_only=lapsed_only)
 
-    async def transaction(self, fn: Callable[[Database], T]) -> T:
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        self._check("wait")
+        return await super().wait(name, fence, delay, tries)
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        self._check("record_step")
+        return await super().record_step(name, fence, step)
+
+    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         self._check("transaction")
-        return await super().transaction(fn)
+        return await super().transaction(fn, step=step)
 
     async def get(self, name: bytes) -> Record | None:
         self._check("get")

@@ -126,6 +126,28 @@ async def test_a_crash_and_a_reboot_keep_no_lease_beyond_its_length(
     assert record.lapsed
 
 
+async def test_a_wait_goes_by_the_stores_clock(make: Make, clock: HandClock, tmp_path: Path, path: Path) -> None:
+    """Deaf to the wall clock, counting the time away, and never longer than its own length after a crash."""
+    store, claim = make(), a_claim()
+    await store.open()
+    clock.elapse(timedelta(seconds=9))
+    await store.claim(claim)
+    assert await store.wait(claim.name, claim.fence, DAY, 1)
+    clock.jump(DAY * 2)
+    record = await store.get(claim.name)
+    assert record is not None
+    assert not record.lapsed
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{tmp_path / 'after.db'}{suffix}")
+    rebooted = HandClock(wall=0, uptime=10**9, boot="boot-2")
+    store = make(tmp_path / "after.db", clock=rebooted)
+    await store.open()
+    rebooted.elapse(DAY)
+    record = await store.get(claim.name)
+    assert record is not None
+    assert record.lapsed
+
+
 async def test_without_a_boot_id_a_reboot_is_told_from_the_uptime(make: Make, clock: HandClock) -> None:
     """An up-time that is smaller than the anchor's is another boot's."""
     clock.boot = ""

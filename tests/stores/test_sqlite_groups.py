@@ -18,7 +18,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, group
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step
 
 from .conftest import HandClock, Make
-from .test_sqlite_transactions import keyed
+from .operations import keyed
 
 
 async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:

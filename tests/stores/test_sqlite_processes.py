@@ -14,12 +14,13 @@ import pytest
 from grpc_idempotency.records import State
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 
-_WORKER = str(Path(__file__).with_name("worker.py"))
+_ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, warnings: str = "error") -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", warnings, _WORKER, *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-W", warnings, "-m", "tests.stores.worker", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=_ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def run_together(*commands: tuple[str, ...]) -> list[tuple[list[str], list[str]]]:
@@ -62,25 +63,35 @@ async def test_a_killed_process_loses_nothing_it_acknowledged(path: Path, lines:
     """With kill -9 in the middle of groups: every answer that was given is true, and no transaction is half there."""
     worker = start("hammer", str(path))
     assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
     said = [worker.stdout.readline().split() for _ in range(lines)]
     worker.kill()
     rest, _ = worker.communicate(timeout=60)
     said += [line.split() for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     store = AsyncSQLiteStore(path)
-    for what, *names in said:
-        for name in names:
-            if what == "paired":
-                continue
-            record = await store.get(bytes.fromhex(name))
-            assert record is not None
-            assert what == "claimed" or record.state is State.COMPLETED
+    for what, name, *step in said:
+        if what != "paired":
+            await _is_true(store, what, bytes.fromhex(name), *step)
     await store.close()
     paired = {names[0] for what, *names in said if what == "paired"}
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         halves = Counter(name for (name,) in db.execute("SELECT name FROM pairs"))
+        steps = db.execute("SELECT result FROM grpc_idempotency_steps WHERE name = 'pair'").fetchall()
     assert set(halves.values()) <= {2}
     assert paired <= set(halves)
+    # Acknowledged or not: a step of a transaction is there with its rows, or neither is.
+    assert sorted(result.decode() for (result,) in steps) == sorted(name for name in halves if name.startswith("step"))
+
+
+async def _is_true(store: AsyncSQLiteStore, what: str, name: bytes, *step: str) -> None:
+    """Asserts that what a worker said of an operation is so."""
+    record = await store.get(name)
+    assert record is not None
+    if what == "completed":
+        assert record.state is State.COMPLETED
+    if step:
+        assert step in [(one.name, one.result.decode()) for one in await store.steps(name)]
 
 
 def test_a_process_that_forgets_to_close_ends(path: Path) -> None:

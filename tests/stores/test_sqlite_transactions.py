@@ -5,20 +5,20 @@ import contextlib
 import contextvars
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from grpc_idempotency._steps import Steps
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionMisuse
-from grpc_idempotency.operation import Operation, current_operation, enter
+from grpc_idempotency.operation import current_operation
 from grpc_idempotency.records import Claim, Code, Outcome, State, Step
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step
 
 from .conftest import HandClock, Make
+from .operations import keyed, seal
 
 
 @pytest.fixture
@@ -27,31 +27,6 @@ async def store(make: Make) -> AsyncSQLiteStore:
     store = make()
     await store.transaction(lambda db: db.execute("CREATE TABLE orders (id TEXT PRIMARY KEY)"))
     return store
-
-
-def seal(reply: object) -> Outcome:
-    return Outcome(status=Code.OK, message=str(reply).encode())
-
-
-@contextlib.contextmanager
-def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[Operation]:
-    """What the interceptor does around a handler."""
-    operation = Operation(
-        name=claim.name,
-        method=claim.method,
-        fence=claim.fence,
-        attempt=1,
-        principal=b"",
-        store=store,
-        ttl=TTL,
-        steps=Steps((), unwinds=False),
-        seal=seal,
-    )
-    enter(operation)
-    try:
-        yield operation
-    finally:
-        enter(None)
 
 
 def insert(name: str) -> Callable[[Database], str]:

@@ -7,7 +7,9 @@ from datetime import timedelta
 
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import OUTCOME, TTL, a_claim
+from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
+
+from .operations import keyed
 
 
 def say(line: str) -> None:
@@ -33,7 +35,7 @@ async def contend(path: str, names: int, first: int, seed: str) -> None:
 
 
 async def hammer(path: str) -> None:
-    """Writes for ever, and says what was acknowledged: claims, completions, and transactions of two rows."""
+    """Writes for ever, and says what was acknowledged: claims, steps, completions, and transactions of two rows."""
     store = AsyncSQLiteStore(path)
     await store.transaction(lambda db: db.execute("CREATE TABLE IF NOT EXISTS pairs (name TEXT, half INTEGER)"))
     say("ready")
@@ -43,6 +45,11 @@ async def hammer(path: str) -> None:
             claim = a_claim()
             assert await store.claim(claim) is None
             say(f"claimed {claim.name.hex()}")
+            assert await store.record_step(claim.name, claim.fence, a_step("first"))
+            say(f"stepped {claim.name.hex()} first done")
+            with keyed(store, claim):
+                paired = await store.transaction(pair_of_step, step=lambda name: a_step("pair", result=name.encode()))
+            say(f"stepped {claim.name.hex()} pair {paired}")
             assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
             say(f"completed {claim.name.hex()}")
             say(f"paired {await store.transaction(pair)}")
@@ -50,8 +57,12 @@ async def hammer(path: str) -> None:
     await asyncio.gather(*(write() for _ in range(16)))
 
 
-def pair(db: Database) -> str:
-    name = os.urandom(8).hex()
+def pair_of_step(db: Database) -> str:
+    return pair(db, "step")
+
+
+def pair(db: Database, prefix: str = "") -> str:
+    name = prefix + os.urandom(8).hex()
     for half in (1, 2):
         db.execute("INSERT INTO pairs VALUES (?, ?)", (name, half))
     return name

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores.sqlite import room, rows
 from grpc_idempotency.stores.sqlite.faults import translated
+from grpc_idempotency.stores.sqlite.landing import landed, owner
 from grpc_idempotency.stores.sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
@@ -157,21 +158,14 @@ class Group:
         return failure
 
     def _look_up(self, error: sqlite3.Error) -> None:
-        """The commit failed: what took effect all the same is answered as such, by its fence (5.1)."""
+        """The commit failed: what took effect all the same is answered as such (5.1)."""
         asked = [request for request in self._done if request.error is None]
         try:
-            standing = self._standing([_name(request) for request in asked])
-            lost = [one for one in asked if not self._landed(one, standing.get(_name(one)))]
+            standing = self._standing([owner(request)[0] for request in asked])
+            lost = [one for one in asked if not landed(self._db, self._sql, one, standing.get(owner(one)[0]))]
         except sqlite3.Error:
             lost = asked
         self._fail(lost, error)
-
-    def _landed(self, request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
-        """Whether a write of unknown result took effect."""
-        if not isinstance(request, StepRequest | TransactionRequest) or request.step is None:
-            return _landed(request, standing)
-        parameters = (request.step.name, _name(request), _fence(request))
-        return bool(self._db.execute(self._sql["has_step"], parameters).fetchone()[0])
 
     # -- kinds of requests
 
@@ -342,36 +336,3 @@ def _weight(request: AnyRequest) -> int:
         outcome, step = request.committed, request.step
     weight = len((outcome and outcome.message) or b"") + len(step.result if step else b"")
     return 512 + weight + (sum(map(len, stored.messages)) if stored else 0)
-
-
-def _name(request: AnyRequest) -> bytes:
-    if isinstance(request, ClaimRequest):
-        return request.claim.name
-    if isinstance(request, FencedRequest):
-        return request.name
-    operation = request.operation if isinstance(request, TransactionRequest) else None
-    return b"" if operation is None else operation.name
-
-
-def _fence(request: StepRequest | TransactionRequest) -> bytes:
-    if isinstance(request, StepRequest):
-        return request.fence
-    return b"" if request.operation is None else request.operation.fence
-
-
-def _landed(request: AnyRequest, standing: tuple[bytes, int] | None) -> bool:
-    """Whether a write of unknown result took effect, by the fence and state that its record has now.
-
-    Only if the record tells: of a release it is not there to tell any more.
-    """
-    if isinstance(request, ClaimRequest):
-        return standing == (request.claim.fence, rows.RUNNING)
-    if isinstance(request, CompleteRequest):
-        return standing == (request.fence, rows.COMPLETED)
-    if isinstance(request, HoldRequest):
-        return standing == (request.fence, rows.HELD)
-    if isinstance(request, WaitRequest):
-        return standing == (request.fence, rows.WAITING)
-    if isinstance(request, TransactionRequest) and request.operation is not None and request.committed is not None:
-        return standing == (request.operation.fence, rows.COMPLETED)
-    return False

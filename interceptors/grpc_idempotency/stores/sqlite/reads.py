@@ -46,7 +46,8 @@ def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> N
     names = [row[0] for row in chosen[:most]]
     found = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
     records = {row[0]: rows.record(row, now) for row in found}
-    request.value = [records[name] for name in names], behind and (behind[3], behind[0])
+    # Another process may have deleted one since it was scanned.
+    request.value = [records[name] for name in names if name in records], behind and (behind[3], behind[0])
 
 
 def _is_asked_for(row: rows.Row, request: ListRequest, now: int) -> bool:

@@ -1,0 +1,16 @@
+"""Where the library's protos are, for a compiler's ``-I``: ``python -m grpc_idempotency.include`` prints it."""
+
+from pathlib import Path
+
+_POLICY = Path("grpc_idempotency/v1/policy.proto")
+
+
+def include_dir() -> Path:
+    """The folder that ``import "grpc_idempotency/v1/policy.proto";`` is found in."""
+    installed = Path(__file__).resolve().parents[1]
+    # An editable install has the protos where they are written, in protos/ beside the library's source root.
+    return installed if (installed / _POLICY).is_file() else installed.parent / "protos"
+
+
+if __name__ == "__main__":
+    print(include_dir())

@@ -1,0 +1,171 @@
+"""Policies that can't be met (DESIGN 7), and which method gets which."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+
+import shop.orders.v1.orders_pb2
+from grpc_idempotency._methods import Methods
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.policy import Disposition, Policy
+from grpc_idempotency.records import Code, Effects
+
+DURATIONS = ("ttl", "lease", "renew_every", "wait", "wait_margin", "execution_limit")
+BELOW_ZERO = timedelta(seconds=-1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(name, BELOW_ZERO) for name in DURATIONS],
+        *[(name, timedelta(0)) for name in ("ttl", "lease", "renew_every", "execution_limit")],
+        ("renew_every", timedelta(seconds=16)),
+        ("max_response_bytes", -1),
+        ("max_trailer_bytes", -1),
+        ("headers", ()),
+        ("headers", "idempotency-key"),
+        ("headers", ("Idempotency-Key",)),
+        ("headers", ("",)),
+        ("headers", ("-",)),
+        ("headers", ("key with spaces",)),
+        ("headers", ("schlüssel",)),
+        ("headers", ("k" * 129,)),
+        ("headers", ("key-bin",)),
+        ("headers", ("grpc-key",)),
+        ("statuses", {Code.OK: Disposition.RELEASE}),
+        ("statuses", {14: Disposition.STORE}),
+        ("statuses", {Code.ABORTED: "store"}),
+    ],
+)
+def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
+    """PolicyError says which field is wrong (7)."""
+    with pytest.raises(PolicyError, match=rf"Policy\.{field}"):
+        Policy(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("wait", timedelta(0)),
+        ("wait_margin", timedelta(0)),
+        ("renew_every", timedelta(seconds=15)),
+        ("max_response_bytes", 0),
+        ("headers", ("idempotency-key", "x-idempotency-key", "x_key.2")),
+        ("statuses", {Code.OK: Disposition.STORE, Code.ABORTED: Disposition.STORE}),
+    ],
+)
+def test_a_value_at_the_edge_is_taken(field: str, value: Any) -> None:
+    """Zero waits, half a lease, several headers (7)."""
+    assert getattr(Policy(**{field: value}), field) == value
+
+
+def test_the_defaults_are_the_designs() -> None:
+    """DESIGN 4.11, and the safest effects (4.5)."""
+    policy = Policy()
+    assert policy.effects is Effects.OPAQUE
+    assert (policy.ttl, policy.execution_limit) == (timedelta(hours=24), timedelta(minutes=10))
+    assert (policy.lease, policy.renew_every) == (timedelta(seconds=30), timedelta(seconds=10))
+    assert (policy.wait, policy.wait_margin) == (timedelta(seconds=30), timedelta(milliseconds=100))
+    assert (policy.max_response_bytes, policy.max_trailer_bytes) == (4 << 20, 6 << 10)
+    assert (policy.required, policy.unprotected, policy.headers) == (False, False, ("idempotency-key",))
+
+
+def test_a_policy_does_not_change_afterwards() -> None:
+    """It is one frozen value (7)."""
+    given = {Code.ABORTED: Disposition.STORE}
+    policy = Policy(statuses=given)
+    given[Code.UNAVAILABLE] = Disposition.STORE
+    assert dict(policy.statuses) == {Code.ABORTED: Disposition.STORE}
+    with pytest.raises(TypeError):
+        policy.statuses[Code.ABORTED] = Disposition.RELEASE  # type: ignore[index]  # it must not have one
+    with pytest.raises(AttributeError):
+        policy.required = True  # type: ignore[misc]  # nor let itself be set
+
+
+# Methods
+
+EXACT, GLOB, WIDER, DEFAULT = (Policy(ttl=timedelta(hours=n)) for n in (1, 2, 3, 4))
+SERVICE = "idempotency.test.methods.Levels"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def levels() -> None:
+    """A service with a method of each ``idempotency_level``, in the pool that generated code uses."""
+    pool = descriptor_pool.Default()
+    file = descriptor_pb2.FileDescriptorProto(name="idempotency_test_methods.proto", package=SERVICE.rsplit(".", 1)[0])
+    for message, kind, label in (
+        ("Plain", descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL),
+        ("Many", descriptor_pb2.FieldDescriptorProto.TYPE_STRING, descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED),
+        ("Number", descriptor_pb2.FieldDescriptorProto.TYPE_INT64, descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL),
+    ):
+        file.message_type.add(name=message).field.add(name="request_id", number=1, type=kind, label=label)
+    service = file.service.add(name="Levels")
+    for name, level, message in (
+        ("Silent", "IDEMPOTENCY_UNKNOWN", "Plain"),
+        ("Repeat", "IDEMPOTENT", "Many"),
+        ("Read", "NO_SIDE_EFFECTS", "Number"),
+    ):
+        method = service.method.add(
+            name=name, input_type=f".{file.package}.{message}", output_type=f".{file.package}.{message}"
+        )
+        method.options.idempotency_level = descriptor_pb2.MethodOptions.IdempotencyLevel.Value(level)
+    pool.AddSerializedFile(file.SerializeToString())
+
+
+def test_the_strongest_source_decides() -> None:
+    """An exact name, else the first glob that fits, else the proto's level, else the default (7)."""
+    methods = Methods(DEFAULT, {"/s.*/M*": GLOB, "/s.S/M": EXACT, "/s.S/*": WIDER, f"/{SERVICE}/Repeat": EXACT})
+    assert methods["/s.S/M"].policy is EXACT
+    assert methods["/s.S/Mx"].policy is GLOB
+    assert methods["/s.S/N"].policy is WIDER
+    assert methods["/t.S/N"].policy is DEFAULT
+    assert methods[f"/{SERVICE}/Silent"].policy is DEFAULT
+    assert methods[f"/{SERVICE}/Repeat"].policy is EXACT
+    assert methods["/s.S/M"] is methods["/s.S/M"]
+
+
+def test_globs_tell_upper_from_lower_case() -> None:
+    """As method names do (7)."""
+    assert Methods(DEFAULT, {"/s.S/Create*": GLOB})["/s.S/create"].policy is DEFAULT
+
+
+def test_a_method_that_calls_itself_idempotent_may_be_repeated() -> None:
+    """``IDEMPOTENT`` means ``repeatable``; all else of the default stays (7)."""
+    policy = Methods(DEFAULT, {})[f"/{SERVICE}/Repeat"].policy
+    assert (policy.effects, policy.ttl) == (Effects.REPEATABLE, DEFAULT.ttl)
+
+
+def test_reads_pass() -> None:
+    """``NO_SIDE_EFFECTS`` (7); what is not known to be a read does not."""
+    methods = Methods(DEFAULT, {})
+    assert methods[f"/{SERVICE}/Read"].passes
+    assert methods["/shop.orders.v1.OrderService/GetOrder"].passes
+    assert not methods[f"/{SERVICE}/Silent"].passes
+    assert not methods[f"/{SERVICE}/Repeat"].passes
+    assert not methods["/no.Such/Method"].passes
+
+
+def test_the_field_of_aip_155_is_a_string() -> None:
+    """One that is repeated, or a number, is something else (2.1)."""
+    methods = Methods(DEFAULT, {})
+    assert methods[f"/{SERVICE}/Silent"].has_request_id
+    assert not methods[f"/{SERVICE}/Repeat"].has_request_id
+    assert not methods[f"/{SERVICE}/Read"].has_request_id
+    assert not methods["/no.Such/Method"].has_request_id
+    fields = shop.orders.v1.orders_pb2.CreateOrderRequest.DESCRIPTOR.fields_by_name
+    assert "request_id" in fields
+    assert methods["/shop.orders.v1.OrderService/CreateOrder"].has_request_id
+
+
+def test_a_name_without_a_slash_names_no_method() -> None:
+    """A mistake is told at once (7)."""
+    with pytest.raises(PolicyError, match="names no method"):
+        Methods(DEFAULT, {"s.S/M": EXACT})
+
+
+def test_what_matches_nothing_is_found() -> None:
+    """A misspelt name or glob (7)."""
+    methods = Methods(DEFAULT, {"/s.S/M": EXACT, "/s.S/X*": GLOB, "/t.*": GLOB})
+    assert methods.unmatched({"/s.S/M", "/s.S/Y", "/t.T/M"}) == ["/s.S/X*"]
