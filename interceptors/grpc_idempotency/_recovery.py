@@ -20,8 +20,8 @@ EVERY = 2.0
 """Seconds between two looks for operations to finish, jittered."""
 MOST_AT_ONCE = 16
 """How many operations a server finishes for others at one time."""
-MOST_ATTEMPTS = 20
-"""An operation that was begun so often takes its server down with it, most likely: it is left to its client."""
+MOST_CUT_SHORT = 20
+"""An operation whose runs were cut short so often takes its server down, most likely: it is left to its client."""
 
 
 class _Details(NamedTuple):
@@ -49,7 +49,7 @@ class Recovery:
 
     def take(self, records: Iterable[Record], has: Callable[[bytes], bool]) -> list[Recoverable]:
         """What can be run of these records; ``has`` tells which operations are on their way in this process."""
-        taken = (self._prepare(one) for one in records if not has(one.name) and one.attempts < MOST_ATTEMPTS)
+        taken = (self._prepare(one) for one in records if not has(one.name) and _cut_short(one) < MOST_CUT_SHORT)
         return [one for one in taken if one is not None]
 
     def _prepare(self, record: Record) -> Recoverable | None:
@@ -82,3 +82,8 @@ class Recovery:
         details: Any = _Details(record.method, record.request.metadata)
         found = (handler.service(details) for handler in self._handlers)
         return next((handler for handler in found if handler is not None), None)
+
+
+def _cut_short(record: Record) -> int:
+    """How many of its runs came to no end; those that failed in a way that may pass did."""
+    return record.attempts - record.tries

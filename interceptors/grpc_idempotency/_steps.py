@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc_idempotency._codec import decode, encode
 from grpc_idempotency.errors import StepMisuse
@@ -23,13 +23,21 @@ class Unwinding(BaseException):
     """
 
 
+class Undo(NamedTuple):
+    """How a step is undone."""
+
+    fn: Callable[..., Any]
+    transaction: bool
+    """Whether ``fn(db, result)`` runs in a transaction, as the step did; else it is ``fn(result)``."""
+
+
 class Steps:
     """The steps of one run."""
 
     def __init__(self, finished: Sequence[Step], *, unwinds: bool) -> None:
         self._finished = {step.name: step for step in finished if not step.name.startswith("!")}
         self._unwinds = unwinds
-        self._asked: dict[str, Callable[[Any], Any] | None] = {}
+        self._asked: dict[str, Undo | None] = {}
         self._done = 0
         """How many steps are finished in this run, by running or by being known."""
         self._running: set[str] = set()
@@ -40,15 +48,15 @@ class Steps:
         """Whether any step is finished, in this run or one before, or was begun and may be: nobody knows otherwise."""
         return bool(self._finished) or bool(self._asked)
 
-    def ask(self, name: str, undo: Callable[[Any], Any] | None) -> Step | None:
+    def ask(self, name: str, undo: Undo | None) -> Step | None:
         """Begins a step; the finished one, if it is. Raises :class:`StepMisuse` and :class:`Unwinding`."""
         if not name or name.startswith(_RESERVED):
             raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {' or '.join(_RESERVED)}")
         if name in self._asked:
             raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")
         step = self._finished.get(name)
-        if step is None and self._unwinds:
-            raise Unwinding
+        if step is None:
+            self.check_winding()
         if step is not None and self._in_order and step.position != self._done:
             raise StepMisuse(
                 f"step {name!r} was number {step.position + 1} in an earlier run and is number {self._done + 1} in "
@@ -76,7 +84,12 @@ class Steps:
         self._done += 1
         return decode(step.result)
 
-    def to_undo(self) -> list[tuple[str, Callable[[Any], Any], Any]]:
+    def check_winding(self) -> None:
+        """Raises :class:`Unwinding` in a run that may have no reply."""
+        if self._unwinds:
+            raise Unwinding
+
+    def to_undo(self) -> list[tuple[str, Undo, Any]]:
         """Name, undo and result of the finished steps that are still to be undone, the last first.
 
         Raises :class:`StepMisuse` when one is finished whose undo this run has not made known.
@@ -86,7 +99,7 @@ class Steps:
             for step in self._finished.values()
             if step.undoable and UNDO + step.name not in self._finished and not step.name.startswith(UNDO)
         ]
-        undos: list[tuple[str, Callable[[Any], Any], Any]] = []
+        undos: list[tuple[str, Undo, Any]] = []
         for step in reversed(left):
             undo = self._asked.get(step.name)
             if undo is None:

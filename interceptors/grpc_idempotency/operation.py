@@ -5,11 +5,10 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from functools import partial
 from typing import Any, TypeVar
 
 from grpc_idempotency._scope import enter_scope, scope_of
-from grpc_idempotency._steps import Steps
+from grpc_idempotency._steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
 from grpc_idempotency.records import Outcome, Step
 
@@ -62,8 +61,10 @@ class OperationBase:
     def seal(self, reply: object) -> Outcome:
         """The outcome that the call has if ``reply`` is its reply: serialized, with the status and trailers set so far.
 
-        For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed.
+        For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed. In a run
+        that only undoes there is none: this raises.
         """
+        self.steps.check_winding()
         return self._seal(reply)
 
     def _transacting(self) -> Any:
@@ -83,7 +84,7 @@ class AsyncOperation(OperationBase):
         name: str,
         fn: Callable[..., T] | Callable[..., Awaitable[T]],
         *,
-        undo: Callable[[Any], Any] | None = None,
+        undo: Callable[..., Any] | None = None,
         transaction: bool = False,
     ) -> Any:
         """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
@@ -97,12 +98,12 @@ class AsyncOperation(OperationBase):
             undo: Called with the step's result, and awaited where it is to be, when the operation fails for good. It
                 is tried again when it fails, and has to bear being run twice.
             transaction: Runs the plain function ``fn(db)`` in a transaction, which keeps its rows and the step's result
-                together or not at all (5.2).
+                together or not at all (5.2). So is it undone, by ``undo(db, result)``.
 
         Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`; and, when the result could not be
         kept, :class:`~grpc_idempotency.errors.StoreUnavailable` or :class:`~grpc_idempotency.errors.FenceRefused`.
         """
-        known = self.steps.ask(name, undo)
+        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
         if known is not None:
             return self.steps.finish(known)
         return await self._run(name, fn, transaction)
@@ -124,7 +125,7 @@ class AsyncOperation(OperationBase):
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
             for name, undo, result in self.steps.to_undo():
-                await self._run(name, partial(undo, result), False)
+                await self._run(name, _undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
         except Exception as exc:
@@ -145,11 +146,11 @@ class Operation(OperationBase):
         name: str,
         fn: Callable[..., T],
         *,
-        undo: Callable[[Any], Any] | None = None,
+        undo: Callable[..., Any] | None = None,
         transaction: bool = False,
     ) -> Any:
         """The same as :meth:`AsyncOperation.step`, blocking."""
-        known = self.steps.ask(name, undo)
+        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
         if known is not None:
             return self.steps.finish(known)
         return self._run(name, fn, transaction)
@@ -170,12 +171,17 @@ class Operation(OperationBase):
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
             for name, undo, result in self.steps.to_undo():
-                self._run(name, partial(undo, result), False)
+                self._run(name, _undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
         except Exception as exc:
             return _trouble(self.method, exc)
         return None
+
+
+def _undoing(undo: Undo, result: object) -> Callable[..., Any]:
+    """What undoes a step, to be run as a step itself."""
+    return (lambda db: undo.fn(db, result)) if undo.transaction else (lambda: undo.fn(result))
 
 
 class _Kept:
