@@ -20,7 +20,6 @@ from google.protobuf.wrappers_pb2 import StringValue
 import grpc_idempotency
 from grpc_idempotency import Effects, MemoryStore, Policy, Record, SQLiteStore, aio
 from grpc_idempotency.operation import OperationBase, current
-from grpc_idempotency.records import Step
 
 from ..rpc.handlers import SERVICE, Handler, full, of_kind
 from ..rpc.helpers import Client, ms
@@ -94,7 +93,8 @@ class Served(Client):
         self.stop = stop
 
     async def records(self) -> Sequence[Record]:
-        return await now(self.store.list())
+        found: Sequence[Record] = await now(self.store.list())
+        return found
 
     async def the_record(self) -> Record:
         (record,) = await self.records()
@@ -102,7 +102,7 @@ class Served(Client):
 
     async def steps(self) -> list[str]:
         """The names of the steps of the only operation."""
-        found: Sequence[Step] = await now(self.store.steps((await self.the_record()).name))
+        found = await now(self.store.steps((await self.the_record()).name))
         return [step.name for step in found]
 
 
