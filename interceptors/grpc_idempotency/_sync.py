@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
+from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
 from grpc_idempotency._sync_attach import Attachment
@@ -121,7 +121,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
 
     def _recover(self, recovery: Recovery) -> None:
         try:
-            pending = self._store.pending(recovery.names, MOST_AT_ONCE)
+            pending = self._store.pending(recovery.names, recovery.limit)
             for one in recovery.take(pending, self._flights.has):
                 self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
         except StoreUnavailable as exc:

@@ -1,5 +1,6 @@
 """What a handler, and a store's transaction, may ask of the operation that they run in."""
 
+import asyncio
 import contextvars
 import inspect
 import logging
@@ -64,8 +65,13 @@ class OperationBase:
         For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed. In a run
         that only undoes there is none: this raises.
         """
-        self.steps.check_winding()
+        self.steps.check_reply()
         return self._seal(reply)
+
+    def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+        if self.committed is not None:
+            raise StepMisuse(f"step {name!r} comes too late: the handler's transaction has committed its reply")
+        return self.steps.ask(name, None if undo is None else Undo(undo, transaction))
 
     def _transacting(self) -> Any:
         transaction = getattr(self.store, "transaction", None)
@@ -78,6 +84,10 @@ class OperationBase:
 
 class AsyncOperation(OperationBase):
     """The operation as an ``async def`` handler sees it."""
+
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self._moved = asyncio.Event()
 
     async def step(
         self,
@@ -103,23 +113,38 @@ class AsyncOperation(OperationBase):
         Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`; and, when the result could not be
         kept, :class:`~grpc_idempotency.errors.StoreUnavailable` or :class:`~grpc_idempotency.errors.FenceRefused`.
         """
-        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
+        known = self._ask(name, undo, transaction)
         if known is not None:
             return self.steps.finish(known)
         return await self._run(name, fn, transaction)
 
     async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        try:
+            step = await self._keep(name, fn, transaction)
+            return self.steps.finish(step)
+        finally:
+            self._moved.set()
+
+    async def _keep(self, name: str, fn: Callable[..., Any], transaction: bool) -> Step:
         with self.steps.running(name) as finished, self.scope.child(name).opened():
             if transaction:
                 kept = _Kept(finished)
                 await self._transacting()(fn, step=kept)
-                step = kept.step
-            else:
-                result = fn()
-                step = finished(await result if inspect.isawaitable(result) else result)
-                if not await self.store.record_step(self.name, self.fence, step):
-                    raise FenceRefused(_NOT_OURS)
-        return self.steps.finish(step)
+                return kept.step
+            result = fn()
+            step = finished(await result if inspect.isawaitable(result) else result)
+            if not await self.store.record_step(self.name, self.fence, step):
+                raise FenceRefused(_NOT_OURS)
+            return step
+
+    async def rest(self) -> None:
+        """For the interceptors: the handler has ended; waits for the steps that it has left running.
+
+        What comes of them decides about the operation: one that ends late has to be undone as the others.
+        """
+        while not self.steps.end():
+            self._moved.clear()
+            await self._moved.wait()
 
     async def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
@@ -150,7 +175,7 @@ class Operation(OperationBase):
         transaction: bool = False,
     ) -> Any:
         """The same as :meth:`AsyncOperation.step`, blocking."""
-        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
+        known = self._ask(name, undo, transaction)
         if known is not None:
             return self.steps.finish(known)
         return self._run(name, fn, transaction)
