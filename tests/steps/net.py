@@ -151,8 +151,12 @@ class Net:
         start = self._on_threads if self.kind == "sync" else self._on_asyncio
         target, stop = await start(methods, store, options, attach)
         self._stack.push_async_callback(stop)
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
-        return Served(channel, store, stop)
+        return Served(await self.channel(target), store, stop)
+
+    async def channel(self, target: str) -> grpc.aio.Channel:
+        """A channel to a server."""
+        channel: grpc.aio.Channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
+        return channel
 
     async def _on_asyncio(self, methods: Any, store: Any, options: Any, attach: bool) -> tuple[str, Any]:
         interceptor = aio.IdempotencyInterceptor(store, **options)
