@@ -118,11 +118,12 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             await pause(EVERY)
             try:
                 pending = await self._store.pending(recovery.names, recovery.limit)
+                for one in recovery.take(pending, self._flights.has):
+                    self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
             except StoreUnavailable as exc:
                 logger.warning("could not look for operations to finish: %s", exc)
-                continue
-            for one in recovery.take(pending, self._flights.has):
-                self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+            except Exception:
+                logger.exception("could not look for operations to finish")
 
     async def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""

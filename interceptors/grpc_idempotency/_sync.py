@@ -126,6 +126,8 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
                 self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
         except StoreUnavailable as exc:
             logger.warning("could not look for operations to finish: %s", exc)
+        except Exception:
+            logger.exception("could not look for operations to finish")
         self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def open(self) -> None:
