@@ -15,7 +15,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 OPTION = Path("grpc_idempotency/v1/policy.proto")
 SOURCES = ROOT / "interceptors" / "grpc_idempotency"
-TWO_LINES = ROOT / "tests" / "rpc" / "servers" / "forgetful.py"
+SERVERS = ROOT / "tests" / "rpc" / "servers"
+TWO_LINES = [SERVERS / "forgetful.py", SERVERS / "forgetful_sync.py"]
+"""On ``grpc.aio`` and on ``grpc.server``."""
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +63,14 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
 
 
 def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
-    """In an empty environment with the wheel and the dependencies it declares, the two lines of DESIGN.md 8 work."""
+    """With the wheel and the dependencies it declares alone, the two lines of DESIGN.md 8 work, on both servers."""
     python = _installed(wheel, tmp_path / "empty")
     names = "import grpc_idempotency, sys; print(grpc_idempotency.__file__)"
     where = _run(python, "-c", names, cwd=tmp_path)
     assert Path(where.strip()).is_relative_to(tmp_path)
-    told = _run(python, str(TWO_LINES), str(tmp_path / "idempotency.db"), cwd=tmp_path)
-    assert [line.split()[-1] for line in told.splitlines()] == ["executed", "replayed"]
+    for script in TWO_LINES:
+        told = _run(python, str(script), str(tmp_path / f"{script.stem}.db"), cwd=tmp_path)
+        assert [line.split()[-1] for line in told.splitlines()] == ["executed", "replayed"]
 
 
 def _installed(wheel: Path, folder: Path) -> str:

@@ -1,10 +1,12 @@
 """One keyed call on asyncio: the only place that touches its live context."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
+from grpc_idempotency._aio_emit import emissions, emit
 from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._context import GRPC_CODES, Snapshot
@@ -21,16 +23,21 @@ if TYPE_CHECKING:
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
-Behaviour = Callable[[Any, "_Context"], Coroutine[Any, Any, bytes | None]]
+Behaviour = Callable[[Any, "_Context"], Any]
 
 
 def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
     """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes."""
 
-    async def behaviour(incoming: Any, context: "_Context") -> bytes | None:
+    async def unary(incoming: Any, context: "_Context") -> bytes | None:
         return await _Exchange(target, admission, flights, context).run(incoming)
 
-    return behaviour
+    async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
+        async with aclosing(emissions(_Exchange(target, admission, flights, context).run(incoming))) as messages:
+            async for message in messages:
+                yield message
+
+    return streaming if target.response_streams else unary
 
 
 class _Exchange:
@@ -129,7 +136,7 @@ class _Exchange:
 
     async def _write(self, message: bytes) -> None:
         await self._send_ahead()
-        await self._context.write(message)
+        await emit(message)
         self._sent += 1
 
     async def _send_ahead(self) -> None:

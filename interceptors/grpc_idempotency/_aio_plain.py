@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from grpc_idempotency._aio_run import is_async
-from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of
+from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of, failure_code
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import unmet
 from grpc_idempotency.errors import PolicyError
@@ -35,7 +35,7 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
 def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def coroutine(request: Any, context: "_Context") -> Any:
         try:
-            return await behaviour(request, context)
+            return await behaviour(request, _Live(context))
         except BaseException as exc:
             await _answer(exc, context)
 
@@ -45,7 +45,7 @@ def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 def _generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     async def generator(request: Any, context: "_Context") -> AsyncIterator[Any]:
         try:
-            async for message in behaviour(request, context):
+            async for message in behaviour(request, _Live(context)):
                 yield message
         except BaseException as exc:
             await _answer(exc, context)
@@ -56,9 +56,15 @@ def _generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def function(request: Any, context: Any) -> Any:
         try:
-            return behaviour(request, context)
-        except Exception as exc:
-            _answer_on_thread(exc, context)
+            return behaviour(request, _Live(context))
+        except grpc.aio.AbortError:
+            raise
+        except BaseException as exc:
+            logger.error("a handler raised", exc_info=exc)
+            try:
+                context.abort(_code_after_thread(context), INTERNAL_ERROR)
+            finally:
+                _end_the_server(exc)
 
     return function
 
@@ -66,9 +72,15 @@ def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any
 def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def generator(request: Any, context: Any) -> Iterator[Any]:
         try:
-            yield from behaviour(request, context)
-        except Exception as exc:
-            _answer_on_thread(exc, context)
+            yield from behaviour(request, _Live(context))
+        except (grpc.aio.AbortError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            logger.error("a handler raised", exc_info=exc)
+            _end_the_server(exc)
+            # Not abort: the loop may still be sending messages of this generator, and gRPC then fails to send a status.
+            context.set_code(_code_after_thread(context))
+            context.set_details(INTERNAL_ERROR)
 
     return generator
 
@@ -83,6 +95,20 @@ def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
     return behaviour
 
 
+class _Live:
+    """The live context, but for an abort with OK: grpc.aio takes that for the call's end, and then sends nothing."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> Any:
+        """As the live one; an awaitable where that one's is."""
+        return self._context.abort(failure_code(code), details, trailing_metadata)
+
+
 async def _answer(error: BaseException, context: "_Context") -> NoReturn:
     """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
     if isinstance(error, grpc.aio.AbortError | GeneratorExit) or _from_outside(error):
@@ -94,8 +120,7 @@ async def _answer(error: BaseException, context: "_Context") -> NoReturn:
     try:
         await context.abort(_code_after(context), INTERNAL_ERROR)
     finally:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
+        _end_the_server(error)
 
 
 def _from_outside(error: BaseException) -> bool:
@@ -106,13 +131,15 @@ def _from_outside(error: BaseException) -> bool:
     return sys.version_info < (3, 11) or task is None or task.cancelling() > 0
 
 
-def _answer_on_thread(error: Exception, context: Any) -> NoReturn:
-    if isinstance(error, grpc.aio.AbortError):
+def _end_the_server(error: BaseException) -> None:
+    """As without an interceptor, these end the server's loop."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
         raise error
-    logger.error("a handler raised", exc_info=error)
-    # A context for threads can't tell its code; the one that it stands before can.
-    context.abort(_code_after(getattr(context, "_context", None)), INTERNAL_ERROR)
-    raise error
+
+
+def _code_after_thread(context: Any) -> grpc.StatusCode:
+    """A context for threads can't tell its code; the one that it stands before can."""
+    return _code_after(getattr(context, "_context", None))
 
 
 def _code_after(context: Any) -> grpc.StatusCode:

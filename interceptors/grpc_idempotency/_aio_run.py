@@ -78,7 +78,16 @@ class AioRun(Run):
 
     async def _on_thread(self) -> Any:
         here, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        return await loop.run_in_executor(None, here.run, self._call, loop)
+        reply, error = await loop.run_in_executor(None, here.run, self._outcome_of_call, loop)
+        if error is not None:
+            raise error
+        return reply
+
+    def _outcome_of_call(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, BaseException | None]:
+        try:
+            return self._call(loop), None
+        except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
+            return None, exc
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> Any:
         target = self.target

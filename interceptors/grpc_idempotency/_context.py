@@ -7,6 +7,7 @@ in, and all that it says is only recorded. The interceptor's outermost coroutine
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -90,6 +91,11 @@ class Recorder:
         """Whether the handler has aborted; an abort that it swallowed counts all the same."""
         return self._aborted is not None
 
+    def raise_aborted(self) -> None:
+        """Nothing is sent behind an abort, also where the handler has swallowed it and goes on."""
+        if self._aborted is not None:
+            raise self._aborted
+
     def finish(self) -> list[Callable[[Any], None]]:
         """The handler has ended: the callbacks that wait for that, once."""
         self._done = True
@@ -102,10 +108,7 @@ class Recorder:
     def _abort(self, error: BaseException, code: Any, details: str, trailing_metadata: Any) -> NoReturn:
         if self._aborted is not None:
             raise grpc.aio.UsageError("Abort already called!")
-        status = code_of(code)
-        if status is Code.OK:
-            raise ValueError("abort() with OK: return a message instead")
-        self._code = status
+        self._code = code_of(failure_code(code))
         self._details = details or self._details
         self._trailers = _trailers_of(trailing_metadata) or self._trailers
         self._aborted = error
@@ -233,6 +236,17 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""
         return False
 
+    @property
+    def _state(self) -> "_State":
+        """What py-grpc-prometheus, inside of ours, looks up in grpc's own context to count calls by their status."""
+        return _State(code=None if self.succeeds else self.code())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    code: grpc.StatusCode | None
+    client: str = "open"
+
 
 def code_of(code: Any) -> Code:
     """A status code as gRPC's functions take it, a ``grpc.StatusCode`` or its number."""
@@ -240,6 +254,13 @@ def code_of(code: Any) -> Code:
         return _CODES[code]
     except (KeyError, TypeError):
         raise ValueError(f"{code!r} is not a status code of gRPC") from None
+
+
+def failure_code(code: Any) -> Any:
+    """The code, if it is one that a handler may abort with."""
+    if code_of(code) is Code.OK:
+        raise ValueError("abort() with OK: return a message instead")
+    return code
 
 
 def _trailers_of(metadata: Any) -> Trailers:

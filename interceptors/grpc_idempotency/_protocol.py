@@ -253,7 +253,10 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
         case RolledBack(outcome):
             if not opaque:
                 return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
-            if (yield from _insist(Renew(claim.name, claim.fence, claim.lease))) is False:
+            uncommitted = yield from _insist(Renew(claim.name, claim.fence, claim.lease))
+            if uncommitted is None:
+                return Refused(_not_stored())
+            if not uncommitted:
                 return (yield from _overtaken(call, claim))  # or it was committed after all
             # Its transaction left nothing, but who knows what else it did.
             return (yield from _end(call, claim, outcome, ran.steps, tries))
@@ -345,7 +348,7 @@ def disposition(status: Code, policy: Policy) -> Disposition:
 def retained(outcome: Outcome, policy: Policy) -> Outcome:
     """The part of an outcome that is kept (4.11)."""
     if outcome.message is not None and len(outcome.message) > policy.max_response_bytes:
-        return replace(outcome, message=None)
+        return replace(outcome, message=None, retained=False)
     return outcome
 
 
@@ -412,9 +415,9 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
 
 def _whole(outcome: Outcome | None, call: Call) -> TypeGuard[Outcome]:
     """Whether an outcome can be sent as it is: one whose response was not retained can't."""
-    if outcome is None:
+    if outcome is None or not outcome.retained:
         return False
-    return outcome.message is not None or (outcome.status is not Code.OK and not call.streams)
+    return outcome.message is not None or outcome.status is not Code.OK or call.streams
 
 
 # Beside a flight

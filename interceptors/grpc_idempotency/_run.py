@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from grpc_idempotency._context import Recorder
@@ -90,9 +90,15 @@ class Run:
     def record(self, message: Any) -> None:
         """One more message of the stream."""
         assert self.tape is not None
+        self.context.raise_aborted()
         self.tape.append(self.target.write(message))
-        if self.held_back and not self.tape.retained:
+        if self._overflowed:
             raise TooLarge
+
+    @property
+    def _overflowed(self) -> bool:
+        """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
+        return self.held_back and self.tape is not None and not self.tape.retained
 
     def returned(self, operation: OperationBase | None, reply: object) -> Ended:
         """It came to its end with this reply."""
@@ -111,9 +117,10 @@ class Run:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(error)
-        outcome = self._capped(self.context.failure(self._streamed()))
-        if isinstance(error, TooLarge):
+        if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
+        crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true
+        outcome = self._capped(self.context.failure(None if crashed else self._streamed()))
         if self.context.aborted:
             return Answered(outcome)
         if isinstance(error, Unwinding):
@@ -149,6 +156,8 @@ class Run:
         """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
         if self.tape is None:
             return None
+        if self._overflowed:
+            raise TooLarge
         whole = self.tape.whole()
         if whole is None or not more:
             return whole
@@ -159,6 +168,8 @@ class Run:
 
     def _capped(self, outcome: Outcome) -> Outcome:
         limit = self.target.method.policy.max_trailer_bytes
+        if self.tape is not None and not self.held_back and not self.tape.retained:
+            outcome = replace(outcome, retained=False)
         outcome, dropped = cap(outcome, limit)
         if dropped:
             logger.warning(

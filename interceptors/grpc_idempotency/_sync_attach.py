@@ -42,14 +42,18 @@ class Attachment:
 
     def stop(self, grace: float | None) -> threading.Event:
         """Stops the server; the event is set once what has outlived its calls has ended too."""
-        stopped = self._stop(grace)
         with self._lock:
+            first = self._stopped is None
             if self._stopped is None:
+                # There before the server has stopped: who waits for that then looks whether there is more to wait for.
                 self._stopped = threading.Event()
-                threading.Thread(
-                    target=self._finish, args=(stopped, self._stopped), name="grpc-idempotency-stop", daemon=True
-                ).start()
-            return self._stopped
+            finished = self._stopped
+        stopped = self._stop(grace)
+        if first:
+            threading.Thread(
+                target=self._finish, args=(stopped, finished), name="grpc-idempotency-stop", daemon=True
+            ).start()
+        return finished
 
     def _finish(self, stopped: threading.Event, finished: threading.Event) -> None:
         stopped.wait()

@@ -1,6 +1,5 @@
 """One keyed call on threads: the only place that touches its live context."""
 
-import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -12,7 +11,7 @@ from grpc_idempotency._drive import drive, drive_streaming
 from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
-from grpc_idempotency._sync_flights import Flight, Flights
+from grpc_idempotency._sync_flights import Flight, Flights, in_thread
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency._tape import unframe
 from grpc_idempotency._wire import reply_to
@@ -65,7 +64,7 @@ class _Base:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, new_run, self._context.cancel)
+                return self._flights.board(call, new_run, self._give_up)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -79,6 +78,10 @@ class _Base:
         """Waits for the flight to land: each kind in its own way."""
         raise NotImplementedError
 
+    def _give_up(self) -> None:
+        """Ends the call, whose thread is taken up by a handler that won't come to its end."""
+        self._context.cancel()
+
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
             return free and self._flights.watch(name, fence, until)
@@ -91,9 +94,9 @@ class _Base:
     def _finish(self, outcome: Outcome) -> None:
         """Sends the status."""
         self._send_ahead()
-        if outcome.status is not Code.OK:
-            self._context.abort_with_status(_Status(outcome))
         self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.status is not Code.OK:
+            self._context.abort(GRPC_CODES[outcome.status], outcome.details)
         if outcome.details:
             self._context.set_details(outcome.details)
 
@@ -106,15 +109,6 @@ class _Base:
             self._context.set_compression(run.context.compression)
         if run.context.initial_metadata is not None:
             self._context.send_initial_metadata(tuple(run.context.initial_metadata))
-
-
-class _Status(grpc.Status):
-    """An outcome as ``abort_with_status`` takes it."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        self.code = GRPC_CODES[outcome.status]
-        self.details = outcome.details
-        self.trailing_metadata = outcome.trailers
 
 
 class _Exchange(_Base):
@@ -170,22 +164,24 @@ class _StreamingExchange(_Base):
         answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, new_run))
         yield from self._rest(reply_to(answered))
 
+    def _give_up(self) -> None:
+        """Nothing: the handler is in another thread, and this one answers the call."""
+
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight
         assert isinstance(flight, Flight)
         self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
-            threading.Thread(target=flight.fly, name="grpc-idempotency-stream", daemon=True).start()
             with self._flights.following(flight):
-                return (yield from self._play(flight, until))
+                return (yield from self._play(flight, until, founded=True))
         with self._flights.waiting() as free, self._flights.following(flight):
             if not free:
                 return Landed(None)
-            return (yield from self._play(flight, until))
+            return (yield from self._play(flight, until, founded=False))
 
-    def _play(self, flight: Flight, until: float | None) -> Generator[bytes, None, Landed]:
+    def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
         self._context.add_callback(flight.stir)
-        messages = flight.play(until, self._gone)
+        messages = flight.play(until, self._gone, founded)
         try:
             while True:
                 message = next(messages)
@@ -206,8 +202,7 @@ class _StreamingExchange(_Base):
             with run.moved:
                 run.moved.notify_all()
 
-        threading.Thread(target=to_end, name="grpc-idempotency-stream", daemon=True).start()
-        for message in run.play(lambda: bool(ends) or self._gone(), None):
+        for message in run.play(lambda: bool(ends) or self._gone(), None, lambda: in_thread(to_end)):
             self._send_ahead()
             self._sent += 1
             yield message

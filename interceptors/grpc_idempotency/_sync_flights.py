@@ -1,5 +1,6 @@
 """Flights on threads: a unary operation runs in the thread of the call that founds it, a streaming one in its own."""
 
+import contextvars
 import logging
 import threading
 import time
@@ -31,6 +32,7 @@ class Flight(FlightBase):
         self._give_up = give_up
         self._landing: Landing | None = None
         self._renewal: Timer | None = None
+        self._ended = False
         self.followers = 0
         """How many calls follow it; guarded by the register."""
 
@@ -56,11 +58,14 @@ class Flight(FlightBase):
             self.run.moved.wait_for(lambda: self.landed() or gone(), timeout)
             return Landed(self._landing)
 
-    def play(self, until: float | None, gone: Callable[[], bool]) -> Generator[bytes, None, Landed]:
-        """The same, yielding the stream's messages meanwhile."""
+    def play(self, until: float | None, gone: Callable[[], bool], founded: bool) -> Generator[bytes, None, Landed]:
+        """The same, yielding the stream's messages meanwhile; for the founder, in whose thread it does not run."""
+        begin = (lambda: in_thread(self.fly)) if founded else None
         if self.run.held_back:
+            if begin is not None:
+                begin()
             return self.follow(until, gone)
-        over, begun = yield from self.run.play(lambda: self.landed() or gone(), until)
+        over, begun = yield from self.run.play(lambda: self.landed() or gone(), until, begin)
         return Landed(self._landing if over else None, begun)
 
     def stir(self) -> None:
@@ -111,8 +116,11 @@ class Flight(FlightBase):
     def _start_renewing(self) -> None:
         assert self._claim is not None
         self._renewal = self._flights.keeper.carry(keep_lease(self._claim, self.call.policy.renew_every), self.perform)
+        if self._ended:  # meanwhile, and it could not cancel what was not there yet
+            self._renewal.cancel()
 
     def _stop_renewing(self) -> None:
+        self._ended = True
         if self._renewal is not None:
             self._renewal.cancel()
 
@@ -172,7 +180,7 @@ class Flights:
         boarded = self.board(call, new_run, lambda: None)
         if boarded is not None and boarded.founded:
             assert isinstance(boarded.flight, Flight)
-            threading.Thread(target=boarded.flight.fly, name="grpc-idempotency-recovery", daemon=True).start()
+            in_thread(boarded.flight.fly)
 
     def _detached(self) -> int:
         """How many flights no call follows any more; they are only counted where they could be too many."""
@@ -252,3 +260,9 @@ class Flights:
             unfinished = len(self._flights)
         self.keeper.close()
         return unfinished
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    """A thread of its own, in which the context variables that interceptors outside have set are seen."""
+    here = contextvars.copy_context()
+    threading.Thread(target=here.run, args=(work,), name="grpc-idempotency-stream", daemon=True).start()

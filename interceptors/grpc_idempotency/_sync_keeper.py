@@ -71,7 +71,7 @@ class Keeper:
     def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> Timer:
         """Runs a plan in this thread, which is free for others while the plan pauses.
 
-        Answers what cancels it at its next pause.
+        Answers what cancels it: what it is doing is done, and nothing after that.
         """
         carried = Timer(self, lambda: None)
 
@@ -79,6 +79,8 @@ class Keeper:
             try:
                 effect = resume()
                 while not isinstance(effect, Pause):
+                    if carried.cancelled:
+                        return
                     try:
                         reply = perform(effect)
                     except IdempotencyError as exc:

@@ -68,8 +68,12 @@ class SyncRun(Run):
             while self.tape.full:
                 self.moved.wait()
 
-    def play(self, over: Callable[[], bool], until: float | None) -> Generator[bytes, None, tuple[bool, bool]]:
+    def play(
+        self, over: Callable[[], bool], until: float | None, begin: Callable[[], object] | None = None
+    ) -> Generator[bytes, None, tuple[bool, bool]]:
         """Yields the stream's messages, from the first on, until the run is over.
+
+        ``begin`` begins the run, for the one who has to: only once it is followed, or its first messages might be gone.
 
         Answers whether that was reached, and whether a message was yielded. Before the first one it is given up when
         the time is up; and at once when the first one is gone already.
@@ -80,6 +84,8 @@ class SyncRun(Run):
             if not self.tape.join(follower):
                 return False, False
         try:
+            if begin is not None:
+                begin()
             while True:
                 with self.moved:
                     message = self.tape.read(follower)

@@ -67,11 +67,13 @@ class Outcome:
 
     status: Code
     message: bytes | None = None
-    """The serialized response. ``None`` with another status than OK, and where an OK response was not retained."""
+    """The serialized response, or a stream's messages, framed. ``None`` where there is none, or it was not retained."""
     details: str = ""
     """The status message."""
     trailers: Trailers = ()
     """Trailing metadata, ``grpc-status-details-bin`` among it."""
+    retained: bool = True
+    """Whether this is all of it: ``False`` where the message was larger than may be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

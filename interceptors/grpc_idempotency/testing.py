@@ -321,6 +321,8 @@ class OutcomeContract:
             Outcome(status=Code.OK, message=b""),
             Outcome(status=Code.OK, message=os.urandom(4 << 20)),
             Outcome(status=Code.OK, message=b"\x00\xff", trailers=trailers),
+            Outcome(status=Code.OK, retained=False),
+            Outcome(status=Code.NOT_FOUND, details="late", retained=False),
             *(Outcome(status=code, details="bad\n\x00 ünïcode", trailers=trailers) for code in Code if code),
         ]
         claims = [await _running(store) for _ in outcomes]

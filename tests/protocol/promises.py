@@ -38,6 +38,10 @@ class Witness:
     spent: dict[str, int]
     """How often each kind of trouble came."""
     requests: set[str] = field(default_factory=set)
+    waiting: dict[str, Call] = field(default_factory=dict)
+    """The calls that have no answer yet."""
+    strangers: set[str] = field(default_factory=set)
+    """Those of them that a record of another request has stood in the way of, be it for a moment."""
     runs: dict[str, Run] = field(default_factory=dict)
     effects: list[str] = field(default_factory=list)
     """The runs whose effects are there."""
@@ -54,13 +58,26 @@ class Witness:
         """All of it that is not told by the histories of those who were seen."""
         runs = tuple((name, run.nothing_happened) for name, run in self.runs.items())
         live = tuple(sorted(self.live.items()))
-        return (runs, live, tuple(self.effects), self.kept, self.cut, tuple(self.spent.values()))
+        strangers = tuple(sorted(self.strangers))
+        return (runs, live, tuple(self.effects), self.kept, self.cut, tuple(self.spent.values()), strangers)
 
     def promise(self, kept: bool, promise: str) -> None:
         if not kept:
             raise Violation(f"{promise}\nin {self.scenario}\nafter {self.trace}")
 
-    # Writes
+    # Calls and writes
+
+    def asked(self, who: str, call: Call) -> None:
+        """A call was made."""
+        self.requests.add(call.fingerprint.raw.decode())
+        self.waiting[who] = call
+        self.stands()
+
+    def stands(self) -> None:
+        """A record stands as it does now."""
+        row = self.store.row(NAME)
+        if row is not None:
+            self.strangers |= {who for who, call in self.waiting.items() if call.fingerprint != row.fingerprint}
 
     def write(self, effect: Effect[Any], before: Row | None, reply: Any) -> None:
         """A store changed a record, or should not have."""
@@ -107,9 +124,14 @@ class Witness:
 
     def told(self, who: str, call: Call, answer: Answer | Refusal) -> None:
         """A call got its answer."""
+        del self.waiting[who]
         if isinstance(answer, Refusal):
             self._refused(who, call, answer.reason)
-            return
+        else:
+            self._answered(who, call, answer)
+        self.strangers.discard(who)
+
+    def _answered(self, who: str, call: Call, answer: Answer) -> None:
         replayed = answer.mark is Mark.REPLAYED
         self.promise((answer.created is not None) == replayed, f"2.2: {who} was answered {answer}")
         run = self.answers.get(answer.outcome)
@@ -148,7 +170,7 @@ class Witness:
                 cause = False
         self.promise(cause, f"2.3: nothing happened that {who} could have been refused {reason.name} for")
         row = self.store.row(NAME)
-        own = row is not None and row.fingerprint == call.fingerprint
+        own = row is not None and row.fingerprint == call.fingerprint and who not in self.strangers
         self.promise(reason is not Reason.KEY_REUSED or not own, f"2.3: {who} was told that its own key is another's")
 
     def said(self) -> str:

@@ -85,6 +85,13 @@ def test_a_client_whose_server_died_gets_its_answer_from_another(effects: Effect
 
 
 @pytest.mark.parametrize("effects", Effects)
+def test_a_commit_whose_answer_is_lost_is_told_as_it_is(effects: Effects) -> None:
+    """Also where the store fails again when it is looked up, and the lease runs out meanwhile (5.1, 5.5)."""
+    scenario = Scenario(effects=effects, behaviour=Behaviour.COMMITTING, faults=2, lapses=1)
+    assert explore(scenario).schedules > 1_000
+
+
+@pytest.mark.parametrize("effects", Effects)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_renewed_lease_is_not_taken_over(layout: str, effects: Effects) -> None:
     """Leases are renewed while the handler runs, also late, and whoever comes then finds them good (4.9)."""

@@ -528,6 +528,14 @@ def test_a_commit_whose_answer_was_lost_counts() -> None:
     assert hand.result == Executed(OK)
 
 
+def test_a_commit_that_can_not_be_looked_up_is_not_told_as_a_failure() -> None:
+    """Nobody knows whether it is there, so nobody is answered with either (5.1, 5.5)."""
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)))
+    hand.fail(Renew, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
 @pytest.mark.parametrize("cut", CutShort)
 def test_an_opaque_handler_that_was_cut_short_is_held(cut: CutShort) -> None:
     """OUTCOME_UNKNOWN, and why (4.5)."""

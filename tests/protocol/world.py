@@ -144,7 +144,7 @@ class World:
         process = self.processes.setdefault(process_name, Process(process_name))
         fingerprint = Fingerprint(raw=request.encode(), canonical=request.encode())
         call = Call(NAME, METHOD, fingerprint, self.scenario.policy, until=0.0)
-        self.witness.requests.add(request)
+        self.witness.asked(name, call)
         return self._begin(Actor(name, process, protocol.answer(call), call))
 
     # What can happen next
@@ -273,6 +273,7 @@ class World:
         self.witness.write(effect, before, reply)
         if self.store.row(NAME) != before:
             self.version += 1
+            self.witness.stands()
         if fault is Fault.DONE:
             self._throw(actor, StoreUnavailable("down", landed=None))
             return

@@ -1,8 +1,9 @@
 """Handlers that are written once and run as every kind of handler that a server can have.
 
 A handler here is ``async def handler(request, context)``. As kind ``async`` it is served as it is; as kind ``thread`` a
-plain ``def`` runs it to its end in an event loop of its own, on the thread that gRPC gave it. A context's ``abort`` is
-awaited in both; where a test blocks a handler, it does so with a :class:`Gate`, which any loop can wait for.
+plain ``def`` runs it to its end in an event loop of its own, on the thread that ``grpc.aio`` gave it; as kind ``sync``
+the same on a thread of a ``grpc.server``. A context's ``abort`` is awaited in all; where a test blocks a handler, it
+does so with a :class:`Gate`, which any loop can wait for.
 """
 
 import asyncio
@@ -18,9 +19,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 Handler = Callable[[Any, Any], Awaitable[object]]
 SERVICE = "test.rpc.Service"
 
-ALL_KINDS = ("async", "thread")
-"""The kinds of handlers on a ``grpc.aio`` server: ``async def``, and ``def`` on a thread (4.10)."""
-EACH_SERVER = ("async",)
+ALL_KINDS = ("async", "thread", "sync")
+"""``async def`` on a ``grpc.aio`` server, ``def`` on a thread of it, and ``def`` on a ``grpc.server`` (4.10)."""
+EACH_SERVER = ("async", "sync")
 """One kind of handler for each kind of server: enough where the handler's kind can't matter."""
 
 
@@ -103,7 +104,7 @@ class Counting:
             return StringValue(value=f"{getattr(request, 'value', '')} run {self.runs}")
 
 
-class _Face:
+class Face:
     """A thread's context as ``async def`` handlers use one."""
 
     def __init__(self, context: Any) -> None:
@@ -112,8 +113,12 @@ class _Face:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.live, name)
 
-    async def abort(self, *args: Any) -> None:
-        self.live.abort(*args)
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
+        if trailing_metadata and type(self.live).__module__ == "grpc._server":
+            # There abort takes no trailers: a handler sets them first.
+            self.live.set_trailing_metadata(trailing_metadata)
+            trailing_metadata = ()
+        self.live.abort(code, details, *((trailing_metadata,) if trailing_metadata else ()))
 
     async def abort_with_status(self, status: Any) -> None:
         self.live.abort_with_status(status)
@@ -133,7 +138,7 @@ def of_kind(kind: str, handler: Handler) -> Callable[[Any, Any], Any]:
 
     def on_thread(request: Any, context: Any) -> object:
         async def whole() -> object:
-            return await handler(request, _Face(context))
+            return await handler(request, Face(context))
 
         return asyncio.run(whole())
 

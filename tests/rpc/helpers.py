@@ -5,6 +5,7 @@ import json
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -17,11 +18,12 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2, status_pb2
 
-from grpc_idempotency import Policy, Record
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+import grpc_idempotency
+from grpc_idempotency import Policy, Record, aio
 from grpc_idempotency.store import AsyncStore
 
-from .handlers import SERVICE, Handler, Method, full, generic_handler
+from .handlers import SERVICE, Face, Handler, Method, full, generic_handler
+from .stores import FlakyStore, for_threads
 
 KEY = "idempotency-key"
 STATUS = "idempotency-status"
@@ -106,6 +108,14 @@ def refused(reply: Reply, reason: str, status: grpc.StatusCode) -> None:
     assert (reply.reason, reply.status, reply.mark) == (reason, status, "refused"), reply
 
 
+def cut_short(reply: Reply, kind: str, status: grpc.StatusCode) -> None:
+    """Asserts that the call whose handler could not be stopped was answered with this status.
+
+    On a ``grpc.server`` the handler is in the call's own thread, and all that can be done is to cancel the call.
+    """
+    assert reply.status is (grpc.StatusCode.CANCELLED if kind == "sync" else status), reply
+
+
 class Client:
     """A channel to a server, and calls over it."""
 
@@ -161,11 +171,11 @@ class Service(Client):
 
     def __init__(
         self,
-        server: grpc.aio.Server,
+        server: "grpc.aio.Server | ThreadServer",
         channel: grpc.aio.Channel,
         *,
         target: str,
-        interceptor: IdempotencyInterceptor,
+        interceptor: Any,
         store: AsyncStore,
     ) -> None:
         super().__init__(channel)
@@ -176,11 +186,21 @@ class Service(Client):
 
     async def has_detached(self, count: int = 1) -> bool:
         """Whether so many operations have nobody left who waits for them."""
-        return len(self.interceptor._flights.detached) == count
+        flights = self.interceptor._flights
+        if isinstance(self.server, grpc.aio.Server):
+            return len(flights.detached) == count
+        # On a grpc.server a unary operation keeps its call's thread, whether its client is there or not.
+        with flights._changed:
+            under_way = list(flights._flights.values())
+        alone = [one for one in under_way if one.followers == 1 and one._give_up.__self__._gone()]
+        return len(alone) == count
 
     async def is_followed(self, count: int) -> bool:
         """Whether so many calls wait for the one operation that runs."""
-        return [flight.followers for flight in self.interceptor._flights._flights.values()] == [count]
+        return [flight.followers for flight in list(self.interceptor._flights._flights.values())] == [count]
+
+    async def close_interceptor(self) -> None:
+        await _close(self.interceptor)
 
     async def records(self) -> Sequence[Record]:
         return await self.store.list()
@@ -189,6 +209,77 @@ class Service(Client):
         """The only record there is."""
         (record,) = await self.store.list()
         return record
+
+
+class ThreadServer:
+    """A ``grpc.server``, as tests use one of ``grpc.aio``."""
+
+    def __init__(self, server: grpc.Server) -> None:
+        self.threads = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self.threads.add_generic_rpc_handlers(handlers)
+
+    def add_insecure_port(self, address: str) -> int:
+        return self.threads.add_insecure_port(address)
+
+    def add_secure_port(self, address: str, credentials: grpc.ServerCredentials) -> int:
+        return self.threads.add_secure_port(address, credentials)
+
+    async def start(self) -> None:
+        self.threads.start()
+
+    async def stop(self, grace: float | None) -> None:
+        await asyncio.to_thread(self.threads.stop(grace).wait)
+
+    async def wait_for_termination(self) -> None:
+        await asyncio.to_thread(self.threads.wait_for_termination)
+
+
+class OnThreads(grpc.ServerInterceptor):
+    """An interceptor of ``grpc.aio`` on a ``grpc.server``: for unary methods, if it awaits only what is inside."""
+
+    def __init__(self, interceptor: grpc.aio.ServerInterceptor) -> None:
+        self._interceptor = interceptor
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        async def inner(details: Any) -> Any:
+            return _with(continuation(details), lambda behaviour: _awaited(behaviour))
+
+        intercept: Any = self._interceptor.intercept_service
+        return _with(_at_once(intercept(inner, handler_call_details)), lambda behaviour: _blocking(behaviour))
+
+
+def _with(handler: Any, change: Callable[[Any], Any]) -> Any:
+    if handler is None or handler.unary_unary is None:
+        return handler
+    return grpc.unary_unary_rpc_method_handler(
+        change(handler.unary_unary), handler.request_deserializer, handler.response_serializer
+    )
+
+
+def _awaited(behaviour: Any) -> Any:
+    async def awaited(request: Any, context: Any) -> Any:
+        return behaviour(request, getattr(context, "live", context))
+
+    return awaited
+
+
+def _blocking(behaviour: Any) -> Any:
+    def blocking(request: Any, context: Any) -> Any:
+        reply = behaviour(request, Face(context))
+        return _at_once(reply) if asyncio.iscoroutine(reply) else reply
+
+    return blocking
+
+
+def _at_once(call: Any) -> Any:
+    """The result of a coroutine that never waits."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        return done.value
+    raise AssertionError("it has waited")
 
 
 class Servers:
@@ -215,34 +306,64 @@ class Servers:
         **options: Any,
     ) -> Service:
         """Serves the methods behind the interceptor; ``policies`` go by the methods' short names."""
-        store = store or SQLiteStore(self.path)
+        store = store or FlakyStore(self.path)
         named = {full(name): given for name, given in (policies or {}).items()}
-        interceptor = IdempotencyInterceptor(
-            store, policy=policy or Policy(), methods=named, drain_limit=drain_limit, **options
-        )
-        server = grpc.aio.server(interceptors=[*outside, interceptor, *inside], options=[("grpc.so_reuseport", 0)])
+        options |= {"policy": policy or Policy(), "methods": named, "drain_limit": drain_limit}
+        server: grpc.aio.Server | ThreadServer
+        interceptor: Any
+        make = self._on_threads if self.kind == "sync" else self._on_asyncio
+        server, interceptor = make(store, outside, inside, options)
         if attach:
-            interceptor.attach(server)
+            interceptor.attach(server.threads if isinstance(server, ThreadServer) else server)
         server.add_generic_rpc_handlers((generic_handler(self.kind, methods, service),))
         if credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:
             port = server.add_secure_port("127.0.0.1:0", credentials)
+        if self.kind == "sync":
+            self._stack.push_async_callback(store.close)  # the test looks at the records with it
         await server.start()
         self._stack.push_async_callback(self._stop, server, None if attach else interceptor)
         target = f"127.0.0.1:{port}"
         channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
         return Service(server, channel, target=target, interceptor=interceptor, store=store)
 
+    @staticmethod
+    def _on_asyncio(store: AsyncStore, outside: Any, inside: Any, options: Any) -> "tuple[grpc.aio.Server, Any]":
+        interceptor = aio.IdempotencyInterceptor(store, **options)
+        server = grpc.aio.server(interceptors=[*outside, interceptor, *inside], options=[("grpc.so_reuseport", 0)])
+        return server, interceptor
+
+    def _on_threads(
+        self, store: AsyncStore, outside: Any, inside: Any, options: Any
+    ) -> tuple[ThreadServer, grpc_idempotency.IdempotencyInterceptor]:
+        """With room for so many who wait as these tests have: on asyncio there is no limit to them."""
+        interceptor = grpc_idempotency.IdempotencyInterceptor(for_threads(store), **{"max_waiters": 256} | options)
+        pool = ThreadPoolExecutor(max_workers=256)
+        self._stack.callback(pool.shutdown, wait=False)
+        server = grpc.server(
+            pool,
+            interceptors=[*map(OnThreads, outside), interceptor, *map(OnThreads, inside)],
+            options=[("grpc.so_reuseport", 0)],
+        )
+        return ThreadServer(server), interceptor
+
     async def client(self, target: str, *, service: str = SERVICE, **options: Any) -> Client:
         """Another channel to a server; options as ``insecure_channel`` takes them."""
         return Client(await self._stack.enter_async_context(grpc.aio.insecure_channel(target, **options)), service)
 
     @staticmethod
-    async def _stop(server: grpc.aio.Server, interceptor: IdempotencyInterceptor | None) -> None:
+    async def _stop(server: "grpc.aio.Server | ThreadServer", interceptor: Any) -> None:
         await server.stop(None)
         if interceptor is not None:
-            await interceptor.close()
+            await _close(interceptor)
+
+
+async def _close(interceptor: Any) -> None:
+    if isinstance(interceptor, grpc_idempotency.IdempotencyInterceptor):
+        await asyncio.to_thread(interceptor.close)
+    else:
+        await interceptor.close()
 
 
 def service_config(**method: object) -> list[tuple[str, Any]]:

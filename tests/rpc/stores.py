@@ -1,73 +1,189 @@
-"""A real store that can be made to fail."""
+"""A real store that can be made to fail, and its twin for threads."""
 
 import collections
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import grpc_idempotency
 from grpc_idempotency import Database, Outcome, Record, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.records import Claim, Step
+from grpc_idempotency.records import Claim, Step, Swept
+from grpc_idempotency.stores.memory import AsyncMemoryStore
 
 from .handlers import Gate
 
 T = TypeVar("T")
 
 
-class FlakyStore(SQLiteStore):
-    """An SQLite store whose calls fail for as long as their names are in ``down``."""
+class Faults:
+    """What goes wrong with a store: its calls fail for as long as their names are in ``down``."""
 
-    def __init__(self, path: Any, **options: Any) -> None:
-        super().__init__(path, **options)
+    def __init__(self) -> None:
         self.down: set[str] = set()
         self.asked: collections.Counter[str] = collections.Counter()
         self.failures: collections.Counter[str] = collections.Counter()
         self.failed: dict[str, Gate] = collections.defaultdict(Gate)
         self.lands = False
         """Whether a claim that fails takes effect all the same, and nobody can know."""
+        self.claims: list[Claim] = []
+        """All that were asked for."""
 
-    def _check(self, name: str, landed: bool | None = False) -> None:
+    def check(self, name: str, landed: bool | None = False) -> None:
         self.asked[name] += landed is False
         if name in self.down:
             self.failures[name] += 1
             self.failed[name].open()
             raise StoreUnavailable(f"{name} is down, for the test", landed=landed)
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+    def before(self, claim: Claim) -> None:
+        self.claims.append(claim)
         if not self.lands:
-            self._check("claim")
+            self.check("claim")
+
+
+class FlakyStore(SQLiteStore, Faults):
+    """An SQLite store with faults.
+
+    On a ``grpc.server`` its :attr:`twin` takes its place there: the same file, the same faults.
+    """
+
+    def __init__(self, path: Any, **options: Any) -> None:
+        super().__init__(path, **options)
+        Faults.__init__(self)
+        self.twin: FlakyTwin | None = None
+        self._file = path
+
+    def for_threads(self) -> "FlakyTwin":
+        self.twin = FlakyTwin(self._file, self)
+        return self.twin
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self.before(claim)
         found = await super().claim(claim, over=over)
-        self._check("claim", landed=None)
+        self.check("claim", landed=None)
         return found
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        self._check("renew")
+        self.check("renew")
         return await super().renew(name, fence, lease)
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        self._check("complete")
+        self.check("complete")
         return await super().complete(name, fence, outcome, ttl)
 
     async def release(self, name: bytes, fence: bytes) -> bool:
-        self._check("release")
+        self.check("release")
         return await super().release(name, fence)
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        self._check("hold")
+        self.check("hold")
         return await super().hold(name, fence, reason, lapsed_only=lapsed_only)
 
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        self._check("wait")
+        self.check("wait")
         return await super().wait(name, fence, delay, tries)
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        self._check("record_step")
+        self.check("record_step")
         return await super().record_step(name, fence, step)
 
     async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        self._check("transaction")
+        """For a handler: on a ``grpc.server`` it blocks the handler's thread, as the threads' store does."""
+        if self.twin is not None:
+            return self.twin.transaction(fn, step=step)
+        self.check("transaction")
         return await super().transaction(fn, step=step)
 
     async def get(self, name: bytes) -> Record | None:
-        self._check("get")
+        self.check("get")
         return await super().get(name)
+
+    async def sweep(self, limit: int = 500) -> Swept:
+        self.check("sweep")
+        return await super().sweep(limit)
+
+
+class FlakyTwin(grpc_idempotency.SQLiteStore):
+    """The threads' store on the same file, which fails when the other one would."""
+
+    def __init__(self, path: Any, flaky: FlakyStore) -> None:
+        super().__init__(path)
+        self._flaky = flaky
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self._flaky.before(claim)
+        found = super().claim(claim, over=over)
+        self._flaky.check("claim", landed=None)
+        return found
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        self._flaky.check("renew")
+        return super().renew(name, fence, lease)
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        self._flaky.check("complete")
+        return super().complete(name, fence, outcome, ttl)
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        self._flaky.check("release")
+        return super().release(name, fence)
+
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        self._flaky.check("hold")
+        return super().hold(name, fence, reason, lapsed_only=lapsed_only)
+
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        self._flaky.check("wait")
+        return super().wait(name, fence, delay, tries)
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        self._flaky.check("record_step")
+        return super().record_step(name, fence, step)
+
+    def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        self._flaky.check("transaction")
+        return super().transaction(fn, step=step)
+
+    def get(self, name: bytes) -> Record | None:
+        self._flaky.check("get")
+        return super().get(name)
+
+    def sweep(self, limit: int = 500) -> Swept:
+        self._flaky.check("sweep")
+        return super().sweep(limit)
+
+
+class FlakyMemory(AsyncMemoryStore, Faults):
+    """A store in memory with faults; a twin of it on threads is a ``MemoryStore`` around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        Faults.__init__(self)
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self.before(claim)
+        return await super().claim(claim, over=over)
+
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        self.check("complete")
+        return await super().complete(name, fence, outcome, ttl)
+
+    async def release(self, name: bytes, fence: bytes) -> bool:
+        self.check("release")
+        return await super().release(name, fence)
+
+    async def get(self, name: bytes) -> Record | None:
+        self.check("get")
+        return await super().get(name)
+
+
+def for_threads(store: Any) -> Any:
+    """The store that a ``grpc.server`` gets where an asyncio one would get this: on the same records."""
+    if isinstance(store, FlakyStore):
+        return store.for_threads()
+    if isinstance(store, AsyncMemoryStore):
+        twin = grpc_idempotency.MemoryStore()
+        twin._store = store
+        return twin
+    raise AssertionError(f"{store!r} has no twin for threads")

@@ -114,6 +114,8 @@ async def test_a_waiting_duplicate_that_goes_away(serve: Servers) -> None:
     assert ((await first).text, (await first).mark) == ("done 1", "executed")
 
 
+# On a grpc.server a unary operation keeps its call's thread to its end: the pool's size is the limit there.
+@pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_so_many_detached_executions(serve: Servers) -> None:
     """With as many detached executions as may be, further operations are refused; their duplicates attach (4.11)."""
     handler, other = Blocking(), Counting()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,32 @@ import grpc
 import grpc.aio
 import pytest
 
-from grpc_idempotency import Effects, Policy, PolicyError, State, StoreError
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
-from grpc_idempotency.stores.memory import AsyncMemoryStore
+import grpc_idempotency
+from grpc_idempotency import Effects, Policy, PolicyError, State, StoreError, aio
 
 from .handlers import EACH_SERVER, Blocking, Counting, full, generic_handler
-from .helpers import Servers, ms, new_key, outcome, until
+from .helpers import Servers, ThreadServer, ms, new_key, outcome, until
+from .stores import FlakyStore
 
 KINDS = EACH_SERVER
 
 
-async def started(interceptor: IdempotencyInterceptor) -> None:
+INTERCEPTORS: dict[str, Any] = {"async": aio.IdempotencyInterceptor, "sync": grpc_idempotency.IdempotencyInterceptor}
+STORES: dict[str, Any] = {"async": aio.SQLiteStore, "sync": grpc_idempotency.SQLiteStore}
+MEMORIES: dict[str, Any] = {"async": aio.MemoryStore, "sync": grpc_idempotency.MemoryStore}
+
+
+async def started(kind: str, interceptor: Any) -> None:
     """Starts a server with the interceptor attached, and stops it."""
-    server = grpc.aio.server(interceptors=[interceptor])
-    interceptor.attach(server)
-    server.add_generic_rpc_handlers((generic_handler("async", {"Do": Counting()}),))
+    server: Any
+    if kind == "sync":
+        threads = grpc.server(ThreadPoolExecutor(max_workers=2), interceptors=[interceptor])
+        server = ThreadServer(threads)
+        interceptor.attach(threads)
+    else:
+        server = grpc.aio.server(interceptors=[interceptor])
+        interceptor.attach(server)
+    server.add_generic_rpc_handlers((generic_handler(kind, {"Do": Counting()}),))
     server.add_insecure_port("127.0.0.1:0")
     try:
         await server.start()
@@ -38,48 +50,50 @@ async def started(interceptor: IdempotencyInterceptor) -> None:
 
 
 @pytest.mark.parametrize("name", [full("Undo"), "/test.other.*", "/*/do"])
-async def test_a_policy_for_an_unknown_method(tmp_path: Path, name: str) -> None:
+async def test_a_policy_for_an_unknown_method(tmp_path: Path, kind: str, name: str) -> None:
     """A policy for a method that the server does not have is an error at start, which names it (7, 8)."""
-    store = SQLiteStore(tmp_path / "x.db")
+    store = STORES[kind](tmp_path / "x.db")
     with pytest.raises(PolicyError) as raised:
-        await started(IdempotencyInterceptor(store, methods={full("Do"): Policy(), name: Policy()}))
+        await started(kind, INTERCEPTORS[kind](store, methods={full("Do"): Policy(), name: Policy()}))
     assert name in str(raised.value)
     assert full("Do") not in str(raised.value)
 
 
-async def test_globs_that_match(tmp_path: Path) -> None:
+async def test_globs_that_match(tmp_path: Path, kind: str) -> None:
     """A glob that matches a method is fine (7)."""
     globs = {"/test.rpc.*": Policy(), "*/Do": Policy(), "/*": Policy()}
     with pytest.raises(PolicyError):
-        IdempotencyInterceptor(SQLiteStore(tmp_path / "x.db"), methods=globs)
+        INTERCEPTORS[kind](STORES[kind](tmp_path / "x.db"), methods=globs)
     del globs["*/Do"]
-    await started(IdempotencyInterceptor(SQLiteStore(tmp_path / "x.db"), methods=globs))
+    await started(kind, INTERCEPTORS[kind](STORES[kind](tmp_path / "x.db"), methods=globs))
 
 
-async def test_transactional_needs_transactions() -> None:
+async def test_transactional_needs_transactions(kind: str) -> None:
     """TRANSACTIONAL on a store without transactions is an error at start (7)."""
     policy = Policy(effects=Effects.TRANSACTIONAL)
     with pytest.raises(PolicyError, match="transactions"):
-        IdempotencyInterceptor(AsyncMemoryStore(), policy=policy)
+        INTERCEPTORS[kind](MEMORIES[kind](), policy=policy)
     with pytest.raises(PolicyError, match="transactions"):
-        IdempotencyInterceptor(AsyncMemoryStore(), methods={full("Do"): policy})
+        INTERCEPTORS[kind](MEMORIES[kind](), methods={full("Do"): policy})
 
 
-async def test_a_store_that_can_not_be_opened(tmp_path: Path) -> None:
+async def test_a_store_that_can_not_be_opened(tmp_path: Path, kind: str) -> None:
     """A store that can't be opened is an error at start, not at the first call (8)."""
     with pytest.raises(StoreError, match="does not exist"):
-        await started(IdempotencyInterceptor(SQLiteStore(tmp_path / "missing" / "x.db")))
+        await started(kind, INTERCEPTORS[kind](STORES[kind](tmp_path / "missing" / "x.db")))
 
 
-async def test_what_is_no_store() -> None:
-    """Something that is no store is an error when the interceptor is made (8)."""
-    with pytest.raises(PolicyError, match="no store"):
-        IdempotencyInterceptor("idempotency.db")  # type: ignore[arg-type]  # that is what is tested
+async def test_what_is_no_store(kind: str) -> None:
+    """Something that is no store, or one for the other kind of server, is an error when the interceptor is made (8)."""
+    other = STORES["async" if kind == "sync" else "sync"]("idempotency.db")
+    for store in ("idempotency.db", other):
+        with pytest.raises(PolicyError, match="no store"):
+            INTERCEPTORS[kind](store)
 
 
 async def test_a_store_in_memory(serve: Servers) -> None:
     """The memory store serves as any other (6.2)."""
-    service = await serve({"Do": Counting()}, store=AsyncMemoryStore())
+    service = await serve({"Do": Counting()}, store=aio.MemoryStore())
     key = new_key()
     assert [(await service.call("Do", key=key)).mark for _ in range(2)] == ["executed", "replayed"]
 
@@ -187,10 +201,10 @@ async def test_without_attach_the_embedder_closes(serve: Servers) -> None:
     call.cancel()
     await until(service.has_detached)
     await service.server.stop(None)
-    closing_ = asyncio.ensure_future(service.interceptor.close())
+    closing_ = asyncio.ensure_future(service.close_interceptor())
     handler.go.open()
     await closing_
-    await service.interceptor.close()
+    await service.close_interceptor()
     assert (await (await serve({"Do": handler})).call("Do", key=key)).mark == "replayed"
 
 
@@ -237,22 +251,15 @@ async def test_an_expired_operation_is_absent(serve: Servers) -> None:
 
 async def test_a_sweep_that_fails_is_tried_again(serve: Servers, caplog: pytest.LogCaptureFixture) -> None:
     """A sweep that fails is logged, and the next one comes (6.3)."""
-
-    class Failing(SQLiteStore):
-        sweeps = 0
-
-        async def sweep(self, limit: int = 500) -> Any:
-            self.sweeps += 1
-            if self.sweeps == 1:
-                raise StoreError("for the test")
-            return await super().sweep(limit)
-
-    store = Failing(serve.path)
+    store = FlakyStore(serve.path)
     service = await serve({"Do": Counting()}, store=store, sweep_every=ms(20))
+    store.down.add("sweep")
     await service.call("Do", key=new_key())
+    await store.failed["sweep"].wait()
+    store.down.clear()
 
     async def again() -> bool:
-        return store.sweeps >= 2
+        return store.asked["sweep"] > store.failures["sweep"]
 
     await until(again)
-    assert len([r for r in caplog.records if r.getMessage().startswith("a sweep failed")]) == 1
+    assert [r for r in caplog.records if r.getMessage().startswith("a sweep failed")]

@@ -1,6 +1,7 @@
-"""Every refusal that a unary call can meet: status, details, trailers and words (2.3)."""
+"""Every refusal that a call can meet: status, details, trailers and words (2.3)."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -8,11 +9,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2
 
-from grpc_idempotency import Caller, Policy, Reason
-from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency import Caller, Policy, Reason, SQLiteStore, aio
 
 from .handlers import EACH_SERVER, Blocking, Counting, full
-from .helpers import PUSH_BACK, STATUS_DETAILS, Reply, Servers, ms, new_key, refused
+from .helpers import PUSH_BACK, STATUS_DETAILS, Reply, Servers, cut_short, ms, new_key, refused
 from .stores import FlakyStore
 
 KINDS = EACH_SERVER
@@ -20,6 +20,9 @@ KINDS = EACH_SERVER
 BAD_REQUEST, RETRY_INFO = error_details_pb2.BadRequest, error_details_pb2.RetryInfo
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+Streams = tuple[Callable[..., Awaitable[tuple[Reply, list[bytes]]]], Callable[[], int]]
+"""What calls a streaming method, and what tells how often it ran."""
 
 
 def info_of(reply: Reply) -> dict[str, str]:
@@ -139,11 +142,12 @@ async def test_key_reused_is_told_at_once_by_another_server(serve: Servers) -> N
     assert (await first).mark == "executed"
 
 
-async def test_outcome_unknown(serve: Servers) -> None:
+async def test_outcome_unknown(serve: Servers, kind: str) -> None:
     """OUTCOME_UNKNOWN: FAILED_PRECONDITION; says that an operator can resolve the operation, and how (2.3, 6.4)."""
     handler = Blocking()
     service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
     key = new_key()
+    cut_short(await service.call("Do", key=key), kind, PRECONDITION)
     for reply in [await service.call("Do", key=key) for _ in range(2)]:
         refused(reply, "OUTCOME_UNKNOWN", PRECONDITION)
         readable(reply, "operator", "it completed", "it never happened", "python -m grpc_idempotency resolve")
@@ -189,37 +193,122 @@ async def test_in_flight(serve: Servers) -> None:
     assert (await first).mark == "executed"
 
 
-@pytest.mark.parametrize("shape", ["unary_stream", "stream_unary", "stream_stream"])
-async def test_streaming_unsupported(serve: Servers, shape: str) -> None:
-    """A keyed streaming call is refused, UNIMPLEMENTED; without a key it is left alone (2.3)."""
+async def streaming(serve: Servers, shape: str, **options: Any) -> Streams:
+    """A service with one streaming method, which counts the messages that came, and sends as many as it sends."""
+    runs = 0
 
-    async def answers_stream(_request: Any, context: Any) -> None:
-        await context.write(b"streamed")
+    async def answers_stream(requests: Any, context: Any) -> None:
+        nonlocal runs
+        runs += 1
+        async for message in requests:
+            await context.write(message)
 
-    async def answers_one(_request: Any, _context: Any) -> bytes:
-        return b"streamed"
+    async def answers_one(requests: Any, _context: Any) -> bytes:
+        nonlocal runs
+        runs += 1
+        return b"".join([message async for message in requests])
 
-    behaviour: Any = answers_one if shape == "stream_unary" else answers_stream
+    def answers_stream_on_thread(requests: Any, _context: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        yield from requests
+
+    def answers_one_on_thread(requests: Any, _context: Any) -> bytes:
+        nonlocal runs
+        runs += 1
+        return b"".join(requests)
+
+    on_loop = {"stream_unary": answers_one, "stream_stream": answers_stream}
+    on_thread = {"stream_unary": answers_one_on_thread, "stream_stream": answers_stream_on_thread}
+    behaviour: Any = (on_loop if serve.kind == "async" else on_thread)[shape]
     handler = getattr(grpc, f"{shape}_rpc_method_handler")(behaviour)
-    service = await serve({"Do": Counting()}, attach=False)
+    service = await serve({"Do": Counting()}, attach=False, **options)
     service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", {"Do": handler}),))
 
-    async def call(metadata: Any) -> tuple[grpc.StatusCode, list[bytes], Any]:
+    async def call(*messages: bytes, key: str | None = None, count: str | None = None) -> tuple[Reply, list[bytes]]:
         multi: Any = getattr(service.channel, shape)("/test.Streams/Do")
-        sent = b"" if shape == "unary_stream" else iter([b"1", b"2"])
-        streamed = multi(sent, metadata=metadata)
+        metadata = [("idempotency-key", key), ("idempotency-message-count", count)]
+        streamed = multi(iter(messages), metadata=[(name, value) for name, value in metadata if value is not None])
         try:
-            messages = [await streamed] if shape == "stream_unary" else [m async for m in streamed]
+            received = [await streamed] if shape == "stream_unary" else [message async for message in streamed]
         except grpc.aio.AioRpcError:
-            messages = []
-        return await streamed.code(), messages, tuple(await streamed.trailing_metadata())
+            received = []
+        reply = Reply(
+            status=await streamed.code(),
+            message=None,
+            details=await streamed.details() or "",
+            trailers=tuple(await streamed.trailing_metadata()),
+        )
+        return reply, received
 
-    status, messages, trailers = await call(())
-    assert (status, messages, trailers) == (grpc.StatusCode.OK, [b"streamed"], ())
-    status, messages, trailers = await call([("idempotency-key", new_key())])
-    assert (status, messages) == (grpc.StatusCode.UNIMPLEMENTED, [])
-    reply = Reply(status=status, message=None, details="", trailers=trailers)
+    return call, lambda: runs
+
+
+async def test_streaming_unsupported(serve: Servers) -> None:
+    """STREAMING_UNSUPPORTED: UNIMPLEMENTED for a keyed bidirectional call; without a key it is left alone (2.3)."""
+    call, runs = await streaming(serve, "stream_stream")
+    reply, messages = await call(b"1", b"2")
+    assert (reply.status, messages, reply.trailers) == (grpc.StatusCode.OK, [b"1", b"2"], ())
+    reply, messages = await call(b"1", b"2", key=new_key())
     refused(reply, "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
+    readable(reply, "/test.Streams/Do", "bidirectional", "Call it without one")
+    assert info_of(reply) == {"method": "/test.Streams/Do"}
+    bare(reply)
+    assert (messages, runs()) == ([], 1)
+
+
+async def test_a_bidirectional_stream_that_is_passed(serve: Servers) -> None:
+    """By policy a keyed bidirectional call is passed through as if it had no key (4.8)."""
+    call, runs = await streaming(serve, "stream_stream", policy=Policy(pass_bidirectional=True))
+    key = new_key()
+    for _ in range(2):
+        reply, messages = await call(b"1", b"2", key=key)
+        assert (reply.status, messages, reply.trailers) == (grpc.StatusCode.OK, [b"1", b"2"], ())
+    assert runs() == 2
+
+
+@pytest.mark.parametrize("count", [None, "", "-1", "2.0", "two", "9" * 30])
+async def test_stream_length_required(serve: Servers, count: str | None) -> None:
+    """STREAM_LENGTH_REQUIRED: INVALID_ARGUMENT with a BadRequest; a keyed client-stream must say its length (2.3)."""
+    call, runs = await streaming(serve, "stream_unary")
+    reply, _ = await call(b"1", b"2", key=new_key(), count=count)
+    refused(reply, "STREAM_LENGTH_REQUIRED", INVALID)
+    readable(reply, "/test.Streams/Do", "idempotency-message-count", "cut off")
+    assert set(info_of(reply)) == {"method", "field", "problem"}
+    (violation,) = reply.detail(BAD_REQUEST).field_violations
+    assert (violation.field, violation.description) == ("idempotency-message-count", reply.details)
+    assert runs() == 0
+    reply, messages = await call(b"1", b"2", key=new_key(), count="2")
+    assert (reply.mark, messages, runs()) == ("executed", [b"12"], 1)
+
+
+async def test_more_messages_than_announced(serve: Servers) -> None:
+    """A stream that turns out longer than it was announced is STREAM_LENGTH_REQUIRED too (2.3, 4.8)."""
+    call, runs = await streaming(serve, "stream_unary")
+    reply, _ = await call(b"1", b"2", b"3", key=new_key(), count="2")
+    refused(reply, "STREAM_LENGTH_REQUIRED", INVALID)
+    assert runs() == 0
+
+
+async def test_stream_truncated(serve: Servers) -> None:
+    """STREAM_TRUNCATED: CANCELLED where fewer messages came than were announced; nothing was executed (2.3)."""
+    call, runs = await streaming(serve, "stream_unary")
+    key = new_key()
+    reply, _ = await call(b"1", b"2", key=key, count="3")
+    refused(reply, "STREAM_TRUNCATED", grpc.StatusCode.CANCELLED)
+    readable(reply, "Only 2 of the 3", "nothing was executed", "the same key")
+    assert info_of(reply) == {"method": "/test.Streams/Do", "received": "2", "announced": "3"}
+    bare(reply)
+    assert runs() == 0
+    reply, _ = await call(b"1", b"2", b"3", key=key, count="3")
+    assert (reply.mark, runs()) == ("executed", 1)
+
+
+async def test_a_stream_larger_than_may_be_buffered(serve: Servers) -> None:
+    """A keyed client-stream larger than may be buffered is refused before anything runs (4.8, 4.11)."""
+    call, runs = await streaming(serve, "stream_unary", policy=Policy(max_request_bytes=10))
+    reply, _ = await call(b"12345", b"678901", key=new_key(), count="2")
+    assert (reply.status, reply.mark, runs()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "refused", 0)
 
 
 async def test_the_order_of_the_table(serve: Servers) -> None:
@@ -254,4 +343,6 @@ def test_every_reason_is_tested() -> None:
 
 
 def test_flaky_stores_are_stores(tmp_path: Any) -> None:
-    assert isinstance(FlakyStore(tmp_path / "x.db"), SQLiteStore)
+    store = FlakyStore(tmp_path / "x.db")
+    assert isinstance(store, aio.SQLiteStore)
+    assert isinstance(store.for_threads(), SQLiteStore)

@@ -115,7 +115,7 @@ def rich() -> bytes:
     return status.SerializeToString()
 
 
-@pytest.mark.parametrize("kind", ["async"])
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_abort_with_status(plays: Player) -> None:
     """``abort_with_status`` is replayed, its ``grpc-status-details-bin`` to the byte (4.7)."""
     trailers = ((STATUS_DETAILS, rich()),)
@@ -162,6 +162,7 @@ async def test_an_exceptions_text_never_leaves(plays: Player, caplog: pytest.Log
     "kind",
     [
         "async",
+        "sync",
         pytest.param(
             "thread",
             marks=pytest.mark.xfail(
@@ -244,6 +245,7 @@ class Fatal(BaseException):
         ("async", SystemExit),
         # On a thread these tests run a handler in a loop of its own, which lets no other of them through.
         ("thread", Fatal),
+        ("sync", Fatal),
     ],
 )
 async def test_an_exception_of_the_worst_kind(serve: Servers, error: type[BaseException]) -> None:
@@ -346,16 +348,19 @@ async def test_compression_is_the_first_calls(serve: Servers) -> None:
     assert first.text == second.text == "z" * 5000
 
 
-@pytest.mark.xfail(strict=True, reason="streaming methods are left to gRPC until their own issue; it sends the text")
-@pytest.mark.parametrize("kind", ["async"])
 async def test_a_streams_exception_text_never_leaves(serve: Servers) -> None:
     """An exception's text never leaves the server, from an un-keyed streaming method either (4.7)."""
 
-    async def stream(_request: Any, context: Any) -> None:
+    async def writes(_request: Any, context: Any) -> None:
         await context.write(b"one")
         raise LookupError("password=hunter2")
 
+    def yields(_request: Any, _context: Any) -> Any:
+        yield b"one"
+        raise LookupError("password=hunter2")
+
     service = await serve({"Do": Counting()}, attach=False)
+    stream: Any = writes if serve.kind == "async" else yields
     handlers: dict[str, Any] = {"Do": grpc.unary_stream_rpc_method_handler(stream)}
     service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", handlers),))
     multi: Any = service.channel.unary_stream("/test.Streams/Do")
@@ -364,3 +369,4 @@ async def test_a_streams_exception_text_never_leaves(serve: Servers) -> None:
         [message async for message in call]
     assert await call.code() is UNKNOWN
     assert "hunter2" not in await call.details()
+    assert "internal error" in await call.details()

@@ -2,18 +2,19 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from google.protobuf.message import Message
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grpc_idempotency._admission import Admission
+from grpc_idempotency._admission import Admission, NotAdmitted
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Call
 from grpc_idempotency._methods import Method
 from grpc_idempotency._refusals import Reason, Refusal
+from grpc_idempotency._run import Target
 from grpc_idempotency._wire import InvalidKey, carries_key, find_key, parse_key, reply_to
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction
@@ -130,6 +131,18 @@ class Context:
         return {}
 
 
+class Unary:
+    """As much of a handler as a target takes."""
+
+    unary_unary = staticmethod(lambda _request, _context: None)
+    unary_stream = stream_unary = stream_stream = None
+    request_deserializer = response_serializer = None
+    request_streaming = response_streaming = False
+
+
+_unary: Any = Unary()
+
+
 def admit(
     *values: str,
     message: Message | None = None,
@@ -138,8 +151,17 @@ def admit(
 ) -> Call | Refusal | None:
     context: Any = Context([(HEADER, value) for value in values])
     method = Method(name=METHOD, policy=Policy(**policy), passes=False, has_request_id=message is not None)
-    admission = Admission(principal, secret=None)
-    return admission.admit(method, Snapshot(METHOD, context), b"request", message or b"request")
+    return _admitted(method, Snapshot(METHOD, context), message or b"request", principal)
+
+
+def _admitted(method: Method, snapshot: Snapshot, message: Any, principal: PrincipalFunction) -> Call | Refusal | None:
+    admission, target = Admission(principal, secret=None), Target.of(_unary, method)
+    try:
+        named = admission.name(target, snapshot, message)
+    except NotAdmitted as exc:
+        refusal: Any = exc.answer
+        return cast(Refusal, refusal)
+    return None if named is None else admission.call(target, snapshot, named, [b"request"], [message])
 
 
 def refused(*values: str, **options: Any) -> Refusal:
@@ -236,7 +258,7 @@ def test_a_wait_ends_before_the_calls_own_deadline() -> None:
     for remaining in (None, 5.0, 500.0):
         context: Any = Context([(HEADER, "k")], remaining)
         snapshot = Snapshot(METHOD, context)
-        call = Admission(lambda _caller: "alice", None).admit(method, snapshot, b"", b"")
+        call = _admitted(method, snapshot, b"", lambda _caller: "alice")
         assert isinstance(call, Call)
         waits[remaining] = call.until
         if remaining == 5.0:

@@ -20,6 +20,8 @@ from grpc_idempotency.records import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
+_NOT_RETAINED = 100
+"""What is added to the status of an outcome whose message was too large to be kept."""
 _FRAME = struct.Struct(">HI?")
 RUNNING, COMPLETED, HELD, WAITING = range(4)
 STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING)
@@ -57,7 +59,7 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
 def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``complete``."""
     kept = milliseconds(ttl)
-    status, trailers = int(outcome.status), packed(outcome.trailers)
+    status, trailers = int(outcome.status) + (0 if outcome.retained else _NOT_RETAINED), packed(outcome.trailers)
     return (name, fence, wall, kept, now + kept, status, outcome.details, trailers, outcome.message)
 
 
@@ -78,7 +80,13 @@ def record(row: Row, now: int) -> Record:
     (method, raw, canonical, reason, details, trailers, message) = row[12:19]
     outcome = expires = None
     if state == COMPLETED:
-        outcome = Outcome(status=Code(status), message=message, details=details, trailers=unpacked(trailers))
+        outcome = Outcome(
+            status=Code(status % _NOT_RETAINED),
+            message=message,
+            details=details,
+            trailers=unpacked(trailers),
+            retained=status < _NOT_RETAINED,
+        )
         expires = instant(completed + ttl_ms)
     return Record(
         name=name,

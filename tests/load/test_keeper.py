@@ -1,0 +1,249 @@
+"""The one thread beside a sync server's that does things at their time: renewals, limits, polls (4.9, 4.11)."""
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from grpc_idempotency import MemoryStore, Policy, StoreUnavailable
+from grpc_idempotency._effects import Call, Effect, Get, Pause, Plan, Tell, do
+from grpc_idempotency._effects import Event as Told
+from grpc_idempotency._protocol import keep_lease
+from grpc_idempotency._sync_flights import Flight, Flights
+from grpc_idempotency._sync_keeper import Keeper
+from grpc_idempotency.records import Claim, Effects, Fingerprint
+
+SOON = 20.0
+
+
+class Held:
+    """A keeper whose thread is busy until it is let, so that timers come due together."""
+
+    def __init__(self) -> None:
+        self.keeper = Keeper()
+        self._go = threading.Event()
+        began = threading.Event()
+
+        def busy() -> None:
+            began.set()
+            assert self._go.wait(SOON)
+
+        self.keeper.later(0.0, busy)
+        assert began.wait(SOON)
+
+    def let(self) -> None:
+        self._go.set()
+
+    def settle(self, after: float = 0.0) -> None:
+        """Lets it, and waits until all that was due by then is done."""
+        done = threading.Event()
+        self.keeper.later(after, done.set)
+        self.let()
+        assert done.wait(SOON)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.let()
+    held.keeper.close()
+
+
+def test_the_order(held: Held) -> None:
+    """Timers are done in the order of their times; those of one time in the order they were given (4.9)."""
+    done: list[int] = []
+    for number, after in enumerate([0.03, 0.01, 0.02, 0.0]):
+        held.keeper.later(after, lambda number=number: done.append(number))  # type: ignore[misc]  # a default
+    held.settle(after=0.04)
+    assert done == [3, 1, 2, 0]
+
+
+def test_a_nearer_timer_wakes_it() -> None:
+    """A timer that is due before all others does not wait for them (4.9)."""
+    keeper, done = Keeper(), threading.Event()
+    keeper.later(3600, lambda: None)
+    keeper.later(0.0, done.set)
+    assert done.wait(SOON)
+    keeper.close()
+
+
+def test_cancelling(held: Held) -> None:
+    """What was cancelled before its time is not done (4.9)."""
+    done: list[str] = []
+    timers = [held.keeper.later(0.0, lambda: done.append("cancelled")) for _ in range(3)]
+    held.keeper.later(0.0, lambda: done.append("kept"))
+    for timer in timers:
+        timer.cancel()
+    held.settle()
+    assert done == ["kept"]
+
+
+def test_cancelled_timers_take_no_room(held: Held) -> None:
+    """Of 10,000 timers that were cancelled long before their time few are left; the others are done (4.11)."""
+    done: list[str] = []
+    for number in range(10_000):
+        timer = held.keeper.later(3600, lambda: done.append("cancelled"))
+        if number % 1000 == 0:
+            held.keeper.later(0.0, lambda: done.append("kept"))
+        timer.cancel()
+        assert len(held.keeper._due) < 200
+    held.settle()
+    assert done == ["kept"] * 10
+
+
+def test_what_fails_ends_nothing(held: Held, caplog: pytest.LogCaptureFixture) -> None:
+    """Something that fails at its time is logged, and what comes after it is done all the same (4.9)."""
+
+    def broken() -> None:
+        raise LookupError("at its time")
+
+    held.keeper.later(0.0, broken)
+    held.settle()
+    assert "at its time" in caplog.text
+
+
+def test_closing() -> None:
+    """A closed keeper does nothing more, also when it is closed by what it does (8)."""
+    keeper, closed, done = Keeper(), threading.Event(), list[str]()
+
+    def closing() -> None:
+        keeper.close()
+        closed.set()
+
+    keeper.later(0.0, closing)
+    assert closed.wait(SOON)
+    assert keeper._thread is not None
+    keeper._thread.join(SOON)
+    keeper.later(0.0, lambda: done.append("late"))
+    keeper.close()
+    assert (done, keeper._thread.is_alive()) == ([], False)
+
+
+def test_closing_what_never_began() -> None:
+    """Nothing was to be done: no thread was begun, and none has to end (8)."""
+    keeper = Keeper()
+    keeper.close()
+    keeper.later(0.0, lambda: None)
+    assert keeper._thread is None
+
+
+# Plans
+
+NAME = bytes(16)
+
+
+def asking(seen: list[Any]) -> Plan[str]:
+    """A plan that asks three times, with a pause after the first."""
+    seen.append((yield from do(Get(NAME))))
+    yield from do(Pause(0.0))
+    for _ in range(2):
+        try:
+            seen.append((yield from do(Get(NAME))))
+        except StoreUnavailable:
+            seen.append("unavailable")
+    return "over"
+
+
+def performer(*replies: Any) -> Callable[[Effect[Any]], Any]:
+    left = iter(replies)
+
+    def perform(effect: Effect[Any]) -> Any:
+        assert effect == Get(NAME)
+        reply = next(left)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply() if callable(reply) else reply
+
+    return perform
+
+
+def test_a_plan_is_carried(held: Held) -> None:
+    """A plan gets its replies, and the store's errors, in turn; then what it came to is told (4.9)."""
+    seen: list[Any] = []
+    over = threading.Event()
+    told: list[str] = []
+
+    def then(result: str) -> None:
+        told.append(result)
+        over.set()
+
+    held.keeper.carry(asking(seen), performer(1, StoreUnavailable("down"), 3), then)
+    held.let()
+    assert over.wait(SOON)
+    assert (seen, told) == ([1, "unavailable", 3], ["over"])
+
+
+def test_a_plan_that_pauses_keeps_nobody_waiting(held: Held) -> None:
+    """While a plan pauses the thread is free for others (4.9)."""
+
+    def pausing() -> Plan[None]:
+        yield from do(Pause(3600))
+
+    held.keeper.carry(pausing(), performer())
+    held.settle()
+
+
+def test_a_plan_cancelled_before_it_began(held: Held) -> None:
+    """A plan that is cancelled before its turn asks for nothing (4.9)."""
+    seen: list[Any] = []
+    held.keeper.carry(asking(seen), performer()).cancel()
+    held.settle()
+    assert seen == []
+
+
+def test_a_plan_cancelled_in_an_effect(held: Held) -> None:
+    """Of a plan that is cancelled while it waits for a reply nothing further is done (4.9)."""
+    seen: list[Any] = []
+    told: list[str] = []
+
+    def cancelled_meanwhile() -> int:
+        timer.cancel()
+        return 1
+
+    timer = held.keeper.carry(asking(seen), performer(cancelled_meanwhile), told.append)
+    held.settle(after=0.05)
+    assert (seen, told) == ([1], [])
+
+
+def test_a_renewal_of_what_has_ended_is_not_told(held: Held) -> None:
+    """A renewal that is refused because its operation has ended meanwhile is no loss of a lease (4.9)."""
+    performed: list[Effect[Any]] = []
+
+    def perform(effect: Effect[Any]) -> Any:
+        performed.append(effect)
+        timer.cancel()  # the operation's outcome was stored
+        return False
+
+    timer = held.keeper.carry(keep_lease(claim(), timedelta(0)), perform)
+    held.settle()
+    assert len(performed) == 1
+    assert not [effect for effect in performed if effect == Tell(Told.LOST)]
+
+
+def claim() -> Claim:
+    fingerprint = Fingerprint(raw=bytes(32), canonical=bytes(32))
+    return Claim(
+        name=NAME,
+        method="/a.B/C",
+        fence=bytes(16),
+        fingerprint=fingerprint,
+        effects=Effects.OPAQUE,
+        lease=timedelta(seconds=30),
+    )
+
+
+def test_a_renewal_that_begins_as_its_operation_ends() -> None:
+    """A renewal that begins at the moment in which its operation ends is cancelled by whoever comes second (4.9)."""
+    call = Call(NAME, "/a.B/C", claim().fingerprint, Policy(), 0.0)
+    flights = Flights(MemoryStore(), max_waiters=1, max_detached=1)
+    run: Any = None
+    flight = Flight(flights, call, run, lambda: None)
+    flight._claim = claim()
+    flight._stop_renewing()
+    flight._start_renewing()
+    assert flight._renewal is not None
+    assert flight._renewal.cancelled
+    flights.close(0)

@@ -1,0 +1,188 @@
+"""Limits on what runs: the execution limit, the drain limit, the cap on detached executions (4.4, 4.5, 4.11)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from grpc_idempotency import Effects, Policy, State
+
+from ..echo.handlers import Rpc, server_stream, text, unary
+from ..echo.helpers import Servers, new_key
+from ..rpc.handlers import Gate
+from ..rpc.helpers import ms, refused, until
+
+METHODS = ("Unary", "ServerStream")
+FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+class Stuck:
+    """Handlers that run until they are let; ``stubborn`` ones don't let themselves be cancelled either."""
+
+    def __init__(self, *, stubborn: bool = False) -> None:
+        self.runs = 0
+        self.began = Gate()
+        self.go = Gate()
+        self.ended = Gate()
+        self._stubborn = stubborn
+
+    def methods(self) -> dict[str, Rpc]:
+        return {"Unary": unary(self.unary), "ServerStream": server_stream(self.server_stream)}
+
+    async def unary(self, _request: Any, _context: Any) -> StringValue:
+        self.runs += 1
+        await self._linger()
+        return text(f"run {self.runs}")
+
+    async def server_stream(self, _request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        self.runs += 1
+        yield text("one")
+        await self._linger()
+        yield text(f"run {self.runs}")
+
+    async def _linger(self) -> None:
+        self.began.open()
+        while not self.go.opened:
+            try:
+                await self.go.wait(60)
+            except asyncio.CancelledError:
+                if not self._stubborn:
+                    raise
+        self.ended.open()
+
+
+@every_method
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_an_opaque_handler_past_its_limit(serve: Servers, kind: str, method: str, stubborn: bool) -> None:
+    """Past its execution limit an opaque handler's callers are answered, stopped or not; it is held (4.4, 4.5)."""
+    stuck = Stuck(stubborn=stubborn)
+    service = await serve(stuck.methods(), policy=Policy(execution_limit=ms(400)))
+    key = new_key()
+    first = service.start(method, "a", key=key)
+    await stuck.began.wait()
+    second = service.start(method, "a", key=key)
+    replies = [await call.end() for call in (first, second)]
+    if kind == "sync" and method == "Unary":  # its thread can't answer, so that its call is cancelled
+        assert replies[0].status is grpc.StatusCode.CANCELLED
+    else:
+        refused(replies[0], "OUTCOME_UNKNOWN", FAILED_PRECONDITION)
+    refused(replies[1], "OUTCOME_UNKNOWN", FAILED_PRECONDITION)
+    assert await service.has_state(State.HELD)
+    assert stuck.ended.opened is False
+    stuck.go.open()
+
+
+@every_method
+async def test_a_late_end_of_what_is_held(serve: Servers, method: str) -> None:
+    """The end of a handler that could not be stopped is the truth after all: it resolves what is held (4.2)."""
+    stuck = Stuck(stubborn=True)
+    service = await serve(stuck.methods(), policy=Policy(execution_limit=ms(200)))
+    key = new_key()
+    await service.call(method, "a", key=key)
+    refused(await service.call(method, "a", key=key), "OUTCOME_UNKNOWN", FAILED_PRECONDITION)
+    stuck.go.open()
+    await until(lambda: service.has_state(State.COMPLETED))
+    reply = await service.call(method, "a", key=key)
+    assert (reply.texts[-1], reply.mark, stuck.runs) == ("run 1", "replayed", 1)
+
+
+@every_method
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_repeatable_handler_past_its_limit(serve: Servers, method: str) -> None:
+    """Past its execution limit a repeatable handler that could be stopped is released: a retry runs (4.5)."""
+    stuck = Stuck()
+    service = await serve(stuck.methods(), policy=Policy(execution_limit=ms(400), effects=Effects.REPEATABLE))
+    key = new_key()
+    first = await service.call(method, "a", key=key)
+    assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
+    assert await service.records() == []
+    stuck.go.open()
+    assert (await service.call(method, "a", key=key)).texts[-1] == "run 2"
+
+
+@every_method
+@pytest.mark.parametrize("kind", ["thread", "sync"])
+async def test_a_repeatable_handler_that_can_not_be_stopped(serve: Servers, kind: str, method: str) -> None:
+    """A thread runs on past its limit: callers are answered, and no other run begins before its lease's end (4.1)."""
+    stuck = Stuck()
+    policy = Policy(
+        execution_limit=ms(200), effects=Effects.REPEATABLE, lease=ms(1500), renew_every=ms(500), wait=ms(0)
+    )
+    service = await serve(stuck.methods(), policy=policy)
+    key = new_key()
+    began = time.monotonic()
+    first = await service.call(method, "a", key=key)
+    assert first.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    again = await service.call(method, "a", key=key)
+    assert time.monotonic() - began < 1.4, "too slow a machine to tell"
+    refused(again, "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
+    assert stuck.runs == 1
+    stuck.go.open()
+    await stuck.ended.wait()
+    await until(lambda: service.has_state(State.COMPLETED))
+    assert (await service.call(method, "a", key=key)).texts[-1] == "run 1"
+
+
+@every_method
+async def test_the_drain_limit(serve: Servers, kind: str, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    """At a stop what does not end within the drain limit is left as that of a dead server (4.4)."""
+    stuck = Stuck()
+    service = await serve(stuck.methods(), drain_limit=ms(300))
+    call = service.start(method, "a", key=new_key())
+    await stuck.began.wait()
+    began = time.monotonic()
+    await service.stop()
+    assert time.monotonic() - began < 5
+    assert "1 operations did not end within the drain limit" in caplog.text
+    assert (await call.end()).status is not grpc.StatusCode.OK
+    store = serve.store()
+    (record,) = await serve.ask(store.list)
+    await serve.ask(store.close)
+    assert record.state is State.RUNNING
+    stuck.go.open()
+
+
+@every_method
+async def test_what_ends_within_the_drain_limit(serve: Servers, kind: str, method: str) -> None:
+    """At a stop what nobody watches any more is run to its end, and stored (4.4)."""
+    stuck = Stuck()
+    service = await serve(stuck.methods(), drain_limit=ms(15_000))
+    call = service.start(method, "a", key=new_key())
+    await stuck.began.wait()
+    call.cancel()
+    stop = asyncio.ensure_future(service.stop())
+    await asyncio.sleep(0.1)
+    assert not stop.done()
+    stuck.go.open()
+    await asyncio.wait_for(stop, 10)
+    store = serve.store()
+    (record,) = await serve.ask(store.list)
+    await serve.ask(store.close)
+    assert record.state is State.COMPLETED
+
+
+@pytest.mark.parametrize("method", ["ServerStream"])
+async def test_so_many_detached_executions(serve: Servers, kind: str, method: str) -> None:
+    """With as many detached executions as may be no further one is taken on; their duplicates attach (4.11)."""
+    stuck, other = Stuck(), Stuck()
+    other.go.open()
+    methods = {"ServerStream": stuck.methods()["ServerStream"], "Other": unary(other.unary)}
+    service = await serve(methods, max_detached=1)
+    key = new_key()
+    call = service.start(method, "a", key=key)
+    await stuck.began.wait()
+    call.cancel()
+    await until(lambda: service.is_followed(0))
+    refused(await service.call("Other", "a", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    assert other.runs == 0
+    retry = service.start(method, "a", key=key)
+    assert await retry.read() == "one"
+    stuck.go.open()
+    assert ((await retry.end()).mark, stuck.runs) == ("attached", 1)
+    await until(service.is_idle)
+    assert (await service.call("Other", "a", key=new_key())).mark == "executed"

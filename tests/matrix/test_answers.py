@@ -1,0 +1,382 @@
+"""What a keyed call's answer carries, and how exact a replay is (2.2, 2.4, 4.1, 4.6, 4.7)."""
+
+import asyncio
+import contextlib
+import re
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from ..rpc.helpers import CREATED, STATUS, STATUS_DETAILS, refused
+from .echo import Play
+from .rig import Answer, Cell
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+]
+no_operation = pytest.mark.left_out(
+    bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)"
+)
+
+TRAILERS = (("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\x00\xff\x00"))
+
+
+@no_operation
+async def test_executed_and_replayed(cell: Cell) -> None:
+    """2.2 First executed, then replayed, with the time it was stored."""
+    play, key = Play(), cell.key()
+    first, second, third = [await cell.call(play, key=key) for _ in range(3)]
+    assert first.texts == ["run 1", *cell.texts("a", "b")]
+    assert first.trailers == ((STATUS, "executed"),)
+    assert [name for name, _ in second.trailers] == [STATUS, CREATED]
+    assert second.mark == "replayed"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(second.trailer(CREATED)))
+    assert second.plain == first.plain
+    assert (third, play.runs) == (second, 1)
+
+
+@no_operation
+async def test_failures_are_marked(cell: Cell) -> None:
+    """2.2 An answer that is a failure is marked too."""
+
+    async def missing(context: Any) -> None:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
+
+    play, key = Play(missing), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert (first.status, first.trailers) == (grpc.StatusCode.NOT_FOUND, ((STATUS, "executed"),))
+    assert (second.mark, second.plain, play.runs) == ("replayed", first.plain, 1)
+
+
+@no_operation
+async def test_nothing_in_initial_metadata(cell: Cell) -> None:
+    """2.2 Nothing is ever added to initial metadata."""
+    play, key = Play(), cell.key()
+    bare, first, second = await cell.call(play), await cell.call(play, key=key), await cell.call(play, key=key)
+    assert first.initial == bare.initial
+    assert second.initial == bare.initial
+
+
+@no_operation
+async def test_initial_metadata_is_the_first_calls(cell: Cell) -> None:
+    """4.7 What the handler sends ahead is the first call's alone."""
+
+    async def ahead(context: Any) -> None:
+        await context.send_initial_metadata((("x-ahead", "1"),))
+
+    play, key = Play(ahead), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert ("x-ahead", "1") in first.initial
+    assert ("x-ahead", "1") not in second.initial
+    assert second.plain == first.plain
+
+
+async def test_an_unkeyed_call_is_untouched(cell: Cell) -> None:
+    """2.4 Without a key the handler runs as if the interceptor were not there."""
+    play = Play()
+    claims = len(cell.faults.claims)
+    answers = [await cell.call(play) for _ in range(2)]
+    assert [answer.texts[0] for answer in answers] == ["run 1", "run 2"]
+    assert [answer.trailers for answer in answers] == [(), ()]
+    assert play.contexts == ["grpc._server" if cell.column.kind == "sync" else "grpc._cython.cygrpc"] * 2
+    assert len(cell.faults.claims) == claims
+
+
+@no_operation
+async def test_concurrent_duplicates_attach(cell: Cell) -> None:
+    """4.1, 4.3 Concurrent duplicates are one execution: the others attach."""
+    play, key = Play(blocks=True, early=True), cell.key()
+    first = cell.start(play, key=key)
+    await play.began.wait()
+    others = [cell.start(play, key=key) for _ in range(3)]
+    await cell.is_followed(4)
+    if cell.streams:
+        await asyncio.gather(*(call.first.wait() for call in others))  # the part already sent comes at once
+    play.go.open()
+    answers = [await call.answer() for call in (first, *others)]
+    assert [answer.mark for answer in answers] == ["executed", "attached", "attached", "attached"]
+    assert all(answer.plain == answers[0].plain for answer in answers)
+    assert answers[0].texts == [*(["early"] if cell.streams else []), "run 1", *cell.texts("a", "b")]
+    assert play.runs == 1
+
+
+async def exact(cell: Cell, play: Play) -> Answer:
+    """The first keyed answer is the un-keyed one, and the replay is the first; answers with it."""
+    key = cell.key()
+    bare, first, second = await cell.call(play), await cell.call(play, key=key), await cell.call(play, key=key)
+    assert first.plain == bare.plain
+    assert (first.mark, second.mark, second.plain) == ("executed", "replayed", first.plain)
+    return second
+
+
+@no_operation
+async def test_abort_is_exact(cell: Cell) -> None:
+    """4.7 abort is replayed, its trailers to the byte (-bin)."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort(grpc.StatusCode.OUT_OF_RANGE, "too far: ümlaut \n 100 %", TRAILERS)
+
+    answer = await exact(cell, Play(aborts))
+    assert (answer.status, answer.details) == (grpc.StatusCode.OUT_OF_RANGE, "too far: ümlaut \n 100 %")
+    assert answer.plain.trailers == TRAILERS
+
+
+class Rich(grpc.Status):
+    """A status with a detail."""
+
+    def __init__(self) -> None:
+        detail = any_pb2.Any()
+        detail.Pack(error_details_pb2.ErrorInfo(reason="TOO_POOR", domain="bank.example"))
+        packed = status_pb2.Status(code=9, message="too poor", details=[detail]).SerializeToString()
+        self.code = grpc.StatusCode.FAILED_PRECONDITION
+        self.details = "too poor"
+        self.trailing_metadata = ((STATUS_DETAILS, packed),)
+
+
+@no_operation
+async def test_abort_with_status_is_exact(cell: Cell) -> None:
+    """4.7 abort_with_status is replayed with its details to the byte."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort_with_status(Rich())
+
+    play, key = Play(aborts), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert (first.status, first.reason, first.mark) == (grpc.StatusCode.FAILED_PRECONDITION, "TOO_POOR", "executed")
+    assert (second.plain, second.mark) == (first.plain, "replayed")
+    if cell.column.kind != "def":  # gRPC's own context there has no such method, the recording one has
+        assert (await cell.call(play)).plain == first.plain
+
+
+@no_operation
+async def test_set_code_is_exact(cell: Cell) -> None:
+    """4.7 set_code and a return are replayed, set trailers too."""
+
+    async def sets(context: Any) -> None:
+        context.set_code(grpc.StatusCode.ALREADY_EXISTS)
+        context.set_details("here it is")
+        context.set_trailing_metadata(TRAILERS)
+
+    answer = await exact(cell, Play(sets, counted=False))
+    assert (answer.status, answer.details) == (grpc.StatusCode.ALREADY_EXISTS, "here it is")
+    assert answer.plain.trailers == TRAILERS
+
+
+@no_operation
+async def test_trailers_beside_ok_are_exact(cell: Cell) -> None:
+    """4.7 Trailers beside OK are replayed, -bin ones to the byte."""
+
+    async def sets(context: Any) -> None:
+        context.set_trailing_metadata(TRAILERS)
+
+    play, key = Play(sets, counted=False), cell.key()
+    bare, first, second = await cell.call(play), await cell.call(play, key=key), await cell.call(play, key=key)
+    assert bare.trailers == first.plain.trailers == second.plain.trailers == TRAILERS
+    assert second.messages == first.messages == bare.messages
+
+
+async def test_an_exceptions_text_never_leaves(cell: Cell) -> None:
+    """4.7 An exception's text never leaves the server, with a key or without."""
+
+    async def raises(_context: Any) -> None:
+        raise LookupError("password=hunter2")
+
+    play, key = Play(raises), cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key) for _ in range(2)]
+    for answer in (await cell.call(play), *keyed):
+        assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+        assert "hunter2" not in repr(answer)
+    assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
+
+
+class Fatal(BaseException):
+    """Not an ``Exception``."""
+
+
+async def test_a_base_exception_reaches_the_client(cell: Cell) -> None:
+    """4.7 A BaseException reaches the client at once, with a key or without."""
+
+    async def dies(_context: Any) -> None:
+        raise Fatal("password=hunter2")
+
+    play, key = Play(dies), cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    assert [answer.mark for answer in keyed] == ["executed", "replayed"][: len(keyed)]
+    for answer in (*keyed, await cell.call(play, timeout=5)):
+        assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+
+
+async def test_an_exception_after_a_message(cell: Cell) -> None:
+    """4.7 An exception after a first message ends the stream, its text concealed."""
+
+    async def dies(_context: Any) -> None:
+        raise LookupError("password=hunter2")
+
+    play, key = Play(dies, early=True), cell.key()
+    keyed = [] if cell.shape == "bidi" else [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    bare = await cell.call(play, timeout=5)
+    for answer in (*keyed, bare):
+        assert answer.status is grpc.StatusCode.UNKNOWN
+        assert "internal error" in answer.details
+        assert "hunter2" not in repr(answer)
+        assert [len(message) for message in answer.messages] == ([7] if cell.streams else [])
+
+
+@no_operation
+async def test_abort_with_ok_reaches_the_client(cell: Cell) -> None:
+    """4.7 abort(OK) is a mistake that reaches the client at once."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort(grpc.StatusCode.OK, "fine")
+
+    play, key = Play(aborts), cell.key()
+    first, second = [await cell.call(play, key=key, timeout=5) for _ in range(2)]
+    assert (first.status, first.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+    assert (second.plain, second.mark) == (first.plain, "replayed")
+
+
+@no_operation
+async def test_a_swallowed_abort_wins(cell: Cell) -> None:
+    """4.7 An abort counts though the handler swallows it."""
+
+    async def swallows(context: Any) -> None:
+        with contextlib.suppress(Exception):
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "too far")
+
+    play, key = Play(swallows), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert (first.status, first.details) == (grpc.StatusCode.OUT_OF_RANGE, "too far")
+    assert (second.status, second.details, second.mark) == (first.status, first.details, "replayed")
+
+
+@no_operation
+async def test_trailers_are_capped(cell: Cell) -> None:
+    """4.11 Trailers above 6 KiB are dropped from the first answer on."""
+
+    async def large(context: Any) -> None:
+        context.set_trailing_metadata((("x-small", "1"), ("x-large", "y" * 7000), ("x-last", "2")))
+
+    play, key = Play(large), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert first.plain.trailers == (("x-small", "1"), ("x-last", "2"))
+    assert (second.plain, second.mark) == (first.plain, "replayed")
+
+
+# Which statuses are stored (4.6)
+
+STORED = [
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "FAILED_PRECONDITION",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "DATA_LOSS",
+]
+RELEASED = ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "UNAUTHENTICATED", "PERMISSION_DENIED"]
+UNCLEAR = ["UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"]
+
+
+async def is_stored(cell: Cell, status: str, variant: str = "plain") -> bool:
+    """Whether an answer with this status is stored; both calls get it."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort(grpc.StatusCode[status], "so it is")
+
+    play, key = Play(aborts), cell.key()
+    first, second = [await cell.call(play, key=key, variant=variant) for _ in range(2)]
+    assert (first.status, first.details, first.mark) == (grpc.StatusCode[status], "so it is", "executed")
+    assert second.plain == first.plain
+    assert (second.mark, play.runs) in [("replayed", 1), ("executed", 2)]
+    return play.runs == 1
+
+
+@no_operation
+@pytest.mark.parametrize("effects", ["plain", "repeatable"], ids=["opaque", "repeatable"])
+async def test_statuses_that_are_stored(cell: Cell, effects: str) -> None:
+    """4.6 Statuses that are a finding are stored and replayed."""
+    assert [status for status in STORED if await is_stored(cell, status, effects)] == STORED
+
+
+@no_operation
+@pytest.mark.parametrize("effects", ["plain", "repeatable"], ids=["opaque", "repeatable"])
+async def test_statuses_that_release(cell: Cell, effects: str) -> None:
+    """4.6 Statuses that say that nothing happened release: a retry runs."""
+    assert not [status for status in RELEASED if await is_stored(cell, status, effects)]
+
+
+@no_operation
+async def test_unclear_statuses_of_opaque(cell: Cell) -> None:
+    """4.5 opaque: an unclear status is stored and replayed."""
+    assert [status for status in UNCLEAR if await is_stored(cell, status)] == UNCLEAR
+
+
+@no_operation
+async def test_unclear_statuses_of_repeatable(cell: Cell) -> None:
+    """4.5 repeatable: an unclear status releases: a retry runs."""
+    assert not [status for status in UNCLEAR if await is_stored(cell, status, "repeatable")]
+
+
+@no_operation
+async def test_a_policy_changes_statuses(cell: Cell) -> None:
+    """4.6, 7 A policy can change what each status does."""
+    stored = [status for status in ("NOT_FOUND", "ABORTED") if await is_stored(cell, status, "swapped")]
+    assert stored == ["ABORTED"]
+
+
+async def raising(cell: Cell, variant: str) -> tuple[list[Any], int]:
+    """Two calls of a handler whose first run raises: their marks, and how often it ran."""
+
+    async def raises_first(_context: Any) -> None:
+        if play.runs == 1:
+            raise LookupError("the text of an exception")
+
+    play, key = Play(raises_first), cell.key()
+    first, second = [await cell.call(play, key=key, variant=variant) for _ in range(2)]
+    assert (first.status, first.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+    return [first.mark, second.mark], play.runs
+
+
+@no_operation
+async def test_opaque_that_raises(cell: Cell) -> None:
+    """4.5 opaque: an exception is stored and replayed."""
+    assert await raising(cell, "plain") == (["executed", "replayed"], 1)
+
+
+@no_operation
+async def test_repeatable_that_raises(cell: Cell) -> None:
+    """4.5 repeatable: an exception releases: a retry runs."""
+    assert await raising(cell, "repeatable") == (["executed", "executed"], 2)
+
+
+@no_operation
+@pytest.mark.left_out(memory="the memory store has no transactions (6.2)")
+async def test_transactional_that_raises(cell: Cell) -> None:
+    """4.5 transactional: an exception rolls back and releases: a retry runs."""
+    assert await raising(cell, "transactional") == (["executed", "executed"], 2)
+
+
+@no_operation
+@pytest.mark.left_out(
+    **dict.fromkeys(
+        ("def", "sync"), "a thread can't be cancelled from inside, and asyncio's exception is no part of it"
+    )
+)
+async def test_cancelled_from_inside(cell: Cell) -> None:
+    """4.5 Cancelled from inside: opaque is held, repeatable runs again."""
+
+    async def cancels(_context: Any) -> None:
+        if play.runs == 1:
+            raise asyncio.CancelledError
+
+    play, key = Play(cancels), cell.key()
+    for _ in range(2):
+        answer = await cell.call(play, key=key, timeout=10)
+        refused(answer, "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
+    play, key = Play(cancels), cell.key()
+    first, second = [await cell.call(play, key=key, variant="repeatable", timeout=10) for _ in range(2)]
+    assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
+    assert (second.texts[0], second.mark) == ("run 2", "executed")
