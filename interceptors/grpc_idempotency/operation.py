@@ -151,9 +151,9 @@ class AsyncOperation(OperationBase):
         try:
             for name, undo, result in self.steps.to_undo():
                 await self._run(name, _undoing(undo, result), undo.transaction)
-        except FenceRefused:
+        except (FenceRefused, asyncio.CancelledError):
             raise
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, it must not end the operation's own task
             return _trouble(self.method, exc)
         return None
 
@@ -199,7 +199,7 @@ class Operation(OperationBase):
                 self._run(name, _undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, it must not end the operation's own thread
             return _trouble(self.method, exc)
         return None
 
@@ -224,7 +224,7 @@ class _Kept:
 _NOT_OURS = "the operation has another owner by now, or has kept a step of this name: nothing was kept"
 
 
-def _trouble(method: str, error: Exception) -> str:
+def _trouble(method: str, error: BaseException) -> str:
     logger.error("an undo of %s failed", method, exc_info=error)
     what = str(error) if isinstance(error, StepMisuse) else f"an undo failed with {type(error).__name__}"
     return f"it has failed and could not be undone: {what}"
