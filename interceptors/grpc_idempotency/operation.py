@@ -6,12 +6,13 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
 from grpc_idempotency.records import Outcome, Step
+from grpc_idempotency.store import Database
 
 logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
@@ -89,13 +90,21 @@ class AsyncOperation(OperationBase):
         super().__init__(**known)
         self._moved = asyncio.Event()
 
+    @overload
+    async def step(self, name: str, fn: Callable[[], Awaitable[T]], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
+    async def step(self, name: str, fn: Callable[[], T], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
     async def step(
         self,
         name: str,
-        fn: Callable[..., T] | Callable[..., Awaitable[T]],
+        fn: Callable[[Database], T],
         *,
-        undo: Callable[..., Any] | None = None,
-        transaction: bool = False,
+        undo: Callable[[Database, T], Any] | None = None,
+        transaction: Literal[True],
+    ) -> T: ...
+    async def step(
+        self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
         """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
 
@@ -166,13 +175,19 @@ class Operation(OperationBase):
         self._wait = wait
         """Waits for what the store answers: on an asyncio server its calls are awaited elsewhere."""
 
+    @overload
+    def step(self, name: str, fn: Callable[[], T], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
     def step(
         self,
         name: str,
-        fn: Callable[..., T],
+        fn: Callable[[Database], T],
         *,
-        undo: Callable[..., Any] | None = None,
-        transaction: bool = False,
+        undo: Callable[[Database, T], Any] | None = None,
+        transaction: Literal[True],
+    ) -> T: ...
+    def step(
+        self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
         """The same as :meth:`AsyncOperation.step`, blocking."""
         known = self._ask(name, undo, transaction)
