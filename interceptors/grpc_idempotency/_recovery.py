@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import grpc
@@ -48,6 +49,8 @@ class Recovery:
         """The methods whose operations are finished here."""
         self._left: set[bytes] = set()
         """Those that are not: told once, and not to stand in the way of others."""
+        self._begun: set[bytes] = set()
+        """Those that were begun here, as far as they are still under way."""
 
     @property
     def limit(self) -> int:
@@ -57,8 +60,11 @@ class Recovery:
     def take(self, records: Sequence[Record], has: Callable[[bytes], bool]) -> list[Recoverable]:
         """What can be run of these records; ``has`` tells which operations are on their way in this process."""
         self._left &= {one.name for one in records}
+        self._begun = {name for name in self._begun if has(name)}
         taken = (self._prepare(one) for one in records if one.name not in self._left and not has(one.name))
-        return [one for one in taken if one is not None]
+        found = list(islice((one for one in taken if one is not None), MOST_AT_ONCE - len(self._begun)))
+        self._begun.update(one.call.name for one in found)
+        return found
 
     def _prepare(self, record: Record) -> Recoverable | None:
         if _cut_short(record) < MOST_CUT_SHORT:

@@ -301,6 +301,31 @@ async def test_poison(net: Net, left_behind: SQLiteStore, caplog: pytest.LogCapt
     )
 
 
+async def test_so_many_at_one_time(net: Net, left_behind: SQLiteStore) -> None:
+    """A server runs at most 16 operations for others at one time, and in the end all of them (5.4)."""
+    names = [dead(left_behind) for _ in range(20)]
+    begun: list[int] = []
+    go, gate = Gate(), Gate()
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        begun.append(1)
+        if len(begun) == bound:
+            gate.open()
+        await go.wait()
+        return text("done")
+
+    # An aio server's def handlers have the threads of the loop's executor, which are fewer.
+    bound = 16 if net.kind != "thread" else 4
+    service = await net.serve({"Do": do}, policy=SHORT)
+    await gate.wait()
+    await some_rounds(service)
+    assert len(begun) <= 16
+    go.open()
+    for name in names:
+        await until(lambda name=name: completed(left_behind, name))  # type: ignore[misc]  # the default binds it
+    assert len(begun) == 20
+
+
 async def test_what_failed_often_is_not_poison(net: Net, left_behind: SQLiteStore) -> None:
     """Runs that failed in a way that may pass were not cut short: those are for ``max_tries`` to bound (5.2, 5.4)."""
     name = dead(left_behind)

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
-from grpc_idempotency import Database, Effects, Policy, State
+from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable
 from grpc_idempotency.errors import StepMisuse
 
 from ..rpc.handlers import Gate
@@ -833,6 +833,46 @@ async def test_a_zombies_step_is_refused(net: Net, log: Log) -> None:
     assert errors == ["FenceRefused"]
     assert log.done == ["a", "b of run 2", "b of run 1"]
     assert (await service.call("Do", key=key)).text == "done in run 2"
+
+
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_step_of_a_server_that_was_cut_off(net: Net, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that could not renew its lease, and was taken over from, keeps no further step (4.2, 4.9, 5.2)."""
+    go, began, ended, errors = Gate(), Gate(), Gate(), []
+
+    async def slow(_request: StringValue, _context: Any) -> StringValue:
+        await here().step("a", log.does("a"))
+        began.open()
+        await go.wait()
+        try:
+            await here().step("b", log.does("b, too late"))
+        except Exception as exc:
+            errors.append(type(exc).__name__)
+            ended.open()
+            raise
+        return text("slow")
+
+    async def quick(_request: StringValue, _context: Any) -> StringValue:
+        await here().step("a", log.does("a again"))
+        return text(await here().step("b", log.does("b", "quick")))
+
+    async def cut_off(*_: Any) -> bool:
+        raise StoreUnavailable("cut off, for the test")
+
+    policy = Policy(effects=Effects.REPEATABLE, lease=ms(300), renew_every=ms(100))
+    store = net.store()
+    monkeypatch.setattr(store, "renew", cut_off)
+    one = await net.serve({"Do": slow}, policy=policy, store=store)
+    another = await net.serve({"Do": quick}, policy=policy)
+    key = new_key()
+    first = asyncio.ensure_future(one.call("Do", key=key))
+    await began.wait()
+    assert (await another.call("Do", key=key)).text == "quick"
+    go.open()
+    await ended.wait()
+    assert errors == ["FenceRefused"]
+    assert (await first).text == "quick"
+    assert log.done == ["a", "b", "b, too late"]
 
 
 async def test_left_out_steps_are_logged(net: Net, log: Log, caplog: pytest.LogCaptureFixture) -> None:
