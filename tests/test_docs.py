@@ -184,6 +184,19 @@ def test_example_servers(name: str, tmp_path: Path) -> None:
         assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
 
 
+def test_example_of_interceptors_on_both_sides(tmp_path: Path) -> None:
+    """Outside a replay is authorised, and a key belongs to its user; inside only executions are seen (4.10)."""
+    key = ("idempotency-key", "k")
+    ada, bob = ("x-token", "secret-of-ada"), ("x-token", "secret-of-bob")
+    with example("interceptors.py", tmp_path) as address:
+        first, again, other = call(address, ada, key), call(address, ada, key), call(address, bob, key)
+        with pytest.raises(grpc.RpcError, match=r"Send a token\."):
+            call(address, key)
+    assert (first[1], again, other[1]) == ("executed", (first[0], "replayed"), "executed")
+    log = (tmp_path / "server.log").read_text().splitlines()
+    assert [line.split()[-1] for line in log] == ["ada", "bob"]
+
+
 def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
     """A key is required, under either header, and belongs to its user; who is nobody is refused outside."""
     ada, bob = ("x-token", "secret-of-ada"), ("x-token", "secret-of-bob")

@@ -32,6 +32,7 @@ class Flight(FlightBase):
         self.followers = 0
         self._loop = asyncio.get_running_loop()
         self._landing: asyncio.Future[Landing] = self._loop.create_future()
+        self._waiters: set[asyncio.Future[None]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle
@@ -59,8 +60,18 @@ class Flight(FlightBase):
 
     async def _landed(self, until: float | None) -> Landing | None:
         if not self._landing.done():
-            timeout = None if until is None else max(0.0, until - time.monotonic())
-            await asyncio.wait((self._landing,), timeout=timeout)
+            # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
+            waiter = self._loop.create_future()
+            self._waiters.add(waiter)
+            timer = None
+            if until is not None:
+                timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+                if timer is not None:
+                    timer.cancel()
         return self._landing.result() if self._landing.done() else None
 
     # Its way
@@ -82,6 +93,8 @@ class Flight(FlightBase):
         self._flights.forget(self)
         if not self._landing.done():
             self._landing.set_result(landing)
+            for waiter in self._waiters:
+                _wake(waiter)
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Lets time pass."""
@@ -160,6 +173,11 @@ class Flight(FlightBase):
         if self._claim is not None:
             landing = await drive_async(settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0), self.perform)
         self._land(landing)
+
+
+def _wake(waiter: "asyncio.Future[None]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 class _Lookout:

@@ -95,8 +95,7 @@ class AioRun(Run):
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
-        for message in reply:
-            asyncio.run_coroutine_threadsafe(self._emit(message), loop).result()
+        self.record_all(reply, lambda message: asyncio.run_coroutine_threadsafe(self._emit(message), loop).result())
         return None
 
     async def _emit(self, message: Any) -> None:

@@ -1,7 +1,7 @@
 """The handler of a keyed call, detached from its call: what both kinds of server know of its run."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,15 @@ class Run:
         outcome = self._outcome(reply)
         self._sealed = (reply, outcome)
         return retained(outcome, self.target.method.policy)
+
+    def record_all(self, messages: Any, emit: Callable[[Any], object]) -> None:
+        """Emits the messages of a ``def`` handler, one by one."""
+        try:
+            for message in messages:
+                emit(message)
+        finally:
+            if isinstance(messages, Generator):
+                messages.close()  # it cleans up in its own thread, and not wherever it would be collected
 
     def record(self, message: Any) -> None:
         """One more message of the stream."""

@@ -139,11 +139,13 @@ class _Exchange(_Base):
             with self._flights.following(flight):
                 flight.fly()
                 return flight.follow(None, self._gone)
-        with self._flights.waiting() as free, self._flights.following(flight):
-            if not free:
-                return Landed(None)
+        with self._flights.following(flight):
             self._context.add_callback(flight.stir)
-            return flight.follow(until, self._gone)
+            flight.begun(until, self._gone)
+            if flight.landed():
+                return flight.follow(until, self._gone)
+            with self._flights.waiting() as free:
+                return flight.follow(until, self._gone) if free else Landed(None)
 
 
 class _StreamingExchange(_Base):
@@ -174,10 +176,13 @@ class _StreamingExchange(_Base):
         if boarded.founded:
             with self._flights.following(flight):
                 return (yield from self._play(flight, until, founded=True))
-        with self._flights.waiting() as free, self._flights.following(flight):
-            if not free:
-                return Landed(None)
-            return (yield from self._play(flight, until, founded=False))
+        with self._flights.following(flight):
+            self._context.add_callback(flight.stir)
+            flight.begun(until, self._gone)
+            if flight.landed():
+                return (yield from self._play(flight, until, founded=False))
+            with self._flights.waiting() as free:
+                return (yield from self._play(flight, until, founded=False)) if free else Landed(None)
 
     def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
         self._context.add_callback(flight.stir)

@@ -31,6 +31,8 @@ class Flight(FlightBase):
         self._flights = flights
         self._give_up = give_up
         self._landing: Landing | None = None
+        self._runs = False
+        """Whether its handler runs, or has run."""
         self._renewal: Timer | None = None
         self._ended = False
         self.followers = 0
@@ -50,6 +52,12 @@ class Flight(FlightBase):
     def landed(self) -> bool:
         """Whether it has landed."""
         return self._landing is not None
+
+    def begun(self, until: float | None, gone: Callable[[], bool]) -> None:
+        """Waits until the handler runs or the flight has landed: no longer than the store takes to answer."""
+        with self.run.moved:
+            timeout = None if until is None else max(0.0, until - time.monotonic())
+            self.run.moved.wait_for(lambda: self._runs or self.landed() or gone(), timeout)
 
     def follow(self, until: float | None, gone: Callable[[], bool]) -> Landed:
         """Waits for the landing, at most until then, or until the caller has ``gone``."""
@@ -87,6 +95,9 @@ class Flight(FlightBase):
 
     def execute(self, operation: OperationBase | None) -> Ran:
         """Runs the handler in this thread."""
+        with self.run.moved:
+            self._runs = True
+            self.run.moved.notify_all()
         ended = self._execute(operation)
         return Ran(ended, operation is not None and bool(operation.steps))
 

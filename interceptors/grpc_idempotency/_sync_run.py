@@ -55,8 +55,7 @@ class SyncRun(Run):
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
-        for message in reply:
-            self._emit(message)
+        self.record_all(reply, self._emit)
         return None
 
     def _emit(self, message: Any) -> None:

@@ -169,7 +169,8 @@ def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
     ours: Trailers = ((STATUS, answer.mark.value),)
     if answer.created is not None:
         ours += ((CREATED, rfc3339(answer.created)),)
-    return replace(answer.outcome, trailers=answer.outcome.trailers + ours)
+    told = answer.outcome
+    return Outcome(status=told.status, message=told.message, details=told.details, trailers=told.trailers + ours)
 
 
 def _refusal_outcome(refusal: Refusal) -> Outcome:

@@ -53,8 +53,8 @@ class AsyncStore(Protocol):
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
         """Stores the outcome of a running or held record; it expires ``ttl`` from now. Its request is kept no longer.
 
-        A record that is completed under this very fence already answers ``True`` and is left alone, so that a
-        completion can be tried again when its answer was lost.
+        A record that is completed under this very fence with this very outcome already answers ``True`` and is left
+        alone, so that a completion can be tried again when its answer was lost.
         """
 
     async def release(self, name: bytes, fence: bytes) -> bool:

@@ -332,12 +332,17 @@ class OutcomeContract:
             assert (await _record(fresh, claim)).outcome == outcome
 
     async def test_a_completion_can_be_tried_again(self, harness: AsyncStoreHarness) -> None:
-        """Under the fence that completed it already: ``True``, and the first outcome and expiry stay."""
+        """Under the fence that completed it already, with the same outcome: ``True``; with another: ``False``.
+
+        The first outcome and its expiry stay.
+        """
         store = await harness.store()
         claim = await _completed(store)
         record = await _record(store, claim)
         await harness.elapse(TICK)
-        assert await store.complete(claim.name, claim.fence, OTHER_OUTCOME, TTL * 2) is True
+        assert record.outcome is not None
+        assert await store.complete(claim.name, claim.fence, record.outcome, TTL * 2) is True
+        assert await store.complete(claim.name, claim.fence, OTHER_OUTCOME, TTL * 2) is False
         assert await _record(store, claim) == record
 
     async def test_a_lapsed_owner_may_still_complete(self, harness: AsyncStoreHarness) -> None:

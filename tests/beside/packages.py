@@ -30,6 +30,8 @@ class Beside:
     """The names of the status codes of the calls that it has recorded, in their order."""
     seen: list[type] = field(default_factory=list)
     """The types of requests and responses that it has seen, where it shows them."""
+    spans: Callable[[], list[int]] = list
+    """The spans of the calls that it has recorded, where it makes such."""
 
 
 def make(package: str, kind: str) -> Beside:
@@ -52,7 +54,10 @@ def _opentelemetry(kind: str) -> Beside:
         spans = exporter.get_finished_spans()
         return [_NAMES[int(str((span.attributes or {})["rpc.grpc.status_code"]))] for span in spans]
 
-    return Beside(interceptor, codes)
+    def spans() -> list[int]:
+        return [span.context.span_id for span in exporter.get_finished_spans() if span.context is not None]
+
+    return Beside(interceptor, codes, spans=spans)
 
 
 def _prometheus(_kind: str) -> Beside:

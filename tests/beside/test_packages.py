@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
+from opentelemetry import trace
 
 from ..echo.handlers import Echo, Rpc, client_stream, server_stream, text, unary
 from ..echo.helpers import Servers, Service, new_key
@@ -145,3 +146,26 @@ async def test_all_at_once(serve: Servers, kind: str) -> None:
         assert (first.mark, second.mark, first.plain) == ("executed", "replayed", second.plain)
     for beside, calls in ((outside[0], 6), (inside[0], 3)):
         await recorded(beside, ["OK"] * calls)
+
+
+@pytest.mark.parametrize("method", KEYED)
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_the_handlers_span(serve: Servers, kind: str, method: str) -> None:
+    """A handler runs in the span of the call that is executed, wherever its thread or task comes from (4.10)."""
+    beside, seen = make("opentelemetry", kind), list[int]()
+
+    async def one(_request: Any, _context: Any) -> StringValue:
+        seen.append(trace.get_current_span().get_span_context().span_id)
+        return text("one")
+
+    async def many(request: Any, context: Any) -> AsyncIterator[StringValue]:
+        yield await one(request, context)
+
+    methods = {"Unary": unary(one), "ServerStream": server_stream(many), "ClientStream": client_stream(one)}
+    service = await served(serve, beside, "outside", methods)
+    key = new_key()
+    for _ in range(2):
+        await service.call(method, "a", key=key)
+    await recorded(beside, ["OK"] * 2)
+    executed, _replayed = beside.spans()
+    assert seen == [executed]

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from ..rpc.handlers import _Face
+from ..rpc.handlers import Face
 
 SERVICE = "test.echo.Service"
 KINDS = ("async", "thread", "sync")
@@ -136,7 +136,7 @@ def _generator(run: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 def _function(rpc: Rpc) -> Callable[[Any, Any], Any]:
     def function(request: Any, context: Any) -> Any:
         async def whole() -> Any:
-            return await rpc.run(_over(request) if rpc.takes_stream else request, _Face(context))
+            return await rpc.run(_over(request) if rpc.takes_stream else request, Face(context))
 
         return asyncio.run(whole())
 
@@ -145,7 +145,7 @@ def _function(rpc: Rpc) -> Callable[[Any, Any], Any]:
 
 def _thread_generator(rpc: Rpc) -> Callable[[Any, Any], Any]:
     def generator(request: Any, context: Any) -> Iterator[Any]:
-        messages = rpc.run(_over(request) if rpc.takes_stream else request, _Face(context))
+        messages = rpc.run(_over(request) if rpc.takes_stream else request, Face(context))
         loop = asyncio.new_event_loop()
         try:
             while True:

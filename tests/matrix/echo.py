@@ -56,8 +56,8 @@ class Play:
 
     async def begin(self, context: Any) -> None:
         self.runs += 1
-        context = getattr(context, "live", context)
-        self.contexts.append(type(getattr(context, "_context", context)).__module__)
+        live = getattr(context, "live", context)
+        self.contexts.append(type(getattr(live, "_context", live)).__module__)
         self.began.open()
         if self.blocks:
             await self.go.wait()

@@ -42,12 +42,13 @@ def test_a_name_is_16_bytes_and_hides_its_key_behind_a_secret() -> None:
     assert digest_name(b"alice", "/s.S/M", "k", b"one") in names
 
 
+def printed(raw: bytes, message: object, secret: bytes | None) -> Fingerprint:
+    """The fingerprint of a unary request."""
+    return fingerprint(raw, canonical(raw, message, ()), secret)
+
+
 def parsed(raw: bytes) -> Struct:
     return Struct.FromString(raw)
-
-
-def prints_of(raw: bytes, message: object, secret: bytes | None) -> Fingerprint:
-    return fingerprint(raw, canonical(raw, message, ()), secret)
 
 
 def test_the_order_of_a_map_does_not_count() -> None:
@@ -58,7 +59,7 @@ def test_the_order_of_a_map_does_not_count() -> None:
     backward = two.SerializeToString() + one.SerializeToString()
     assert forward != backward
     assert parsed(forward) == parsed(backward)
-    first, second = prints_of(forward, parsed(forward), None), prints_of(backward, parsed(backward), None)
+    first, second = printed(forward, parsed(forward), None), printed(backward, parsed(backward), None)
     assert first.raw != second.raw
     assert same_request(first, second)
 
@@ -67,7 +68,7 @@ def test_another_value_is_another_request() -> None:
     """Neither the bytes nor the meaning is the same (3.2)."""
     one, two = Struct(), Struct()
     one["a"], two["a"] = 1, 2
-    prints = [prints_of(each.SerializeToString(), each, None) for each in (one, two)]
+    prints = [printed(each.SerializeToString(), each, None) for each in (one, two)]
     assert not same_request(prints[0], prints[1])
 
 
@@ -75,21 +76,21 @@ def test_equal_bytes_are_enough() -> None:
     """Also where what the handler sees of them has changed since (3.2)."""
     one, two = Struct(), Struct()
     one["a"], two["a"] = 1, 2
-    assert same_request(prints_of(b"raw", one, None), prints_of(b"raw", two, None))
+    assert same_request(printed(b"raw", one, None), printed(b"raw", two, None))
 
 
 def test_what_is_no_protobuf_message_is_its_bytes() -> None:
     """A method with serializers of its own is fingerprinted all the same (3.2)."""
-    raw = prints_of(b"raw", {"a": 1}, None)
+    raw = printed(b"raw", {"a": 1}, None)
     assert raw.canonical == raw.raw
-    assert not same_request(raw, prints_of(b"other", {"a": 1}, None))
+    assert not same_request(raw, printed(b"other", {"a": 1}, None))
 
 
 def test_a_secret_changes_both_digests() -> None:
     """Who reads the store can't try requests (3.1)."""
     struct = Struct()
     struct["a"] = 1
-    prints = [prints_of(b"raw", struct, secret) for secret in (None, b"one", b"two")]
+    prints = [printed(b"raw", struct, secret) for secret in (None, b"one", b"two")]
     digests = {digest for each in prints for digest in (each.raw, each.canonical)}
     assert len(digests) == 6
     assert {len(digest) for digest in digests} == {32}

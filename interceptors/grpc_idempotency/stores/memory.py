@@ -67,8 +67,9 @@ class AsyncMemoryStore:
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
         """Stores the outcome of a running or held record."""
-        if self._owned(name, fence, State.COMPLETED) is not None:
-            return True
+        standing = self._owned(name, fence, State.COMPLETED)
+        if standing is not None:
+            return standing.record.outcome == outcome
         return self._finish(self._owned(name, fence, State.RUNNING, State.HELD), outcome, ttl)
 
     async def release(self, name: bytes, fence: bytes) -> bool:

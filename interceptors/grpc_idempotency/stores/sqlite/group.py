@@ -213,7 +213,11 @@ class Group:
             return
         standing = self._standing([one.name for one in requests])
         for one in requests:
-            one.value = standing.get(one.name) == (one.fence, rows.COMPLETED)
+            one.value = standing.get(one.name) == (one.fence, rows.COMPLETED) and self._is_kept(one)
+
+    def _is_kept(self, one: CompleteRequest) -> bool:
+        record = self._read([one.name]).get(one.name)
+        return record is not None and record.outcome == one.outcome
 
     def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
         self._together(requests, self._release)

@@ -1,0 +1,49 @@
+"""Handlers that raise what ends a process: their clients hear of it at once all the same (4.7)."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from ..echo.handlers import KINDS, Rpc
+from ..echo.helpers import Client, new_key
+from ..rpc.handlers import SERVICE
+from ..rpc.processes import Process
+
+
+@pytest.fixture
+def process(kind: str, tmp_path: Path) -> Iterator[Process]:
+    process = Process(kind, str(tmp_path / "records.db"), script="exiting.py")
+    yield process
+    process.discard()
+
+
+@pytest.fixture
+async def client(process: Process) -> AsyncIterator[Client]:
+    async with grpc.aio.insecure_channel(await process.ready()) as channel:
+        yield Client(channel, {"Unary": Rpc(run=lambda *_: None)}, SERVICE)
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_with_a_key(process: Process, client: Client, error: str) -> None:
+    """With a key it is an unclear failure as any other: its outcome, and the server goes on (4.5, 4.7)."""
+    key = new_key()
+    for mark in ("executed", "replayed"):
+        reply = await client.call("Unary", error, key=key)
+        assert (reply.status, reply.details, reply.mark) == (grpc.StatusCode.UNKNOWN, "internal error", mark)
+    assert (await client.call("Unary", "all is well")).texts == ["all is well"]
+
+
+@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_without_a_key(process: Process, client: Client, kind: str, error: str) -> None:
+    """Without one the client hears the same; an aio server ends by it, as without the interceptor (2.4, 4.7)."""
+    reply = await client.call("Unary", error)
+    assert (reply.status, reply.details) == (grpc.StatusCode.UNKNOWN, "internal error")
+    if kind == "sync":
+        assert (await client.call("Unary", "all is well")).texts == ["all is well"]
+    else:
+        await process.line(f"ended by {error}")
