@@ -7,10 +7,11 @@ import runpy
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -297,22 +298,57 @@ def test_example_of_a_workflow(tmp_path: Path) -> None:
             assert spent.balance == Money(currency_code="USD", units=0)
 
 
-async def test_example_of_an_operator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Held operations are listed; one is resolved as never happened, one as done."""
-    operate: Any = runpy.run_path(str(EXAMPLES / "operate.py"))
+def test_example_in_steps(tmp_path: Path) -> None:
+    """Charged once for each key; an order that fails is refunded, and its failure replayed; a key is required."""
+    wanting = CreateOrderRequest(customer_id="cust_456", items=[OrderItem(sku="SKU001", quantity=2)])
+    with example("steps.py", tmp_path) as address, grpc.insecure_channel(address) as channel:
+        orders = OrderServiceStub(channel)
+        made = [orders.CreateOrder(wanting, metadata=(("idempotency-key", "k1"),), timeout=20).id for _ in range(2)]
+        assert made[0] == made[1]
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match="nothing to deliver"):
+                call(address, ("idempotency-key", "k2"))
+        with pytest.raises(grpc.RpcError, match="asks for an idempotency key"):
+            call(address)
+    lines = (tmp_path / "server.log").read_text().splitlines()
+    assert [line for line in lines if line.split()[0] in ("charged", "refunded")] == [
+        "charged cust_456",
+        "charged cust_123",
+        "refunded charge-cust_123",
+    ]
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as db:
+        assert list(db.execute("SELECT id FROM orders")) == [(made[0],)]
+
+
+async def test_example_of_an_operators_program(tmp_path: Path) -> None:
+    """What made an order is completed with it, what made none never happened."""
+    resolving: Any = runpy.run_path(str(EXAMPLES / "resolving.py"))
     store = SQLiteStore(tmp_path / "held.db")
     names = [await _held(store), await _held(store)]
-    await operate["show_held"](store)
-    printed = capsys.readouterr().out
-    assert all(name.hex() in printed for name in names)
-    assert await operate["it_never_happened"](store, names[0].hex())
-    assert await operate["it_happened"](store, names[1].hex(), Order(id="o1"))
+    held = resolving["resolve_all"](f"sqlite:///{tmp_path / 'held.db'}", {names[1].hex(): Order(id="o1")})
+    assert {record.name for record in held} == set(names)
     assert await store.get(names[0]) is None
     record = await store.get(names[1])
     assert record is not None
-    assert record.state is State.COMPLETED
-    with pytest.raises(LookupError):
-        await operate["it_never_happened"](store, names[1].hex())
+    assert record.outcome is not None
+    assert record.outcome.message == Order(id="o1").SerializeToString()
+    await store.close()
+
+
+async def test_commands_of_an_operator(tmp_path: Path) -> None:
+    """The commands of the page, in their order, do what it says."""
+    store = SQLiteStore(tmp_path / "orders.db")
+    names = [await _held(store), await _held(store)]
+    (tmp_path / "order.bin").write_bytes(Order(id="o1").SerializeToString())
+    listing, showing, never, done = blocks(ROOT / "docs/how-to/resolving.md", "sh")
+    listed = shell(listing, tmp_path)
+    assert all(f"{name.hex()} held" in listed for name in names)
+    shown = shell(showing.replace("5f0c6ba4", names[0].hex()), tmp_path)
+    assert f"operation: {names[0].hex()}\nstate: held" in shown
+    shell(never.replace("5f0c6ba4", names[0].hex()), tmp_path)
+    shell(done.replace("5f0c6ba4", names[1].hex()), tmp_path)
+    assert shell(listing, tmp_path) == ""
+    assert [record.name for record in await store.list(state=State.COMPLETED)] == [names[1]]
     await store.close()
 
 

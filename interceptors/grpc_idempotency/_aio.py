@@ -16,7 +16,7 @@ from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain, refusing
 from grpc_idempotency._aio_run import AioRun
-from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
+from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
@@ -117,12 +117,13 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         while True:
             await pause(EVERY)
             try:
-                pending = await self._store.pending(recovery.names, MOST_AT_ONCE)
+                pending = await self._store.pending(recovery.names, recovery.limit)
+                for one in recovery.take(pending, self._flights.has):
+                    self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
             except StoreUnavailable as exc:
                 logger.warning("could not look for operations to finish: %s", exc)
-                continue
-            for one in recovery.take(pending, self._flights.has):
-                self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+            except Exception:
+                logger.exception("could not look for operations to finish")
 
     async def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""

@@ -35,7 +35,7 @@ class Flight(FlightBase):
         self._waiters: set[asyncio.Future[None]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._limit: asyncio.TimerHandle | None = None
+        self._limit: asyncio.TimerHandle
         self._overran = False
         self._task = flights.spawn(self._fly())
 
@@ -107,6 +107,17 @@ class Flight(FlightBase):
 
     async def unwind(self) -> str | None:
         """Undoes what the operation has finished, in the handler's own kind of thread."""
+        self._limit_time()
+        try:
+            return await self._unwind()
+        except asyncio.CancelledError:
+            if self._flights.torn_down:
+                raise
+            return "it has failed and could not be undone: an undo was stopped before its end"
+        finally:
+            self._limit.cancel()
+
+    async def _unwind(self) -> str | None:
         operation = self._operation
         if isinstance(operation, AsyncOperation):
             return await operation.unwind()
@@ -115,10 +126,10 @@ class Flight(FlightBase):
         return await self._loop.run_in_executor(None, here.run, operation.unwind)
 
     async def _execute(self, operation: OperationBase | None) -> Ended:
-        policy = self.call.policy
-        self._limit = self._loop.call_later(policy.execution_limit.total_seconds(), self._overrun)
+        self._limit_time()
         if operation is not None:
-            self._renewal = self._loop.call_later(policy.renew_every.total_seconds(), self._start_renewing)
+            every = self.call.policy.renew_every
+            self._renewal = self._loop.call_later(every.total_seconds(), self._start_renewing)
         try:
             return await self.run.to_end(operation)
         except asyncio.CancelledError:
@@ -127,6 +138,10 @@ class Flight(FlightBase):
             return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
             self._limit.cancel()
+
+    def _limit_time(self) -> None:
+        """From now on the handler, or an undo, has as long as a handler may run."""
+        self._limit = self._loop.call_later(self.call.policy.execution_limit.total_seconds(), self._overrun)
 
     def _start_renewing(self) -> None:
         assert self._claim is not None

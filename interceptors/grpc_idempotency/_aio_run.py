@@ -44,16 +44,27 @@ class AioRun(Run):
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
         enter(operation)
         try:
-            reply = await (self._in_loop() if self.cancellable else self._on_thread())
-            return self.returned(operation, reply)
+            return await self._ended(operation)
         except asyncio.CancelledError:
             if operation is None or operation.committed is None:
                 raise
             return self.committed(None)
-        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
-            return self.raised(operation, exc)
         finally:
+            if operation is not None:
+                operation.steps.end()
             self.tell_callbacks()
+
+    async def _ended(self, operation: OperationBase | None) -> Ended:
+        """It, and each of its steps."""
+        try:
+            reply = await (self._in_loop() if self.cancellable else self._on_thread())
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            await _rest(operation)
+            return self.raised(operation, exc)
+        await _rest(operation)
+        return self.returned(operation, reply)
 
     async def _in_loop(self) -> Any:
         target = self.target
@@ -144,6 +155,11 @@ class AioRun(Run):
         if held_up and not self.tape.full:
             self._stir()
         return message
+
+
+async def _rest(operation: OperationBase | None) -> None:
+    if isinstance(operation, AsyncOperation):
+        await operation.rest()
 
 
 def is_async(behaviour: Any) -> bool:

@@ -18,6 +18,7 @@ def encode(value: object) -> bytes:
     if isinstance(value, bytes):
         return _BYTES + value
     if isinstance(value, Message):
+        _check_known(value.DESCRIPTOR.full_name)
         return _MESSAGE + value.DESCRIPTOR.full_name.encode() + b"\0" + value.SerializeToString()
     try:
         return _JSON + json.dumps(value, allow_nan=False).encode()
@@ -38,6 +39,15 @@ def decode(data: bytes) -> Any:
     message: Message = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name.decode()))()
     message.ParseFromString(serialized)
     return message
+
+
+def _check_known(name: str) -> None:
+    try:
+        descriptor_pool.Default().FindMessageTypeByName(name)
+    except KeyError as exc:
+        raise StepMisuse(
+            f"a step's result can't be a {name}: no other run could read it, as it is in a pool of its own"
+        ) from exc
 
 
 def encode_failure(outcome: Outcome, tries: int) -> bytes:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import grpc
@@ -46,24 +47,47 @@ class Recovery:
         self._handlers = handlers
         self.names = [name for name in names if not methods[name].passes and methods[name].policy.recovers]
         """The methods whose operations are finished here."""
+        self._left: set[bytes] = set()
+        """Those that are not: told once, and not to stand in the way of others."""
+        self._begun: set[bytes] = set()
+        """Those that were begun here, as far as they are still under way."""
 
-    def take(self, records: Iterable[Record], has: Callable[[bytes], bool]) -> list[Recoverable]:
+    @property
+    def limit(self) -> int:
+        """How many records to ask the store for, the oldest ones first."""
+        return MOST_AT_ONCE + len(self._left)
+
+    def take(self, records: Sequence[Record], has: Callable[[bytes], bool]) -> list[Recoverable]:
         """What can be run of these records; ``has`` tells which operations are on their way in this process."""
-        taken = (self._prepare(one) for one in records if not has(one.name) and _cut_short(one) < MOST_CUT_SHORT)
-        return [one for one in taken if one is not None]
+        self._left &= {one.name for one in records}
+        self._begun = {name for name in self._begun if has(name)}
+        taken = (self._prepare(one) for one in records if one.name not in self._left and not has(one.name))
+        found = list(islice((one for one in taken if one is not None), MOST_AT_ONCE - len(self._begun)))
+        self._begun.update(one.call.name for one in found)
+        return found
 
     def _prepare(self, record: Record) -> Recoverable | None:
+        if _cut_short(record) < MOST_CUT_SHORT:
+            try:
+                return self._found(record)
+            except NotAdmitted:
+                why = "its request can't be read"
+            except Exception:
+                logger.exception("the handler of %s could not be found again", record.method)
+                why = "its handler could not be found"
+        else:
+            why = f"{_cut_short(record)} runs of it were cut short"
+        self._left.add(record.name)
+        logger.error("operation %s of %s is left to its client: %s", record.name.hex(), record.method, why)
+        return None
+
+    def _found(self, record: Record) -> Recoverable:
         assert record.request is not None
         handler = self._find(record)
-        if handler is None:
-            return None
         method = self._methods[record.method]
         target = Target.of(handler, method)
         snapshot = Snapshot.of_nobody(record.method, record.request.metadata)
-        try:
-            messages = read(target, record.request.messages)
-        except NotAdmitted:
-            return None
+        messages = read(target, record.request.messages)
         logger.info("finishing operation %s of %s without its client", record.name.hex(), record.method)
         call = Call(
             record.name,
@@ -77,11 +101,11 @@ class Recovery:
         )
         return Recoverable(call, target, messages, snapshot)
 
-    def _find(self, record: Record) -> "grpc.RpcMethodHandler[Any, Any] | None":
+    def _find(self, record: Record) -> "grpc.RpcMethodHandler[Any, Any]":
         assert record.request is not None
         details: Any = _Details(record.method, record.request.metadata)
         found = (handler.service(details) for handler in self._handlers)
-        return next((handler for handler in found if handler is not None), None)
+        return next(handler for handler in found if handler is not None)
 
 
 def _cut_short(record: Record) -> int:

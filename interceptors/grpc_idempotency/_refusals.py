@@ -70,8 +70,8 @@ class Reason(enum.Enum):
     OUTCOME_UNKNOWN = _Row(
         Code.FAILED_PRECONDITION,
         "Nobody can know whether the operation of this idempotency key took effect: {cause}. It is held and will not "
-        "run again by itself. An operator can find out what it did and then resolve operation {operation} with the "
-        "store's resolve(): as completed with an outcome, or as never happened.",
+        "run again by itself. An operator can find out what it did and then say that it completed, or that it never "
+        "happened, with 'python -m grpc_idempotency resolve STORE {operation}'.",
     )
     RESPONSE_NOT_RETAINED = _Row(
         Code.FAILED_PRECONDITION,

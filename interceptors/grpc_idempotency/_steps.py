@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from grpc_idempotency._codec import decode, encode
-from grpc_idempotency.errors import StepMisuse
+from grpc_idempotency.errors import StepMisuse, TransactionMisuse
 from grpc_idempotency.records import Step
 
 logger = logging.getLogger("grpc_idempotency")
@@ -41,6 +41,7 @@ class Steps:
         self._done = 0
         """How many steps are finished in this run, by running or by being known."""
         self._running: set[str] = set()
+        self._over = False
         # Of concurrent steps nobody can say which comes first, and so not that one came in another order.
         self._in_order = len({step.position for step in finished}) == len(finished)
 
@@ -52,6 +53,8 @@ class Steps:
         """Begins a step; the finished one, if it is. Raises :class:`StepMisuse` and :class:`Unwinding`."""
         if not name or name.startswith(_RESERVED):
             raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {' or '.join(_RESERVED)}")
+        if self._over:
+            raise StepMisuse(f"step {name!r} can't begin any more: the handler has ended")
         if name in self._asked:
             raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")
         step = self._finished.get(name)
@@ -74,7 +77,7 @@ class Steps:
         self._running.add(name)
         undoable = self._asked.get(name) is not None
         try:
-            yield lambda result: Step(name=name, position=position, result=encode(result), undoable=undoable)
+            yield lambda result: Step(name=name, position=position, result=_kept(name, result), undoable=undoable)
         finally:
             self._running.discard(name)
 
@@ -83,6 +86,15 @@ class Steps:
         self._finished[step.name] = step
         self._done += 1
         return decode(step.result)
+
+    def check_reply(self) -> None:
+        """The handler's transaction is about to commit its reply. Raises :class:`TransactionMisuse` within a step."""
+        if self._running:
+            raise TransactionMisuse(
+                "a transaction of the handler's own commits the operation's reply, and one of its steps is still "
+                "running: a step's rows are kept with step(name, fn, transaction=True)"
+            )
+        self.check_winding()
 
     def check_winding(self) -> None:
         """Raises :class:`Unwinding` in a run that may have no reply."""
@@ -107,6 +119,16 @@ class Steps:
             undos.append((UNDO + step.name, undo, decode(step.result)))
         return undos
 
+    def end(self) -> bool:
+        """The handler has ended, and no further step begins. Whether all that were begun have ended too."""
+        self._over = True
+        return not self._running
+
     def forgotten(self) -> list[str]:
         """The finished steps that this run has not come to: its handler took another path."""
         return [name for name in self._finished if name not in self._asked and not name.startswith(UNDO)]
+
+
+def _kept(name: str, result: object) -> bytes:
+    """What is kept of a result: of an undo's nothing, since nobody will get it."""
+    return encode(None if name.startswith(UNDO) else result)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from grpc_idempotency._recovery import EVERY, MOST_AT_ONCE, Recovery
+from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
 from grpc_idempotency._sync_attach import Attachment
@@ -121,11 +121,13 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
 
     def _recover(self, recovery: Recovery) -> None:
         try:
-            pending = self._store.pending(recovery.names, MOST_AT_ONCE)
+            pending = self._store.pending(recovery.names, recovery.limit)
             for one in recovery.take(pending, self._flights.has):
                 self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
         except StoreUnavailable as exc:
             logger.warning("could not look for operations to finish: %s", exc)
+        except Exception:
+            logger.exception("could not look for operations to finish")
         self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def open(self) -> None:

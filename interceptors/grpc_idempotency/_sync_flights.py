@@ -104,17 +104,25 @@ class Flight(FlightBase):
     def unwind(self) -> str | None:
         """Undoes what the operation has finished."""
         assert isinstance(self._operation, Operation)
-        return self.run.unwind(self._operation)
+        limit = self._limit_time()
+        try:
+            return self.run.unwind(self._operation)
+        finally:
+            limit.cancel()
 
     def _execute(self, operation: OperationBase | None) -> Ended:
-        policy, keeper = self.call.policy, self._flights.keeper
-        limit = keeper.later(policy.execution_limit.total_seconds(), self._overrun)
+        limit = self._limit_time()
         if operation is not None:
-            self._renewal = keeper.later(policy.renew_every.total_seconds(), self._start_renewing)
+            every = self.call.policy.renew_every
+            self._renewal = self._flights.keeper.later(every.total_seconds(), self._start_renewing)
         try:
             return self.run.to_end(operation)
         finally:
             limit.cancel()
+
+    def _limit_time(self) -> Timer:
+        """From now on the handler, or the undos, have as long as a handler may run."""
+        return self._flights.keeper.later(self.call.policy.execution_limit.total_seconds(), self._overrun)
 
     def _start_renewing(self) -> None:
         assert self._claim is not None

@@ -45,6 +45,8 @@ class SyncRun(Run):
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
             return self.raised(operation, exc)
         finally:
+            if operation is not None:
+                operation.steps.end()
             self.tell_callbacks()
 
     def _reply(self) -> Any:

@@ -40,6 +40,16 @@ class FenceRefused(StoreError):
     """The record has another owner by now, so nothing was written. Expected when a slow process outlives its lease."""
 
 
+class OperationNotFound(IdempotencyError, LookupError):
+    """There is no operation of this name, or several. Expected when an operator mistypes it, or it has expired."""
+
+
+class NotHeld(IdempotencyError):
+    """An operation can't be resolved, since it is not held or has changed meanwhile. Nothing was changed; expected when
+    two operators are at work, or its server was only slow.
+    """
+
+
 class StepMisuse(IdempotencyError, RuntimeError):
     """A handler's steps are not the same in every run, or not told apart. Means a mistake in the handler."""
 

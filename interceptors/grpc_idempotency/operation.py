@@ -1,18 +1,21 @@
 """What a handler, and a store's transaction, may ask of the operation that they run in."""
 
+import asyncio
 import contextvars
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
 from grpc_idempotency.records import Outcome, Step
+from grpc_idempotency.store import Database
 
 logger = logging.getLogger("grpc_idempotency")
+T = TypeVar("T")
 
 _current: contextvars.ContextVar["OperationBase | None"] = contextvars.ContextVar(
     "grpc_idempotency_operation", default=None
@@ -63,8 +66,13 @@ class OperationBase:
         For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed. In a run
         that only undoes there is none: this raises.
         """
-        self.steps.check_winding()
+        self.steps.check_reply()
         return self._seal(reply)
+
+    def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+        if self.committed is not None:
+            raise StepMisuse(f"step {name!r} comes too late: the handler's transaction has committed its reply")
+        return self.steps.ask(name, None if undo is None else Undo(undo, transaction))
 
     def _transacting(self) -> Any:
         transaction = getattr(self.store, "transaction", None)
@@ -78,13 +86,25 @@ class OperationBase:
 class AsyncOperation(OperationBase):
     """The operation as an ``async def`` handler sees it."""
 
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self._moved = asyncio.Event()
+
+    @overload
+    async def step(self, name: str, fn: Callable[[], Awaitable[T]], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
+    async def step(self, name: str, fn: Callable[[], T], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
     async def step(
         self,
         name: str,
-        fn: Callable[..., object],
+        fn: Callable[[Database], T],
         *,
-        undo: Callable[..., Any] | None = None,
-        transaction: bool = False,
+        undo: Callable[[Database, T], Any] | None = None,
+        transaction: Literal[True],
+    ) -> T: ...
+    async def step(
+        self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
         """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
 
@@ -102,32 +122,47 @@ class AsyncOperation(OperationBase):
         Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`; and, when the result could not be
         kept, :class:`~grpc_idempotency.errors.StoreUnavailable` or :class:`~grpc_idempotency.errors.FenceRefused`.
         """
-        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
+        known = self._ask(name, undo, transaction)
         if known is not None:
             return self.steps.finish(known)
         return await self._run(name, fn, transaction)
 
     async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        try:
+            step = await self._keep(name, fn, transaction)
+            return self.steps.finish(step)
+        finally:
+            self._moved.set()
+
+    async def _keep(self, name: str, fn: Callable[..., Any], transaction: bool) -> Step:
         with self.steps.running(name) as finished, self.scope.child(name).opened():
             if transaction:
                 kept = _Kept(finished)
                 await self._transacting()(fn, step=kept)
-                step = kept.step
-            else:
-                result = fn()
-                step = finished(await result if inspect.isawaitable(result) else result)
-                if not await self.store.record_step(self.name, self.fence, step):
-                    raise FenceRefused(_NOT_OURS)
-        return self.steps.finish(step)
+                return kept.step
+            result = fn()
+            step = finished(await result if inspect.isawaitable(result) else result)
+            if not await self.store.record_step(self.name, self.fence, step):
+                raise FenceRefused(_NOT_OURS)
+            return step
+
+    async def rest(self) -> None:
+        """For the interceptors: the handler has ended; waits for the steps that it has left running.
+
+        What comes of them decides about the operation: one that ends late has to be undone as the others.
+        """
+        while not self.steps.end():
+            self._moved.clear()
+            await self._moved.wait()
 
     async def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
             for name, undo, result in self.steps.to_undo():
                 await self._run(name, _undoing(undo, result), undo.transaction)
-        except FenceRefused:
+        except (FenceRefused, asyncio.CancelledError):
             raise
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, it must not end the operation's own task
             return _trouble(self.method, exc)
         return None
 
@@ -140,16 +175,22 @@ class Operation(OperationBase):
         self._wait = wait
         """Waits for what the store answers: on an asyncio server its calls are awaited elsewhere."""
 
+    @overload
+    def step(self, name: str, fn: Callable[[], T], *, undo: Callable[[T], Any] | None = None) -> T: ...
+    @overload
     def step(
         self,
         name: str,
-        fn: Callable[..., object],
+        fn: Callable[[Database], T],
         *,
-        undo: Callable[..., Any] | None = None,
-        transaction: bool = False,
+        undo: Callable[[Database, T], Any] | None = None,
+        transaction: Literal[True],
+    ) -> T: ...
+    def step(
+        self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
         """The same as :meth:`AsyncOperation.step`, blocking."""
-        known = self.steps.ask(name, None if undo is None else Undo(undo, transaction))
+        known = self._ask(name, undo, transaction)
         if known is not None:
             return self.steps.finish(known)
         return self._run(name, fn, transaction)
@@ -173,7 +214,7 @@ class Operation(OperationBase):
                 self._run(name, _undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
-        except Exception as exc:
+        except BaseException as exc:  # whatever it is, it must not end the operation's own thread
             return _trouble(self.method, exc)
         return None
 
@@ -198,7 +239,7 @@ class _Kept:
 _NOT_OURS = "the operation has another owner by now, or has kept a step of this name: nothing was kept"
 
 
-def _trouble(method: str, error: Exception) -> str:
+def _trouble(method: str, error: BaseException) -> str:
     logger.error("an undo of %s failed", method, exc_info=error)
     what = str(error) if isinstance(error, StepMisuse) else f"an undo failed with {type(error).__name__}"
     return f"it has failed and could not be undone: {what}"

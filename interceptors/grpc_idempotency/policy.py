@@ -97,6 +97,9 @@ class Policy:
                 f"Policy.renew_every ({self.renew_every}) is at most half of Policy.lease ({self.lease}), so that "
                 "one renewal may fail."
             )
+        for name in ("kept_metadata", "left_out"):
+            if isinstance(getattr(self, name), str):
+                raise PolicyError(f"Policy.{name} is a tuple of names, not one text.")
         object.__setattr__(self, "headers", checked_headers(self.headers))
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
 

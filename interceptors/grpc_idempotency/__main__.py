@@ -1,0 +1,215 @@
+"""``python -m grpc_idempotency``: lists, shows and resolves operations (6.4)."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from grpc_idempotency._tape import frame
+from grpc_idempotency.errors import IdempotencyError, NotHeld, PolicyError
+from grpc_idempotency.operating import TTL, completed, never_happened, open_store, operation, operations
+from grpc_idempotency.records import Code, Outcome, Record, State, Step
+from grpc_idempotency.store import Store
+
+STORE_HELP = "sqlite:///FILE in this folder, or sqlite:////FOLDER/FILE"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; 0 when it is done, 1 when it could not be, 2 when it is none."""
+    given = _parser().parse_args(arguments)
+    try:
+        with open_store(given.store, table_prefix=given.table_prefix) as store:
+            given.run(store, given)
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except PolicyError as exc:
+        return _told(exc, 2)
+    except (IdempotencyError, OSError) as exc:
+        return _told(exc, 1)
+    return 0
+
+
+def _told(error: Exception, code: int) -> int:
+    print(f"grpc_idempotency: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("store", metavar="STORE", help=STORE_HELP)
+    common.add_argument("--table-prefix", default="grpc_idempotency_", help="what the names of its tables begin with")
+    common.add_argument("--json", action="store_true", help="one JSON object a line")
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("name", metavar="OPERATION", help="its name in hex, or so much of it that it is the only one")
+
+    parser = argparse.ArgumentParser(prog="python -m grpc_idempotency", description="Lists and resolves operations.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", parents=[common], help="all operations, oldest first")
+    listing.add_argument("--state", choices=[state.value for state in State])
+    listing.add_argument("--method", metavar="NAME", help="/package.Service/Method, or a glob of that form")
+    listing.set_defaults(run=_list)
+
+    showing = commands.add_parser("show", parents=[common, named], help="one operation, and its steps")
+    showing.add_argument("--body", action="store_true", help="its message, trailers and results of steps too, in hex")
+    showing.set_defaults(run=_show)
+
+    resolving = commands.add_parser("resolve", parents=[common, named], help="say what became of a held operation")
+    outcome = resolving.add_mutually_exclusive_group(required=True)
+    outcome.add_argument("--never-happened", action="store_true", help="it had no effect: the next retry runs it")
+    outcome.add_argument("--completed", action="store_true", help="it took effect: retries get this outcome")
+    resolving.add_argument("--status", default="OK", choices=[code.name for code in Code], metavar="CODE")
+    resolving.add_argument("--details", default="", metavar="TEXT", help="the status message")
+    resolving.add_argument(
+        "--message-file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="the serialized response, - for standard input; without it a retry learns only that it succeeded",
+    )
+    resolving.add_argument(
+        "--stream", action="store_true", help="the method answers with a stream: --message-file for each message of it"
+    )
+    resolving.add_argument("--ttl", type=_seconds, default=TTL, metavar="SECONDS", help="how long it is kept (86400)")
+    resolving.add_argument("--fence", metavar="HEX", help="as shown: refuse when it was begun again since")
+    resolving.set_defaults(run=_resolve, error=resolving.error)
+    return parser
+
+
+def _seconds(value: str) -> timedelta:
+    if not value.isdecimal() or not int(value):
+        raise argparse.ArgumentTypeError("whole seconds, one or more")
+    return timedelta(seconds=int(value))
+
+
+# The commands
+
+
+def _list(store: Store, given: argparse.Namespace) -> None:
+    for record in operations(store, state=given.state and State(given.state), method=given.method):
+        if given.json:
+            print(json.dumps(_values(record)))
+        else:
+            print(record.name.hex(), f"{record.state.value:9}", _time(record.created_at), record.method, _why(record))
+
+
+def _show(store: Store, given: argparse.Namespace) -> None:
+    record = operation(store, given.name)
+    values = _values(record) | {"fence": record.fence.hex()}
+    if given.body and record.outcome is not None:
+        message = record.outcome.message
+        values["message"] = None if message is None else message.hex()
+        values["trailers"] = [[name, _text(value)] for name, value in record.outcome.trailers]
+    values["steps"] = [_step(step, given.body) for step in store.steps(record.name)]
+    _print(values, given.json)
+
+
+def _resolve(store: Store, given: argparse.Namespace) -> None:
+    status = Code[given.status]
+    if given.never_happened and (status is not Code.OK or given.details or given.message_file or given.stream):
+        given.error("what never happened has no outcome")
+    if given.message_file and status is not Code.OK and not given.stream:
+        given.error("an outcome has a message only with the status OK")
+    if len(given.message_file) > 1 and not given.stream:
+        given.error("only a stream has several messages: give --stream")
+    record = operation(store, given.name)
+    if given.fence is not None and given.fence.lower() != record.fence.hex():
+        raise NotHeld(f"operation {record.name.hex()} was begun again, and was left as it is: look at it again")
+    if given.never_happened:
+        never_happened(store, record)
+        _print({"operation": record.name.hex(), "resolved": "never happened"}, given.json)
+        return
+    messages = [_read(file) for file in given.message_file]
+    message = frame(messages) if given.stream else next(iter(messages), None)
+    completed(store, record, Outcome(status=status, message=message, details=given.details), given.ttl)
+    _print({"operation": record.name.hex(), "resolved": "completed", "status": status.name}, given.json)
+
+
+def _read(file: str) -> bytes:
+    return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+
+
+# What is printed
+
+
+def _values(record: Record) -> dict[str, Any]:
+    """What there is to tell of an operation without its bodies."""
+    values: dict[str, Any] = {
+        "operation": record.name.hex(),
+        "state": record.state.value,
+        "method": record.method,
+        "effects": record.effects.value,
+        "attempts": record.attempts,
+        "tries": record.tries,
+        "created": _time(record.created_at),
+    }
+    if record.state in (State.RUNNING, State.WAITING):
+        values["lapsed"] = record.lapsed
+    if record.reason:
+        values["reason"] = record.reason
+    if record.completed_at is not None and record.expires_at is not None:
+        values |= {"completed": _time(record.completed_at), "expires": _time(record.expires_at)}
+    if record.outcome is not None:
+        message = record.outcome.message
+        values |= {"status": record.outcome.status.name, "details": record.outcome.details}
+        values["message_bytes"] = None if message is None else len(message)
+    return values
+
+
+def _step(step: Step, body: bool) -> dict[str, Any]:
+    values: dict[str, Any] = {"step": step.name, "undoable": step.undoable}
+    return values | {"result": step.result.hex()} if body else values
+
+
+def _print(values: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+        return
+    for name, value in values.items():
+        if isinstance(value, list):
+            for one in value:
+                print(f"{name.removesuffix('s')}:", *(_plain(part) for part in _parts(one)))
+        else:
+            print(f"{name}:", _plain(value))
+
+
+def _parts(value: Any) -> list[Any]:
+    """A step, or a trailer, as words of one line."""
+    if not isinstance(value, dict):
+        return list(value)
+    return [value["step"], *(["undoable"] * value["undoable"]), *([value["result"]] if "result" in value else [])]
+
+
+def _plain(value: Any) -> str:
+    """On one line, whatever is in it: details and names are written by others."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def _why(record: Record) -> str:
+    """What is most worth knowing of its state."""
+    if record.outcome is not None:
+        return record.outcome.status.name
+    if record.state is State.RUNNING and record.lapsed:
+        return "its server is gone"
+    return _plain(record.reason)
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.hex()
+
+
+def _time(value: datetime) -> str:
+    return value.isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

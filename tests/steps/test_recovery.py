@@ -1,0 +1,461 @@
+"""Operations whose server is gone, or that wait, are finished by a live server without their client (5.4)."""
+
+import asyncio
+import logging
+import secrets
+import sqlite3
+import time
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from grpc_idempotency import Effects, Policy, PolicyError, SQLiteStore, State, StoreUnavailable
+from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
+
+from ..rpc.handlers import SERVICE, Gate
+from ..rpc.helpers import ms, new_key, refused, secrets_told, text, until
+from .net import Net, Served, Stream, here
+
+pytestmark = pytest.mark.usefixtures("promptly")
+
+LEASE: dict[str, Any] = {"lease": ms(600), "renew_every": ms(150)}
+TRANSACTIONAL = Policy(effects=Effects.TRANSACTIONAL, **LEASE)
+SHORT = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), **LEASE)
+
+
+class Stops:
+    """A handler whose first run never ends, as that of a killed server; the others answer how they were begun."""
+
+    def __init__(self) -> None:
+        self.began = Gate()
+        self.go = Gate()
+        self.seen: list[dict[str, Any]] = []
+
+    async def __call__(self, request: StringValue, context: Any) -> StringValue:
+        operation = here().operation
+        self.seen.append(
+            {
+                "principal": operation.principal,
+                "attempt": operation.attempt,
+                "metadata": tuple((str(name), str(value)) for name, value in context.invocation_metadata()),
+                "time": context.time_remaining(),
+                "peer": context.peer(),
+                "request": request.value,
+            }
+        )
+        if len(self.seen) == 1:
+            self.began.open()
+            await self.go.wait()
+        return text(f"run {len(self.seen)}")
+
+
+def dead(
+    store: SQLiteStore,
+    method: str = "Do",
+    *,
+    runs: int = 1,
+    messages: tuple[bytes, ...] = (b"",),
+    effects: Effects = Effects.REPEATABLE,
+) -> bytes:
+    """Leaves what servers leave that were killed in so many runs of one operation; answers its name."""
+    name, over = secrets.token_bytes(16), None
+    for _ in range(runs):
+        claim = Claim(
+            name=name,
+            method=f"/{SERVICE}/{method}",
+            fence=secrets.token_bytes(16),
+            fingerprint=Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
+            effects=effects,
+            lease=timedelta(microseconds=1),
+            request=StoredRequest(principal=b"ada", metadata=(), messages=messages),
+        )
+        while store.claim(claim, over=over) is not None:
+            time.sleep(0.001)  # the lease has to run out first
+        over = claim.fence
+    return name
+
+
+@pytest.fixture
+def left_behind(net: Net) -> Any:
+    """The store of servers that are gone."""
+    store = SQLiteStore(net.path)
+    yield store
+    store.close()
+
+
+async def completed(store: SQLiteStore, name: bytes) -> bool:
+    record = await asyncio.to_thread(store.get, name)
+    return record is not None and record.state is State.COMPLETED
+
+
+async def some_rounds(service: Served) -> None:
+    """Until the server has looked for operations a few times more."""
+    looked, count = service.store.pending, 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        count += 1
+        return looked(*args)
+
+    service.store.pending = counted
+
+    async def enough() -> bool:
+        return count > 3
+
+    await until(enough)
+    service.store.pending = looked
+
+
+# What the handler sees
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+async def test_finished_by_another_server(net: Net, effects: Effects, caplog: pytest.LogCaptureFixture) -> None:
+    """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4)."""
+    policy = Policy(effects=effects, kept_metadata=("x-tenant",), **LEASE)
+    options: dict[str, Any] = {"principal": lambda caller: dict(caller.metadata).get("x-user"), "policy": policy}
+    handler, key = Stops(), new_key()
+    token = new_key()
+    metadata = (("x-user", "ada"), ("authorization", token), ("x-tenant", "t1"))
+    one = await net.serve({"Do": handler}, drain_limit=ms(0), **options)
+    call = one.start("Do", "the whole request", key=key, metadata=metadata)
+    await handler.began.wait()
+    call.cancel()
+    await one.stop()
+    another = await net.serve({"Do": handler}, **options)
+
+    async def finished() -> bool:
+        return (await another.the_record()).state is State.COMPLETED
+
+    await until(finished)
+    first, second = handler.seen
+    assert (first["peer"][:4], first["time"] > 10, first["attempt"]) == ("ipv4", True, 1)
+    assert second == {
+        "principal": b"ada",
+        "attempt": 2,
+        "metadata": (("x-tenant", "t1"),),
+        "time": None,
+        "peer": "",
+        "request": "the whole request",
+    }
+    reply = await another.call("Do", "the whole request", key=key, metadata=metadata)
+    assert (reply.text, reply.mark) == ("run 2", "replayed")
+    (told,) = [record for record in caplog.records if "without its client" in record.getMessage()]
+    assert told.levelno == logging.INFO
+    assert (await another.the_record()).name.hex() in told.getMessage()
+    secrets_told.add("the whole request")
+    handler.go.open()
+
+
+async def test_a_waiting_operation(net: Net) -> None:
+    """An operation that waits for its next run gets it without its client (5.2, 5.4)."""
+    runs: list[int] = []
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        await here().step("a", lambda: None)
+        runs.append(1)
+        if len(runs) < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "not just now")
+        return text(f"run {len(runs)}")
+
+    policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(50), wait=ms(0))
+    service = await net.serve({"Do": do}, policy=policy)
+    key = new_key()
+    refused(await service.call("Do", key=key), "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
+
+    async def finished() -> bool:
+        return (await service.the_record()).state is State.COMPLETED
+
+    await until(finished)
+    reply = await service.call("Do", key=key)
+    assert (reply.text, reply.mark) == ("run 3", "replayed")
+
+
+async def test_a_stream(net: Net, left_behind: SQLiteStore) -> None:
+    """A server-stream's operation is finished too: its messages are recorded (4.8, 5.4)."""
+
+    async def do(_request: StringValue, _context: Any) -> Any:
+        yield text("A")
+        yield text("B")
+
+    name = dead(left_behind)
+    await net.serve({"Do": Stream(do)}, policy=SHORT)
+    await until(lambda: completed(left_behind, name))
+    record = left_behind.get(name)
+    assert record is not None
+    assert record.outcome is not None
+    assert record.outcome.message is not None
+    assert record.outcome.message.count(b"\n\x01") == 2
+
+
+# What is not finished
+
+
+async def test_not_where_the_policy_says_no(net: Net) -> None:
+    """``recover=False``: no request is stored, and the operation waits for its client (5.4)."""
+    handler, key = Stops(), new_key()
+    policy = Policy(effects=Effects.REPEATABLE, recover=False, kept_metadata=("x-tenant",), **LEASE)
+    one = await net.serve({"Do": handler}, drain_limit=ms(0), policy=policy)
+    call = one.start("Do", "the whole request", key=key, metadata=(("x-tenant", "t1"),))
+    await handler.began.wait()
+    with closing(sqlite3.connect(net.path)) as db:
+        assert list(db.execute("SELECT request FROM grpc_idempotency_operations")) == [(None,)]
+    call.cancel()
+    await one.stop()
+    # Another server would recover it, were there anything to do it with.
+    another = await net.serve({"Do": handler}, policy=SHORT)
+
+    async def lapsed() -> bool:
+        return (await another.the_record()).lapsed
+
+    await until(lapsed)
+    await some_rounds(another)
+    assert len(handler.seen) == 1
+    assert (await another.call("Do", "the whole request", key=key)).text == "run 2"
+    handler.go.open()
+
+
+async def test_stored_only_as_long_as_it_is_needed(net: Net) -> None:
+    """The stored request goes when the outcome comes (5.4)."""
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    service = await net.serve({"Do": do}, policy=SHORT)
+    assert (await service.call("Do", "the whole request", key=new_key())).text == "done"
+    with closing(sqlite3.connect(net.path)) as db:
+        assert list(db.execute("SELECT request FROM grpc_idempotency_operations")) == [(None,)]
+
+
+async def test_opaque_never(net: Net, left_behind: SQLiteStore) -> None:
+    """An opaque operation that was running is nobody's to run again, though ``recover=True`` asks for it (4.5, 5.4)."""
+    runs: list[int] = []
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        runs.append(1)
+        return text("done")
+
+    name = dead(left_behind, effects=Effects.OPAQUE)
+    service = await net.serve({"Do": do}, policy=Policy(recover=True, **LEASE))
+    await some_rounds(service)
+    record = left_behind.get(name)
+    assert record is not None
+    assert (runs, record.state, record.lapsed) == ([], State.RUNNING, True)
+
+
+async def test_only_methods_that_are_served(net: Net, left_behind: SQLiteStore) -> None:
+    """A server leaves alone what it has no method for, and what its policy does not recover (5.4)."""
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    names = [dead(left_behind, "Elsewhere"), dead(left_behind, "Opaque")]
+    mine = dead(left_behind)
+    policies = {"Do": SHORT, "Opaque": Policy(**LEASE)}
+    service = await net.serve({"Do": do, "Opaque": do}, policies=policies)
+    await until(lambda: completed(left_behind, mine))
+    await some_rounds(service)
+    assert [record and record.attempts for record in map(left_behind.get, names)] == [1, 1]
+
+
+async def test_only_with_attach(net: Net, left_behind: SQLiteStore) -> None:
+    """Without ``attach`` a server finishes nothing but what it is called for (8)."""
+    runs: list[int] = []
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        runs.append(1)
+        return text("done")
+
+    dead(left_behind)
+    service = await net.serve({"Do": do}, policy=SHORT, attach=False)
+    assert (await service.call("Do", key=new_key())).text == "done"
+    await asyncio.sleep(0.3)  # there is nothing to wait for
+    assert len(runs) == 1
+
+
+# Bounds
+
+
+async def test_poison(net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
+    """What was cut short 20 times is left to its client, told once each, and stands in nobody's way (5.4)."""
+    poison = [dead(left_behind, runs=20) for _ in range(20)]
+    good = dead(left_behind, runs=19)
+    runs: list[int] = []
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        runs.append(1)
+        return text("done")
+
+    service = await net.serve({"Do": do}, policy=SHORT)
+    await until(lambda: completed(left_behind, good))
+    await some_rounds(service)
+    assert len(runs) == 1
+    told = [record.getMessage() for record in caplog.records if "is left to its client" in record.getMessage()]
+    assert sorted(told) == sorted(
+        f"operation {name.hex()} of /{SERVICE}/Do is left to its client: 20 runs of it were cut short"
+        for name in poison
+    )
+
+
+async def test_so_many_at_one_time(net: Net, left_behind: SQLiteStore) -> None:
+    """A server runs at most 16 operations for others at one time, and in the end all of them (5.4)."""
+    names = [dead(left_behind) for _ in range(20)]
+    begun: list[int] = []
+    go, gate = Gate(), Gate()
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        begun.append(1)
+        if len(begun) == bound:
+            gate.open()
+        await go.wait()
+        return text("done")
+
+    # An aio server's def handlers have the threads of the loop's executor, which are fewer.
+    bound = 16 if net.kind != "thread" else 4
+    service = await net.serve({"Do": do}, policy=SHORT)
+    await gate.wait()
+    await some_rounds(service)
+    assert len(begun) <= 16
+    go.open()
+    for name in names:
+        await until(lambda name=name: completed(left_behind, name))  # type: ignore[misc]  # the default binds it
+    assert len(begun) == 20
+
+
+async def test_what_failed_often_is_not_poison(net: Net, left_behind: SQLiteStore) -> None:
+    """Runs that failed in a way that may pass were not cut short: those are for ``max_tries`` to bound (5.2, 5.4)."""
+    name = dead(left_behind)
+    for tries in range(1, 25):
+        record = left_behind.get(name)
+        assert record is not None
+        assert left_behind.wait(name, record.fence, timedelta(0), tries)
+        claim = Claim(
+            name=name,
+            method=f"/{SERVICE}/Do",
+            fence=secrets.token_bytes(16),
+            fingerprint=record.fingerprint,
+            effects=Effects.REPEATABLE,
+            lease=timedelta(microseconds=1),
+        )
+        assert left_behind.claim(claim, over=record.fence) is None
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text(f"attempt {here().operation.attempt}")
+
+    await net.serve({"Do": do}, policy=SHORT)
+    await until(lambda: completed(left_behind, name))
+
+
+async def test_a_request_that_cant_be_read(
+    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stored request that is no message any more is told once; others are finished (5.4)."""
+    bad, good = dead(left_behind, messages=(b"\xff\xff",)), dead(left_behind)
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    service = await net.serve({"Do": do}, policy=SHORT)
+    await until(lambda: completed(left_behind, good))
+    await some_rounds(service)
+    (told,) = [record.getMessage() for record in caplog.records if "is left to its client" in record.getMessage()]
+    assert told == f"operation {bad.hex()} of /{SERVICE}/Do is left to its client: its request can't be read"
+
+
+async def test_two_servers(net: Net, left_behind: SQLiteStore) -> None:
+    """Two live servers on one store finish each operation once between them (4.1, 5.4)."""
+    names = [dead(left_behind, messages=(text(str(number)).SerializeToString(),)) for number in range(12)]
+    runs: list[str] = []
+
+    async def do(request: StringValue, _context: Any) -> StringValue:
+        runs.append(request.value)
+        await asyncio.sleep(0.02)
+        return text("done")
+
+    for _ in range(2):
+        await net.serve({"Do": do}, policy=SHORT)
+    for name in names:
+        await until(lambda name=name: completed(left_behind, name))  # type: ignore[misc]  # the default binds it
+    assert sorted(runs) == sorted(str(number) for number in range(12))
+
+
+async def test_the_store_is_down_for_a_while(
+    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the store can't be asked a server says so, and asks again (5.4, 5.5)."""
+    store = net.store()
+    asked, failures = store.pending, []
+
+    def fails(*args: Any) -> Any:
+        failures.append(1)
+        if len(failures) < 3:
+            raise StoreUnavailable("down, for the test")
+        return asked(*args)
+
+    monkeypatch.setattr(store, "pending", fails)
+    name = dead(left_behind)
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    await net.serve({"Do": do}, policy=SHORT, store=store)
+    await until(lambda: completed(left_behind, name))
+    warned = [record for record in caplog.records if "could not look for operations" in record.getMessage()]
+    assert [record.levelno for record in warned] == [logging.WARNING] * 2
+
+
+async def test_something_else_goes_wrong(
+    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody expected does not end recovery for good: it is logged, and the next look comes (5.4)."""
+    store = net.store()
+    asked, failures = store.pending, []
+
+    def fails(*args: Any) -> Any:
+        failures.append(1)
+        if len(failures) < 2:
+            raise LookupError("a bug, for the test")
+        return asked(*args)
+
+    monkeypatch.setattr(store, "pending", fails)
+    name = dead(left_behind)
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    await net.serve({"Do": do}, policy=SHORT, store=store)
+    await until(lambda: completed(left_behind, name))
+    assert [record.levelno for record in caplog.records if record.exc_info] == [logging.ERROR]
+
+
+async def test_a_caller_meets_recovery(net: Net, left_behind: SQLiteStore) -> None:
+    """A caller that comes back while its operation is being finished attaches to that run (4.3, 5.4)."""
+    handler, key = Stops(), new_key()
+    again = Gate()
+
+    async def do(request: StringValue, context: Any) -> StringValue:
+        reply = await handler(request, context)
+        again.open()
+        await asyncio.sleep(0.2)
+        return reply
+
+    one = await net.serve({"Do": do}, drain_limit=ms(0), policy=SHORT)
+    call = one.start("Do", "the whole request", key=key)
+    await handler.began.wait()
+    call.cancel()
+    await one.stop()
+    another = await net.serve({"Do": do}, policy=SHORT)
+    await again.wait()
+    reply = await another.call("Do", "the whole request", key=key)
+    assert (reply.text, reply.mark) == ("run 2", "attached")
+    handler.go.open()
+
+
+def test_a_name_list_is_no_text() -> None:
+    """``kept_metadata="x-tenant"``, which would keep what is named by a part of it, is refused (7)."""
+    with pytest.raises(PolicyError, match="kept_metadata"):
+        Policy(kept_metadata="x-tenant")  # type: ignore[arg-type]  # the mistake that people make
