@@ -1,6 +1,5 @@
 """Makes a matrix of the tests here: each is a clause of the contract, run in every cell, and told in a table."""
 
-import collections
 import inspect
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,16 +9,7 @@ import pytest_asyncio
 
 from .echo import KINDS, SHAPES
 from .rig import STORES, Cell, Column, serving
-
-Where = tuple[str, str, str]
-"""Kind of handler, kind of call, store."""
-
-_cells: dict[str, tuple[str, Where]] = {}
-"""What was collected: a test's id, its clause and its place."""
-_failed: set[str] = set()
-_passed: set[str] = set()
-_left_out: dict[str, dict[str, str]] = {}
-"""By clause: the kinds of handlers and calls and the stores without it, and why."""
+from .table import CELL
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,63 +45,11 @@ def cell(column: Column, shape: str) -> Cell:
     return Cell(column, shape)
 
 
-# The table
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Notes the cells that will be run."""
-    for item in session.items:
-        if not isinstance(item, pytest.Function) or "cell" not in item.fixturenames:
-            continue
-        assert item.obj.__doc__, item.nodeid
-        clause = inspect.cleandoc(item.obj.__doc__).splitlines()[0]
-        params: dict[str, Any] = dict(item.callspec.params)
-        kind, store = params["column"]
-        _cells[item.nodeid] = clause, (kind, params["shape"], store)
-        _left_out[clause] = _reasons(item)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Notes what became of a cell; this is called for the tests of this folder alone."""
-    if report.when == "call" and report.passed:
-        _passed.add(report.nodeid)
-    if report.failed or report.skipped:
-        _failed.add(report.nodeid)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the table: passed cells of cells, over the stores, by clause, kind of handler and kind of call."""
-    if not _cells:
-        return
-    rows: dict[str, dict[tuple[str, str], list[bool]]] = collections.defaultdict(lambda: collections.defaultdict(list))
-    for nodeid, (clause, (kind, shape, _)) in _cells.items():
-        rows[clause][kind, shape].append(nodeid in _passed - _failed)
-    write = terminalreporter.write_line
-    terminalreporter.section("the contract: passed cells / cells, of the stores " + " and ".join(STORES))
-    heads = {"aio": "async def on aio", "def": "def on aio", "sync": "def on grpc.server"}
-    write((" " * _LABEL + "".join(f"{heads[kind]:<20}" for kind in KINDS)).rstrip())
-    write((" " * _LABEL + "".join(f"{_ARROWS[shape]:<5}" for _ in KINDS for shape in SHAPES)).rstrip())
-    notes: dict[str, int] = {}
-    for clause, row in rows.items():
-        signs = ""
-        for kind in KINDS:
-            for shape in SHAPES:
-                cells = row.get((kind, shape))
-                signs += f"{_sign(cells, clause, kind, shape, notes):<5}"
-        label = clause if len(clause) < _LABEL else clause[: _LABEL - 2] + "…"
-        write(f"{label:<{_LABEL}}{signs.rstrip()}")
-    for why, number in notes.items():
-        write(f"  -{number}: {why}")
-    good = sum(sum(cells) for row in rows.values() for cells in row.values())
-    write(f"{good} of {len(_cells)} cells passed, {len(rows)} clauses")
-
-
-_LABEL = 74
-_ARROWS = {"unary": "1→1", "server": "1→n", "client": "n→1", "bidi": "n→n"}
-
-
-def _sign(cells: list[bool] | None, clause: str, kind: str, shape: str, notes: dict[str, int]) -> str:
-    if cells is not None:
-        return f"{sum(cells)}/{len(cells)}"
-    why = _left_out[clause].get(kind) or _left_out[clause].get(shape)
-    return "?" if why is None else f"-{notes.setdefault(why, len(notes) + 1)}"
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has each cell's report tell its place in the table; this is called for all tests."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "cell" in item.fixturenames:
+            assert item.obj.__doc__, item.nodeid
+            clause = inspect.cleandoc(item.obj.__doc__).splitlines()[0]
+            params: dict[str, Any] = dict(item.callspec.params)
+            item.user_properties.append((CELL, [clause, params["column"][0], params["shape"], _reasons(item)]))
