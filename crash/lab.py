@@ -123,7 +123,7 @@ class Lab:
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
         self._meddling: list[asyncio.Task[None]] = []
-        ports = _free_ports(2 * plan.peers)
+        ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
         self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
         self._servers = [
@@ -219,7 +219,8 @@ def under_way(file: Path) -> list[tuple[str, str]]:
         return db.execute(sql).fetchall()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
