@@ -10,11 +10,14 @@ from pathlib import Path
 from crash.checker import Checker
 from crash.faults import FAULTS, Fault
 from crash.lab import LEASE, Lab, Plan
+from crash.walk import PLACES, walk
 
 
 def main() -> int:
     """Runs as the arguments say."""
     asked = _arguments().parse_args()
+    if asked.walk:
+        return _walk()
     fault = FAULTS.get(asked.fault, Fault())
     plan = Plan(
         kills=asked.kills,
@@ -42,6 +45,19 @@ def main() -> int:
     return 0
 
 
+def _walk() -> int:
+    folder = Path(tempfile.mkdtemp(prefix="crash-"))
+    print(f"a checkout is killed at {len(PLACES)} places, in {folder}", flush=True)
+    findings = asyncio.run(walk(folder))
+    for finding in findings:
+        print(finding)
+    if findings:
+        return 1
+    print(f"all or nothing at {len(PLACES)} places")
+    shutil.rmtree(folder)
+    return 0
+
+
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crash", description=__doc__)
     parser.add_argument("--kills", type=int, default=25)
@@ -50,6 +66,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=int, default=1, help="servers for each service, on one file")
     parser.add_argument("--pauses", type=float, default=0.0, help="the part of the kills that only stops for a while")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
+    parser.add_argument("--walk", action="store_true", help="kill one checkout at each of its points instead")
     parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")
     parser.add_argument("--fault", choices=sorted(FAULTS), default="", help="a fault that has to be found")
     return parser

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crash.clients import Shopping
 from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
-from crash.points import POINTS
+from crash.points import POINTS, UNDOING
 from crash.server import Job
 
 LEASE = 1.0
@@ -123,7 +123,7 @@ class Lab:
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
         self._meddling: list[asyncio.Task[None]] = []
-        ports = _free_ports(2 * plan.peers)
+        ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
         self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
         self._servers = [
@@ -183,17 +183,19 @@ class Lab:
             self._journal.write("kill", server=server.name, how=how or "anywhere")
             await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
             last = number + len(self._servers) * 3 > self._plan.kills
-            await server.start(*(("", 1) if last else self._point()))
+            await server.start(*(("", 1) if last else self._point(server)))
         for server in self._servers:
             if server.job.point:  # it might still die
                 if not await server.died(0.01):
                     await server.kill()
                 await server.start()
 
-    def _point(self) -> tuple[str, int]:
+    def _point(self, server: Server) -> tuple[str, int]:
+        """Where the server will die next: at a point that it comes to for so many times, or anywhere."""
         if self._rng.random() < 0.4:
             return "", 1
-        return self._rng.choice(POINTS), self._rng.choice((1, 1, 2, 5, 20))
+        point = self._rng.choice(POINTS[server.job.services[0]])
+        return point, 1 if point in UNDOING else self._rng.choice((1, 1, 2, 5, 20))
 
     def _meddle(self, shopping: Shopping) -> None:
         """Releases a reservation that some checkout is about to capture, so that all of it has to be undone."""
@@ -219,7 +221,8 @@ def under_way(file: Path) -> list[tuple[str, str]]:
         return db.execute(sql).fetchall()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens on."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

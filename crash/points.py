@@ -3,17 +3,11 @@
 import os
 import signal
 
-POINTS = (
-    "after-claim",
-    "in-transaction",
-    "after-commit",
-    "in-step",
-    "between-steps",
-    "in-undo",
-    "after-undo",
-    "before-completion",
-    "after-completion",
-)
+ANYWHERE = ("after-claim", "in-transaction", "after-commit", "before-completion", "after-completion")
+UNDOING = ("in-undo", "after-undo")
+IN_STEPS = ("in-step", "between-steps", *UNDOING)
+POINTS = {"users": ANYWHERE, "orders": ANYWHERE + IN_STEPS}
+"""The points that a service can come to."""
 
 
 class Point:

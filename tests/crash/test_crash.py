@@ -50,6 +50,15 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     assert re.search(r"^ +kills  25$", said, re.MULTILINE)
 
 
+def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
+    """Killed between any two steps, on either side: all or nothing, soon after the restart, without a client."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "crash", "--walk"], cwd=ROOT, capture_output=True, text=True, timeout=110
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "all or nothing at 28 places" in done.stdout
+
+
 def test_servers_that_share_a_file(tmp_path: Path) -> None:
     """Two servers for each service; some are killed, some come back after their leases and must change nothing."""
     code, said = crash(tmp_path, "--kills=6", "--peers=2", "--pauses=0.5", "--clients=20")

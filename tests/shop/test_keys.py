@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from tests.shop.helpers import Client, bad_fields, create_order, create_user, open_shop, trailer, usd
 
+from grpc_idempotency import StoreUnavailable
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
     CancelOrderRequest,
@@ -178,3 +179,19 @@ async def test_a_keyed_watch_is_taken_up_again(client: Client) -> None:
     replay = client.orders.WatchOrder(WatchOrderRequest(id=order.id), metadata=key("watch"))
     assert [message async for message in replay] == seen
     assert trailer(await replay.trailing_metadata(), "idempotency-status") == "replayed"
+
+
+async def test_a_write_that_could_not_be_committed_runs_again(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store fails a keyed call's transaction: nothing is kept, the call is told so, and its retry succeeds."""
+
+    async def fails(*_: object, **__: object) -> None:
+        raise StoreUnavailable("down, for the test")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(client.shop.store), "transaction", fails)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.orders.CreateOrder(create_order(), metadata=key("k"))
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "could not be committed" in (refused.value.details() or "")
+    await client.orders.CreateOrder(create_order(), metadata=key("k"))
+    assert await rows(client, "shop_orders") == 1

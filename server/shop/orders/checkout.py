@@ -94,7 +94,9 @@ class Checkout:
 
     def _begin(self, db: Database) -> Order:
         """From here on nobody else changes the order."""
-        return move(db, pending(existing(db, self._order_id)), Order.STATE_RESERVING)
+        order = move(db, pending(existing(db, self._order_id)), Order.STATE_RESERVING)
+        order.ClearField("items")  # they may be many, and the step's result is kept
+        return order
 
     def _reopen(self, db: Database, _: Order) -> None:
         self._move(db, Order.STATE_PENDING)

@@ -1,0 +1,152 @@
+"""Walks through a checkout: kills a server at each point of it, starts it again, and waits without any client."""
+
+import asyncio
+import sqlite3
+import uuid
+from contextlib import AsyncExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from google.type.money_pb2 import Money
+
+from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
+from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports, under_way
+from crash.server import Job
+from grpc_idempotency.aio import client_interceptors
+from shop.orders.v1.orders_pb2 import CheckoutRequest, CreateOrderRequest, Order, OrderItem
+from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
+from shop.users.v1.users_pb2 import AddCreditRequest, CreateUserRequest, User
+from shop.users.v1.users_pb2_grpc import UserServiceStub
+
+_AT_ONCE = 4
+_CREDIT, _TOTAL = 10, 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where to kill."""
+
+    server: str
+    point: str
+    nth: int = 1
+    pays: bool = True
+    """Whether the customer has enough credit: else all has to be undone."""
+
+    def __str__(self) -> str:
+        return f"{self.server} {self.point} {self.nth}, {'all' if self.pays else 'nothing'}"
+
+
+PLACES = (
+    # The steps are begin, ask, reserve, accept, capture; then comes the reply's own transaction.
+    Place(server="orders", point="after-claim"),
+    *(Place(server="orders", point="in-step", nth=nth) for nth in range(1, 6)),
+    *(Place(server="orders", point="between-steps", nth=nth) for nth in range(1, 6)),
+    Place(server="orders", point="in-transaction"),
+    Place(server="orders", point="after-commit"),
+    # The user service is called to reserve, and to capture.
+    *(
+        Place(server="users", point=point, nth=nth)
+        for point in ("after-claim", "in-transaction", "after-commit")
+        for nth in (1, 2)
+    ),
+    # Without credit the steps are begin and ask; both are undone, then the failure is stored.
+    *(Place(server="orders", point="in-undo", nth=nth, pays=False) for nth in (1, 2)),
+    *(Place(server="orders", point="after-undo", nth=nth, pays=False) for nth in (1, 2)),
+    Place(server="orders", point="before-completion", pays=False),
+    Place(server="orders", point="after-completion", pays=False),
+    Place(server="users", point="after-claim", pays=False),
+    Place(server="users", point="before-completion", pays=False),
+    Place(server="users", point="after-completion", pays=False),
+)
+
+
+async def walk(folder: Path) -> list[str]:
+    """Goes to each place; answers what is wrong."""
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def go(number: int, place: Place) -> str | None:
+        async with turns:
+            own = folder / str(number)
+            own.mkdir()
+            found = await _kill_at(place, own)
+        return found and f"{place}: {found}"
+
+    found = await asyncio.gather(*(go(number, place) for number, place in enumerate(PLACES)))
+    return [one for one in found if one]
+
+
+async def _kill_at(place: Place, folder: Path) -> str | None:
+    journal = Journal(folder / HISTORY)
+    orders, users = free_ports(2)
+    async with AsyncExitStack() as stack:
+        servers = {
+            name: Server(name, _job(folder, name, store, port, users), journal)
+            for name, store, port in (("users", USERS_DB, users), ("orders", ORDERS_DB, orders))
+        }
+        for server in servers.values():
+            await server.open()
+            stack.push_async_callback(server.close)
+            await server.start()
+        order = await _prepare(orders, users, _CREDIT if place.pays else 1)
+        victim = servers[place.server]
+        await victim.kill()
+        await victim.start(place.point, place.nth)
+        await _check_out_once(orders, order)
+        if not await victim.died(10):
+            return "the point was not reached"
+        await victim.start()
+        until = asyncio.get_running_loop().time() + SETTLED_WITHIN
+        while under_way(folder / ORDERS_DB):  # another process's work
+            if asyncio.get_running_loop().time() > until:
+                return f"it is stuck: {_state(folder)}"
+            await asyncio.sleep(0.1)
+        wanted = _STATES[place.pays]
+        return None if _state(folder) == wanted else f"it ended in {_state(folder)}, not in {wanted}"
+
+
+_STATES = {
+    True: (Order.STATE_CONFIRMED, [2], _CREDIT - _TOTAL),
+    False: (Order.STATE_PENDING, [], 1),
+}
+"""The order's state, those of all reservations, and the balance."""
+
+
+def _state(folder: Path) -> tuple[int, list[int], int]:
+    with closing(sqlite3.connect(folder / ORDERS_DB)) as db:
+        (state,) = db.execute("SELECT state FROM shop_orders").fetchone()
+    with closing(sqlite3.connect(folder / USERS_DB)) as db:
+        reservations = [row[0] for row in db.execute("SELECT state FROM shop_reservations")]
+        (balance,) = db.execute("SELECT balance_units FROM shop_users").fetchone()
+    return state, reservations, balance
+
+
+def _job(folder: Path, name: str, store: str, port: int, users: int) -> Job:
+    return Job(folder=str(folder), services=[name], store=store, port=port, users=f"127.0.0.1:{users}", lease=LEASE)
+
+
+async def _prepare(orders: int, users: int, credit: int) -> Order:
+    async with (
+        grpc.aio.insecure_channel(f"127.0.0.1:{users}", interceptors=client_interceptors()) as to_users,
+        grpc.aio.insecure_channel(f"127.0.0.1:{orders}", interceptors=client_interceptors()) as to_orders,
+    ):
+        wallets = UserServiceStub(to_users)
+        user = await wallets.CreateUser(CreateUserRequest(user=User(display_name="Ada", email="ada@example.com")))
+        await wallets.AddCredit(AddCreditRequest(user_id=user.id, amount=_usd(credit)))
+        items = [OrderItem(sku="SKU001", quantity=1)]
+        return await OrderServiceStub(to_orders).CreateOrder(
+            CreateOrderRequest(customer_id=user.id, items=items, total_amount=_usd(_TOTAL))
+        )
+
+
+async def _check_out_once(orders: int, order: Order) -> None:
+    """Calls, and does not care what becomes of it."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{orders}") as channel:
+        request = CheckoutRequest(order_id=order.id, request_id=str(uuid.uuid4()))
+        with suppress(grpc.aio.AioRpcError):
+            await OrderServiceStub(channel).Checkout(request, timeout=1)
+
+
+def _usd(units: int) -> Money:
+    return Money(currency_code="USD", units=units)
