@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -800,6 +801,41 @@ async def test_the_execution_limit_of_an_undo(net: Net, log: Log) -> None:
     service = await net.serve({"Do": do}, policy=policy)
     assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
     assert log.done == ["a", "undo a"]
+
+
+@pytest.mark.parametrize("kind", ["thread", "sync"])
+async def test_an_undo_that_cant_be_stopped(net: Net, log: Log) -> None:
+    """An undo on a thread that does not end is left to itself, and taken over when its lease is out (4.4, 4.9, 5.2)."""
+    go, ended, tries = Gate(), Gate(), []
+
+    def undo(_result: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            asyncio.run(go.wait())
+            ended.open()
+        log.done.append("undo a")
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        await here().step("a", log.does("a"), undo=lambda result: in_thread(undo, result))
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        raise AssertionError
+
+    policy = Policy(effects=Effects.REPEATABLE, lease=ms(400), renew_every=ms(100), execution_limit=ms(300))
+    service = await net.serve({"Do": do}, policy=policy)
+    key = new_key()
+    first = await service.call("Do", key=key)
+    assert first.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert (await service.call("Do", key=key)).details == "no"
+    go.open()
+    await ended.wait()
+    assert (await service.call("Do", key=key)).mark == "replayed"
+    assert len(tries) == 2
+
+
+def in_thread(fn: Any, *args: Any) -> Any:
+    """Runs it in a thread without a loop, as a plain handler's undo is run."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(fn, *args).result()
 
 
 @pytest.mark.parametrize("kind", ["thread", "sync"])
