@@ -3,18 +3,19 @@
 import asyncio
 import itertools
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
-from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable
+from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable, aio, current_operation
 from grpc_idempotency.errors import StepMisuse
 
 from ..rpc.handlers import Gate
 from ..rpc.helpers import ms, new_key, refused, text
-from .net import REPEATABLE, Net, Stream, here
+from .net import REPEATABLE, Net, Stream, here, now
 
 
 class Log:
@@ -219,36 +220,27 @@ async def test_a_message_that_nobody_could_read_again(net: Net) -> None:
     assert "elsewhere.Odd" in told.errors[0]
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_a_step_after_the_reply_was_committed(net: Net, log: Log) -> None:
     """Once a handler's transaction has committed its reply, a step is too late, and told so (5.1, 5.2)."""
     net.make_table()
     told, store = Told(), net.store()
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
-        reply = store.transaction(lambda _db: text("committed"))
-        reply = reply if isinstance(reply, StringValue) else await _awaited(reply)
+        reply = await now(store.transaction(lambda _db: text("committed")))
         await told.hears(here().step("late", log.does("late")))
-        return reply
+        return reply  # type: ignore[no-any-return]  # a store of either kind
 
-    async def _awaited(reply: Any) -> Any:
-        if net.kind == "thread":
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(reply, loop))
-        return await reply
-
-    loop = asyncio.get_running_loop()
-    if net.kind == "thread":
-        pytest.skip("a def handler on asyncio has no store for threads of its own")
     service = await net.serve({"Do": do}, store=store)
     assert (await service.call("Do", key=new_key())).text == "committed"
     assert "committed its reply" in told.errors[0]
     assert log.done == []
 
 
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_the_handlers_own_transaction_within_a_step(net: Net, log: Log) -> None:
     """``store.transaction`` in a step would make the step's rows the reply: it raises, and says what to write (5.2)."""
     net.make_table()
-    if net.kind == "thread":
-        pytest.skip("a def handler on asyncio has no store for threads of its own")
     store = net.store()
 
     def insert(db: Database) -> StringValue:
@@ -269,18 +261,24 @@ async def test_the_handlers_own_transaction_within_a_step(net: Net, log: Log) ->
     assert net.rows() == []
 
 
-@pytest.mark.parametrize("kind", ["async"])
 async def test_which_current_operation(net: Net) -> None:
     """A handler that asks for the operation of the other kind is told which function is its own (5.2)."""
-    from grpc_idempotency import current_operation
+    is_async = net.kind == "async"
+    right, wrong = (
+        (aio.current_operation, current_operation) if is_async else (current_operation, aio.current_operation)
+    )
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
-        with pytest.raises(StepMisuse, match=r"grpc_idempotency\.aio\.current_operation"):
-            current_operation()
-        return text("done")
+        assert right() is here().operation
+        with pytest.raises(StepMisuse) as told:
+            wrong()
+        return text(str(told.value))
 
     service = await net.serve({"Do": do})
-    assert (await service.call("Do", key=new_key())).text == "done"
+    told = (await service.call("Do", key=new_key())).text
+    assert told.endswith(
+        "grpc_idempotency.aio.current_operation()" if is_async else "grpc_idempotency.current_operation()"
+    )
 
 
 # Concurrent
@@ -561,6 +559,26 @@ async def test_whatever_an_undo_raises(net: Net, log: Log, error: type[BaseExcep
     assert log.done == ["a", "undo a"]
 
 
+async def test_an_undo_that_is_not_made_known(net: Net, log: Log) -> None:
+    """A handler that takes another path while it is undone is told so, and in the end held with that reason (5.2)."""
+    tries = []
+
+    def undo(_result: Any) -> None:
+        tries.append(1)
+        raise ConnectionError
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        if not tries:
+            await here().step("charge", log.does("charge"), undo=undo)
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        raise AssertionError
+
+    service = await net.serve({"Do": do}, policy=Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), max_tries=2))
+    refused(await service.call("Do", key=new_key()), "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
+    reason = (await service.the_record()).reason
+    assert "step 'charge' has to be undone, but the handler has not come to it" in reason
+
+
 async def test_what_has_failed_does_not_succeed_after_all(net: Net, log: Log) -> None:
     """Once an operation is being undone, a later run begins no step and commits nothing (5.2)."""
     net.make_table()
@@ -800,6 +818,41 @@ async def test_the_execution_limit_of_an_undo(net: Net, log: Log) -> None:
     service = await net.serve({"Do": do}, policy=policy)
     assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
     assert log.done == ["a", "undo a"]
+
+
+@pytest.mark.parametrize("kind", ["thread", "sync"])
+async def test_an_undo_that_cant_be_stopped(net: Net, log: Log) -> None:
+    """An undo on a thread that does not end is left to itself, and taken over when its lease is out (4.4, 4.9, 5.2)."""
+    go, ended, tries = Gate(), Gate(), []
+
+    def undo(_result: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            asyncio.run(go.wait())
+            ended.open()
+        log.done.append("undo a")
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        await here().step("a", log.does("a"), undo=lambda result: in_thread(undo, result))
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        raise AssertionError
+
+    policy = Policy(effects=Effects.REPEATABLE, lease=ms(400), renew_every=ms(100), execution_limit=ms(300))
+    service = await net.serve({"Do": do}, policy=policy)
+    key = new_key()
+    first = await service.call("Do", key=key)
+    assert first.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert (await service.call("Do", key=key)).details == "no"
+    go.open()
+    await ended.wait()
+    assert (await service.call("Do", key=key)).mark == "replayed"
+    assert len(tries) == 2
+
+
+def in_thread(fn: Any, *args: Any) -> Any:
+    """Runs it in a thread without a loop, as a plain handler's undo is run."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(fn, *args).result()
 
 
 @pytest.mark.parametrize("kind", ["thread", "sync"])

@@ -15,8 +15,8 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Database, Effects, Policy, current_operation
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency import Database, Effects, Policy
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, current_operation
 
 SERVICE = "test.rpc.Service"
 # Short, so that a test can wait for a dead server's lease; an opaque handler must not lose its own on a busy machine.
