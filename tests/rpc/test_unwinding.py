@@ -97,7 +97,7 @@ def test_what_failed_often_is_recovered_all_the_same(attempts: int, tries: int, 
     """Recovery leaves alone what takes its servers down, and not what waits for a service that is away (5.4)."""
     assert MOST_CUT_SHORT == 20
     handlers = (generic_handler("async", {"Do": lambda request, context: request}),)
-    recovery = Recovery(Methods(STEPS, {}), [full("Do")], handlers)
+    recovery = Recovery(Methods(STEPS, {}, lambda _policy: None), [full("Do")], handlers)
     record = Record(
         name=b"n" * 16,
         method=full("Do"),
