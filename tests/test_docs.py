@@ -173,7 +173,7 @@ def test_the_two_commands_are_there() -> None:
 # What runs
 
 
-@pytest.mark.parametrize("name", ["quickstart.py", "transactional.py"])
+@pytest.mark.parametrize("name", ["quickstart.py", "quickstart_sync.py", "transactional.py"])
 def test_example_servers(name: str, tmp_path: Path) -> None:
     """A key's second call gets the first reply; a call without a key, and another key's, get their own."""
     with example(name, tmp_path) as address:
@@ -184,6 +184,18 @@ def test_example_servers(name: str, tmp_path: Path) -> None:
         assert call(address)[1] == "None"
     with example(name, tmp_path) as address:
         assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
+
+
+def test_example_of_streams(tmp_path: Path) -> None:
+    """A list of orders is imported once for each key; where their number is not announced, not at all."""
+    import_orders: Any = runpy.run_path(str(EXAMPLES / "streams.py"))["import_orders"]
+    requests = [CreateOrderRequest(customer_id=f"cust_{number}") for number in range(3)]
+    with example("streams.py", tmp_path) as address, grpc.insecure_channel(address) as channel:
+        assert [import_orders(address, requests, key) for key in ("k1", "k1", "k2")] == [3, 3, 3]
+        with pytest.raises(grpc.RpcError, match="their number has to be announced"):
+            OrderServiceStub(channel).ImportOrders(iter(requests), metadata=(("idempotency-key", "k3"),), timeout=20)
+    with closing(sqlite3.connect(tmp_path / "orders.db")) as db:
+        assert db.execute("SELECT count(*) FROM orders").fetchone() == (6,)
 
 
 def test_example_of_interceptors_on_both_sides(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""The shortest server on threads that is safe to retry."""
+
+import contextlib
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from grpc_idempotency import IdempotencyInterceptor, SQLiteStore
+from shop.orders.v1 import orders_pb2, orders_pb2_grpc
+
+
+class Orders(orders_pb2_grpc.OrderServiceServicer):
+    def CreateOrder(self, request: orders_pb2.CreateOrderRequest, context: grpc.ServicerContext) -> orders_pb2.Order:
+        return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
+
+
+def serve() -> None:
+    interceptor = IdempotencyInterceptor(SQLiteStore("idempotency.db"))
+    server = grpc.server(ThreadPoolExecutor(max_workers=10), interceptors=[interceptor])
+    orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
+    server.add_insecure_port("127.0.0.1:50051")
+    server.start()
+    try:
+        server.wait_for_termination()
+    finally:
+        server.stop(grace=5).wait()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        serve()
