@@ -232,10 +232,10 @@ def test_a_stream_that_has_begun_ends_as_its_own_run_ended() -> None:
 
 def test_a_failed_stream_is_replayed_only_with_its_messages() -> None:
     """Its status alone would be another answer than the first (4.7, 4.8)."""
-    for message, told in ((None, Refusal), (b"", Answer)):
+    for retained, told in ((False, Refusal), (True, Answer)):
         hand = Hand(protocol.answer(replace(CALL, streams=True)))
         hand.reply(Board, boarded(founded=True))
-        failed = Outcome(status=Code.NOT_FOUND, message=message)
+        failed = Outcome(status=Code.NOT_FOUND, retained=retained)
         hand.reply(Land, Landed(Found(record(State.COMPLETED, outcome=failed))))
         assert type(hand.result) is told
 
@@ -565,7 +565,7 @@ def test_a_handler_that_can_not_be_stopped_keeps_its_claim(effects: Effects) -> 
 def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
     """The first call gets it whole (4.8, 4.11)."""
     hand = settling(Answered(OK), max_response_bytes=4)
-    assert hand.asked(Complete).outcome == replace(OK, message=None)
+    assert hand.asked(Complete).outcome == replace(OK, message=None, retained=False)
     hand.reply(Complete, True)
     assert hand.result == Executed(OK)
     assert protocol.retained(OK, Policy(max_response_bytes=5)) == OK

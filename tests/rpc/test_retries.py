@@ -89,7 +89,7 @@ async def test_a_store_that_comes_back_is_retried_to_one_effect(serve: Servers) 
 async def test_push_back_is_obeyed(serve: Servers) -> None:
     """An attempt refused with IN_FLIGHT comes again when the push-back says, and gets the first reply (2.3)."""
     handler = Blocking()
-    attempts = Attempts(2)
+    attempts = Attempts(3)  # so that one has certainly been refused
     service = await serve({"Do": handler}, policy=Policy(wait=ms(0)), outside=[attempts])
     client = await serve.client(service.target, options=RETRIES)
     key = new_key()
@@ -101,7 +101,7 @@ async def test_push_back_is_obeyed(serve: Servers) -> None:
     assert (await first).mark == "executed"
     reply = await second
     assert (reply.text, reply.mark) == ("done 1", "replayed")
-    assert attempts.numbers == [0, 0, 1]
+    assert attempts.numbers[:3] == [0, 0, 1]
     assert attempts.seen[2][1] - attempts.seen[1][1] > 0.9
     assert handler.runs == 1
 

@@ -29,7 +29,8 @@ def break_store(client: Client, monkeypatch: pytest.MonkeyPatch, error: Exceptio
     async def broken(_fn: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(client.shop.store, "transaction", broken)
+    for way in ("transaction", "read"):
+        monkeypatch.setattr(client.shop.store, way, broken)
 
 
 def ways_to_fail(client: Client) -> list[Any]:

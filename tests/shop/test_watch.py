@@ -140,16 +140,16 @@ async def test_a_look_that_finds_no_change_says_nothing(scratch: ScratchStore) -
     watch = orders.WatchOrder(WatchOrderRequest(id=order.id), NO_CONTEXT)
     assert await anext(watch) == order
     looks = 0
-    transaction = scratch.transaction
+    read = scratch.read
 
     async def look(fn: Callable[[Database], T]) -> T:
         nonlocal looks
         looks += 1
         if looks == 5:
             scratch.run(lambda db: rows.update_order(db, order, Order.STATE_CANCELLED))
-        return await transaction(fn)
+        return await read(fn)
 
-    scratch.transaction = look  # type: ignore[method-assign]  # to count
+    scratch.read = look  # type: ignore[method-assign]  # to count
     assert (await anext(watch)).state == Order.STATE_CANCELLED
     assert looks == 5
     with pytest.raises(StopAsyncIteration):
