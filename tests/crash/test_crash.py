@@ -47,7 +47,9 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     """Two real servers, 40 calls in flight, 25 kills: no effect twice, no reply that differs, money conserved."""
     code, said = crash(tmp_path, "--kills=25")
     assert (code, said.splitlines()[-1]) == (0, CLEAN), said
-    assert re.search(r"^ +kills  25$", said, re.MULTILINE)
+    kills = re.search(r"^ +kills  (\d+)$", said, re.MULTILINE)
+    assert kills is not None
+    assert int(kills[1]) >= 25
 
 
 def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
