@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,8 +39,6 @@ class Plan:
     fault: str = ""
     patience: float = 60.0
     """Seconds after which a client gives up; it should never come to that."""
-    gap: float = 0.3
-    """Seconds between two kills at most."""
 
 
 class Server:
@@ -52,7 +50,10 @@ class Server:
         self._journal = journal
         self._process: asyncio.subprocess.Process | None = None
         self._pid = 0
+        self._death: asyncio.Task[tuple[str, str]] | None = None
         self.up = False
+        self.struck = False
+        """Whether it was killed, and did not die at a point of its own."""
 
     async def open(self) -> None:
         """What servers are forked from."""
@@ -71,26 +72,40 @@ class Server:
         assert self._process.stdin is not None
         self.job = replace(self.job, point=point, nth=nth)
         self._process.stdin.write((json.dumps(asdict(self.job)) + "\n").encode())
+        self.struck = False
         word, rest = await self._word()
-        assert word == "listening", (word, rest)
-        self._pid = int(rest)
+        if word == "listening":
+            self._pid = int(rest)
+            self._death = asyncio.create_task(self._word())
+        else:  # a call was quicker than that line, and the server has died at its point already
+            self._death = asyncio.create_task(_said(word, rest))
         self.up = True
         self._journal.write("up", server=self.name)
 
-    async def died(self, within: float) -> bool:
+    async def died(self, within: float | None = None) -> bool:
         """Waits for its death."""
-        try:
-            word, _ = await asyncio.wait_for(self._word(), within)
-        except asyncio.TimeoutError:
-            return False
-        assert word == "ended"
-        self.up = False
-        return True
+        assert self._death is not None
+        done, _ = await asyncio.wait((self._death,), timeout=within)
+        if done:
+            assert self._death.result()[0] == "ended", self._death.result()
+            self.up = False
+        return bool(done)
 
-    async def kill(self) -> None:
+    def strike(self) -> None:
+        """Kill -9."""
+        self.struck = True
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
+
+    async def kill(self) -> None:
+        """The same, and waits for its death."""
+        self.strike()
         assert await self.died(30)
+
+    @property
+    def safe(self) -> bool:
+        """Whether it is up, and not about to die: nobody has killed it already, and it has no point to die at."""
+        return self.up and not self.struck and not self.job.point
 
     async def pause(self, seconds: float) -> None:
         os.kill(self._pid, signal.SIGSTOP)
@@ -122,6 +137,7 @@ class Lab:
         self._folder = folder
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
+        self._killed = self._told = 0
         self._meddling: list[asyncio.Task[None]] = []
         ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
@@ -157,38 +173,59 @@ class Lab:
             await shopping.begin(self._plan.users)
             clients = [asyncio.create_task(shopping.shop()) for _ in range(self._plan.clients)]
             await asyncio.sleep(_WARM_UP)
-            await self._kill(shopping)
-            self._journal.write("peace")
+            keepers = [asyncio.create_task(self._keep(server)) for server in self._servers]
+            await self._kill(shopping, keepers)
+            await self._leave_alone(keepers)
             shopping.stop = True
             await asyncio.gather(*clients, *self._meddling)
             await self._settled()
         self._journal.close()
 
-    async def _kill(self, shopping: Shopping) -> None:
-        for number in range(self._plan.kills):
-            if number and number % 100 == 0:
-                self._progress(f"{number} kills")
-            if number % 4 == 3:
+    async def _keep(self, server: Server) -> None:
+        """Starts a server again whenever it has died, to die again at some point if it comes to that."""
+        while await server.died():
+            self._journal.write("kill", server=server.name, how="anywhere" if server.struck else server.job.point)
+            self._killed += 1
+            await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
+            await server.start(*(("", 1) if self._enough else self._point(server)))
+
+    async def _kill(self, shopping: Shopping, keepers: "Sequence[asyncio.Task[None]]") -> None:
+        """Kills servers at random instants, too, until there were enough deaths."""
+        rounds = 0
+        while not self._enough:
+            await asyncio.sleep(self._rng.uniform(0.2, 1.0))
+            for keeper in keepers:
+                if keeper.done():
+                    keeper.result()  # raises what has ended it
+            rounds += 1
+            if rounds % 4 == 0:
                 self._meddle(shopping)
             server = self._rng.choice(self._servers)
-            if self._rng.random() < self._plan.pauses:
+            if server.up and self._rng.random() < self._plan.pauses:
                 await server.pause(LEASE * 2.5)
                 self._journal.write("pause", server=server.name)
-                continue
-            how = server.job.point
-            if not how or not await server.died(2.0):
-                how = "" if not how else f"{how}, not reached"
-                await asyncio.sleep(self._rng.uniform(0, self._plan.gap))
-                await server.kill()
-            self._journal.write("kill", server=server.name, how=how or "anywhere")
-            await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
-            last = number + len(self._servers) * 3 > self._plan.kills
-            await server.start(*(("", 1) if last else self._point(server)))
-        for server in self._servers:
-            if server.job.point:  # it might still die
-                if not await server.died(0.01):
-                    await server.kill()
-                await server.start()
+                self._killed += 1
+            elif server.up:
+                server.strike()
+            if self._killed // 100 > self._told:
+                self._told = self._killed // 100
+                self._progress(f"{self._killed} kills")
+
+    async def _leave_alone(self, keepers: "Sequence[asyncio.Task[None]]") -> None:
+        """Sees to it that all servers are up and none will die."""
+        while not all(server.safe for server in self._servers):
+            for server in self._servers:
+                if server.up and not server.safe:
+                    server.strike()
+            await asyncio.sleep(0.1)
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        self._journal.write("peace")
+
+    @property
+    def _enough(self) -> bool:
+        return self._killed >= self._plan.kills
 
     def _point(self, server: Server) -> tuple[str, int]:
         """Where the server will die next: at a point that it comes to for so many times, or anywhere."""
@@ -212,6 +249,10 @@ class Lab:
 
     def _under_way(self) -> bool:
         return any(under_way(self._folder / name) for name in (ORDERS_DB, USERS_DB))
+
+
+async def _said(word: str, rest: str) -> tuple[str, str]:
+    return word, rest
 
 
 def under_way(file: Path) -> list[tuple[str, str]]:

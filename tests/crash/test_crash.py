@@ -3,8 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,7 +45,9 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     """Two real servers, 40 calls in flight, 25 kills: no effect twice, no reply that differs, money conserved."""
     code, said = crash(tmp_path, "--kills=25")
     assert (code, said.splitlines()[-1]) == (0, CLEAN), said
-    assert re.search(r"^ +kills  25$", said, re.MULTILINE)
+    kills = re.search(r"^ +kills  (\d+)$", said, re.MULTILINE)
+    assert kills is not None
+    assert int(kills[1]) >= 25
 
 
 def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
@@ -66,31 +66,15 @@ def test_servers_that_share_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_checker_finds(fault: str, found: dict[str, Future[bool]]) -> None:
-    """A fault that was put into the servers is found in a small run."""
-    assert found[fault].result(timeout=110)
-
-
-@pytest.fixture(scope="module")
-def found(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[bool]]]:
-    """Whether each fault that is asked for was found; a few run at a time, since they wait more than they work."""
-    names = {item.name for item in request.session.items}
-    asked = [fault for fault in FAULTS if f"test_the_checker_finds[{fault}]" in names]
-    with ThreadPoolExecutor(3) as pool:
-        yield {fault: pool.submit(is_found, fault, tmp_path_factory.mktemp("fault")) for fault in asked}
-
-
-def is_found(fault: str, folder: Path) -> bool:
-    """When a fault takes effect is chance, so it has to be found in one run of three."""
+def test_the_checker_finds(fault: str, tmp_path: Path) -> None:
+    """A fault that was put into the servers is found. When it takes effect is chance: so in one of three small runs."""
     for seed in range(3):
-        run = folder / str(seed)
-        run.mkdir()
-        code, said = crash(run, "--kills=4", "--clients=24", "--patience=6", f"--seed={seed}", f"--fault={fault}")
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        code, said = crash(folder, "--kills=4", "--clients=24", "--patience=6", f"--seed={seed}", f"--fault={fault}")
         if code == 1 and " findings" in said.splitlines()[-1]:
-            return True
-    return False
+            return
+    pytest.fail(f"not found: {fault}")
 
 
 def test_all_faults_are_tried() -> None:
