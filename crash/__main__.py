@@ -16,6 +16,9 @@ from crash.walk import PLACES, walk
 def main() -> int:
     """Runs as the arguments say."""
     asked = _arguments().parse_args()
+    if asked.faults:
+        print("\n".join(FAULTS))
+        return 0
     if asked.walk:
         return _walk()
     fault = FAULTS.get(asked.fault, Fault())
@@ -68,6 +71,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
     parser.add_argument("--walk", action="store_true", help="kill one checkout at each of its points instead")
     parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")
+    parser.add_argument("--faults", action="store_true", help="name the faults instead")
     parser.add_argument("--fault", choices=sorted(FAULTS), default="", help="a fault that has to be found")
     return parser
 
