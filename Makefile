@@ -27,7 +27,7 @@ run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/
 	@exec $(BIN)/python -m shop $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests (ARGS='-k name' for some)
-	@$(BIN)/pytest --numprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/pytest --numprocesses 6 --dist loadfile $(ARGS)
 
 protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
 	@set -e; $(call compile,server,interceptors)

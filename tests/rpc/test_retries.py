@@ -100,7 +100,8 @@ async def test_push_back_is_obeyed(serve: Servers) -> None:
     handler.go.open()
     assert (await first).mark == "executed"
     reply = await second
-    assert (reply.text, reply.mark) == ("done 1", "replayed")
+    assert reply.text == "done 1"
+    assert reply.mark in ("replayed", "attached")  # its attempt and the end of the first call may meet
     assert attempts.numbers[:3] == [0, 0, 1]
     assert attempts.seen[2][1] - attempts.seen[1][1] > 0.9
     assert handler.runs == 1

@@ -92,6 +92,7 @@ async def test_an_error_after_messages(serve: Servers) -> None:
     steps.let(1)
     assert await first.read() == "1.0"
     second = service.start("Do", "a", key=key)
+    assert await second.read() == "1.0"  # so that it is there before the end
     steps.let_all()
     replies = [await call.end() for call in (first, second)] + [await service.call("Do", "a", key=key)]
     assert [reply.mark for reply in replies] == ["executed", "attached", "replayed"]
