@@ -109,7 +109,7 @@ class Recorder:
         if self._aborted is not None:
             raise grpc.aio.UsageError("Abort already called!")
         self._code = code_of(failure_code(code))
-        self._details = details or self._details
+        self._details = _text(details) or self._details
         self._trailers = _trailers_of(trailing_metadata) or self._trailers
         self._aborted = error
         raise error
@@ -123,7 +123,7 @@ class Recorder:
         self._code = code_of(code)
 
     def set_details(self, details: Any) -> None:
-        self._details = details.decode() if isinstance(details, bytes) else str(details)
+        self._details = _text(details)
 
     def set_compression(self, compression: grpc.Compression) -> None:
         self.compression = compression
@@ -261,6 +261,15 @@ def failure_code(code: Any) -> Any:
     if code_of(code) is Code.OK:
         raise ValueError("abort() with OK: return a message instead")
     return code
+
+
+def _text(details: Any) -> str:
+    """A status message that can be sent: what is no text in UTF-8 must not cost an operation its outcome."""
+    return (
+        details.decode(errors="replace")
+        if isinstance(details, bytes)
+        else str(details).encode(errors="replace").decode()
+    )
 
 
 def _trailers_of(metadata: Any) -> Trailers:

@@ -380,3 +380,16 @@ async def test_cancelled_from_inside(cell: Cell) -> None:
     first, second = [await cell.call(play, key=key, variant="repeatable", timeout=10) for _ in range(2)]
     assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
     assert (second.texts[0], second.mark) == ("run 2", "executed")
+
+
+@no_operation
+async def test_details_that_are_no_text(cell: Cell) -> None:
+    """4.7 A status message that is no UTF-8 is made one, and stored."""
+
+    async def aborts(context: Any) -> None:
+        await context.abort(grpc.StatusCode.NOT_FOUND, "gone: \ud800")
+
+    play, key = Play(aborts), cell.key()
+    first, second = [await cell.call(play, key=key) for _ in range(2)]
+    assert (first.status, first.details, first.mark) == (grpc.StatusCode.NOT_FOUND, "gone: ?", "executed")
+    assert (second.plain, second.mark) == (first.plain, "replayed")
