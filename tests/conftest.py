@@ -1,10 +1,15 @@
 """What holds for all tests."""
 
+import signal
+
 import hypothesis
 
 from .matrix.table import pytest_runtest_logreport, pytest_terminal_summary
 
 __all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]
+
+# A shell that runs the tests in the background has them ignore this, and their processes would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("house", deadline=None)

@@ -87,6 +87,7 @@ async def test_a_late_end_of_what_is_held(serve: Servers, method: str) -> None:
     refused(await service.call(method, "a", key=key), "OUTCOME_UNKNOWN", FAILED_PRECONDITION)
     stuck.go.open()
     await until(lambda: service.has_state(State.COMPLETED))
+    await until(service.is_idle)
     reply = await service.call(method, "a", key=key)
     assert (reply.texts[-1], reply.mark, stuck.runs) == ("run 1", "replayed", 1)
 
@@ -125,6 +126,7 @@ async def test_a_repeatable_handler_that_can_not_be_stopped(serve: Servers, kind
     stuck.go.open()
     await stuck.ended.wait()
     await until(lambda: service.has_state(State.COMPLETED))
+    await until(service.is_idle)
     assert (await service.call(method, "a", key=key)).texts[-1] == "run 1"
 
 

@@ -1,5 +1,6 @@
 """Methods with options, from a proto's text, and servers of both kinds that have them."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,21 +116,27 @@ class Server:
 
     async def call(self, *metadata: tuple[str, str], raw: bytes = b"") -> tuple[grpc.StatusCode, str, str | None]:
         """Status, status message and ``idempotency-status`` of one call."""
-        async with grpc.aio.insecure_channel(self._target) as channel:
+        return await asyncio.to_thread(self._call, metadata, raw)
+
+    def _call(self, metadata: tuple[tuple[str, str], ...], raw: bytes) -> tuple[grpc.StatusCode, str, str | None]:
+        # Not by a client of grpc.aio: writing while its call is refused, it often tells INTERNAL, whatever it was.
+        with grpc.insecure_channel(self._target) as channel:
             make: Any = {
                 (False, False): channel.unary_unary,
                 (False, True): channel.unary_stream,
                 (True, False): channel.stream_unary,
                 (True, True): channel.stream_stream,
             }[self._requests, self._replies]
-            call = make(self._method)(iter([raw]) if self._requests else raw, metadata=metadata, timeout=20)
-            with suppress(grpc.aio.AioRpcError):
-                if self._replies:
-                    _ = [message async for message in call]
-                else:
-                    await call
-            trailers = dict(await call.trailing_metadata() or ())
-            return await call.code(), await call.details() or "", trailers.get("idempotency-status")
+            call: Any
+            method, request = make(self._method), iter([raw]) if self._requests else raw
+            if self._replies:
+                call = method(request, metadata=metadata, timeout=20)
+                with suppress(grpc.RpcError):
+                    list(call)
+            else:
+                call = method.future(request, metadata=metadata, timeout=20)
+            trailers = dict(call.trailing_metadata() or ())
+            return call.code(), call.details() or "", trailers.get("idempotency-status")
 
 
 @asynccontextmanager

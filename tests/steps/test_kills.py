@@ -145,8 +145,8 @@ async def test_by_recovery(net: Net, start: Start, tmp_path: Path) -> None:
     A transactional one as well as those with steps; an opaque one never.
     """
     calls, process, other = Calls(net.kind, "recovery"), start("halting", "recovering"), start("recovering")
+    client = await client_of(net, other)  # before a halted transaction keeps the file locked
     await calls.begin(await client_of(net, process), process)
-    client = await client_of(net, other)
     process.kill()
     await calls.ended()
 
