@@ -1,0 +1,55 @@
+"""The checker, on what processes told of one operation."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from crash.checker import Checker
+
+FIRST, SECOND = "1" * 32, "2" * 32
+
+
+def event(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
+    return {"e": what, "t": t, "name": "a", "fence": fence, "method": "/a/B", "attempt": 1, "pid": 1, **more}
+
+
+def findings(*story: dict[str, Any]) -> list[str]:
+    lab: Any = SimpleNamespace(_lease=1.5)
+    return list(Checker._story(lab, list(story)))
+
+
+def late(*more: dict[str, Any]) -> list[str]:
+    """What is found where a process was paused as its claim was stored, and tells of it once another is done."""
+    return findings(
+        event("claim", 12.0, SECOND, asked=11.9, over=FIRST),
+        event("run", 12.1, SECOND),
+        event("done", 12.2, SECOND, status=0),
+        event("claim", 13.0, FIRST, asked=10.0, over=None),
+        event("run", 13.1, FIRST),
+        event("ran", 13.2, FIRST),
+        *more,
+    )
+
+
+def test_a_process_that_comes_back_from_a_pause_is_innocent() -> None:
+    """It may run, for it can't know; what it told late happened before."""
+    assert late() == []
+
+
+def test_a_process_that_comes_back_from_a_pause_may_change_nothing() -> None:
+    """What it has stored after it was taken over is found."""
+    assert late(event("step", 13.3, FIRST, step="s")) == ["step under a fence that is not the owner's"]
+    assert "completed twice" in late(event("done", 13.3, FIRST, status=0))
+
+
+def test_a_claim_of_what_is_stored_is_found() -> None:
+    """A new claim once an outcome is stored is found, however it is told."""
+    story = [
+        event("claim", 10.0, FIRST, asked=10.0, over=None),
+        event("run", 10.1, FIRST),
+        event("done", 10.2, FIRST, status=0),
+    ]
+    assert findings(*story) == []
+    assert findings(*story, event("claim", 13.0, SECOND, asked=13.0, over=FIRST)) == [
+        "claimed after its outcome was stored"
+    ]
+    assert "run under a fence that is not the owner's" in findings(*story, event("run", 13.0, SECOND))
