@@ -15,7 +15,7 @@ import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
-from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, aio
+from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State, aio
 from grpc_idempotency.records import Claim
 
 from ..rpc.handlers import Gate
@@ -296,6 +296,16 @@ class Cell:
 
         async def so() -> bool:
             return condition(await self.record())
+
+        await until(so)
+
+    async def until_completed(self) -> None:
+        """Waits until the operation that was claimed last is stored, and the server has let go of it."""
+
+        async def so() -> bool:
+            record = await self.record()
+            stored = record is not None and record.state is State.COMPLETED
+            return stored and self.faults.claims[-1].name not in self.column.interceptor._flights._flights
 
         await until(so)
 

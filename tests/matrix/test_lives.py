@@ -23,10 +23,6 @@ transactions = pytest.mark.left_out(memory="the memory store has no transactions
 HOUR = timedelta(hours=1)
 
 
-def completed(record: Record | None) -> bool:
-    return record is not None and record.state is State.COMPLETED
-
-
 def lapsed(record: Record | None) -> bool:
     return record is not None and record.lapsed
 
@@ -53,7 +49,7 @@ async def test_a_client_that_cancels(cell: Cell) -> None:
     await cell.is_gone()
     play.go.open()
     await play.ended.wait()
-    await cell.until_record(completed)
+    await cell.until_completed()
     retry = await cell.call(play, key=key)
     assert (retry.texts[0], retry.mark, play.runs) == ("run 1", "replayed", 1)
 
@@ -82,7 +78,7 @@ async def test_a_deadline_that_passes(cell: Cell) -> None:
     await play.began.wait()
     assert (await call.answer()).status is grpc.StatusCode.DEADLINE_EXCEEDED
     play.go.open()
-    await cell.until_record(completed)
+    await cell.until_completed()
     assert ((await cell.call(play, key=key)).mark, play.runs) == ("replayed", 1)
 
 
@@ -246,7 +242,9 @@ async def test_stored_before_the_status_leaves(cell: Cell) -> None:
     assert not call.done()
     cell.faults.down.clear()
     assert (await call.answer()).mark == "executed"
-    assert completed(await cell.record())
+    record = await cell.record()
+    assert record is not None
+    assert record.state is State.COMPLETED
 
 
 @no_operation
@@ -325,6 +323,6 @@ async def test_what_was_committed_counts(cell: Cell) -> None:
     await play.began.wait()
     await call.cancel()
     play.go.open()
-    await cell.until_record(completed)
+    await cell.until_completed()
     answer = await cell.call(play, key=key, variant="transactional")
     assert (answer.texts[0], answer.mark, rows(cell, play)) == ("run 1", "replayed", 1)
