@@ -215,11 +215,21 @@ class Checker:
         done = False
         opaque = False
         overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
+        runners: dict[str, set[str]] = defaultdict(set)
+        for event in story:
+            if event["e"] == "began":
+                runners[event["step"]].add(event["fence"])
 
         def order(event: dict[str, Any]) -> float:
-            # A process that was paused once its claim was stored tells of it later, maybe after whoever took it over.
-            late = event["e"] == "claim" and event["fence"] in overtaken
-            return float(min(event["t"], overtaken[event["fence"]] - _MOMENT) if late else event["t"])
+            # A process that was paused once its claim or step was stored tells of it later, maybe after whoever took
+            # the operation over: who then found the step, and so did not run it.
+            what, fence = event["e"], event["fence"]
+            late = fence in overtaken and (
+                what == "claim"
+                or (what == "step" and event["asked"] <= overtaken[fence] and runners[event["step"]] <= {fence})
+            )
+            moment = 2 * _MOMENT if what == "claim" else _MOMENT
+            return float(min(event["t"], overtaken[fence] - moment) if late else event["t"])
 
         for event in sorted(story, key=order):
             what, fence = event["e"], event["fence"]
@@ -232,8 +242,8 @@ class Checker:
                     yield "opaque, and run again"
                 opaque = event["method"] == OPAQUE
                 claimed.add(fence)
-            elif what == "run" and fence in claimed and fence in overtaken:
-                pass  # paused before it ran, it may come back late: but it may change nothing
+            elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
+                pass  # paused before it, it comes back late and can't know: but it may change nothing
             elif what in ("run", "step", "done") and fence != owner:
                 yield f"{what} under a fence that is not the owner's"
             if what in ("claim", "renew") and (what == "claim" or fence == owner):

@@ -66,9 +66,10 @@ class LabStore(SQLiteStore):
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         undoes = step.name.startswith(UNDO)
         self.point.reach("in-undo" if undoes else "in-step")
+        asked = self.journal.now()
         kept = await super().record_step(name, fence, step)
         if kept:
-            self._note("step", name, fence, step=step.name)
+            self._note("step", name, fence, step=step.name, asked=asked)
             self.point.reach("after-undo" if undoes else "between-steps")
         return kept
 
@@ -77,6 +78,7 @@ class LabStore(SQLiteStore):
         if operation is None:
             return await super().transaction(fn, step=step)
         undoes: list[bool] = []
+        asked: list[float] = []
 
         def within(db: Database) -> T:
             reply = fn(db)
@@ -89,6 +91,7 @@ class LabStore(SQLiteStore):
             made = step(reply)
             undoes.append(made.name.startswith(UNDO))
             self.point.reach("in-undo" if undoes[-1] else "in-step")
+            asked.append(self.journal.now())
             return made
 
         if step is None:
@@ -98,7 +101,7 @@ class LabStore(SQLiteStore):
             return reply
         reply = await super().transaction(within, step=kept)
         name = getattr(step, "step").name  # noqa: B009  # the library's own, which remembers what it made
-        self._note("step", operation.name, operation.fence, step=name)
+        self._note("step", operation.name, operation.fence, step=name, asked=asked[-1])
         self.point.reach("after-undo" if undoes[-1] else "between-steps")
         return reply
 

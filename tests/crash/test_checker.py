@@ -22,9 +22,12 @@ def late(*more: dict[str, Any]) -> list[str]:
     return findings(
         event("claim", 12.0, SECOND, asked=11.9, over=FIRST),
         event("run", 12.1, SECOND),
+        event("began", 12.11, SECOND, step="own"),
+        event("step", 12.12, SECOND, step="own", asked=12.11),
         event("done", 12.2, SECOND, status=0),
         event("claim", 13.0, FIRST, asked=10.0, over=None),
         event("run", 13.1, FIRST),
+        event("began", 13.15, FIRST, step="own"),
         event("ran", 13.2, FIRST),
         *more,
     )
@@ -37,7 +40,10 @@ def test_a_process_that_comes_back_from_a_pause_is_innocent() -> None:
 
 def test_a_process_that_comes_back_from_a_pause_may_change_nothing() -> None:
     """What it has stored after it was taken over is found."""
-    assert late(event("step", 13.3, FIRST, step="s")) == ["step under a fence that is not the owner's"]
+    wrong = ["step under a fence that is not the owner's"]
+    assert late(event("step", 13.3, FIRST, step="s", asked=13.3)) == wrong
+    assert late(event("began", 12.15, SECOND, step="s"), event("step", 13.3, FIRST, step="s", asked=11.8)) == wrong
+    assert late(event("step", 13.3, FIRST, step="s", asked=11.8)) == []  # stored before, and so not run again
     assert "completed twice" in late(event("done", 13.3, FIRST, status=0))
 
 
