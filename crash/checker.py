@@ -243,7 +243,7 @@ class Checker:
                 opaque = event["method"] == OPAQUE
                 claimed.add(fence)
             elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
-                pass  # paused before it, it comes back late and can't know: but it may change nothing
+                continue  # paused before it, it comes back late and can't know: but it may change nothing
             elif what in ("run", "step", "done") and fence != owner:
                 yield f"{what} under a fence that is not the owner's"
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
