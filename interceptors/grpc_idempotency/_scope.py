@@ -164,7 +164,7 @@ def current_scope() -> Scope | None:
 
 def scope_of(operation: bytes) -> Scope:
     """The scope of an operation, outside of its steps."""
-    return Scope(_derive(operation, b"operation"))
+    return Scope(operation)
 
 
 def enter_scope(scope: Scope | None) -> None:
