@@ -17,8 +17,7 @@ from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain, refusing
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._recovery import EVERY, Recovery
-from grpc_idempotency._run import Target
-from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, method_handler
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -73,6 +72,8 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             drain_limit=drain_limit,
         )
         self._flights = Flights(store, max_detached=max_detached)
+        self._plain = StandIns(plain, typed=True)
+        self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
         self._sweeper: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
 
@@ -89,12 +90,11 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             method = self._methods[handler_call_details.method]
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
-        target = Target.of(handler, method)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return method_handler(handler, plain(target), typed=True)
+            return self._plain.of(handler, method)
         if self._sweeper is None and self._sweep_every is not None:
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
-        return method_handler(handler, keyed(target, self._admission, self._flights), typed=False)
+        return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.aio.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.

@@ -1,7 +1,6 @@
 """Handlers of calls that are not keyed, on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
 
 import asyncio
-import inspect
 import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
-from grpc_idempotency._aio_run import is_async
 from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of, failure_code
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import unmet
@@ -25,9 +23,9 @@ logger = logging.getLogger("grpc_idempotency")
 def plain(target: Target) -> Callable[[Any, Any], Any]:
     """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
     behaviour = target.behaviour
-    if inspect.isasyncgenfunction(behaviour):
+    if target.generates:
         return _generator(behaviour)
-    if is_async(behaviour):
+    if target.awaited:
         return _coroutine(behaviour)
     return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
 

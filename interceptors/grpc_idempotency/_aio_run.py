@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -19,7 +18,7 @@ class AioRun(Run):
 
     def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
         self._requests = iter(requests)
-        self.cancellable = is_async(target.behaviour)
+        self.cancellable = target.awaited
         """Whether it can be stopped: a ``def`` handler can't."""
         super().__init__(target, self._context(target, snapshot))
         self.moved: asyncio.Future[None] | None = None
@@ -69,7 +68,7 @@ class AioRun(Run):
     async def _in_loop(self) -> Any:
         target = self.target
         request = _stream(self._requests) if target.request_streams else next(self._requests)
-        if not inspect.isasyncgenfunction(target.behaviour):
+        if not target.generates:
             return await target.behaviour(request, self.context)
         async with aclosing(target.behaviour(request, self.context)) as messages:
             async for message in messages:
@@ -160,11 +159,6 @@ class AioRun(Run):
 async def _rest(operation: OperationBase | None) -> None:
     if isinstance(operation, AsyncOperation):
         await operation.rest()
-
-
-def is_async(behaviour: Any) -> bool:
-    """Whether grpc.aio awaits this handler, and does not run it on a thread."""
-    return inspect.iscoroutinefunction(behaviour) or inspect.isasyncgenfunction(behaviour)
 
 
 async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:

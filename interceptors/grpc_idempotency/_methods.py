@@ -16,6 +16,9 @@ from grpc_idempotency.records import Effects
 REQUEST_ID = "request_id"
 """The field of AIP-155."""
 
+MOST_METHODS = 4096
+"""How many methods are kept in memory at once: a server that serves any name, as a proxy does, has no end of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
@@ -64,6 +67,8 @@ class Methods:
                 method = self._find(name)
             except PolicyError as exc:
                 method = f"The policy of {name} can't be met: {exc}"
+            if len(self._known) >= MOST_METHODS:
+                self._known.clear()
             self._known[name] = method
         if isinstance(method, str):
             raise PolicyError(method)

@@ -1,5 +1,6 @@
 """The handler of a keyed call, detached from its call: what both kinds of server know of its run."""
 
+import inspect
 import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
@@ -32,12 +33,17 @@ class Target:
     serialize: Callable[[Any], bytes] | None
     request_streams: bool
     response_streams: bool
+    awaited: bool
+    """Whether ``grpc.aio`` runs it in its loop, and not on a thread: an ``async def``, of a message or a stream."""
+    generates: bool
+    """Whether it is an asynchronous generator."""
 
     @classmethod
     def of(cls, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "Target":
         """The target of whichever of the four kinds the handler is."""
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         assert behaviour is not None
+        generates = inspect.isasyncgenfunction(behaviour)
         return cls(
             method=method,
             behaviour=behaviour,
@@ -45,6 +51,8 @@ class Target:
             serialize=handler.response_serializer,
             request_streams=bool(handler.request_streaming),
             response_streams=bool(handler.response_streaming),
+            awaited=generates or inspect.iscoroutinefunction(behaviour),
+            generates=generates,
         )
 
     def read(self, raw: bytes) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import grpc
 
 from grpc_idempotency._admission import Admission
-from grpc_idempotency._methods import Method, Methods
+from grpc_idempotency._methods import MOST_METHODS, Method, Methods
+from grpc_idempotency._run import Target
 from grpc_idempotency._wire import carries_key, reply_to
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Policy
@@ -84,6 +85,26 @@ def method_handler(
     if typed:
         return make(behaviour, like.request_deserializer, like.response_serializer)
     return make(behaviour)
+
+
+class StandIns:
+    """What is given to gRPC in the place of handlers; made once for as long as a method's handler is the same one."""
+
+    def __init__(self, make: Callable[[Target], Callable[[Any, Any], Any]], *, typed: bool) -> None:
+        """``make`` makes the behaviour; ``typed`` is as with :func:`method_handler`."""
+        self._make = make
+        self._typed = typed
+        self._made: dict[str, tuple[object, grpc.RpcMethodHandler[Any, Any]]] = {}
+
+    def of(self, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+        """The one of this handler."""
+        known, made = self._made.get(method.name, (None, handler))
+        if known is not handler:
+            if len(self._made) >= MOST_METHODS:
+                self._made.clear()
+            made = method_handler(handler, self._make(Target.of(handler, method)), typed=self._typed)
+            self._made[method.name] = handler, made
+        return made
 
 
 class Served:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_idempotency._recovery import EVERY, Recovery
-from grpc_idempotency._run import Target
-from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, method_handler
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, method_handler
 from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
@@ -79,6 +78,8 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             drain_limit=drain_limit,
         )
         self._flights = Flights(store, max_waiters=max_waiters, max_detached=max_detached)
+        self._plain = StandIns(plain, typed=True)
+        self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
         self._sweeping = False
 
     def intercept_service(
@@ -94,13 +95,12 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             method = self._methods[handler_call_details.method]
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
-        target = Target.of(handler, method)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return method_handler(handler, plain(target), typed=True)
+            return self._plain.of(handler, method)
         if not self._sweeping and self._sweep_every is not None:
             self._sweeping = True
             self._sweep_later(self._sweep_every.total_seconds())
-        return method_handler(handler, keyed(target, self._admission, self._flights), typed=False)
+        return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.

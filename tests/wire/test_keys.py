@@ -141,6 +141,8 @@ def target(message: Message | None = None, **policy: Any) -> Target:
         serialize=None,
         request_streams=False,
         response_streams=False,
+        awaited=False,
+        generates=False,
     )
 
 
