@@ -1,7 +1,7 @@
 """One keyed call on asyncio: the only place that touches its live context."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ class _Exchange:
         self._context = context
         # A context must not be asked anything once its call is over, so it is asked everything now.
         self._snapshot = Snapshot(target.method.name, context)
+        self._messages: Sequence[Any] = ()
+        """The request messages, once they are read."""
         self._sent = 0
         """How many messages of a stream were sent."""
         self._ahead: AioRun | None = None
@@ -58,26 +60,27 @@ class _Exchange:
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
         try:
-            call, new_run = await self._admit(incoming)
+            call = await self._admit(incoming)
         except NotAdmitted as exc:
             return await self._send(reply_to(exc.answer))
         if call is None:
-            return await self._unkeyed(new_run())
-        answered = await drive_async(answer(call), lambda effect: self._perform(effect, new_run))
-        return await self._send(reply_to(answered))
+            return await self._unkeyed(self._new_run())
+        return await self._send(reply_to(await drive_async(answer(call), self._perform)))
 
-    async def _admit(self, incoming: Any) -> tuple[Call | None, Callable[[], AioRun]]:
+    async def _admit(self, incoming: Any) -> Call | None:
         target, snapshot = self._target, self._snapshot
         if target.request_streams:
             name = self._admission.name(target, snapshot, None)
             raws = await self._take_in(incoming)
-            messages = read(target, raws)
+            self._messages = read(target, raws)
         else:
             raws = [incoming]
-            messages = read(target, raws)
-            name = self._admission.name(target, snapshot, messages[0])
-        call = None if name is None else self._admission.call(target, snapshot, name, raws, messages)
-        return call, lambda: AioRun(target, messages, snapshot)
+            self._messages = read(target, raws)
+            name = self._admission.name(target, snapshot, self._messages[0])
+        return None if name is None else self._admission.call(target, snapshot, name, raws, self._messages)
+
+    def _new_run(self) -> AioRun:
+        return AioRun(self._target, self._messages, self._snapshot)
 
     async def _take_in(self, incoming: Any) -> list[bytes]:
         intake = Intake(self._target.method, self._snapshot)
@@ -85,11 +88,11 @@ class _Exchange:
             intake.take(raw)
         return intake.end()
 
-    def _perform(self, effect: Effect[Any], new_run: Callable[[], AioRun]) -> Any:
+    def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, new_run)
+                return self._flights.board(call, self._new_run)
             case Land(boarded, until):
                 flight = boarded.flight
                 assert isinstance(flight, Flight)

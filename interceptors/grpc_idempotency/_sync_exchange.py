@@ -1,6 +1,6 @@
 """One keyed call on threads: the only place that touches its live context."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import grpc
@@ -41,10 +41,12 @@ class _Base:
         self._flights = flights
         self._context = context
         self._snapshot = Snapshot(target.method.name, context)
+        self._messages: Sequence[Any] = ()
+        """The request messages, once they are read."""
         self._ahead: SyncRun | None = None
         """The run whose initial metadata this call is to send: its own."""
 
-    def _admit(self, incoming: Any) -> tuple[Call | None, Callable[[], SyncRun]]:
+    def _admit(self, incoming: Any) -> Call | None:
         target, snapshot = self._target, self._snapshot
         if target.request_streams:
             name = self._admission.name(target, snapshot, None)
@@ -52,19 +54,21 @@ class _Base:
             for raw in incoming:
                 intake.take(raw)
             raws = intake.end()
-            messages = read(target, raws)
+            self._messages = read(target, raws)
         else:
             raws = [incoming]
-            messages = read(target, raws)
-            name = self._admission.name(target, snapshot, messages[0])
-        call = None if name is None else self._admission.call(target, snapshot, name, raws, messages)
-        return call, lambda: SyncRun(target, messages, snapshot)
+            self._messages = read(target, raws)
+            name = self._admission.name(target, snapshot, self._messages[0])
+        return None if name is None else self._admission.call(target, snapshot, name, raws, self._messages)
 
-    def _perform(self, effect: Effect[Any], new_run: Callable[[], SyncRun]) -> Any:
+    def _new_run(self) -> SyncRun:
+        return SyncRun(self._target, self._messages, self._snapshot)
+
+    def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, new_run, self._give_up)
+                return self._flights.board(call, self._new_run, self._give_up)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -123,13 +127,13 @@ class _Exchange(_Base):
 
     def _outcome(self, incoming: Any) -> Outcome:
         try:
-            call, new_run = self._admit(incoming)
+            call = self._admit(incoming)
         except NotAdmitted as exc:
             return reply_to(exc.answer)
         if call is None:
-            self._ahead = run = new_run()
+            self._ahead = run = self._new_run()
             return _ended(run)
-        return reply_to(drive(answer(call), lambda effect: self._perform(effect, new_run)))
+        return reply_to(drive(answer(call), self._perform))
 
     def _land(self, boarded: Boarded, until: float | None) -> Landed:
         flight = boarded.flight
@@ -156,14 +160,14 @@ class _StreamingExchange(_Base):
     def run(self, incoming: Any) -> Generator[bytes, None, None]:
         """Answers the call."""
         try:
-            call, new_run = self._admit(incoming)
+            call = self._admit(incoming)
         except NotAdmitted as exc:
             self._finish(reply_to(exc.answer))
             return
         if call is None:
-            yield from self._unkeyed(new_run())
+            yield from self._unkeyed(self._new_run())
             return
-        answered = yield from drive_streaming(answer(call), lambda effect: self._perform(effect, new_run))
+        answered = yield from drive_streaming(answer(call), self._perform)
         yield from self._rest(reply_to(answered))
 
     def _give_up(self) -> None:
