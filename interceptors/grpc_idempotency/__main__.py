@@ -9,9 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from grpc_idempotency._tape import frame
-from grpc_idempotency.errors import IdempotencyError, NotHeld, PolicyError
-from grpc_idempotency.operating import TTL, completed, never_happened, open_store, operation, operations
+from grpc_idempotency.errors import IdempotencyError, InvalidOutcome, NotHeld, PolicyError
+from grpc_idempotency.operating import TTL, completed, framed, never_happened, open_store, operation, operations
 from grpc_idempotency.records import Code, Outcome, Record, State, Step
 from grpc_idempotency.store import Store
 
@@ -70,10 +69,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="the serialized response, - for standard input; without it a retry learns only that it succeeded",
+        help="the serialized response, - for standard input; once for each message where the method answers with a "
+        "stream; without it a retry learns only that it succeeded",
     )
     resolving.add_argument(
-        "--stream", action="store_true", help="the method answers with a stream: --message-file for each message of it"
+        "--stream",
+        action="store_true",
+        help="its response is a stream with no other messages than those of --message-file, which may be none",
     )
     resolving.add_argument("--ttl", type=_seconds, default=TTL, metavar="SECONDS", help="how long it is kept (86400)")
     resolving.add_argument("--fence", metavar="HEX", help="as shown: refuse when it was begun again since")
@@ -113,10 +115,6 @@ def _resolve(store: Store, given: argparse.Namespace) -> None:
     status = Code[given.status]
     if given.never_happened and (status is not Code.OK or given.details or given.message_file or given.stream):
         given.error("what never happened has no outcome")
-    if given.message_file and status is not Code.OK and not given.stream:
-        given.error("an outcome has a message only with the status OK")
-    if len(given.message_file) > 1 and not given.stream:
-        given.error("only a stream has several messages: give --stream")
     record = operation(store, given.name)
     if given.fence is not None and given.fence.lower() != record.fence.hex():
         raise NotHeld(f"operation {record.name.hex()} was begun again, and was left as it is: look at it again")
@@ -124,10 +122,18 @@ def _resolve(store: Store, given: argparse.Namespace) -> None:
         never_happened(store, record)
         _print({"operation": record.name.hex(), "resolved": "never happened"}, given.json)
         return
-    messages = [_read(file) for file in given.message_file]
-    message = frame(messages) if given.stream else next(iter(messages), None)
+    message = _message(record, [_read(file) for file in given.message_file], given.stream)
     completed(store, record, Outcome(status=status, message=message, details=given.details), given.ttl)
     _print({"operation": record.name.hex(), "resolved": "completed", "status": status.name}, given.json)
+
+
+def _message(record: Record, messages: Sequence[bytes], streams: bool) -> bytes | None:
+    """Returns the message of an outcome: the one response, a stream's messages framed, or ``None``."""
+    if record.streams:
+        return framed(messages) if messages or streams else None
+    if streams or len(messages) > 1:
+        raise InvalidOutcome(f"{record.method} answers with one message, not with a stream of them")
+    return next(iter(messages), None)
 
 
 def _read(file: str) -> bytes:

@@ -12,7 +12,7 @@ performs it, awaiting or blocking, is the shells' affair (``_drive.py``). These 
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeGuard
 
 from grpc_idempotency._codec import decode_failure, encode_failure
@@ -144,9 +144,8 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
 
 def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     assert record.completed_at is not None
-    if not _whole(record.outcome, call):
-        created = record.completed_at.isoformat(timespec="seconds")
-        return Refusal(reason=Reason.RESPONSE_NOT_RETAINED, variables={"created": created})
+    if not _is_whole(record.outcome):
+        return _not_retained(record.outcome, record.completed_at, record.resolved)
     if waited:
         return Answer(record.outcome, Mark.ATTACHED)
     return Answer(record.outcome, Mark.REPLAYED, record.completed_at)
@@ -173,6 +172,7 @@ def operate(call: Call) -> Plan[Landing]:
         fingerprint=call.fingerprint,
         effects=policy.effects,
         lease=policy.lease,
+        streams=call.streams,
         request=call.request,
     )
     try:
@@ -408,16 +408,16 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
         record = yield from do(Get(claim.name))
     except StoreUnavailable:
         return Refused(_not_stored())
-    if record is not None and record.fence == claim.fence and _whole(record.outcome, call):
+    if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
         return Executed(record.outcome)  # a transaction of ours committed, and we were cut off from its answer
     return Found(record)
 
 
-def _whole(outcome: Outcome | None, call: Call) -> TypeGuard[Outcome]:
-    """Whether an outcome can be sent as it is: one whose response was not retained can't."""
+def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
+    """Returns whether an outcome can be replayed: one whose messages were not retained can't (4.7)."""
     if outcome is None or not outcome.retained:
         return False
-    return outcome.message is not None or outcome.status is not Code.OK or call.streams
+    return outcome.message is not None or outcome.status is not Code.OK
 
 
 # Beside a flight
@@ -463,6 +463,9 @@ _NOTHING_HAPPENED: Final = frozenset(
 )
 """Statuses by which a handler asserts that nothing happened (4.6). All others are stored."""
 
+_TOO_LARGE: Final = "It succeeded, but its response was larger than may be kept"
+_MESSAGES_TOO_LARGE: Final = "It failed, and the messages that it had sent before were larger than may be kept"
+_NOT_GIVEN: Final = "It succeeded, but an operator resolved it without giving its response"
 _OWNER_GONE: Final = "its server stopped, or was cut off from the store, while the handler ran"
 _CUT_SHORT: Final = Outcome(
     status=Code.UNAVAILABLE,
@@ -504,6 +507,15 @@ def shut_down() -> Landing:
 
 def _key_reused(call: Call) -> Refusal:
     return Refusal(reason=Reason.KEY_REUSED, variables={"method": call.method})
+
+
+def _not_retained(outcome: Outcome | None, completed_at: datetime, resolved: bool) -> Refusal:
+    """Returns the refusal that tells how the operation ended, where its answer can't be replayed."""
+    status = Code.OK if outcome is None else outcome.status
+    succeeded = _NOT_GIVEN if resolved else _TOO_LARGE
+    cause = succeeded if status is Code.OK else _MESSAGES_TOO_LARGE
+    variables = {"status": status.name, "created": completed_at.isoformat(timespec="seconds"), "cause": cause}
+    return Refusal(reason=Reason.RESPONSE_NOT_RETAINED, variables=variables)
 
 
 def _outcome_unknown(name: bytes, cause: str) -> Refusal:

@@ -75,8 +75,8 @@ class Reason(enum.Enum):
     )
     RESPONSE_NOT_RETAINED = _Row(
         Code.FAILED_PRECONDITION,
-        "The operation of this idempotency key succeeded at {created}, but its response was larger than may be kept "
-        "and can't be sent again. Read its result another way; do not repeat it under a new key.",
+        "The operation of this idempotency key ended with {status} at {created}. {cause}, so that its answer can't be "
+        "replayed. Read its result another way; do not repeat it under a new key.",
     )
     IN_FLIGHT = _Row(
         Code.UNAVAILABLE,

@@ -85,6 +85,15 @@ def frame(messages: Iterable[bytes]) -> bytes:
     return b"".join(part for message in messages for part in (_LENGTH.pack(len(message)), message))
 
 
+def is_framed(data: bytes) -> bool:
+    """Returns whether the bytes are whole messages, each behind its length."""
+    at = 0
+    while len(data) - at >= _LENGTH.size:
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size + length
+    return at == len(data)
+
+
 def unframe(data: bytes) -> Iterator[bytes]:
     """The inverse of :func:`frame`."""
     at = 0

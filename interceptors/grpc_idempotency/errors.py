@@ -50,6 +50,12 @@ class NotHeld(IdempotencyError):
     """
 
 
+class InvalidOutcome(IdempotencyError, ValueError):
+    """An outcome does not fit the kind of call that it is given for. Nothing was changed; means a mistake of the
+    operator or of the program that resolves.
+    """
+
+
 class StepMisuse(IdempotencyError, RuntimeError):
     """A handler's steps are not the same in every run, or not told apart. Means a mistake in the handler."""
 

@@ -6,15 +6,16 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from grpc_idempotency.errors import NotHeld, OperationNotFound, PolicyError, StoreUnusable
-from grpc_idempotency.records import Outcome, Record, State
+from grpc_idempotency._tape import frame, is_framed
+from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
+from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store
 from grpc_idempotency.stores.sqlite import SQLiteStore
 
@@ -76,20 +77,41 @@ def operation(store: Store, name: str) -> Record:
     return found[0]
 
 
-def completed(store: Store, record: Record, outcome: Outcome, ttl: timedelta = TTL) -> None:
-    """A held operation took effect, and this was its outcome: retries get it.
+def framed(messages: Iterable[bytes]) -> bytes:
+    """Returns the serialized messages of a stream as the one ``message`` of an outcome."""
+    return frame(messages)
 
-    An outcome with the status OK and without a message tells them that it succeeded, and that its response is not
-    there (``RESPONSE_NOT_RETAINED``). Raises :class:`~grpc_idempotency.errors.NotHeld` when it is not held, or has
-    changed since ``record`` was read.
+
+def completed(store: Store, record: Record, outcome: Outcome, ttl: timedelta = TTL) -> None:
+    """Resolves a held operation as completed: retries get this outcome.
+
+    Args:
+        store: Where the operation is kept.
+        record: The operation as it was read.
+        outcome: What retries get. Its message is the serialized response, for a method that answers with a stream
+            :func:`framed` messages. With the status OK and no message they learn that it succeeded, and that its
+            response is not there (``RESPONSE_NOT_RETAINED``).
+        ttl: How long the outcome is kept.
+
+    Raises:
+        NotHeld: It is not held, or has changed since ``record`` was read.
+        InvalidOutcome: The message is not of the operation's kind of call, or there is one with a failure.
     """
+    if record.streams:
+        if outcome.message is not None and not is_framed(outcome.message):
+            raise InvalidOutcome(f"{record.method} answers with a stream: its outcome's message is framed(messages)")
+    elif outcome.message is not None and outcome.status is not Code.OK:
+        raise InvalidOutcome(
+            "an outcome has a message only with the status OK, unless the method answers with a stream"
+        )
     _resolve(store, record, outcome, ttl)
 
 
 def never_happened(store: Store, record: Record) -> None:
-    """A held operation has had no effect: it is absent again, and the next call with its key runs.
+    """Resolves a held operation as one that had no effect: it is absent again, and the next call with its key runs.
 
-    Raises as :func:`completed` does.
+    Raises:
+        NotHeld: It is not held, or has changed since ``record`` was read.
     """
     _resolve(store, record, None, TTL)
 

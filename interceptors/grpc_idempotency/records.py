@@ -73,7 +73,7 @@ class Outcome:
     trailers: Trailers = ()
     """Trailing metadata, ``grpc-status-details-bin`` among it."""
     retained: bool = True
-    """Whether this is all of it: ``False`` where the message was larger than may be kept."""
+    """Whether this is all of it: ``False`` where the message is missing, since it was larger than may be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,8 @@ class Claim:
     effects: Effects
     lease: timedelta
     """How long the claim is good for from now on, by the store's clock."""
+    streams: bool = False
+    """Whether the method answers with a stream of messages."""
     request: StoredRequest | None = None
     """The request, where the operation may be finished without its client (5.4)."""
 
@@ -132,6 +134,8 @@ class Record:
     fingerprint: Fingerprint
     effects: Effects
     """As of the last claim: what to do with a lapsed record is decided by how it was begun."""
+    streams: bool = False
+    """Whether the method answers with a stream: an outcome's message then holds its messages, framed."""
     attempts: int
     """How many times the operation was claimed: 1, and one more for each take-over."""
     tries: int = 0
@@ -148,6 +152,8 @@ class Record:
     """The outcome of a completed record."""
     reason: str = ""
     """Why it is held, in words for an operator."""
+    resolved: bool = False
+    """Whether the outcome is an operator's word (6.4), and not what a handler answered."""
     request: StoredRequest | None = None
     """The request as it was claimed with; in the answers of ``pending`` alone."""
 

@@ -82,6 +82,7 @@ def a_claim(
     lease: timedelta = LEASE,
     method: str = METHOD,
     effects: Effects = Effects.OPAQUE,
+    streams: bool = False,
     request: StoredRequest | None = None,
 ) -> Claim:
     """A claim under a fresh fence, with another fingerprint each time."""
@@ -92,6 +93,7 @@ def a_claim(
         fingerprint=Fingerprint(raw=os.urandom(32), canonical=os.urandom(32)),
         effects=effects,
         lease=lease,
+        streams=streams,
         request=request,
     )
 
@@ -217,6 +219,27 @@ class ClaimContract:
         assert (record.fence, record.fingerprint, record.attempts) == (second.fence, second.fingerprint, 2)
         assert (record.created_at, record.lapsed, record.state) == (created_at, False, State.RUNNING)
         await _refuses(store, first.name, first.fence)
+
+    async def test_the_kind_of_call_is_kept(self, harness: AsyncStoreHarness) -> None:
+        """Whether the method answers with a stream is as of the last claim, in every state."""
+        store = await harness.store()
+        for streams in (False, True):
+            first = a_claim(streams=not streams)
+            assert await store.claim(first) is None
+            assert (await _record(store, first)).streams is not streams
+            await harness.elapse(LEASE)
+            second = a_claim(first.name, streams=streams)
+            assert await store.claim(second, over=first.fence) is None
+            assert (await _record(store, second)).streams is streams
+            assert await store.hold(second.name, second.fence, "its server died")
+            assert (await _record(store, second)).streams is streams
+            assert await store.resolve(second.name, second.fence, OTHER_OUTCOME, TTL)
+            assert (await _record(store, second)).streams is streams
+            await harness.elapse(TTL)
+            third = a_claim(first.name, streams=not streams)
+            assert await store.claim(third) is None
+            record = await _record(store, third)
+            assert (record.streams, record.resolved) == (not streams, False)
 
     async def test_a_live_record_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
         """Not one tick before its lease has run out."""
@@ -441,6 +464,7 @@ class OutcomeContract:
         assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
         record = await _record(store, claim)
         assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OUTCOME, "")
+        assert not record.resolved
 
     async def test_only_running_records_are_held(self, harness: AsyncStoreHarness) -> None:
         """``False`` for held, waiting and completed ones."""
@@ -470,6 +494,7 @@ class OutcomeContract:
         assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is True
         record = await _record(store, claim)
         assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OTHER_OUTCOME, "")
+        assert record.resolved
         await harness.elapse(TTL - TICK)
         assert await store.get(claim.name) == record
         await harness.elapse(TICK)

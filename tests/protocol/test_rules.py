@@ -260,12 +260,26 @@ def test_a_stored_failure_is_replayed() -> None:
     assert answer == Answer(failed, Mark.REPLAYED, NOON)
 
 
-@pytest.mark.parametrize("outcome", [None, Outcome(status=Code.OK)])
-def test_a_response_that_was_not_kept_is_not_made_up(outcome: Outcome | None) -> None:
-    """RESPONSE_NOT_RETAINED: it succeeded, but its response was too large to be kept (2.3, 4.8)."""
-    refusal = landed(Found(record(State.COMPLETED, outcome=outcome))).result
+@pytest.mark.parametrize(
+    ("said", "status", "cause"),
+    [
+        ({"outcome": None}, "OK", "It succeeded, but its response was larger"),
+        ({"outcome": Outcome(status=Code.OK, retained=False)}, "OK", "It succeeded, but its response was larger"),
+        ({"outcome": Outcome(status=Code.OK), "resolved": True}, "OK", "It succeeded, but an operator"),
+        (
+            {"outcome": Outcome(status=Code.OK), "resolved": True, "streams": True},
+            "OK",
+            "It succeeded, but an operator",
+        ),
+        ({"outcome": Outcome(status=Code.NOT_FOUND, retained=False)}, "NOT_FOUND", "It failed, and the messages"),
+    ],
+)
+def test_an_answer_that_was_not_kept_is_not_made_up(said: dict[str, Any], status: str, cause: str) -> None:
+    """RESPONSE_NOT_RETAINED tells how the operation ended, and why its answer is not there (2.3, 4.7, 4.8)."""
+    refusal = landed(Found(record(State.COMPLETED, **said))).result
     assert reason_of(refusal) is Reason.RESPONSE_NOT_RETAINED
-    assert refusal.variables == {"created": NOON.isoformat(timespec="seconds")}
+    assert refusal.variables["created"] == NOON.isoformat(timespec="seconds")
+    assert (refusal.variables["status"], refusal.variables["cause"].startswith(cause)) == (status, True)
 
 
 def test_a_held_operation_names_itself_to_its_operator() -> None:

@@ -20,6 +20,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import (
     Code,
     Effects,
+    InvalidOutcome,
     NotHeld,
     OperationNotFound,
     Outcome,
@@ -30,10 +31,10 @@ from grpc_idempotency import (
     StoreUnavailable,
 )
 from grpc_idempotency.__main__ import main
-from grpc_idempotency.operating import completed, never_happened, open_store, operation, operations
+from grpc_idempotency.operating import completed, framed, never_happened, open_store, operation, operations
 from grpc_idempotency.records import Claim, Fingerprint, Step
 
-from ..rpc.handlers import Gate
+from ..rpc.handlers import Blocking, Gate
 from ..rpc.helpers import ms, new_key, refused, text
 from ..rpc.processes import Process
 from .net import Net, Stream
@@ -68,13 +69,14 @@ def add(store: SQLiteStore, method: str = METHODS[0], name: bytes | None = None,
         fingerprint=Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
         effects=Effects.OPAQUE,
         lease=options.get("lease", timedelta(seconds=30)),
+        streams=options.get("streams", False),
     )
     assert store.claim(claim) is None
     return claim
 
 
-def held(store: SQLiteStore, name: bytes | None = None) -> Claim:
-    claim = add(store, name=name)
+def held(store: SQLiteStore, name: bytes | None = None, **options: Any) -> Claim:
+    claim = add(store, name=name, **options)
     assert store.hold(claim.name, claim.fence, "its server stopped")
     return claim
 
@@ -147,8 +149,20 @@ def command_line(url: str, name: str, *how: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-@pytest.mark.parametrize("how", [["--message-file", "one", "--message-file", "two"], ["--status", "NOT_FOUND"]])
-async def test_a_stream_is_resolved(net: Net, tmp_path: Path, how: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("how", "messages", "code"),
+    [
+        (["--message-file", "one", "--message-file", "two"], ["one", "two"], grpc.StatusCode.OK),
+        (["--message-file", "one", "--status", "NOT_FOUND"], ["one"], grpc.StatusCode.NOT_FOUND),
+        (["--status", "NOT_FOUND"], [], grpc.StatusCode.NOT_FOUND),
+        (["--stream"], [], grpc.StatusCode.OK),
+        ([], [], "its response is not given"),
+    ],
+    ids=["two messages", "a message and a failure", "a failure", "no message", "not given"],
+)
+async def test_a_stream_is_resolved(
+    net: Net, tmp_path: Path, how: list[str], messages: list[str], code: grpc.StatusCode | str
+) -> None:
     """A stream's outcome is given message by message; a retry gets them all, and the status (4.8, 6.4)."""
     began, go = Gate(), Gate()
 
@@ -173,15 +187,34 @@ async def test_a_stream_is_resolved(net: Net, tmp_path: Path, how: list[str]) ->
     for file in ("one", "two"):
         (tmp_path / file).write_bytes(text(file).SerializeToString())
     files = [str(tmp_path / word) if word in ("one", "two") else word for word in how]
-    assert main(["resolve", f"sqlite:///{net.path}", name, "--completed", "--stream", *files]) == 0
+    assert main(["resolve", f"sqlite:///{net.path}", name, "--completed", *files]) == 0
     call = stub(b"", metadata=(("idempotency-key", key),), timeout=20)
     got = []
     with suppress(grpc.aio.AioRpcError):
         async for message in call:
             got.append(StringValue.FromString(message).value)
-    expected: Any = ([], grpc.StatusCode.NOT_FOUND) if "NOT_FOUND" in how else (["one", "two"], grpc.StatusCode.OK)
-    assert (got, await call.code()) == expected
+    assert got == messages
+    if isinstance(code, str):
+        assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "an operator resolved it without giving its response" in await call.details()
+        assert "too large" not in await call.details()
+    else:
+        assert await call.code() is code
     go.open()
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_response_that_the_operator_did_not_give(net: Net) -> None:
+    """A retry learns that it succeeded, and that an operator resolved it without its response (2.3, 6.4)."""
+    handler, key = Blocking(), new_key()
+    service = await net.serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
+    await service.call("Do", key=key)
+    assert main(["resolve", f"sqlite:///{net.path}", (await service.the_record()).name.hex(), "--completed"]) == 0
+    reply = await service.call("Do", key=key)
+    refused(reply, "RESPONSE_NOT_RETAINED", grpc.StatusCode.FAILED_PRECONDITION)
+    assert "succeeded" in reply.details
+    assert "an operator resolved it without giving its response" in reply.details
+    handler.go.open()
 
 
 # list
@@ -319,6 +352,37 @@ def test_completed_with_a_message_from_standard_input(
     assert timedelta(seconds=55) < record.expires_at - record.completed_at < timedelta(seconds=65)
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize(
+    "how", [["--stream"], ["--message-file", "{file}"] * 2, ["--message-file", "{file}", "--status", "NOT_FOUND"]]
+)
+def test_an_outcome_of_the_other_kind(
+    store: SQLiteStore, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], streams: bool, how: list[str]
+) -> None:
+    """An outcome that the method can't have is refused in one line, and nothing is changed (4.8, 6.4)."""
+    (tmp_path / "message").write_bytes(b"m")
+    claim = held(store, streams=streams)
+    how = [word.format(file=tmp_path / "message") for word in how]
+    assert main(["resolve", url, claim.name.hex(), "--completed", *how]) == (0 if streams else 1)
+    assert (capsys.readouterr().err.count("\n") == 1) is not streams
+    record = store.get(claim.name)
+    assert record is not None
+    assert record.state is (State.COMPLETED if streams else State.HELD)
+
+
+@pytest.mark.parametrize("message", [b"", framed([]), framed([b"", b"one"])])
+def test_a_streams_messages_are_framed(store: SQLiteStore, message: bytes) -> None:
+    """A program gives a stream's messages framed; what is not is refused, and nothing is changed (4.8, 6.4)."""
+    claim = held(store, streams=True)
+    for wrong in (b"o", b"one", message + b"\0\0\0\2o"):
+        with pytest.raises(InvalidOutcome, match="framed"):
+            completed(store, operation(store, claim.name.hex()), Outcome(status=Code.OK, message=wrong))
+    completed(store, operation(store, claim.name.hex()), Outcome(status=Code.OK, message=message))
+    record = store.get(claim.name)
+    assert record is not None
+    assert record.outcome == Outcome(status=Code.OK, message=message)
+
+
 def test_only_what_is_held(store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """What is not held can't be resolved: told in one line, exit code 1 (6.4)."""
     claim = add(store)
@@ -364,8 +428,6 @@ def test_the_fence_that_was_shown(store: SQLiteStore, url: str, capsys: pytest.C
         ["resolve", "{url}", "ab", "--completed", "--never-happened"],
         ["resolve", "{url}", "ab", "--never-happened", "--status", "NOT_FOUND"],
         ["resolve", "{url}", "ab", "--completed", "--status", "FINE"],
-        ["resolve", "{url}", "ab", "--completed", "--status", "NOT_FOUND", "--message-file", "x"],
-        ["resolve", "{url}", "ab", "--completed", "--message-file", "x", "--message-file", "x"],
         ["resolve", "{url}", "ab", "--completed", "--ttl", "0"],
     ],
 )

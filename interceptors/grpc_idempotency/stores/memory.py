@@ -116,7 +116,7 @@ class AsyncMemoryStore:
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
         """An operator's word on a held record."""
         entry = self._owned(name, fence, State.HELD)
-        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl)
+        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl, resolved=True)
 
     async def get(self, name: bytes) -> Record | None:
         """The record, or ``None`` where it is absent."""
@@ -162,12 +162,18 @@ class AsyncMemoryStore:
         del self._entries[entry.record.name]
         return True
 
-    def _finish(self, entry: _Entry | None, outcome: Outcome, ttl: timedelta) -> bool:
+    def _finish(self, entry: _Entry | None, outcome: Outcome, ttl: timedelta, *, resolved: bool = False) -> bool:
         if entry is None:
             return False
         now = self._now()
         entry.record = replace(
-            entry.record, state=State.COMPLETED, outcome=outcome, completed_at=now, expires_at=now + ttl, reason=""
+            entry.record,
+            state=State.COMPLETED,
+            outcome=outcome,
+            completed_at=now,
+            expires_at=now + ttl,
+            reason="",
+            resolved=resolved,
         )
         entry.lease_until = entry.request = None
         return True
@@ -181,6 +187,7 @@ def _first(claim: Claim, now: datetime) -> Record:
         fence=claim.fence,
         fingerprint=claim.fingerprint,
         effects=claim.effects,
+        streams=claim.streams,
         attempts=1,
         created_at=now,
     )

@@ -185,7 +185,7 @@ class Group:
         # To fill up with one's own last row is harmless: it meets its twin and changes nothing.
         twin = (*parameters[-1][:-1], None)
         parameters += [twin] * (padded(len(requests)) - len(requests))
-        sql = self._sql.sized("claim", 10, len(parameters))
+        sql = self._sql.sized("claim", rows.CLAIM_COLUMNS, len(parameters))
         if self._db.execute(sql, [*rows.flat(parameters), self.now]).rowcount == len(requests):
             for one in requests:
                 one.value = None
@@ -198,7 +198,7 @@ class Group:
     def _take_over(self, requests: Sequence[ClaimRequest]) -> None:
         for one in requests:
             row = rows.claim_row(one.claim, self.now, self.wall)
-            parameters = (*row[1:6], *row[7:9], one.claim.name, one.over, self.now)
+            parameters = (*row[1:7], *row[8:10], one.claim.name, one.over, self.now)
             one.value = None
             one.taken_over = self._db.execute(self._sql["take_over"], parameters).rowcount == 1
 

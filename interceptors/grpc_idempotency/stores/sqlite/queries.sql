@@ -5,30 +5,31 @@
 -- name: claim
 -- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
 -- of another row of this very statement, changes nothing and is not counted.
-INSERT INTO {p}operations (name, method, fence, raw, canonical, effects, created_ms, lease_ms, lease_until, request)
+INSERT INTO {p}operations
+    (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, request)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
-    effects = excluded.effects, attempts = 1, tries = 0, created_ms = excluded.created_ms,
-    lease_ms = excluded.lease_ms, lease_until = excluded.lease_until, completed_ms = NULL, ttl_ms = NULL,
-    expires_at = NULL, status = NULL, reason = '', details = '', trailers = NULL, message = NULL,
-    request = excluded.request
+    effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0,
+    created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
+    completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
+    details = '', trailers = NULL, message = NULL, request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
 -- Claims one running operation whose lease, under the fence that the caller has seen, has run out, or a waiting one
 -- that is due.
 UPDATE {p}operations SET
-    state = 0, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, attempts = attempts + 1, lease_ms = ?,
-    lease_until = ?
+    state = 0, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, streams = ?, attempts = attempts + 1,
+    lease_ms = ?, lease_until = ?
 WHERE name = ? AND fence = ? AND state IN (0, 3) AND lease_until <= ?
 
 -- name: complete
 -- Stores the outcomes of running or held operations; any number of rows at once. A row of NULLs matches nothing.
 UPDATE {p}operations SET
     state = 1, lease_ms = NULL, lease_until = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
-    expires_at = v.column5, status = v.column6, details = v.column7, trailers = v.column8, message = v.column9,
-    request = NULL
+    expires_at = v.column5, status = v.column6, retained = v.column7, details = v.column8, trailers = v.column9,
+    message = v.column10, request = NULL
 FROM (VALUES {rows}) AS v
 WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2)
 
@@ -96,8 +97,8 @@ SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires
 -- name: resolve
 -- Completes one held operation with what an operator says.
 UPDATE {p}operations SET
-    state = 1, reason = '', completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, details = ?, trailers = ?,
-    message = ?, request = NULL
+    state = 1, reason = '', resolved = 1, completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, retained = ?,
+    details = ?, trailers = ?, message = ?, request = NULL
 WHERE name = ? AND fence = ? AND state = 2
 
 -- name: forget_held
@@ -107,7 +108,7 @@ DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 -- name: read
 -- Operations by name, expired ones included; any number at once. A NULL matches nothing.
 SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
-    method, raw, canonical, reason, details, trailers, message
+    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
 -- name: scan
@@ -120,7 +121,7 @@ ORDER BY created_ms, name LIMIT ?
 -- name: pending
 -- Operations of some methods that may be run again without their clients, oldest first. The method's NULLs match nothing.
 SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
-    method, raw, canonical, reason, details, trailers, message, request
+    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
     WHERE request IS NOT NULL AND lease_until <= ? AND (state = 3 OR effects <> 'opaque') AND method IN ({rows})

@@ -20,8 +20,6 @@ from grpc_idempotency.records import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
-_NOT_RETAINED = 100
-"""What is added to the status of an outcome whose message was too large to be kept."""
 _FRAME = struct.Struct(">HI?")
 RUNNING, COMPLETED, HELD, WAITING = range(4)
 STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING)
@@ -51,16 +49,32 @@ def wall_ms(at: datetime) -> int:
 def claim_row(claim: Claim, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``claim``."""
     lease, prints = milliseconds(claim.lease), claim.fingerprint
-    effects, request = claim.effects.value, packed_request(claim.request)
-    until = now + lease
-    return (claim.name, claim.method, claim.fence, prints.raw, prints.canonical, effects, wall, lease, until, request)
+    return (
+        claim.name,
+        claim.method,
+        claim.fence,
+        prints.raw,
+        prints.canonical,
+        claim.effects.value,
+        claim.streams,
+        wall,
+        lease,
+        now + lease,
+        packed_request(claim.request),
+    )
+
+
+CLAIM_COLUMNS = 11
+"""How many values a row of the statement ``claim`` has."""
+OUTCOME_COLUMNS = 10
+"""How many values a row of the statement ``complete`` has."""
 
 
 def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``complete``."""
     kept = milliseconds(ttl)
-    status, trailers = int(outcome.status) + (0 if outcome.retained else _NOT_RETAINED), packed(outcome.trailers)
-    return (name, fence, wall, kept, now + kept, status, outcome.details, trailers, outcome.message)
+    status, trailers = int(outcome.status), packed(outcome.trailers)
+    return (name, fence, wall, kept, now + kept, status, outcome.retained, outcome.details, trailers, outcome.message)
 
 
 def step_row(name: bytes, fence: bytes, step: Step) -> Row:
@@ -77,15 +91,15 @@ def step(row: Row) -> Step:
 def record(row: Row, now: int) -> Record:
     """The record that a row of the statements ``read`` and ``pending`` holds."""
     (name, state, fence, effects, attempts, tries, created, lease_until, completed, ttl_ms, _, status) = row[:12]
-    (method, raw, canonical, reason, details, trailers, message) = row[12:19]
+    (method, raw, canonical, streams, reason, resolved, retained, details, trailers, message) = row[12:22]
     outcome = expires = None
     if state == COMPLETED:
         outcome = Outcome(
-            status=Code(status % _NOT_RETAINED),
+            status=Code(status),
             message=message,
             details=details,
             trailers=unpacked(trailers),
-            retained=status < _NOT_RETAINED,
+            retained=bool(retained),
         )
         expires = instant(completed + ttl_ms)
     return Record(
@@ -95,6 +109,7 @@ def record(row: Row, now: int) -> Record:
         fence=fence,
         fingerprint=Fingerprint(raw=raw, canonical=canonical),
         effects=Effects(effects),
+        streams=bool(streams),
         attempts=attempts,
         tries=tries,
         created_at=instant(created),
@@ -103,7 +118,8 @@ def record(row: Row, now: int) -> Record:
         expires_at=expires,
         outcome=outcome,
         reason=reason,
-        request=unpacked_request(row[19]) if len(row) > 19 else None,
+        resolved=bool(resolved),
+        request=unpacked_request(row[22]) if len(row) > 22 else None,
     )
 
 

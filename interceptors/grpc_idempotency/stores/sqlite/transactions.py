@@ -83,8 +83,8 @@ class Transactions:
         for at in range(0, len(parameters), MOST_ROWS):
             part = parameters[at : at + MOST_ROWS]
             size = padded(len(part))
-            values = rows.flat(part) + [None] * (9 * (size - len(part)))
-            changed = self._db.execute(self._tables.sql.sized("complete", 9, size), values).rowcount
+            values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
+            changed = self._db.execute(self._tables.sql.sized("complete", rows.OUTCOME_COLUMNS, size), values).rowcount
             if changed != len(part):
                 raise sqlite3.IntegrityError("a transaction's function has changed the store's own tables")
 

@@ -7,6 +7,7 @@ CREATE TABLE {p}operations (
     state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting
     fence BLOB NOT NULL,
     effects TEXT NOT NULL,
+    streams INTEGER NOT NULL DEFAULT 0,      -- whether the method answers with a stream; then message is framed
     attempts INTEGER NOT NULL DEFAULT 1,
     tries INTEGER NOT NULL DEFAULT 0,
     created_ms INTEGER NOT NULL,
@@ -20,6 +21,8 @@ CREATE TABLE {p}operations (
     raw BLOB NOT NULL,
     canonical BLOB NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
+    resolved INTEGER NOT NULL DEFAULT 0,     -- whether the outcome is an operator's word
+    retained INTEGER NOT NULL DEFAULT 1,     -- 0 where the message was larger than may be kept
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
     message BLOB,
