@@ -7,7 +7,7 @@ from typing import Any
 import grpc.aio
 
 from grpc_idempotency._answers import status_in
-from grpc_idempotency._client import UNCLEAR, ClientPolicy, Clients, known_count, prepare, wants_count
+from grpc_idempotency._client import UNCLEAR, ClientPolicy, Clients, known_count, prepare, readable, wants_count
 from grpc_idempotency._scope import Scope, current_scope
 
 _Continuation = Callable[[Any, Any], Awaitable[Any]]
@@ -46,14 +46,14 @@ class _Interceptor:
         bidirectional: bool = False,
     ) -> Any:
         rules = self._clients.rules(details.method, bidirectional=bidirectional)
-        count, scope = None, current_scope()
-        if streams and wants_count(rules, details.metadata):
+        metadata, count, scope = readable(details.metadata), None, current_scope()
+        if streams and wants_count(rules, metadata):
             requests, count = await _counted(requests, rules.count_up_to)
         await _look_back(scope)
-        ours, ticket = prepare(rules, details.metadata, requests, count, scope)
-        if ours or scope is not None:
+        ours, ticket = prepare(rules, metadata, requests, count, scope)
+        if ours or scope is not None or metadata is not details.metadata:
             timeout = scope.timeout(details.timeout) if scope is not None else details.timeout
-            details = _with(details, ours, timeout)
+            details = _with(details, grpc.aio.Metadata(*(metadata or ()), *ours), timeout)
         try:
             call = await continuation(details, requests)
         except BaseException:
@@ -85,11 +85,11 @@ class _StreamStream(_Interceptor, grpc.aio.StreamStreamClientInterceptor):
         return await self._call(continuation, client_call_details, request_iterator, bidirectional=True)
 
 
-def _with(details: Any, ours: list[tuple[str, str]], timeout: float | None) -> grpc.aio.ClientCallDetails:
+def _with(details: Any, metadata: grpc.aio.Metadata, timeout: float | None) -> grpc.aio.ClientCallDetails:
     return grpc.aio.ClientCallDetails(
         method=details.method,
         timeout=timeout,
-        metadata=grpc.aio.Metadata(*(details.metadata or ()), *ours),
+        metadata=metadata,
         credentials=details.credentials,
         wait_for_ready=details.wait_for_ready,
     )

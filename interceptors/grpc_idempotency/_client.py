@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf.message import Message
 
 from grpc_idempotency._methods import REQUEST_ID, Methods
@@ -111,6 +112,16 @@ class Clients:
             return self._by_name[method]
         found = (policy for pattern, policy in self._by_name.items() if fnmatchcase(method, pattern))
         return next(found, self._default)
+
+
+def readable(metadata: Any) -> Metadata | None:
+    """The caller's metadata in a form that can be read more than once.
+
+    gRPC takes any iterable. The first look for a key uses a generator up, and the call would then lack its entries.
+    """
+    if metadata is None or isinstance(metadata, tuple | list | grpc.aio.Metadata):
+        return metadata
+    return tuple(metadata)
 
 
 def prepare(

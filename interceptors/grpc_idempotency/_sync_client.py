@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._client import UNCLEAR, ClientPolicy, Clients, known_count, prepare, wants_count
+from grpc_idempotency._client import UNCLEAR, ClientPolicy, Clients, known_count, prepare, readable, wants_count
 from grpc_idempotency._scope import Scope, current_scope
 
 
@@ -63,14 +63,14 @@ class ClientInterceptor(
         bidirectional: bool = False,
     ) -> Any:
         rules = self._clients.rules(details.method, bidirectional=bidirectional)
-        count, scope = None, current_scope()
-        if streams and wants_count(rules, details.metadata):
+        metadata, count, scope = readable(details.metadata), None, current_scope()
+        if streams and wants_count(rules, metadata):
             requests, count = _counted(requests, rules.count_up_to)
         _look_back(scope)
-        ours, ticket = prepare(rules, details.metadata, requests, count, scope)
-        if ours or scope is not None:
+        ours, ticket = prepare(rules, metadata, requests, count, scope)
+        if ours or scope is not None or metadata is not details.metadata:
             timeout = scope.timeout(details.timeout) if scope is not None else details.timeout
-            details = _Details(details, (*(details.metadata or ()), *ours), timeout)
+            details = _Details(details, (*(metadata or ()), *ours), timeout)
         if streams:
             requests = iter(requests)
         try:

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -24,7 +24,7 @@ PUSH_BACK = "grpc-retry-pushback-ms"
 _LONGEST_KEY = 255
 _LONGEST_COUNT = 18
 
-Metadata = Sequence[tuple[str, str | bytes]]
+Metadata = Collection[tuple[str, str | bytes]]
 
 
 # On the way in

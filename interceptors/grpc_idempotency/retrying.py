@@ -200,4 +200,4 @@ def _is_other_kind(fn: Callable[..., Any]) -> bool:
 def _check_repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Iterator | AsyncIterator):
-            raise TypeError("An iterator is used up by the first attempt: give a list of the messages.")
+            raise TypeError("The first attempt uses an iterator up: give a list, of messages as of metadata.")

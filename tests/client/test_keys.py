@@ -74,6 +74,40 @@ async def test_a_callers_key_is_kept(net: Net) -> None:
     assert [metadata["x-other"] for _, metadata in server.seen.calls] == ["1", "1", "2"]
 
 
+OTHERS = (("authorization", "token"), ("x-other-bin", b"\x00\xff"))
+
+
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [("Do", "unary_unary"), ("Many", "unary_stream"), ("Join", "stream_unary"), ("Chat", "stream_stream")],
+)
+@pytest.mark.parametrize("keyed", [True, False])
+async def test_metadata_may_be_any_iterable(net: Net, method: str, shape: str, keyed: bool) -> None:
+    """A generator of metadata is taken, as by gRPC; its entries arrive, and a key among them is found."""
+    server = await net.serve({"Do": Counting()}, protected=False)
+    client = await net.client(server.target, policy=ClientPolicy(keyed=keyed))
+    for mine in ((), ((KEY, "mine"),)):
+        requests = iter([text("")]) if shape.startswith("stream") else ""
+        await client.call(method, requests, shape=shape, metadata=(entry for entry in (*OTHERS, *mine)))
+    (_, first), (_, second) = server.seen.calls
+    for metadata in (first, second):
+        assert {name: metadata[name] for name, _ in OTHERS} == dict(OTHERS)
+    assert (KEY in first) is keyed
+    assert second[KEY] == "mine"
+
+
+@pytest.mark.parametrize("form", [tuple, list, lambda entries: grpc.aio.Metadata(*entries)])
+async def test_metadata_that_callers_share_stays_theirs(net: Net, form: Any) -> None:
+    """What a caller passes to several calls is not changed, and each call gets a key of its own."""
+    server = await net.serve({"Do": Counting()})
+    client = await net.client(server.target)
+    shared = form(OTHERS)
+    for _ in range(2):
+        await client.call("Do", metadata=shared)
+    assert list(shared) == list(OTHERS)
+    assert len(set(server.seen.of())) == 2
+
+
 async def test_a_request_id_is_the_key(net: Net) -> None:
     """A request that has a request_id gets no other key; one whose request_id is empty gets one (AIP-155)."""
     server = await net.serve({"CreateOrder": order}, service=ORDERS, request=CreateOrderRequest)
