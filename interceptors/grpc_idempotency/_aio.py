@@ -91,7 +91,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return self._plain.of(handler, method)
+            return handler if method.grpcs_own else self._plain.of(handler, method)
         if self._sweeper is None and self._sweep_every is not None:
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
         return self._keyed.of(handler, method)

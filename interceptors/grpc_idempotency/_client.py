@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from grpc_idempotency._methods import REQUEST_ID, Methods
+from grpc_idempotency._methods import REQUEST_ID, Methods, is_grpcs_own
 from grpc_idempotency._scope import Scope, Ticket
 from grpc_idempotency._wire import MESSAGE_COUNT, Metadata, carries_key
 from grpc_idempotency.errors import PolicyError
@@ -44,7 +44,8 @@ class ClientPolicy:
 
     keyed: bool | None = None
     """Whether calls get a key. ``None``: all but bidirectional streams, and but methods whose proto says that they have
-    ``NO_SIDE_EFFECTS``."""
+    ``NO_SIDE_EFFECTS``. gRPC's own services (health, reflection, channelz) get one only where a policy names the method
+    exactly."""
     headers: tuple[str, ...] | None = None
     """The metadata names of keys, lower case: ours goes under the first, and a caller's under any of them is kept.
     ``None``: as the method's proto says, else ``idempotency-key``."""
@@ -59,6 +60,9 @@ class ClientPolicy:
             object.__setattr__(self, "headers", checked_headers(self.headers, "ClientPolicy"))
 
 
+_UNKEYED = ClientPolicy(keyed=False)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What holds for the calls of one method."""
@@ -66,7 +70,7 @@ class Rules:
     method: str
     keyed: bool
     reads: bool
-    """Whether its proto says that it has no side effects."""
+    """Whether it has no side effects, as its proto says, or as gRPC's own services have none."""
     headers: tuple[str, ...]
     count_up_to: int
 
@@ -82,7 +86,9 @@ class Clients:
                 raise PolicyError(
                     f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form."
                 )
-        self._protos = Methods(Policy(), {}, lambda _: None)
+        # One of gRPC's own methods is like any other where it is named, here as on a server.
+        named = {name: Policy() for name in self._by_name if is_grpcs_own(name)}
+        self._protos = Methods(Policy(), named, lambda _: None)
         self._known: dict[tuple[str, bool], Rules] = {}
 
     def rules(self, name: str | bytes, *, bidirectional: bool) -> Rules:
@@ -110,6 +116,8 @@ class Clients:
     def _policy(self, method: str) -> ClientPolicy:
         if method in self._by_name:
             return self._by_name[method]
+        if is_grpcs_own(method):
+            return _UNKEYED
         found = (policy for pattern, policy in self._by_name.items() if fnmatchcase(method, pattern))
         return next(found, self._default)
 

@@ -16,8 +16,15 @@ from grpc_idempotency.records import Effects
 REQUEST_ID = "request_id"
 """The field of AIP-155."""
 
+_GRPCS_OWN = ("/grpc.health.", "/grpc.reflection.", "/grpc.channelz.")
+
 MOST_METHODS = 4096
 """How many methods are kept in memory at once: a server that serves any name, as a proxy does, has no end of them."""
+
+
+def is_grpcs_own(name: str) -> bool:
+    """Whether a method is one of gRPC's own services, whose answers must be those of the moment (2.5)."""
+    return name.startswith(_GRPCS_OWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,8 @@ class Method:
     """Whether its calls, keyed or not, pass through: it has no side effects, and nothing of it is to be kept."""
     has_request_id: bool
     """Whether its request message has the string field of AIP-155."""
+    grpcs_own: bool = False
+    """Whether it passes because it is gRPC's own, and no policy names it exactly (2.5)."""
 
 
 class Methods:
@@ -75,6 +84,8 @@ class Methods:
         return method
 
     def _find(self, name: str) -> Method:
+        if self._is_left_out(name):
+            return Method(name=name, policy=self._default, passes=True, has_request_id=False, grpcs_own=True)
         descriptor = _descriptor(name)
         level = descriptor.GetOptions().idempotency_level if descriptor else MethodOptions.IDEMPOTENCY_UNKNOWN
         _, policy = self._configured(name)
@@ -91,6 +102,10 @@ class Methods:
             passes=reads and not policy.keep_reads,
             has_request_id=descriptor is not None and _has_request_id(descriptor),
         )
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether neither the default policy nor a glob holds for the method, since it is gRPC's own."""
+        return is_grpcs_own(name) and name not in self._by_name
 
     def _configured(self, name: str) -> tuple[str, Policy | None]:
         """What Python says of the method, and under which name or glob."""
@@ -137,6 +152,8 @@ class Methods:
         """The left-out paths of the default policy and of globs that no method they hold for has in its request."""
         governed: dict[str, list[MethodDescriptor | None]] = {}
         for name in names:
+            if self._is_left_out(name):
+                continue
             governed.setdefault(self._configured(name)[0], []).append(_descriptor(name))
         for pattern, policy in (("", self._default), *self._globs):
             methods = governed.get(pattern, [])

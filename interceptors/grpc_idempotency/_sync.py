@@ -96,7 +96,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return self._plain.of(handler, method)
+            return handler if method.grpcs_own else self._plain.of(handler, method)
         if not self._sweeping and self._sweep_every is not None:
             self._sweeping = True
             self._sweep_later(self._sweep_every.total_seconds())
