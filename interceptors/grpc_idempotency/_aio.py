@@ -3,10 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -17,7 +17,7 @@ from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain, refusing
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._recovery import EVERY, Recovery
-from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, method_handler
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -77,12 +77,24 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         self._sweeper: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
 
-    async def intercept_service(
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Coroutine[Any, Any, "_Handler | None"]:
+        """For grpc: wraps the handler of a call. Does no I/O."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            found: Any = continuation(handler_call_details)  # of a grpc.server, which awaits nothing
+            return cast("Coroutine[Any, Any, None]", None if found is None else misplaced(found))
+        return self._intercept(continuation, handler_call_details)
+
+    async def _intercept(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """For grpc: wraps the handler of a call. Does no I/O."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -103,7 +115,11 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
         ``server.stop()`` operations under way are drained and the store is closed, and ``wait_for_termination`` waits
         for that.
+
+        Raises:
+            PolicyError: The server is no ``grpc.aio.server``.
         """
+        check_kind(server, awaited=True)
         Attachment(server, at_start=self._begin, at_stop=self.close)
 
     async def _begin(self, served: Served) -> None:

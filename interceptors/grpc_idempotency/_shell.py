@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
+import grpc.aio
 
 from grpc_idempotency._admission import Admission
+from grpc_idempotency._context import GRPC_CODES
 from grpc_idempotency._methods import MOST_METHODS, Method, Methods
 from grpc_idempotency._run import Target
 from grpc_idempotency._wire import carries_key, reply_to
@@ -132,3 +134,42 @@ def unmet(error: PolicyError) -> Outcome:
     logger.error("a call was refused: %s", error)
     details = "This method can't be called: its idempotency policy can't be met. The server's log says why."
     return reply_to(Outcome(status=Code.INTERNAL, details=details))
+
+
+def check_kind(server: Any, *, awaited: bool) -> None:
+    """Raises :class:`PolicyError` for a server that the interceptor can't be attached to.
+
+    Args:
+        server: What was given to ``attach``.
+        awaited: True for the interceptor of ``grpc.aio``.
+    """
+    wrong = grpc.Server if awaited else grpc.aio.Server
+    if isinstance(server, wrong) or not callable(getattr(server, "start", None)):
+        kind, other = _KINDS if awaited else reversed(_KINDS)
+        raise PolicyError(
+            f"{kind}.IdempotencyInterceptor can't be attached to {type(server).__module__}.{type(server).__name__}: "
+            f"it serves {_SERVERS[kind]} alone. For {_SERVERS[other]} use {other}.IdempotencyInterceptor."
+        )
+
+
+def misplaced(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+    """Stands in for a handler of a ``grpc.server`` that was given the interceptor of ``grpc.aio``: refuses its calls.
+
+    gRPC would take the coroutine for the handler, and never answer a client.
+    """
+    logger.error("a call was refused: %s", _MISPLACED)
+    return method_handler(handler, _refuse, typed=False)
+
+
+def _refuse(_incoming: Any, context: grpc.ServicerContext) -> NoReturn:
+    outcome = reply_to(Outcome(status=Code.INTERNAL, details=_MISPLACED))
+    context.set_trailing_metadata(outcome.trailers)
+    context.abort(GRPC_CODES[outcome.status], outcome.details)
+
+
+_KINDS = ("grpc_idempotency.aio", "grpc_idempotency")
+_SERVERS = {"grpc_idempotency.aio": "grpc.aio.server", "grpc_idempotency": "grpc.server"}
+_MISPLACED = (
+    "This grpc.server was given grpc_idempotency.aio.IdempotencyInterceptor, which serves grpc.aio.server alone. "
+    "Give it grpc_idempotency.IdempotencyInterceptor. No handler has run."
+)

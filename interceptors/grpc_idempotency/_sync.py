@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_idempotency._recovery import EVERY, Recovery
-from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, method_handler
+from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
 from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
@@ -109,7 +109,11 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
         ``server.stop()`` operations under way are drained and the store is closed, and the event that it answers with,
         and ``wait_for_termination``, wait for that.
+
+        Raises:
+            PolicyError: The server is no ``grpc.server``.
         """
+        check_kind(server, awaited=False)
         Attachment(server, at_start=self._begin, at_stop=self.close)
 
     def _begin(self, served: Served) -> None:
