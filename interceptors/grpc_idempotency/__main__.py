@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from grpc_idempotency._checks import LONGEST
 from grpc_idempotency.errors import IdempotencyError, InvalidOutcome, NotHeld, PolicyError
 from grpc_idempotency.operating import TTL, completed, framed, never_happened, open_store, operation, operations
 from grpc_idempotency.records import Code, Outcome, Record, State, Step
@@ -84,8 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(value: str) -> timedelta:
-    if not value.isdecimal() or not int(value):
-        raise argparse.ArgumentTypeError("whole seconds, one or more")
+    most = int(LONGEST.total_seconds())
+    if not (value.isdecimal() and len(value) <= len(str(most)) and 0 < int(value) <= most):
+        raise argparse.ArgumentTypeError(f"whole seconds, from 1 to {most}")
     return timedelta(seconds=int(value))
 
 

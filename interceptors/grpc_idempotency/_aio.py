@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import grpc.aio
 
+from grpc_idempotency import _checks
 from grpc_idempotency._aio_attach import Attachment
 from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights, pause
@@ -71,7 +72,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             sweep_every=sweep_every,
             drain_limit=drain_limit,
         )
-        self._flights = Flights(store, max_detached=max_detached)
+        self._flights = Flights(store, max_detached=_checks.number("max_detached", max_detached))
         self._plain = StandIns(plain, typed=True)
         self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
         self._sweeper: asyncio.Task[None] | None = None

@@ -46,11 +46,14 @@ def refusal_of(error: BaseException) -> Refusal | None:
 
 
 def retry_info(error: BaseException) -> timedelta | None:
-    """How long the server asks to wait before the call is made again: google.rpc.RetryInfo."""
+    """How long the server asks to wait before the call is made again: google.rpc.RetryInfo.
+
+    Negative: not at all, as is a duration that none can wait for.
+    """
     for detail in _details(error):
         info = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
-            return timedelta(seconds=info.retry_delay.seconds, microseconds=info.retry_delay.nanos // 1000)
+            return _duration(seconds=info.retry_delay.seconds, microseconds=info.retry_delay.nanos // 1000)
     return None
 
 
@@ -60,9 +63,19 @@ def push_back(error: BaseException) -> timedelta | None:
     if value is None:
         return None
     try:
-        return timedelta(milliseconds=int(value))
-    except (ValueError, OverflowError):
-        return timedelta(milliseconds=-1)
+        return _duration(milliseconds=int(value))
+    except ValueError:
+        return _NEVER
+
+
+_NEVER = timedelta(milliseconds=-1)
+
+
+def _duration(**parts: int) -> timedelta:
+    try:
+        return timedelta(**parts)
+    except OverflowError:
+        return _NEVER
 
 
 def _details(error: BaseException) -> Any:

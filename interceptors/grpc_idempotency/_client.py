@@ -13,7 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from grpc_idempotency._methods import REQUEST_ID, Methods, is_grpcs_own
+from grpc_idempotency import _checks
+from grpc_idempotency._methods import REQUEST_ID, Methods, checked_by_name, is_grpcs_own
 from grpc_idempotency._scope import Scope, Ticket
 from grpc_idempotency._wire import MESSAGE_COUNT, Metadata, carries_key
 from grpc_idempotency.errors import PolicyError
@@ -54,8 +55,9 @@ class ClientPolicy:
     longer stream goes uncounted, and zero reads nothing beforehand."""
 
     def __post_init__(self) -> None:
-        if self.count_up_to < 0:
-            raise PolicyError(f"ClientPolicy.count_up_to is a number of messages, not {self.count_up_to}.")
+        _checks.number("ClientPolicy.count_up_to", self.count_up_to)
+        if self.keyed is not None:
+            _checks.flag("ClientPolicy.keyed", self.keyed)
         if self.headers is not None:
             object.__setattr__(self, "headers", checked_headers(self.headers, "ClientPolicy"))
 
@@ -79,13 +81,8 @@ class Clients:
     """The configuration of a client's interceptors, strongest source first: Python by name, by glob; the proto."""
 
     def __init__(self, policy: ClientPolicy, methods: Mapping[str, ClientPolicy] | None) -> None:
-        self._default = policy
-        self._by_name = dict(methods or {})
-        for pattern in self._by_name:
-            if not pattern.startswith("/"):
-                raise PolicyError(
-                    f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form."
-                )
+        self._default = _checks.one_of("policy", policy, ClientPolicy)
+        self._by_name = checked_by_name(methods, ClientPolicy)
         # One of gRPC's own methods is like any other where it is named, here as on a server.
         named = {name: Policy() for name in self._by_name if is_grpcs_own(name)}
         self._protos = Methods(Policy(), named, lambda _: None)

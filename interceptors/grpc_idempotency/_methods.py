@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 
+from grpc_idempotency import _checks
 from grpc_idempotency._option import option_of, overlay
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Policy
@@ -15,6 +17,8 @@ from grpc_idempotency.records import Effects
 
 REQUEST_ID = "request_id"
 """The field of AIP-155."""
+
+T = TypeVar("T")
 
 _GRPCS_OWN = ("/grpc.health.", "/grpc.reflection.", "/grpc.channelz.")
 
@@ -25,6 +29,16 @@ MOST_METHODS = 4096
 def is_grpcs_own(name: str) -> bool:
     """Whether a method is one of gRPC's own services, whose answers must be those of the moment (2.5)."""
     return name.startswith(_GRPCS_OWN)
+
+
+def checked_by_name(given: Mapping[str, T] | None, kind: type[T]) -> dict[str, T]:
+    """Policies by method name or glob, if they are some. Raises :class:`PolicyError`."""
+    by_name: dict[Any, T] = dict(_checks.one_of("methods", {} if given is None else given, Mapping))
+    for pattern, policy in by_name.items():
+        if not (isinstance(pattern, str) and pattern.startswith("/")):
+            raise PolicyError(f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form.")
+        _checks.one_of(f"methods[{pattern!r}]", policy, kind)
+    return by_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +65,11 @@ class Methods:
         check: Raises :class:`PolicyError` for a policy that the store can't meet.
     """
 
-    def __init__(self, default: Policy, by_name: Mapping[str, Policy], check: Callable[[Policy], None]) -> None:
-        for pattern in by_name:
-            if not pattern.startswith("/"):
-                raise PolicyError(
-                    f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form."
-                )
+    def __init__(self, default: Policy, by_name: Mapping[str, Policy] | None, check: Callable[[Policy], None]) -> None:
+        self._default = _checks.one_of("policy", default, Policy)
+        self._by_name = by_name = checked_by_name(by_name, Policy)
         for policy in (default, *by_name.values()):
             check(policy)
-        self._default = default
-        self._by_name = dict(by_name)
         self._globs = [(pattern, policy) for pattern, policy in by_name.items() if any(c in pattern for c in "*?[")]
         self._check = check
         self._known: dict[str, Method | str] = {}

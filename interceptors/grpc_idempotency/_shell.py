@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
+from grpc_idempotency import _checks
 from grpc_idempotency._admission import Admission
 from grpc_idempotency._context import GRPC_CODES
 from grpc_idempotency._methods import MOST_METHODS, Method, Methods
@@ -39,10 +40,10 @@ class Shell:
         drain_limit: timedelta,
     ) -> None:
         self._store = store
-        self._methods = Methods(policy, methods or {}, self._check_policy)
+        self._methods = Methods(policy, methods, self._check_policy)
         self._admission = Admission(principal, secret)
-        self._sweep_every = sweep_every
-        self._drain_limit = drain_limit
+        self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
+        self._drain_limit = _checks.duration("drain_limit", drain_limit)
 
     def _may_be_keyed(self, method: Method, handler: Any, metadata: Any) -> bool:
         """Whether a call has to be looked into: for all others the handler is left to itself."""

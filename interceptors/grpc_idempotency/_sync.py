@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from grpc_idempotency import _checks
 from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
 from grpc_idempotency._sync_attach import Attachment
@@ -77,7 +78,11 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             sweep_every=sweep_every,
             drain_limit=drain_limit,
         )
-        self._flights = Flights(store, max_waiters=max_waiters, max_detached=max_detached)
+        self._flights = Flights(
+            store,
+            max_waiters=_checks.number("max_waiters", max_waiters),
+            max_detached=_checks.number("max_detached", max_detached),
+        )
         self._plain = StandIns(plain, typed=True)
         self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
         self._sweeping = False

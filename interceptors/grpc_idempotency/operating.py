@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from grpc_idempotency import _checks
 from grpc_idempotency._tape import frame, is_framed
 from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
 from grpc_idempotency.records import Code, Outcome, Record, State
@@ -118,6 +119,7 @@ def never_happened(store: Store, record: Record) -> None:
 
 def _resolve(store: Store, record: Record, outcome: Outcome | None, ttl: timedelta) -> None:
     name = record.name.hex()
+    _checks.duration("ttl", ttl, zero=False)
     if record.state is not State.HELD:
         raise NotHeld(f"operation {name} is {record.state.value}, not held: there is nothing to resolve")
     if not store.resolve(record.name, record.fence, outcome, ttl):

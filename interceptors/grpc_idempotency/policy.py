@@ -2,10 +2,11 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import MappingProxyType
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.records import Code, Effects
 
@@ -25,7 +26,8 @@ class Disposition(enum.Enum):
 class Policy:
     """How the keyed calls of a method are treated. The defaults are safe for a handler nothing is known about.
 
-    Raises :class:`~grpc_idempotency.errors.PolicyError`, naming the field, for a value that can't be met.
+    Raises :class:`~grpc_idempotency.errors.PolicyError`, naming the field, for a value that can't be met: of another
+    type, too small, or a duration of more than a hundred years (there is none that means "for ever").
     """
 
     effects: Effects = Effects.OPAQUE
@@ -80,33 +82,33 @@ class Policy:
         return self.effects is not Effects.OPAQUE if self.recover is None else self.recover
 
     def __post_init__(self) -> None:
-        for name in (f.name for f in fields(self)):
-            value = getattr(self, name)
-            if isinstance(value, timedelta) and value < timedelta(0):
-                raise PolicyError(f"Policy.{name} is a duration of zero or more, not {value}.")
-        if self.max_tries < 1:
-            raise PolicyError(f"Policy.max_tries is 1 or more, not {self.max_tries}.")
+        _checks.one_of("Policy.effects", self.effects, Effects)
+        for name in ("required", "pass_bidirectional", "keep_reads", "unprotected"):
+            _checks.flag(f"Policy.{name}", getattr(self, name))
+        if self.recover is not None:
+            _checks.flag("Policy.recover", self.recover)
         for name in ("ttl", "lease", "renew_every", "execution_limit", "retry_delay"):
-            if not getattr(self, name):
-                raise PolicyError(f"Policy.{name} is a duration of more than zero.")
+            _checks.duration(f"Policy.{name}", getattr(self, name), zero=False)
+        for name in ("wait", "wait_margin"):
+            _checks.duration(f"Policy.{name}", getattr(self, name))
+        _checks.number("Policy.max_tries", self.max_tries, least=1)
         for name in ("max_request_bytes", "max_response_bytes", "max_trailer_bytes"):
-            if getattr(self, name) < 0:
-                raise PolicyError(f"Policy.{name} is a number of bytes, zero or more, not {getattr(self, name)}.")
+            _checks.number(f"Policy.{name}", getattr(self, name))
         if self.renew_every * 2 > self.lease:
             raise PolicyError(
                 f"Policy.renew_every ({self.renew_every}) is at most half of Policy.lease ({self.lease}), so that "
                 "one renewal may fail."
             )
         for name in ("kept_metadata", "left_out"):
-            if isinstance(getattr(self, name), str):
-                raise PolicyError(f"Policy.{name} is a tuple of names, not one text.")
+            object.__setattr__(self, name, _checks.names(f"Policy.{name}", getattr(self, name)))
         object.__setattr__(self, "headers", checked_headers(self.headers))
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
 
 
 def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[str, ...]:
     """The names, if they can carry a key. Raises :class:`~grpc_idempotency.errors.PolicyError`."""
-    if isinstance(headers, str) or not headers:  # type: ignore[redundant-expr,unreachable]  # a str is the mistake that people make
+    headers = _checks.names(f"{whose}.headers", headers)
+    if not headers:
         raise PolicyError(f'{whose}.headers is a tuple of one or more names, as ("idempotency-key",).')
     for name in headers:
         plain = name.replace("-", "").replace("_", "").replace(".", "")
@@ -114,10 +116,11 @@ def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[st
             raise PolicyError(f"{whose}.headers: {name!r} is not a lower-case metadata name.")
         if name.endswith("-bin") or name.startswith("grpc-"):
             raise PolicyError(f"{whose}.headers: {name!r} can't carry a key: it is binary or gRPC's own.")
-    return tuple(headers)
+    return headers
 
 
 def _checked_statuses(statuses: Mapping[Code, Disposition]) -> dict[Code, Disposition]:
+    _checks.one_of("Policy.statuses", statuses, Mapping)
     for code, disposition in statuses.items():
         if (type(code), type(disposition)) != (Code, Disposition):
             raise PolicyError("Policy.statuses maps a grpc_idempotency.Code to a grpc_idempotency.Disposition.")

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import grpc
 import tenacity
 
+from grpc_idempotency import _checks
 from grpc_idempotency._answers import push_back, refusal_of, retry_info, status_of
 from grpc_idempotency._refusals import Reason
 from grpc_idempotency._scope import Block
@@ -63,15 +64,14 @@ class _Retries:
         max_backoff: timedelta = timedelta(seconds=5),
         codes: Collection[grpc.StatusCode] = RETRIED,
     ) -> None:
-        for name, limit in (("deadline", deadline), ("attempt_timeout", attempt_timeout), ("backoff", backoff)):
-            if limit is not None and limit <= timedelta(0):
-                raise PolicyError(f"{name} is a duration of more than zero, not {limit}.")
-        if attempts is not None and attempts < 1:
-            raise PolicyError(f"attempts is a number of one or more, not {attempts}.")
-        self._deadline = deadline
-        self._attempts = attempts
-        self._attempt_timeout = attempt_timeout
-        self._codes = frozenset(codes)
+        _checks.duration("backoff", backoff, zero=False)
+        _checks.duration("max_backoff", max_backoff)
+        self._deadline = None if deadline is None else _checks.duration("deadline", deadline, zero=False)
+        self._attempts = None if attempts is None else _checks.number("attempts", attempts, least=1)
+        self._attempt_timeout = (
+            None if attempt_timeout is None else _checks.duration("attempt_timeout", attempt_timeout, zero=False)
+        )
+        self._codes = _checked_codes(codes)
         self._backoff = tenacity.wait_random_exponential(
             multiplier=backoff.total_seconds(), max=max_backoff.total_seconds()
         )
@@ -95,7 +95,7 @@ class _Retries:
         if not isinstance(error, grpc.RpcError) or not callable(getattr(error, "code", None)):
             return False
         asked = _asked(error)
-        if asked is not None and asked < timedelta(0):
+        if asked is not None and not timedelta(0) <= asked <= _checks.LONGEST:
             return False
         if status_of(error) == "replayed":  # stored: every attempt would get it
             return False
@@ -185,6 +185,12 @@ class AsyncRetrying(_Retries):
                     return await fn(*args, **kwargs)
 
             return await tenacity.AsyncRetrying(**self._rules())(once)
+
+
+def _checked_codes(codes: Any) -> frozenset[grpc.StatusCode]:
+    if not isinstance(codes, Collection) or not all(isinstance(code, grpc.StatusCode) for code in codes):
+        raise PolicyError("codes is a collection of grpc.StatusCode.")
+    return frozenset(codes)
 
 
 def _asked(error: BaseException) -> timedelta | None:

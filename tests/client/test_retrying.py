@@ -104,6 +104,21 @@ async def test_an_attempt_that_takes_too_long_is_made_again(net: Net) -> None:
     assert len(set(server.seen.of())) == 1
 
 
+@pytest.mark.parametrize("seconds", [-1, 1 << 62, 10_000 * 365 * 86400])
+async def test_a_server_that_says_never(net: Net, seconds: int) -> None:
+    """A server that asks for a wait which nobody lives to see asks for none."""
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=seconds)))
+    details = status_pb2.Status(details=[packed]).SerializeToString()
+    for trailers in ({"grpc_status_details_bin": details}, {"grpc_retry_pushback_ms": str(seconds * 1000)}):
+        handler = Failing(grpc.StatusCode.UNAVAILABLE, **trailers)
+        server = await net.serve({"Do": handler})
+        client = await net.client(server.target)
+        with pytest.raises(grpc.RpcError):
+            await client.retry("Do", deadline=None, **QUICK)
+        assert handler.runs == 1
+
+
 @pytest.mark.parametrize(
     "trailers", [{"grpc_retry_pushback_ms": "250"}, {"grpc_status_details_bin": retry_info(250 * MS)}]
 )
@@ -272,7 +287,18 @@ def test_generators_are_refused() -> None:
         Retrying()(generator)
 
 
-@pytest.mark.parametrize("option", [{"deadline": timedelta(0)}, {"attempts": 0}, {"backoff": -MS}])
+WRONG = (timedelta(0), -MS, timedelta.max, 5, float("nan"), True)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *[{name: value} for name in ("deadline", "attempt_timeout", "backoff") for value in WRONG],
+        *[{"max_backoff": value} for value in (*WRONG[1:], None)],
+        *[{"attempts": value} for value in (0, -1, 2.0, True)],
+        *[{"codes": value} for value in (None, "UNAVAILABLE", grpc.StatusCode.UNAVAILABLE, [14])],
+    ],
+)
 def test_limits_that_cannot_be_met_are_told(option: dict[str, Any]) -> None:
     """A mistake in the configuration raises, and names what is wrong."""
     with pytest.raises(PolicyError, match=next(iter(option))):

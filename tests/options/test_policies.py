@@ -126,6 +126,9 @@ def test_reads_pass_unless_they_are_to_be_kept() -> None:
 UNMET = {
     "{lease: {seconds: 6}}": "renew_every",
     "{ttl: {}}": "ttl",
+    "{ttl: {seconds: 283824000000}}": "ttl",
+    "{lease: {seconds: 283824000000}}": "lease",
+    "{max_tries: 0}": "max_tries",
     "{wait: {seconds: -1}}": "wait",
     "{execution_limit: {seconds: 99999999999999}}": "execution_limit",
     "{max_response_bytes: -1}": "max_response_bytes",

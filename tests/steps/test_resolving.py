@@ -428,7 +428,10 @@ def test_the_fence_that_was_shown(store: SQLiteStore, url: str, capsys: pytest.C
         ["resolve", "{url}", "ab", "--completed", "--never-happened"],
         ["resolve", "{url}", "ab", "--never-happened", "--status", "NOT_FOUND"],
         ["resolve", "{url}", "ab", "--completed", "--status", "FINE"],
-        ["resolve", "{url}", "ab", "--completed", "--ttl", "0"],
+        *[
+            ["resolve", "{url}", "ab", "--completed", "--ttl", ttl]
+            for ttl in ("0", "-1", "3155760001", "9" * 5000, "x")
+        ],
     ],
 )
 def test_wrong_usage(store: SQLiteStore, url: str, wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:

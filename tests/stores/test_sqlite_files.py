@@ -44,7 +44,12 @@ def test_a_prefix_that_is_no_name_is_refused(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"synchronous": "OFF"}, {"synchronous": "full"}, {"busy_timeout": -timedelta(seconds=1)}]
+    "options",
+    [
+        {"synchronous": "OFF"},
+        {"synchronous": "full"},
+        *[{"busy_timeout": value} for value in (-timedelta(seconds=1), timedelta.max, timedelta(days=2), 5, None)],
+    ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(PolicyError):

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool
 
+import grpc_idempotency
 import shop.orders.v1.orders_pb2
+from grpc_idempotency import ClientPolicy, aio
+from grpc_idempotency._client import Clients
 from grpc_idempotency._methods import Methods
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Disposition, Policy
@@ -15,6 +18,12 @@ from grpc_idempotency.records import Code, Effects
 
 DURATIONS = ("ttl", "lease", "renew_every", "wait", "wait_margin", "execution_limit")
 BELOW_ZERO = timedelta(seconds=-1)
+LONGEST = timedelta(days=36_525)
+ENDLESS = (timedelta.max, timedelta(days=365 * 9000), LONGEST + timedelta(microseconds=1))
+ALL_DURATIONS = (*DURATIONS, "retry_delay")
+COUNTS = ("max_request_bytes", "max_response_bytes", "max_trailer_bytes", "max_tries")
+FLAGS = ("required", "pass_bidirectional", "keep_reads", "unprotected")
+NO_DURATIONS: tuple[Any, ...] = (60, 1.5, float("nan"), True, None, "60s")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +47,18 @@ BELOW_ZERO = timedelta(seconds=-1)
         ("statuses", {Code.OK: Disposition.RELEASE}),
         ("statuses", {14: Disposition.STORE}),
         ("statuses", {Code.ABORTED: "store"}),
+        ("statuses", None),
+        ("statuses", [(Code.ABORTED, Disposition.STORE)]),
+        *[(name, value) for name in ALL_DURATIONS for value in (*ENDLESS, *NO_DURATIONS)],
+        *[(name, value) for name in COUNTS for value in (-1, 1.5, float("nan"), True, None, "9")],
+        *[(name, value) for name in FLAGS for value in (None, 1, "no")],
+        *[("recover", value) for value in (1, "no")],
+        *[("effects", value) for value in ("opaque", None, 1)],
+        *[
+            (name, value)
+            for name in ("headers", "kept_metadata", "left_out")
+            for value in (None, "a", b"a", 5, ("a", 5))
+        ],
     ],
 )
 def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
@@ -53,6 +74,9 @@ def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
         ("wait_margin", timedelta(0)),
         ("renew_every", timedelta(seconds=15)),
         ("max_response_bytes", 0),
+        *[(name, LONGEST) for name in ("ttl", "lease", "wait", "wait_margin", "execution_limit", "retry_delay")],
+        ("recover", False),
+        ("left_out", ("a.b", "c")),
         ("headers", ("idempotency-key", "x-idempotency-key", "x_key.2")),
         ("statuses", {Code.OK: Disposition.STORE, Code.ABORTED: Disposition.STORE}),
     ],
@@ -60,6 +84,67 @@ def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
 def test_a_value_at_the_edge_is_taken(field: str, value: Any) -> None:
     """Zero waits, half a lease, several headers (7)."""
     assert getattr(Policy(**{field: value}), field) == value
+
+
+def test_names_may_come_in_a_list() -> None:
+    """They are kept as a tuple, which nobody changes afterwards."""
+    policy = Policy(headers=["a", "b"], kept_metadata=["c"], left_out=["d"])  # type: ignore[arg-type]  # as people do
+    assert (policy.headers, policy.kept_metadata, policy.left_out) == (("a", "b"), ("c",), ("d",))
+
+
+@pytest.mark.parametrize("methods", [{"/s/M": None}, {5: Policy()}, [("/s/M", Policy())], {"/s/M": ClientPolicy()}])
+def test_methods_are_policies_by_name(methods: Any) -> None:
+    """What is none is refused when it is given, by the servers' half and by the clients'."""
+    with pytest.raises(PolicyError):
+        Methods(Policy(), methods, lambda _policy: None)
+    if not isinstance(methods, dict) or "/s/M" not in methods or methods["/s/M"] is None:
+        with pytest.raises(PolicyError):
+            Clients(ClientPolicy(), methods)
+
+
+def test_the_default_is_a_policy() -> None:
+    """Nothing, or a client's policy, is none."""
+    wrong: Any
+    for wrong in (None, {}, ClientPolicy()):
+        with pytest.raises(PolicyError, match="policy"):
+            Methods(wrong, {}, lambda _policy: None)
+    with pytest.raises(PolicyError, match="policy"):
+        Clients(Policy(), {})  # type: ignore[arg-type]  # the mistake under test
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("keyed", 1), ("keyed", "yes"), ("count_up_to", -1), ("count_up_to", True), ("count_up_to", None)],
+)
+def test_a_clients_policy_is_checked_as_well(field: str, value: Any) -> None:
+    with pytest.raises(PolicyError, match=rf"ClientPolicy\.{field}"):
+        ClientPolicy(**{field: value})
+
+
+MORE = ("sweep_every", "drain_limit")
+
+
+@pytest.mark.parametrize("kind", [aio, grpc_idempotency])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[(name, value) for name in MORE for value in (*ENDLESS, *NO_DURATIONS, BELOW_ZERO)],
+        ("sweep_every", timedelta(0)),
+        *[("max_detached", value) for value in (-1, None, True, 1.5)],
+    ],
+)
+def test_an_interceptors_settings_are_checked(kind: Any, field: str, value: Any) -> None:
+    """Its own durations and numbers too, naming the field."""
+    if (field, value) == ("sweep_every", None):  # not by this process
+        return
+    with pytest.raises(PolicyError, match=field):
+        kind.IdempotencyInterceptor(kind.MemoryStore(), **{field: value})
+
+
+@pytest.mark.parametrize("value", [-1, None, True, 1.5])
+def test_a_number_of_waiters_is_one(value: Any) -> None:
+    with pytest.raises(PolicyError, match="max_waiters"):
+        grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.MemoryStore(), max_waiters=value)
 
 
 def test_the_defaults_are_the_designs() -> None:

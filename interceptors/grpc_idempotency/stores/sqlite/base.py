@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, TransactionMisuse
 from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.records import Record, State, Step, Swept
@@ -21,6 +22,7 @@ from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.writer import Writer
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
+_LONGEST_BUSY_TIMEOUT = timedelta(days=1)  # SQLite counts it in milliseconds, and wraps after some weeks
 _SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
 _SWEEP_PART = 100
 
@@ -39,7 +41,7 @@ class SQLiteBase:
         path: the file; it is created if need be, its folder is not.
         table_prefix: letters, digits and underscores.
         busy_timeout: how long to wait for another process that holds the file's lock, before
-            :class:`~grpc_idempotency.errors.StoreUnavailable`.
+            :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
     """
 
@@ -60,8 +62,7 @@ class SQLiteBase:
             )
         if synchronous not in _SYNCHRONOUS:
             raise PolicyError(f"synchronous must be one of {', '.join(_SYNCHRONOUS)}, got {synchronous!r}")
-        if busy_timeout < timedelta(0):
-            raise PolicyError(f"busy_timeout must not be negative, got {busy_timeout}")
+        _checks.duration("busy_timeout", busy_timeout, longest=_LONGEST_BUSY_TIMEOUT)
         self._path = os.path.realpath(given)
         self._sql = Sql(table_prefix)
         self._settings = Settings(synchronous=synchronous, patience=busy_timeout.total_seconds())

@@ -1,0 +1,78 @@
+"""Checks of what an embedder configures: its type and its size. The error names the field.
+
+A value that is wrong must be found where it is given. Otherwise it fails later, in each call or in a timer, where
+nobody can tell which setting is to blame.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from grpc_idempotency.errors import PolicyError
+
+LONGEST = timedelta(days=36_525)
+"""A hundred years, the longest duration that is taken: dates and timers go wrong with those that mean "for ever"."""
+
+T = TypeVar("T")
+
+
+def duration(name: str, value: Any, *, zero: bool = True, longest: timedelta = LONGEST) -> timedelta:
+    """The value, if it is a duration that can be met; zero too, if ``zero``. Raises :class:`PolicyError`."""
+    least = "zero or more" if zero else "more than zero"
+    if not isinstance(value, timedelta):
+        raise PolicyError(f"{name} is a timedelta of {least}, not {_told(value)}.")
+    if value < timedelta(0) or not (value or zero):
+        raise PolicyError(f"{name} is a duration of {least}, not {value}.")
+    if value > longest:
+        raise PolicyError(f"{name} is a duration of at most {longest.days} days, not {value}.")
+    return value
+
+
+def number(name: str, value: Any, *, least: int = 0) -> int:
+    """The value, if it is a whole number that is not too small. Raises :class:`PolicyError`."""
+    if type(value) is not int:
+        raise PolicyError(f"{name} is a whole number, not {_told(value)}.")
+    if value < least:
+        raise PolicyError(f"{name} is a number of {least} or more, not {value}.")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value, if it is ``True`` or ``False``. Raises :class:`PolicyError`."""
+    one_of(name, value, bool)
+    return bool(value)
+
+
+def one_of(name: str, value: T, kind: Any) -> T:
+    """The value, if it is of this class. Raises :class:`PolicyError`."""
+    if not isinstance(value, kind):
+        raise PolicyError(f"{name} is a {kind.__name__}, not {_told(value)}.")
+    return value
+
+
+def names(name: str, value: Any) -> tuple[str, ...]:
+    """The texts of a list of texts; one text alone is a mistake. Raises :class:`PolicyError`."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise PolicyError(f"{name} is a tuple of names, not {_told(value)}.")
+    found = tuple(value)
+    for one in found:
+        if not isinstance(one, str):
+            raise PolicyError(f"{name} is a tuple of names, and {_told(one)} is none.")
+    return found
+
+
+def plain_function(name: str, value: Any) -> Callable[..., Any]:
+    """The value, if it can be called and does not have to be awaited. Raises :class:`PolicyError`."""
+    if not callable(value):
+        raise PolicyError(f"{name} is a function, not {_told(value)}.")
+    for function in (value, getattr(value, "__call__", None)):  # noqa: B004  # an object may have an async __call__
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise PolicyError(f"{name} is a plain function: it is not awaited.")
+    return value  # type: ignore[no-any-return]  # narrowed by callable alone
+
+
+def _told(value: object) -> str:
+    """A wrong value in an error: its type, and itself where that is short and can be no secret."""
+    kind = type(value).__name__
+    return f"{value!r} ({kind})" if isinstance(value, int | float) or value is None else f"a {kind}"
