@@ -17,7 +17,7 @@ from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
 from grpc_idempotency._sync_keeper import jittered
-from grpc_idempotency._sync_plain import plain, refusing
+from grpc_idempotency._sync_plain import plain, refusing, unkeyed
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
@@ -84,7 +84,9 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             max_detached=_checks.number("max_detached", max_detached),
         )
         self._plain = StandIns(plain, typed=True)
-        self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
+        self._keyed = StandIns(
+            lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
+        )
         self._sweeping = False
 
     def intercept_service(

@@ -8,10 +8,10 @@ import grpc
 from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
-from grpc_idempotency._effects import Board, Boarded, Call, CutShort, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
-from grpc_idempotency._sync_flights import Flight, Flights, in_thread
+from grpc_idempotency._sync_flights import Flight, Flights
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency._tape import unframe
 from grpc_idempotency._wire import reply_to
@@ -20,14 +20,18 @@ from grpc_idempotency.records import Code, Outcome
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
-def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
-    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes."""
+def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Behaviour) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+
+    ``unkeyed`` answers a call that turns out to have no key once its message is read: in this very thread, on the live
+    context and unbuffered (2.4).
+    """
 
     def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
-        return _Exchange(target, admission, flights, context).run(incoming)
+        return _Exchange(target, admission, flights, unkeyed, context).run(incoming)
 
     def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
-        return _StreamingExchange(target, admission, flights, context).run(incoming)
+        return _StreamingExchange(target, admission, flights, unkeyed, context).run(incoming)
 
     return streaming if target.response_streams else unary
 
@@ -35,10 +39,18 @@ def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
 class _Base:
     """What unary and streaming answers have in common."""
 
-    def __init__(self, target: Target, admission: Admission, flights: Flights, context: grpc.ServicerContext) -> None:
+    def __init__(
+        self,
+        target: Target,
+        admission: Admission,
+        flights: Flights,
+        unkeyed: Behaviour,
+        context: grpc.ServicerContext,
+    ) -> None:
         self._target = target
         self._admission = admission
         self._flights = flights
+        self._unkeyed = unkeyed
         self._context = context
         self._snapshot = Snapshot(target.method.name, context)
         self._messages: Sequence[Any] = ()
@@ -120,20 +132,18 @@ class _Exchange(_Base):
 
     def run(self, incoming: Any) -> bytes:
         """Answers the call."""
-        outcome = self._outcome(incoming)
-        self._finish(outcome)
-        assert outcome.message is not None
-        return outcome.message
-
-    def _outcome(self, incoming: Any) -> Outcome:
         try:
             call = self._admit(incoming)
         except NotAdmitted as exc:
-            return reply_to(exc.answer)
-        if call is None:
-            self._ahead = run = self._new_run()
-            return _ended(run)
-        return reply_to(drive(answer(call), self._perform))
+            outcome = reply_to(exc.answer)
+        else:
+            if call is None:
+                reply: bytes = self._unkeyed(self._messages[0], self._context)
+                return reply
+            outcome = reply_to(drive(answer(call), self._perform))
+        self._finish(outcome)
+        assert outcome.message is not None
+        return outcome.message
 
     def _land(self, boarded: Boarded, until: float | None) -> Landed:
         flight = boarded.flight
@@ -165,7 +175,7 @@ class _StreamingExchange(_Base):
             self._finish(reply_to(exc.answer))
             return
         if call is None:
-            yield from self._unkeyed(self._new_run())
+            yield from self._unkeyed(self._messages[0], self._context)
             return
         answered = yield from drive_streaming(answer(call), self._perform)
         yield from self._rest(reply_to(answered))
@@ -201,23 +211,6 @@ class _StreamingExchange(_Base):
             landed: Landed = done.value
             return landed
 
-    def _unkeyed(self, run: SyncRun) -> Generator[bytes, None, None]:
-        """A call that turned out to have no key only when its message was read."""
-        self._ahead = run
-        ends: list[Outcome] = []
-
-        def to_end() -> None:
-            ends.append(_ended(run))
-            with run.moved:
-                run.moved.notify_all()
-
-        for message in run.play(lambda: bool(ends) or self._gone(), None, lambda: in_thread(to_end)):
-            self._send_ahead()
-            self._sent += 1
-            yield message
-        if ends:
-            yield from self._rest(ends[0])
-
     def _rest(self, outcome: Outcome) -> Generator[bytes, None, None]:
         """Yields what has not been sent yet, and sends the status."""
         self._send_ahead()
@@ -225,9 +218,3 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
-
-
-def _ended(run: SyncRun) -> Outcome:
-    ended = run.to_end(None)
-    assert not isinstance(ended, CutShort)
-    return ended.outcome

@@ -35,6 +35,31 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
     return generator if target.response_streams else function
 
 
+def unkeyed(target: Target) -> Callable[[Any, Any], Any]:
+    """The same for a call that could have had its key in its message, which is read by then; it gives bytes."""
+    behaviour = plain(target)
+
+    def function(request: Any, context: grpc.ServicerContext) -> bytes:
+        return _written(target, behaviour(request, context), context)
+
+    def generator(request: Any, context: grpc.ServicerContext) -> Iterator[bytes | None]:
+        for message in behaviour(request, context):
+            # None is no message: gRPC ends a stream there.
+            yield None if message is None else _written(target, message, context)
+
+    return generator if target.response_streams else function
+
+
+def _written(target: Target, message: Any, context: grpc.ServicerContext) -> bytes:
+    """A response as it is sent; one that can't be is answered for as gRPC does it, where it serializes itself."""
+    try:
+        return target.write(message)
+    except Exception:
+        logger.exception("a response of %s could not be serialized", target.method.name)
+        details: Any = context.details()  # type: ignore[attr-defined]  # experimental, as is code
+        _abort(context, grpc.StatusCode.INTERNAL, details.decode() if details else "Failed to serialize response!")
+
+
 def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
     """What stands in for a handler whose policy can't be met, whatever its kind."""
 
@@ -51,5 +76,10 @@ def _answer(error: BaseException, context: grpc.ServicerContext) -> NoReturn:
     if type(error) is Exception and not error.args:
         raise error  # what grpc's own abort raises; and there is no text in it that could leave the server
     logger.error("a handler raised", exc_info=error)
+    _abort(context, grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
+
+
+def _abort(context: grpc.ServicerContext, otherwise: grpc.StatusCode, details: str) -> NoReturn:
+    """Ends the call with the code that its handler has set, if that is one of a failure."""
     code: Any = context.code()  # type: ignore[attr-defined]  # experimental, and not in the stubs
-    context.abort(code if code and code is not grpc.StatusCode.OK else grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
+    context.abort(code if code and code is not grpc.StatusCode.OK else otherwise, details)
