@@ -10,11 +10,11 @@ from grpc_idempotency._effects import Call
 from grpc_idempotency._methods import REQUEST_ID, Method
 from grpc_idempotency._refusals import Reason, Refusal
 from grpc_idempotency._run import Target
-from grpc_idempotency._tape import frame
 from grpc_idempotency._wire import (
     MESSAGE_COUNT,
     InvalidCount,
     InvalidKey,
+    StreamFingerprint,
     canonical,
     digest_name,
     find_key,
@@ -24,9 +24,12 @@ from grpc_idempotency._wire import (
 )
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction
-from grpc_idempotency.records import Code, Outcome, StoredRequest
+from grpc_idempotency.records import Code, Fingerprint, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
+
+MESSAGE_OVERHEAD = 64
+"""Bytes that each message of a client-stream counts besides its own: an empty one takes memory as well."""
 
 
 class NotAdmitted(Exception):
@@ -67,26 +70,15 @@ class Admission:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
         return Named(digest_name(principal, method.name, key, self._secret), principal)
 
-    def call(
-        self, target: Target, snapshot: Snapshot, named: "Named", raws: Sequence[bytes], messages: Sequence[Any]
-    ) -> Call:
-        """The call of an operation with these request messages, as they came and as the handler sees them."""
+    def call(self, target: Target, snapshot: Snapshot, named: "Named", raw: bytes, message: Any) -> Call:
+        """The call of an operation with this one request, as it came and as the handler sees it."""
         policy = target.method.policy
-        forms = [canonical(raw, message, policy.left_out) for raw, message in zip(raws, messages, strict=True)]
-        if target.request_streams:
-            prints = fingerprint(frame(raws), frame(forms), self._secret)
-        else:
-            prints = fingerprint(raws[0], forms[0], self._secret)
-        return Call(
-            named.name,
-            target.method.name,
-            prints,
-            policy,
-            _wait_until(target.method, snapshot),
-            target.response_streams,
-            named.principal,
-            _stored(policy, snapshot, named.principal, raws) if policy.recovers else None,
-        )
+        prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret)
+        return _call(target, snapshot, named, prints, (raw,))
+
+    def intake(self, target: Target, snapshot: Snapshot, named: "Named") -> "Intake":
+        """Takes in the messages of a client-stream. May raise :class:`NotAdmitted`."""
+        return Intake(target, snapshot, named, self._secret)
 
     def _key(self, method: Method, snapshot: Snapshot, message: Any) -> str | None:
         field = method.policy.headers[0]
@@ -118,54 +110,85 @@ class Admission:
 class Intake:
     """The messages of a keyed client-stream, of which nothing is executed before all have come (4.8).
 
-    Each step raises :class:`NotAdmitted` when the stream can't be one that is executed.
+    Each is read and digested when it comes, so that the last one finds no heap of work; its bytes are kept only where a
+    run without the client may need them. Each step raises :class:`NotAdmitted` when the stream can't be one that is
+    executed.
     """
 
-    def __init__(self, method: Method, snapshot: Snapshot) -> None:
-        self._method = method
-        self._size = 0
-        self.raws: list[bytes] = []
+    def __init__(self, target: Target, snapshot: Snapshot, named: Named, secret: bytes | None) -> None:
+        self._target = target
+        self._method = target.method
+        self._snapshot = snapshot
+        self._named = named
+        self._prints = StreamFingerprint(secret)
+        self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
+        self.messages: list[Any] = []
+        """Those that have come, as the handler sees them."""
         try:
             self._announced = message_count(snapshot.caller.metadata)
         except InvalidCount as exc:
             raise self._wrong_length(str(exc)) from None
+        self._room = target.method.policy.max_request_bytes
+        self._take_room(self._announced * MESSAGE_OVERHEAD)
 
     def take(self, raw: bytes) -> None:
         """One more message."""
-        self.raws.append(raw)
-        self._size += len(raw)
-        limit = self._method.policy.max_request_bytes
-        if len(self.raws) > self._announced:
+        if len(self.messages) == self._announced:
             raise self._wrong_length(f"{self._announced} were announced, and more came")
-        if self._size > limit:
-            details = (
-                f"The messages of a keyed call to {self._method.name} may have {limit} bytes in all, and have more."
-            )
-            raise NotAdmitted(Outcome(status=Code.RESOURCE_EXHAUSTED, details=details))
+        self._take_room(len(raw))
+        message = read(self._target, raw)
+        self.messages.append(message)
+        self._prints.add(raw, canonical(raw, message, self._method.policy.left_out))
+        if self._raws is not None:
+            self._raws.append(raw)
 
-    def end(self) -> list[bytes]:
-        """The stream has ended, or looks as if it had; all its messages."""
-        if len(self.raws) < self._announced:
+    def end(self) -> Call:
+        """The stream has ended, or looks as if it had; its call."""
+        if len(self.messages) < self._announced:
             variables = {
                 "method": self._method.name,
-                "received": str(len(self.raws)),
+                "received": str(len(self.messages)),
                 "announced": str(self._announced),
             }
             raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
-        return self.raws
+        return _call(self._target, self._snapshot, self._named, self._prints.end(), self._raws or ())
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            details = (
+                f"The messages of a keyed call to {self._method.name} may have "
+                f"{self._method.policy.max_request_bytes} bytes in all, where each counts {MESSAGE_OVERHEAD} more than "
+                f"it has, and the {self._announced} that were announced have more."
+            )
+            raise NotAdmitted(Outcome(status=Code.RESOURCE_EXHAUSTED, details=details))
 
     def _wrong_length(self, problem: str) -> NotAdmitted:
         variables = {"method": self._method.name, "field": MESSAGE_COUNT, "problem": problem}
         return NotAdmitted(Refusal(reason=Reason.STREAM_LENGTH_REQUIRED, variables=variables))
 
 
-def read(target: Target, raws: Sequence[bytes]) -> list[Any]:
-    """The messages as the handler sees them; bytes that are none are answered as gRPC answers them."""
+def read(target: Target, raw: bytes) -> Any:
+    """The message as the handler sees it; bytes that are none are answered as gRPC answers them."""
     try:
-        return [target.read(raw) for raw in raws]
+        return target.read(raw)
     except Exception:
         logger.exception("a request to %s could not be deserialized", target.method.name)
         raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
+
+
+def _call(target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint, raws: Sequence[bytes]) -> Call:
+    policy = target.method.policy
+    return Call(
+        named.name,
+        target.method.name,
+        prints,
+        policy,
+        _wait_until(target.method, snapshot),
+        target.response_streams,
+        named.principal,
+        _stored(policy, snapshot, named.principal, raws) if policy.recovers else None,
+    )
 
 
 def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence[bytes]) -> StoredRequest:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
+from grpc_idempotency._admission import Admission, NotAdmitted, read
 from grpc_idempotency._aio_emit import emissions, emit
 from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency._aio_run import AioRun
@@ -68,25 +68,26 @@ class _Exchange:
         return await self._send(reply_to(await drive_async(answer(call), self._perform)))
 
     async def _admit(self, incoming: Any) -> Call | None:
-        target, snapshot = self._target, self._snapshot
-        if target.request_streams:
-            name = self._admission.name(target, snapshot, None)
-            raws = await self._take_in(incoming)
-            self._messages = read(target, raws)
-        else:
-            raws = [incoming]
-            self._messages = read(target, raws)
-            name = self._admission.name(target, snapshot, self._messages[0])
-        return None if name is None else self._admission.call(target, snapshot, name, raws, self._messages)
+        if self._target.request_streams:
+            return await self._take_in(incoming)
+        message = read(self._target, incoming)
+        self._messages = (message,)
+        named = self._admission.name(self._target, self._snapshot, message)
+        if named is None:
+            return None
+        return self._admission.call(self._target, self._snapshot, named, incoming, message)
+
+    async def _take_in(self, incoming: Any) -> Call:
+        named = self._admission.name(self._target, self._snapshot, None)
+        assert named is not None, "without a key it would not have come here"
+        intake = self._admission.intake(self._target, self._snapshot, named)
+        async for raw in incoming:
+            intake.take(raw)
+        self._messages = intake.messages
+        return intake.end()
 
     def _new_run(self) -> AioRun:
         return AioRun(self._target, self._messages, self._snapshot)
-
-    async def _take_in(self, incoming: Any) -> list[bytes]:
-        intake = Intake(self._target.method, self._snapshot)
-        async for raw in incoming:
-            intake.take(raw)
-        return intake.end()
 
     def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""

@@ -87,7 +87,7 @@ class Recovery:
         method = self._methods[record.method]
         target = Target.of(handler, method)
         snapshot = Snapshot.of_nobody(record.method, record.request.metadata)
-        messages = read(target, record.request.messages)
+        messages = [read(target, raw) for raw in record.request.messages]
         logger.info("finishing operation %s of %s without its client", record.name.hex(), record.method)
         call = Call(
             record.name,

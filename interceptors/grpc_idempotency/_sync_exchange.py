@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._admission import Admission, Intake, NotAdmitted, read
+from grpc_idempotency._admission import Admission, NotAdmitted, read
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive, drive_streaming
 from grpc_idempotency._effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
@@ -59,19 +59,23 @@ class _Base:
         """The run whose initial metadata this call is to send: its own."""
 
     def _admit(self, incoming: Any) -> Call | None:
-        target, snapshot = self._target, self._snapshot
-        if target.request_streams:
-            name = self._admission.name(target, snapshot, None)
-            intake = Intake(target.method, snapshot)
-            for raw in incoming:
-                intake.take(raw)
-            raws = intake.end()
-            self._messages = read(target, raws)
-        else:
-            raws = [incoming]
-            self._messages = read(target, raws)
-            name = self._admission.name(target, snapshot, self._messages[0])
-        return None if name is None else self._admission.call(target, snapshot, name, raws, self._messages)
+        if self._target.request_streams:
+            return self._take_in(incoming)
+        message = read(self._target, incoming)
+        self._messages = (message,)
+        named = self._admission.name(self._target, self._snapshot, message)
+        if named is None:
+            return None
+        return self._admission.call(self._target, self._snapshot, named, incoming, message)
+
+    def _take_in(self, incoming: Any) -> Call:
+        named = self._admission.name(self._target, self._snapshot, None)
+        assert named is not None, "without a key it would not have come here"
+        intake = self._admission.intake(self._target, self._snapshot, named)
+        for raw in incoming:
+            intake.take(raw)
+        self._messages = intake.messages
+        return intake.end()
 
     def _new_run(self) -> SyncRun:
         return SyncRun(self._target, self._messages, self._snapshot)

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -95,9 +96,29 @@ def digest_name(principal: bytes, method: str, key: str, secret: bytes | None) -
 
 
 def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None) -> Fingerprint:
-    """The fingerprint of a request (3.2), of a stream's from all its messages, framed."""
+    """The fingerprint of a request (3.2)."""
     digest = _digest(raw, secret)
     return Fingerprint(raw=digest, canonical=digest if canonical == raw else _digest(canonical, secret))
+
+
+class StreamFingerprint:
+    """The fingerprint of a stream of requests (3.2), made while they come: each counts behind its length."""
+
+    def __init__(self, secret: bytes | None) -> None:
+        self._raw = self._canonical = _digester(secret)
+        """The same one, until a message's canonical form differs from its bytes."""
+
+    def add(self, raw: bytes, canonical: bytes) -> None:
+        """One more message."""
+        if canonical != raw and self._canonical is self._raw:
+            self._canonical = self._raw.copy()
+        _add_framed(self._raw, raw)
+        if self._canonical is not self._raw:
+            _add_framed(self._canonical, canonical)
+
+    def end(self) -> Fingerprint:
+        """That of all of them."""
+        return Fingerprint(raw=self._raw.digest(), canonical=self._canonical.digest())
 
 
 def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
@@ -152,6 +173,16 @@ def _digest(data: bytes, secret: bytes | None) -> bytes:
     if secret is None:
         return hashlib.sha256(data).digest()
     return hmac.digest(secret, data, "sha256")
+
+
+def _digester(secret: bytes | None) -> Any:
+    """A digest that grows."""
+    return hashlib.sha256() if secret is None else hmac.new(secret, digestmod="sha256")
+
+
+def _add_framed(digester: Any, data: bytes) -> None:
+    digester.update(len(data).to_bytes(8, "big"))
+    digester.update(data)
 
 
 # On the way out

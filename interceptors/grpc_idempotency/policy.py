@@ -49,7 +49,8 @@ class Policy:
     execution_limit: timedelta = timedelta(minutes=10)
     """How long a handler may run."""
     max_request_bytes: int = 4 * 1024 * 1024
-    """The most that is buffered of a keyed client-stream; a longer one is refused before anything runs."""
+    """The most that is buffered of a keyed client-stream, where each message counts 64 bytes more than it has; a longer
+    one is refused before anything runs."""
     max_response_bytes: int = 4 * 1024 * 1024
     """The largest response that is kept; a larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
     max_trailer_bytes: int = 6 * 1024

@@ -32,7 +32,7 @@ VARIANTS = {
     "hasty": Policy(wait=ms(0)),
     "patient": Policy(wait=ms(120)),
     "early": Policy(wait_margin=ms(1500)),
-    "stingy": Policy(max_response_bytes=30, max_request_bytes=200),
+    "stingy": Policy(max_response_bytes=30, max_request_bytes=300),
     "limited": Policy(execution_limit=ms(60)),
     "brief": Policy(ttl=ms(40)),
     "through": Policy(pass_bidirectional=True),

@@ -3,13 +3,14 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Policy
+from grpc_idempotency import Effects, Policy
 
 from ..echo.handlers import Echo, client_stream, full, text
 from ..echo.helpers import COUNT, Servers, Service, new_key
@@ -111,6 +112,37 @@ async def test_more_bytes_than_are_buffered(serve: Servers) -> None:
     assert handler.lengths == []
     assert (await service.blocking("Do", *big)).status is OK
     assert (await service.call("Do", *big[:2], key=new_key())).mark == "executed"
+
+
+@pytest.mark.parametrize("effects", [Effects.OPAQUE, Effects.REPEATABLE])
+async def test_empty_messages_count_as_well(serve: Servers, effects: Effects) -> None:
+    """Messages take room though they are empty: as many as fit run, and more are refused when they are announced."""
+    handler = Collecting()
+    policy = Policy(effects=effects, max_request_bytes=1024)
+    service = await serve({"Do": client_stream(handler)}, policy=policy)
+    key = new_key()
+    for mark in ("executed", "replayed"):
+        assert (await service.call("Do", *[""] * 16, key=key)).mark == mark
+    for number, sent in ((17, 17), (40_000, 0), (10**17, 1)):  # nothing of it need come
+        reply = await service.blocking("Do", *[""] * sent, metadata=[(KEY, new_key()), (COUNT, str(number))])
+        assert (reply.status, reply.mark) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "refused")
+        assert "1024 bytes" in reply.details
+        assert str(number) in reply.details
+    assert handler.lengths == [16]
+    assert len(await service.records()) == 1
+
+
+async def test_a_stream_is_judged_while_it_comes(serve: Servers) -> None:
+    """A message that is none is answered before the rest has come; a number comes first in any case (2.3, 4.8)."""
+    handler = Collecting()
+    service = await serve({"Do": client_stream(handler)})
+    stub: Any = service.channel.stream_unary(full("Do"))
+    for count, code in (("3", grpc.StatusCode.INTERNAL), ("x", INVALID_ARGUMENT)):
+        call = stub(metadata=((KEY, new_key()), (COUNT, count)), timeout=20)
+        with suppress(asyncio.InvalidStateError, grpc.RpcError):  # the answer may come before all is written
+            await call.write(b"\xff\xff\xff")
+        assert await call.code() is code
+    assert (handler.lengths, await service.records()) == ([], [])
 
 
 async def test_attached_client_streams(serve: Servers) -> None:

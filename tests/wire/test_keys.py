@@ -161,7 +161,7 @@ def admit(
         named = admission.name(to, snapshot, message)
     except NotAdmitted as exc:
         return exc.answer if isinstance(exc.answer, Refusal) else None
-    return None if named is None else admission.call(to, snapshot, named, [b"request"], [message or b"request"])
+    return None if named is None else admission.call(to, snapshot, named, b"request", message or b"request")
 
 
 def refused(*values: str, **options: Any) -> Refusal:

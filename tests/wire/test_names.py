@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_idempotency._protocol import same_request
-from grpc_idempotency._wire import canonical, digest_name, fingerprint
+from grpc_idempotency._wire import StreamFingerprint, canonical, digest_name, fingerprint
 from grpc_idempotency.principals import SHARED, Caller, mtls_or_shared
 from grpc_idempotency.records import Fingerprint
 
@@ -115,3 +115,32 @@ def test_the_default_principal_is_who_was_verified() -> None:
     assert mtls_or_shared(one) not in [mtls_or_shared(other) for other in others]
     assert mtls_or_shared(caller()) == mtls_or_shared(caller("x509_common_name")) == SHARED
     assert mtls_or_shared(one) != SHARED
+
+
+def streamed(*raws: bytes, secret: bytes | None = None) -> Fingerprint:
+    """The fingerprint of a stream of these messages."""
+    prints = StreamFingerprint(secret)
+    for raw in raws:
+        prints.add(raw, canonical(raw, parsed(raw), ()))
+    return prints.end()
+
+
+def test_a_streams_fingerprint_is_of_all_its_messages() -> None:
+    """A map's order does not count, wherever in the stream; the messages' own order and number do (3.2)."""
+    one, two = Struct(), Struct()
+    one["a"], two["b"] = 1, "x"
+    first, second = one.SerializeToString(), two.SerializeToString()
+    forward, backward = first + second, second + first
+    for secret in (None, b"a secret of thirty-two bytes, ok!"):
+        whole = streamed(first, forward, second, secret=secret)
+        assert whole == streamed(first, forward, second, secret=secret)
+        assert same_request(whole, streamed(first, backward, second, secret=secret))
+        for other in (
+            (first, forward),
+            (first, second, forward),
+            (first, first, second, second),
+            (first + second,),
+            (),
+        ):
+            assert not same_request(whole, streamed(*other, secret=secret))
+    assert streamed(first).raw != streamed(first, secret=b"a secret of thirty-two bytes, ok!").raw
