@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from grpc_idempotency._canonical import canonical
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Call
 from grpc_idempotency._methods import REQUEST_ID, Method
@@ -15,7 +16,6 @@ from grpc_idempotency._wire import (
     InvalidCount,
     InvalidKey,
     StreamFingerprint,
-    canonical,
     digest_name,
     find_key,
     fingerprint,

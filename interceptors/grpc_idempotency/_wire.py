@@ -5,15 +5,17 @@ import hmac
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from grpc_idempotency._effects import Answer
 from grpc_idempotency._refusals import DOMAIN, Refusal
 from grpc_idempotency.records import Fingerprint, Outcome, Trailers
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
 
 STATUS = "idempotency-status"
 CREATED = "idempotency-created"
@@ -119,37 +121,6 @@ class StreamFingerprint:
     def end(self) -> Fingerprint:
         """That of all of them."""
         return Fingerprint(raw=self._raw.digest(), canonical=self._canonical.digest())
-
-
-def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
-    """The form in which equal messages are equal: deterministic, and without the fields that are left out.
-
-    What is no protobuf message has its bytes for canonical form.
-    """
-    if not isinstance(message, Message):
-        return raw
-    if left_out:
-        copy = type(message)()
-        copy.CopyFrom(message)
-        for path in left_out:
-            _clear(copy, path)
-        message = copy
-    return message.SerializeToString(deterministic=True)
-
-
-def _clear(message: Message, path: str) -> None:
-    name, _, rest = path.partition(".")
-    field = message.DESCRIPTOR.fields_by_name.get(name)
-    if field is None:
-        return
-    if not rest:
-        message.ClearField(name)
-    elif isinstance(field.default_value, list):
-        for element in getattr(message, name):
-            if isinstance(element, Message):
-                _clear(element, rest)
-    elif message.HasField(name):
-        _clear(getattr(message, name), rest)
 
 
 class InvalidCount(ValueError):

@@ -4,8 +4,9 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpc_idempotency._canonical import canonical
 from grpc_idempotency._protocol import same_request
-from grpc_idempotency._wire import StreamFingerprint, canonical, digest_name, fingerprint
+from grpc_idempotency._wire import StreamFingerprint, digest_name, fingerprint
 from grpc_idempotency.principals import SHARED, Caller, mtls_or_shared
 from grpc_idempotency.records import Fingerprint
 
