@@ -10,15 +10,18 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 OPTION := protos/grpc_idempotency/v1/policy.proto
 
+# More than the cores of a small machine, since many tests wait.
+pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test protos lint format bench crash compat clean
+.PHONY: help demo run test test-all protos lint format bench crash compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='…']"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
 	@$(BIN)/python -m shop.demo $(ARGS)
@@ -26,8 +29,11 @@ demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
 run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/
 	@exec $(BIN)/python -m shop $(ARGS)
 
-test: $(VENV)/.dev ## Run all tests (ARGS='-k name' for some)
-	@$(BIN)/pytest --numprocesses 6 --dist loadfile $(ARGS)
+test: $(VENV)/.dev ## Run the fast tests (ARGS='-k name' for some)
+	@$(pytest) -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.dev ## Run all tests, those too that kill servers, build, or take long
+	@$(pytest) $(ARGS)
 
 protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
 	@set -e; $(call compile,server,interceptors)

@@ -1,12 +1,13 @@
 """What holds for all tests."""
 
+import gc
 import signal
 
 import hypothesis
 
 from .matrix.table import pytest_runtest_logreport, pytest_terminal_summary
 
-__all__ = ["pytest_runtest_logreport", "pytest_terminal_summary"]
+__all__ = ["pytest_collection_finish", "pytest_runtest_logreport", "pytest_terminal_summary"]
 
 # A shell that runs the tests in the background has them ignore this, and their processes would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -14,3 +15,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, so that no later collection has to look through it."""
+    gc.collect()
+    gc.freeze()

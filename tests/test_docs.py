@@ -173,6 +173,7 @@ def test_the_two_commands_are_there() -> None:
 # What runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quickstart.py", "quickstart_sync.py", "transactional.py"])
 def test_example_servers(name: str, tmp_path: Path) -> None:
     """A key's second call gets the first reply; a call without a key, and another key's, get their own."""
@@ -186,6 +187,7 @@ def test_example_servers(name: str, tmp_path: Path) -> None:
         assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
 
 
+@pytest.mark.slow
 def test_example_of_streams(tmp_path: Path) -> None:
     """A list of orders is imported once for each key; where their number is not announced, not at all."""
     import_orders: Any = runpy.run_path(str(EXAMPLES / "streams.py"))["import_orders"]
@@ -198,6 +200,7 @@ def test_example_of_streams(tmp_path: Path) -> None:
         assert db.execute("SELECT count(*) FROM orders").fetchone() == (6,)
 
 
+@pytest.mark.slow
 def test_example_of_interceptors_on_both_sides(tmp_path: Path) -> None:
     """Outside a replay is authorised, and a key belongs to its user; inside only executions are seen (4.10)."""
     key = ("idempotency-key", "k")
@@ -211,6 +214,7 @@ def test_example_of_interceptors_on_both_sides(tmp_path: Path) -> None:
     assert [line.split()[-1] for line in log] == ["ada", "bob"]
 
 
+@pytest.mark.slow
 def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
     """A key is required, under either header, and belongs to its user; who is nobody is refused outside."""
     ada, bob = ("x-token", "secret-of-ada"), ("x-token", "secret-of-bob")
@@ -224,6 +228,7 @@ def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
             call(address, ("idempotency-key", "k1"))
 
 
+@pytest.mark.slow
 def test_example_client(tmp_path: Path) -> None:
     """Two calls by the generated stubs: one id; executed, then replayed."""
     with shop(tmp_path) as address:
@@ -237,6 +242,7 @@ def test_example_client(tmp_path: Path) -> None:
     assert "'replayed'" in second
 
 
+@pytest.mark.slow
 async def test_example_client_with_grpcs_own_retries(tmp_path: Path) -> None:
     """The first reply is lost in truth; gRPC itself retries, and the call ends with the one order there is."""
     client: Any = runpy.run_path(str(EXAMPLES / "client_retry_policy.py"))
@@ -255,6 +261,7 @@ async def test_example_client_with_grpcs_own_retries(tmp_path: Path) -> None:
     assert list(listed.orders) == [order]
 
 
+@pytest.mark.slow
 async def test_example_client_whose_calls_carry_keys(tmp_path: Path) -> None:
     """The first reply is lost in truth; the attempts after it have its key, and there is one order."""
     request = CreateOrderRequest(
@@ -279,6 +286,7 @@ async def test_example_client_whose_calls_carry_keys(tmp_path: Path) -> None:
     assert [item.sku for item in with_gift.items] == ["SKU001", "GIFT"]
 
 
+@pytest.mark.slow
 def test_example_of_a_workflow(tmp_path: Path) -> None:
     """It pays for an order at the shop's user service, undoes all where that refuses, and waits while it is away."""
     address = free_address()
@@ -310,6 +318,7 @@ def test_example_of_a_workflow(tmp_path: Path) -> None:
             assert spent.balance == Money(currency_code="USD", units=0)
 
 
+@pytest.mark.slow
 def test_example_in_steps(tmp_path: Path) -> None:
     """Charged once for each key; an order that fails is refunded, and its failure replayed; a key is required."""
     wanting = CreateOrderRequest(customer_id="cust_456", items=[OrderItem(sku="SKU001", quantity=2)])
@@ -332,6 +341,7 @@ def test_example_in_steps(tmp_path: Path) -> None:
         assert list(db.execute("SELECT id FROM orders")) == [(made[0],)]
 
 
+@pytest.mark.slow
 async def test_example_of_an_operators_program(tmp_path: Path) -> None:
     """What made an order is completed with it, what made none never happened."""
     resolving: Any = runpy.run_path(str(EXAMPLES / "resolving.py"))
@@ -347,6 +357,7 @@ async def test_example_of_an_operators_program(tmp_path: Path) -> None:
     await store.close()
 
 
+@pytest.mark.slow
 async def test_commands_of_an_operator(tmp_path: Path) -> None:
     """The commands of the page, in their order, do what it says."""
     store = SQLiteStore(tmp_path / "orders.db")
@@ -379,6 +390,7 @@ async def _held(store: SQLiteStore) -> bytes:
     return name
 
 
+@pytest.mark.slow
 def test_the_tutorial(tmp_path: Path) -> None:
     """Its commands, in their order, do what it says."""
     address = free_address()
@@ -407,6 +419,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not BUF.exists(), reason="buf is not installed")
+@pytest.mark.slow
 def test_calls_by_buf_curl(tmp_path: Path) -> None:
     """The lines of README, against the shop: twice under one key, the same id; executed, then replayed."""
     lines = [block for block in blocks(ROOT / "README.md", "console") if "buf curl" in block]
@@ -427,6 +440,7 @@ def _here(block: str, address: str) -> str:
     return block.replace(ADDRESS, address).replace(".venv/bin/buf", str(BUF))
 
 
+@pytest.mark.slow
 def test_the_stubs_in_python(tmp_path: Path) -> None:
     """README's line that calls the shop from Python names the client that is tested above."""
     assert [
@@ -434,6 +448,7 @@ def test_the_stubs_in_python(tmp_path: Path) -> None:
     ] == [".venv/bin/python docs/examples/client.py\n"]
 
 
+@pytest.mark.slow
 def test_another_project_compiles_the_protos(tmp_path: Path) -> None:
     """README's lines make stubs that work, in another folder."""
     (compiling,) = (block for block in blocks(ROOT / "README.md", "console") if "grpc_tools.protoc" in block)

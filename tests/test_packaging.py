@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OPTION = Path("grpc_idempotency/v1/policy.proto")
 SOURCES = ROOT / "interceptors" / "grpc_idempotency"

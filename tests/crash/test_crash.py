@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CLEAN = "0 duplicate effects, 0 differing replies, 0 stuck, money conserved"
 

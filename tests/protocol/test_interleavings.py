@@ -64,6 +64,7 @@ def _differs(layout: str, trouble: str, effects: Effects, behaviour: Behaviour) 
             return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_schedule_of_two_calls_keeps_every_promise(
@@ -77,6 +78,14 @@ def test_every_schedule_of_two_calls_keeps_every_promise(
     record_property("schedules", schedules)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_schedule_of_an_answer_keeps_every_promise(layout: str) -> None:
+    """Two calls whose handler answers, without any trouble: the core of claim and complete (4.1 to 4.3)."""
+    for effects in Effects:
+        assert explore(Scenario(effects=effects, calls=LAYOUTS[layout])).schedules
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("effects", Effects)
 def test_a_client_whose_server_died_gets_its_answer_from_another(effects: Effects) -> None:
     """Both calls are in the process that dies; both clients call another process again (4.5, 4.9)."""
@@ -91,6 +100,7 @@ def test_a_commit_whose_answer_is_lost_is_told_as_it_is(effects: Effects) -> Non
     assert explore(scenario).schedules > 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effects", Effects)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_renewed_lease_is_not_taken_over(layout: str, effects: Effects) -> None:

@@ -17,6 +17,8 @@ from .handlers import EACH_SERVER
 from .helpers import Client, Servers, new_key, outcome, refused, text
 from .processes import Process
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("async",)  # of the server in this process, where there is one; those in processes of their own are on aio
 
 # A client that comes back soon after a server was killed.

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FORGETFUL = Path(__file__).with_name("forgetful_server.py")
 PROMISES = (
     "The order is stored, and its client was told UNAVAILABLE: it can't know.",

@@ -17,6 +17,8 @@ from ..rpc.helpers import Client, Reply, new_key, outcome, refused, until
 from ..rpc.processes import Process
 from .net import Net
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(Path(__file__).parent / "servers" / "workflow.py")
 
 ALL = [*(f"before {number}" for number in range(4)), "in a", "in c"]

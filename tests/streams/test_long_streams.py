@@ -29,7 +29,10 @@ LIMIT = 64 * 1024
 GROWTH = 16 * 1024 * 1024
 """The most that a process may grow; all messages are 40 MB."""
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells in /proc what it uses")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux tells in /proc what it uses"),
+]
 
 
 class Peak:

@@ -13,6 +13,8 @@ from ..echo.helpers import Client, new_key
 from ..rpc.handlers import SERVICE
 from ..rpc.processes import Process
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "Unary": Rpc(run=lambda *_: None),
     "ServerStream": Rpc(run=lambda *_: None, gives_stream=True),
