@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from crash.store import UNDO, LabStore
 from grpc_idempotency import Database, Effects, State, _flight, _protocol
@@ -65,7 +65,7 @@ class CompletionBeforeCommit(_Faulty):
         said: list[tuple[str, Sequence[Any], bool]] = []
 
         def rehearse(db: Database) -> None:
-            replies.append(fn(_Listening(db, said)))
+            replies.append(fn(cast(Database, _Listening(db, said))))
             raise _RolledBack
 
         with suppress(_RolledBack):

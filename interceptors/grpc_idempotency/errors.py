@@ -36,6 +36,14 @@ class StoreUnusable(StoreUnavailable):
     """
 
 
+class Unstorable(StoreUnavailable):
+    """The store can't keep a value that it was given, now or later: a text with a lone surrogate, an integer of more
+    than 64 bits, a type that it does not know. Nothing was written. Means a mistake in the calling code.
+
+    It is a :class:`StoreUnavailable`, since a call that meets it is refused the same way, but a retry is of no use.
+    """
+
+
 class FenceRefused(StoreError):
     """The record has another owner by now, so nothing was written. Expected when a slow process outlives its lease."""
 

@@ -17,6 +17,7 @@ call below happens at one instant, as durably as it can, or not at all.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -164,14 +165,35 @@ class Rows(Protocol):
 class Database(Protocol):
     """The view of the database that a transaction's function gets: statements, and no say in the transaction itself.
 
-    BEGIN, COMMIT, ROLLBACK, SAVEPOINT and scripts raise :class:`~grpc_idempotency.errors.TransactionMisuse`.
+    BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, PRAGMA and what would change the store's own tables raise
+    :class:`~grpc_idempotency.errors.TransactionMisuse`; several statements in one raise the driver's error.
+
+    Parameters are written in the engine's own style; nothing is translated. The errors of PEP 249 are attributes, as
+    it allows, so that ``except db.IntegrityError`` needs no driver's name.
     """
+
+    Warning: type[Exception]
+    Error: type[Exception]
+    InterfaceError: type[Exception]
+    DatabaseError: type[Exception]
+    DataError: type[Exception]
+    OperationalError: type[Exception]
+    IntegrityError: type[Exception]
+    InternalError: type[Exception]
+    ProgrammingError: type[Exception]
+    NotSupportedError: type[Exception]
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Runs one statement."""
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
         """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Keeps what is done in its block, or none of that if an error leaves the block; what was done before stays.
+
+        So an error caught outside of the block does no harm, whatever the engine. Blocks may be nested.
+        """
 
 
 class AsyncTransactionalStore(AsyncStore, Protocol):
@@ -182,22 +204,27 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
 
         In a keyed call of this store, what ``fn`` returns is the call's reply: its rows and the operation's outcome
         commit together, or neither does. ``fn`` runs on the database's thread, does no I/O but ``db``, is short, and
-        may raise to roll back.
+        may raise to roll back. It is run again where the database has rolled it back for the sake of another, in a
+        conflict or since they shared a commit; so it changes nothing outside of ``db``.
+
+        A transaction that the database has rolled back under ``fn``, by a constraint, a trigger or a full disk, has
+        failed even if ``fn`` catches the error: further statements raise, and what ``fn`` returns is discarded.
 
         With ``step``, for :meth:`~grpc_idempotency.operation.Operation.step`: instead of the outcome, the step that
         ``step`` makes of what ``fn`` returned is kept, in the same transaction.
 
         Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
         by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
-        :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed.
+        :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed,
+        and for a function that went on after the error by which its transaction was rolled back.
         """
 
     async def read(self, fn: Callable[[Database], T]) -> T:
         """Answers what the plain function ``fn(db)`` reads: all of it as it was at one instant.
 
         In a keyed call it is not the reply, so that a handler may read as often as it likes before, or without, its one
-        transaction. A function that writes is rolled back and told so
-        (:class:`~grpc_idempotency.errors.TransactionMisuse`). For the rest as :meth:`transaction`.
+        transaction. A statement that would write, be it rows or tables, raises
+        :class:`~grpc_idempotency.errors.TransactionMisuse`. For the rest as :meth:`transaction`.
         """
 
 

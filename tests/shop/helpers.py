@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -60,7 +60,11 @@ class ScratchStore:
     def __init__(self) -> None:
         # Autocommit, so that transactions are as below; the tests' threads take turns.
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        migrate(self.db)
+        migrate(self._view)
+
+    @property
+    def _view(self) -> Database:
+        return cast(Database, self.db)  # it has what the shop uses
 
     async def transaction(self, fn: Callable[[Database], T]) -> T:
         return self.run(fn)
@@ -71,7 +75,7 @@ class ScratchStore:
     def run(self, fn: Callable[[Database], T]) -> T:
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            reply = fn(self.db)
+            reply = fn(self._view)
         except BaseException:
             self.db.execute("ROLLBACK")
             raise

@@ -11,11 +11,12 @@ from typing import Any, cast
 import aiosqlite
 
 from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 
 _STATEMENTS_KEPT = 512
 _PREDECESSOR = 10.0
 """Seconds for the writer before this one to close the file: a process never has two connections to it."""
-Job = Callable[[sqlite3.Connection], object]
+Job = Callable[[GuardedConnection], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class Connection(aiosqlite.Connection):
 
     def post(self, job: Job) -> None:
         """Runs the job on the connection's thread, after those before it; it must not raise."""
-        self._tx.put_nowait((_NOBODY, lambda: job(self._conn)))
+        self._tx.put_nowait((_NOBODY, lambda: job(cast(GuardedConnection, self._conn))))
 
     def shut(self, db: sqlite3.Connection) -> None:
         """Closes the file and lets the thread end: the last job. ``close`` would want an event loop, and at the
@@ -104,10 +105,16 @@ def _connect(path: str, settings: Settings, then: Connected, after: threading.Ev
         then(connection, None)
 
 
-def _open(path: str, settings: Settings) -> sqlite3.Connection:
+def _open(path: str, settings: Settings) -> GuardedConnection:
     """A connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
     _check(path)
-    db = sqlite3.connect(path, timeout=settings.patience, isolation_level=None, cached_statements=_STATEMENTS_KEPT)
+    db = sqlite3.connect(
+        path,
+        timeout=settings.patience,
+        isolation_level=None,
+        cached_statements=_STATEMENTS_KEPT,
+        factory=GuardedConnection,
+    )
     try:
         if db.execute("PRAGMA page_count").fetchone()[0] == 0:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only in a file that is ours to make

@@ -3,7 +3,7 @@
 import enum
 import sqlite3
 
-from grpc_idempotency.errors import StoreError, StoreUnavailable, StoreUnusable
+from grpc_idempotency.errors import StoreError, StoreUnavailable, StoreUnusable, Unstorable
 
 
 class Fault(enum.IntEnum):
@@ -68,12 +68,21 @@ def fault_of(error: BaseException) -> Fault | None:
 
 
 def translated(error: Exception, path: str) -> StoreError:
-    """The store's error for a failure of its own statements; ``raise … from error``. It shows no parameters."""
+    """The store's error for a failure of its own statements, caused by it. It shows no parameters."""
     if isinstance(error, StoreError):
         return error
+    failure = _failure(error, path)
+    failure.__cause__ = error
+    return failure
+
+
+def _failure(error: Exception, path: str) -> StoreError:
     fault = fault_of(error)
     if fault in _UNUSABLE:
         return StoreUnusable(f"{path} {_UNUSABLE[fault]}")
+    if fault is None and not isinstance(error, sqlite3.OperationalError):
+        words = f": {error}" if isinstance(error, sqlite3.Error) else ""
+        return Unstorable(f"{path} can't store what it was given: {type(error).__name__}{words}")
     landed = None if fault in _UNCERTAIN else False
-    words = _UNAVAILABLE.get(fault) if fault else None
-    return StoreUnavailable(f"{path} {words or f'failed: {type(error).__name__}: {error}'}", landed=landed)
+    told = _UNAVAILABLE.get(fault) if fault else None
+    return StoreUnavailable(f"{path} {told or f'failed: {type(error).__name__}: {error}'}", landed=landed)

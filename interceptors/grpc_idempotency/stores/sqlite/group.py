@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores.sqlite import room, rows
-from grpc_idempotency.stores.sqlite.faults import translated
+from grpc_idempotency.stores.sqlite.faults import Fault, fault_of, translated
+from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 from grpc_idempotency.stores.sqlite.landing import landed, owner
 from grpc_idempotency.stores.sqlite.requests import (
     ClaimRequest,
@@ -47,14 +48,21 @@ class RolledBack(Exception):
 
 
 class Group:
-    """The writing requests of one turn."""
+    """The writing requests of one turn.
 
-    def __init__(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[AnyRequest]) -> None:
+    A request that fails fails alone. Mostly its savepoint, or SQLite's own for each statement, sees to that. But some
+    errors take the whole transaction along, and a deferred constraint speaks up at the commit: then those at fault are
+    told, or, where several may be, each is run in a group of its own, and all others are run again without them.
+    """
+
+    def __init__(self, db: GuardedConnection, tables: Tables, requests: Sequence[AnyRequest]) -> None:
         self._db = db
         self._tables = tables
         self._sql = tables.sql
         self._requests = requests
         self._done: list[AnyRequest] = []
+        self._at_work: Sequence[AnyRequest] = ()
+        """Those that what is being done is done for: an error now is theirs."""
         self._transactions = Transactions(db, tables)
         self.now = 0
         self.wall = 0
@@ -69,14 +77,15 @@ class Group:
         self.now, self.wall = self._tables.clock.now(), self._tables.clock.wall_ms()
         try:
             left = self._take_steps()
+            self._at_work = self._transactions.kept
             self._transactions.store_outcomes()
+            self._at_work = ()
             self._beat()
-        except (sqlite3.Error, StoreUnavailable, RolledBack) as error:
+            self._at_work = self._transactions.kept
+            self._commit()
+        except Exception as error:
             self._roll_back()
-            done = self._done or self._requests
-            self._fail(done, error.__cause__ or error)
-            return self._without(done)
-        self._commit()
+            return self._run_apart(error.__cause__ if isinstance(error, RolledBack) else error)
         return left
 
     # -- the transaction
@@ -87,8 +96,31 @@ class Group:
             if self._done and time.monotonic() > deadline:
                 break
             self._done += requests
+            self._at_work = requests
             step(requests)
+            self._at_work = ()
         return self._without(self._done)
+
+    def _run_apart(self, error: BaseException | None) -> list[AnyRequest]:
+        """The transaction was rolled back: fails those at fault, and runs again what was done beside them."""
+        done, at_fault = self._done or self._requests, self._at_work
+        assert error is not None
+        if not at_fault or fault_of(error) not in (None, Fault.FULL):
+            self._fail(done, error)  # the database's failure is everybody's
+            return self._without(done)
+        left = self._without(done)
+        alone = [[one] for one in at_fault if one.error is None]
+        if len(at_fault) == 1 or len(done) == 1:
+            self._fail(at_fault, error)
+            alone = []
+        else:
+            room.remember(self._tables, error, max(map(_weight, at_fault)))
+        ids = set(map(id, at_fault))
+        others = [one for one in done if one.error is None and id(one) not in ids]
+        for requests in [others, *alone]:
+            if requests:
+                left = Group(self._db, self._tables, requests).run() + left
+        return left
 
     def _without(self, done: Sequence[AnyRequest]) -> list[AnyRequest]:
         """The requests that are still to be done."""
@@ -136,6 +168,10 @@ class Group:
         try:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
+            if fault_of(error) is None:  # a deferred constraint of the embedder's
+                if len(self._at_work) == 1:
+                    self._at_work[0].error = error
+                raise
             self._roll_back()
             self._look_up(error)
 
@@ -147,15 +183,7 @@ class Group:
         room.remember(self._tables, error, max(map(_weight, requests), default=0))
         for request in requests:
             if request.error is None:
-                request.error = self._translated(error)
-
-    def _translated(self, error: BaseException) -> BaseException:
-        if not isinstance(error, Exception):
-            return error
-        failure = translated(error, self._tables.path)
-        if failure is not error:
-            failure.__cause__ = error
-        return failure
+                request.error = translated(error, self._tables.path) if isinstance(error, Exception) else error
 
     def _look_up(self, error: sqlite3.Error) -> None:
         """The commit failed: what took effect all the same is answered as such (5.1)."""
@@ -269,7 +297,7 @@ class Group:
     def _transact(self, requests: Sequence[TransactionRequest]) -> None:
         self._transactions.run(requests[0], self.now, self.wall)
         if not self._db.in_transaction and not self._transactions.lone:
-            raise RolledBack from requests[0].error
+            raise RolledBack from self._transactions.lost_by or requests[0].error
 
     # -- statements
 
@@ -278,8 +306,9 @@ class Group:
         try:
             write(requests)
             return
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+        except Exception as error:
             if not self._db.in_transaction:
+                self._at_work = requests
                 raise RolledBack from error
             if len(requests) == 1:
                 self._fail(requests, error)
@@ -328,7 +357,14 @@ def _chunks(items: Sequence[T], *, weigh: Callable[[T], int] | None = None) -> I
 
 
 def _weight(request: AnyRequest) -> int:
-    """The size of what a request stores, about."""
+    """The size of what a request stores, about; of what can't be stored, whatever it is, nothing."""
+    try:
+        return _size(request)
+    except TypeError:
+        return 0
+
+
+def _size(request: AnyRequest) -> int:
     outcome = step = stored = None
     if isinstance(request, ClaimRequest):
         stored = request.claim.request

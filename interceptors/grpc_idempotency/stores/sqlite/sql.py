@@ -60,6 +60,11 @@ class Sql:
         return self.sized(name, 0, size), [*names, *([None] * (size - len(names)))]
 
     @property
+    def tables(self) -> list[str]:
+        """The names of the store's tables, in small letters."""
+        return [(self.prefix + table).lower() for table in ("operations", "steps", "peers", "meta")]
+
+    @property
     def version(self) -> int:
         """The version of the tables after all migrations."""
         return len(self._scripts)

@@ -6,6 +6,7 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreUnusable
 from grpc_idempotency.stores.sqlite.clock import Anchor, RawClock, StoreClock
+from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.turns import Turns, begin
 
@@ -30,7 +31,7 @@ class Tables:
         """The size of the largest write that the full disk refused; 0 while the disk is not known to be full."""
         self.probe_at = 0.0
 
-    def prepare(self, db: sqlite3.Connection) -> None:
+    def prepare(self, db: GuardedConnection) -> None:
         """Creates the tables or migrates them, starts the clock, tells the others and looks for them."""
         if self.ready:
             return
@@ -43,6 +44,7 @@ class Tables:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        db.guard.protect(self.sql.tables)
         self.vacuums = db.execute("PRAGMA auto_vacuum").fetchone()[0] == _INCREMENTAL
         self.turns.look(db, self.clock.now())
         self.ready = True

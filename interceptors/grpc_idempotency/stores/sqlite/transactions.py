@@ -4,7 +4,6 @@ A step is kept at once (5.2): whether there is one of its name already decides a
 """
 
 import inspect
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code
 from grpc_idempotency.stores.sqlite import room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
+from grpc_idempotency.stores.sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
 from grpc_idempotency.stores.sqlite.requests import TransactionRequest
 from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores.sqlite.tables import Tables
@@ -28,13 +28,17 @@ class Transactions:
     them: three times the work at 64 deep.
     """
 
-    def __init__(self, db: sqlite3.Connection, tables: Tables) -> None:
+    def __init__(self, db: GuardedConnection, tables: Tables) -> None:
         self._db = db
         self._tables = tables
         self._saved = False
         self._kept_since = False
         self._outcomes: dict[bytes, rows.Row] = {}
         self._refused: dict[bytes, tuple[bytes, int] | None] = {}
+        self.kept: list[TransactionRequest] = []
+        """Those whose rows are to be committed."""
+        self.lost_by: BaseException | None = None
+        """The error of the last one's by which SQLite has rolled back the whole group, if it has."""
         self.lone = False
         """Whether the group is one transaction and nothing else: then the group's own is enough."""
 
@@ -52,33 +56,41 @@ class Transactions:
 
     def run(self, request: TransactionRequest, now: int, wall: int) -> None:
         """Runs one; its rows stay only if it may have a reply."""
+        request.committed = request.step = None
         try:
             self._admit(request.operation)
         except (FenceRefused, TransactionMisuse) as error:
             request.error = error
             return
         self._save()
-        view = View(self._db)
-        changes = self._db.total_changes
-        try:
-            keeps = request.context.run(_call, request, view)
-            if request.reads and self._db.total_changes != changes:
-                raise TransactionMisuse("the function of a read has written rows: they were rolled back")
-            if keeps and request.operation is not None:
-                self._keep(request, request.operation, now, wall)
-        except BaseException as error:  # whatever the function raises is its caller's
-            request.error = self._translated(error)
-            keeps = False
-        finally:
-            view.close()
-        if not keeps:
+        if self._attempt(request) and self._keep(request, now, wall):
+            self.kept.append(request)
+        else:
             request.committed = request.step = None
             self._undo()
 
+    def _attempt(self, request: TransactionRequest) -> bool:
+        """Runs the function; whether its rows may stay."""
+        guard = self._db.guard
+        view = View(self._db, READ if request.reads else TRANSACTION)
+        changes = self._db.total_changes
+        guard.enter(view.mode)
+        try:
+            keeps = request.context.run(_call, request, view)
+            if request.reads and self._db.total_changes != changes:
+                raise TransactionMisuse(WRITES)
+        except BaseException as error:  # whatever the function raises is its caller's
+            request.error = self._translated(error)
+            return False
+        else:
+            return keeps
+        finally:
+            view.close()
+            guard.leave()
+            self.lost_by = view.lost_by
+
     def store_outcomes(self) -> None:
         """Completes the records of all that were run."""
-        if not self._outcomes or not self._db.in_transaction:
-            return
         parameters = list(self._outcomes.values())
         for at in range(0, len(parameters), MOST_ROWS):
             part = parameters[at : at + MOST_ROWS]
@@ -86,18 +98,26 @@ class Transactions:
             values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
             changed = self._db.execute(self._tables.sql.sized("complete", rows.OUTCOME_COLUMNS, size), values).rowcount
             if changed != len(part):
-                raise sqlite3.IntegrityError("a transaction's function has changed the store's own tables")
+                raise FenceRefused("the operation's record was changed in its own transaction, by a trigger perhaps")
 
-    def _keep(self, request: TransactionRequest, operation: OperationBase, now: int, wall: int) -> None:
-        """Sees to it that the outcome, or the step, is committed with the rows."""
-        if request.step is not None:
-            row = rows.step_row(operation.name, operation.fence, request.step)
-            if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
-                raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
-        elif request.committed is not None:
-            outcome = request.committed
-            row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
-            self._outcomes[operation.name] = row
+    def _keep(self, request: TransactionRequest, now: int, wall: int) -> bool:
+        """Sees to it that the outcome, or the step, is committed with the rows; whether it can be."""
+        operation = request.operation
+        if operation is None:
+            return True
+        try:
+            if request.step is not None:
+                row = rows.step_row(operation.name, operation.fence, request.step)
+                if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
+                    raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
+            elif request.committed is not None:
+                outcome = request.committed
+                row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
+                self._outcomes[operation.name] = row
+        except Exception as error:
+            request.error = translated(error, self._tables.path)
+            return False
+        return True
 
     def _admit(self, operation: OperationBase | None) -> None:
         if operation is None:
@@ -133,9 +153,7 @@ class Transactions:
         if fault_of(error) is None or not isinstance(error, Exception):
             return error
         room.remember(self._tables, error, _A_PAGE)
-        failure = translated(error, self._tables.path)
-        failure.__cause__ = error
-        return failure
+        return translated(error, self._tables.path)
 
     def _count_owned(self, operations: Sequence[OperationBase]) -> int:
         size = padded(len(operations))
@@ -157,9 +175,9 @@ def _call(request: TransactionRequest, view: View) -> bool:
         if inspect.iscoroutine(request.value):
             request.value.close()
         raise TransactionMisuse("a transaction's function must not await: give a plain function")
+    view.finish()
     if request.operation is None:
         return True
-    view.close()
     if request.make_step is not None:
         request.step = request.make_step(request.value)
         return True

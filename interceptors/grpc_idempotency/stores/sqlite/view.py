@@ -1,21 +1,13 @@
 """The view of the database that a transaction's function gets (5.1)."""
 
-import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from grpc_idempotency.errors import TransactionMisuse
-
-_BLANKS = r"(?:\s|;|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))*"
-_FIRST_WORD = re.compile(_BLANKS + r"(\w*)", re.DOTALL)
-_WHOLE_ROLLBACK = re.compile(r"\bOR\s+ROLLBACK\b", re.IGNORECASE)
-_REFUSED = frozenset(
-    ["BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM", "PRAGMA"]
-)
-_MOST_REMEMBERED = 2048
-_allowed: set[str] = set()
-"""Statements that were looked at already: looking costs more than running a small one."""
+from grpc_idempotency.stores.sqlite.faults import fault_of
+from grpc_idempotency.stores.sqlite.guard import STORE, GuardedConnection
 
 
 class Rows:
@@ -45,48 +37,111 @@ class Rows:
 
 
 class View:
-    """Statements, and no say in the transaction itself; dead once the function has returned."""
+    """Statements, and no say in the transaction itself; dead once the function has returned.
 
-    __slots__ = ("_db",)
+    SQLite answers some errors by rolling back the whole transaction: a full disk, a constraint or statement that says
+    ON CONFLICT ROLLBACK, a trigger that raises ROLLBACK. It is in autocommit mode then. The view looks for that before
+    each statement, so that none is ever committed by itself.
+    """
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db: sqlite3.Connection | None = db
+    __slots__ = ("_db", "_depth", "_guard", "lost_by", "mode")
+
+    Warning: type[Exception] = sqlite3.Warning
+    Error: type[Exception] = sqlite3.Error
+    InterfaceError: type[Exception] = sqlite3.InterfaceError
+    DatabaseError: type[Exception] = sqlite3.DatabaseError
+    DataError: type[Exception] = sqlite3.DataError
+    OperationalError: type[Exception] = sqlite3.OperationalError
+    IntegrityError: type[Exception] = sqlite3.IntegrityError
+    InternalError: type[Exception] = sqlite3.InternalError
+    ProgrammingError: type[Exception] = sqlite3.ProgrammingError
+    NotSupportedError: type[Exception] = sqlite3.NotSupportedError
+
+    def __init__(self, db: GuardedConnection, mode: str) -> None:
+        self._db: GuardedConnection | None = db
+        self._guard = db.guard
+        self.mode = mode
+        """What the function may do (guard.py)."""
+        self._depth = 0
+        self.lost_by: BaseException | None = None
+        """The error by which SQLite has rolled back the transaction, if it has."""
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Runs one statement."""
-        if sql not in _allowed:
-            _look_at(sql)
-        return _rows_of(self._open().execute(sql, parameters))
+        return self._run(self._open().execute, sql, parameters)
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
         """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
-        if sql not in _allowed:
-            _look_at(sql)
-        return _rows_of(self._open().executemany(sql, parameters))
+        # As a list: a generator might catch the error of a statement of its own, and would not be stopped by the loss.
+        listed = list(parameters)
+        return self._run(self._open().executemany, sql, listed)
 
-    def _open(self) -> sqlite3.Connection:
-        if self._db is None:
-            raise TransactionMisuse("the transaction is over: its db must not be used after its function has returned")
-        return self._db
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Keeps what is done within, or none of it where an error leaves it; what was done before stays."""
+        self._depth += 1
+        name = f"grpc_idempotency_{self._depth}"
+        self._control("SAVEPOINT", name)
+        try:
+            yield
+        except BaseException:
+            if self._db is not None and self._db.in_transaction:
+                self._control("ROLLBACK TO", name)
+                self._control("RELEASE", name)
+            raise
+        else:
+            self._control("RELEASE", name)
+        finally:
+            self._depth -= 1
 
-    def close(self) -> None:
-        """The function has returned."""
+    def finish(self) -> None:
+        """The function has returned. Raises, as a further statement would, if its transaction was lost meanwhile."""
+        self._open()
         self._db = None
 
+    def close(self) -> None:
+        """The function is over, whichever way."""
+        self._db = None
 
-def _rows_of(cursor: sqlite3.Cursor) -> Rows:
-    # Only a statement that has columns has rows: asking the others for them would cost a turn of the GIL.
-    rows = cursor.fetchall() if cursor.description else []
-    return Rows(rows, cursor.rowcount, cursor.lastrowid)
+    def _open(self) -> GuardedConnection:
+        if self._db is None:
+            raise TransactionMisuse("the transaction is over: its db must not be used after its function has returned")
+        if not self._db.in_transaction:
+            if self.lost_by is not None and fault_of(self.lost_by) is not None:
+                raise self.lost_by  # a full disk is nobody's mistake
+            raise TransactionMisuse(
+                "the database has rolled back the whole transaction, and nothing of it is kept: its function must not "
+                f"go on after that error ({self.lost_by})"
+            ) from self.lost_by
+        return self._db
 
+    def _run(self, execute: Callable[[str, Any], sqlite3.Cursor], sql: str, parameters: Any) -> Rows:
+        try:
+            cursor = execute(self.mode + sql, parameters)
+            # Only a statement that has columns has rows: asking the others for them would cost a turn of the GIL.
+            return Rows(cursor.fetchall() if cursor.description else [], cursor.rowcount, cursor.lastrowid)
+        except (sqlite3.Error, MemoryError) as error:
+            misuse = self._misuse(error)
+            if misuse is None:
+                raise
+            raise misuse from error
 
-def _look_at(sql: str) -> None:
-    first = _FIRST_WORD.match(sql)
-    word = first.group(1).upper() if first else ""
-    if word in _REFUSED:
-        raise TransactionMisuse(f"{word} is not for a transaction's function: it shares its commit with others")
-    if _WHOLE_ROLLBACK.search(sql):
-        raise TransactionMisuse("OR ROLLBACK would roll back other operations too: use OR ABORT, the default")
-    if len(_allowed) >= _MOST_REMEMBERED:
-        _allowed.clear()
-    _allowed.add(sql)
+    def _misuse(self, error: BaseException) -> TransactionMisuse | None:
+        """Sees whether a statement has failed since it was refused, and whether it took the transaction along."""
+        if self._db is not None and not self._db.in_transaction:
+            self.lost_by = error
+        denied, self._guard.denied = self._guard.denied, None
+        if denied is None and str(error).startswith("cannot VACUUM"):  # the one that no authorizer is asked about
+            denied = "VACUUM is not for a transaction's function"
+        return None if denied is None else TransactionMisuse(denied)
+
+    def _control(self, what: str, name: str) -> None:
+        db = self._open()
+        self._guard.mode = STORE
+        try:
+            db.execute(f"{what} {name}")
+        except (sqlite3.Error, MemoryError) as error:
+            self._misuse(error)
+            raise
+        finally:
+            self._guard.mode = self.mode

@@ -18,6 +18,7 @@ from grpc_idempotency.stores.sqlite.clock import RawClock
 from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
+from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 from grpc_idempotency.stores.sqlite.requests import (
     Flush,
     GetRequest,
@@ -110,7 +111,7 @@ class Writer:
 
     # -- the connection's thread
 
-    def _drain(self, db: sqlite3.Connection) -> None:
+    def _drain(self, db: GuardedConnection) -> None:
         """Runs one group; more of them only where the callers' loop can't be left to say when."""
         waiting = self._waiting
         while self._connection is not None:
@@ -133,7 +134,7 @@ class Writer:
             batch = [one for one in batch if id(one) not in unanswered]
         return _deliver(batch, self._waiting)
 
-    def _run(self, db: sqlite3.Connection, batch: list[AnyRequest]) -> list[AnyRequest]:
+    def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
         """Answers the requests; returns those that there was no time for."""
         left: list[AnyRequest] = []
         try:
@@ -147,7 +148,7 @@ class Writer:
             return []
         return left
 
-    def _run_for(self, db: sqlite3.Connection, tables: Tables, requests: list[AnyRequest]) -> list[AnyRequest]:
+    def _run_for(self, db: GuardedConnection, tables: Tables, requests: list[AnyRequest]) -> list[AnyRequest]:
         if not tables.ready and not self._prepare(db, tables, requests):
             return []
         writes, sweeps = self._read(db, tables, requests)
@@ -162,7 +163,7 @@ class Writer:
         # A flush is answered after all that was asked before it.
         return left + [one for one in requests if type(one) is Flush] if left else left
 
-    def _prepare(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
+    def _prepare(self, db: GuardedConnection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
         try:
             tables.prepare(db)
         except (sqlite3.Error, StoreError) as error:
@@ -230,10 +231,9 @@ class Writer:
 
     def _translated(self, error: BaseException) -> StoreError:
         if isinstance(error, sqlite3.Error | StoreError):
-            failure = translated(error, self.path)
+            failure: StoreError = translated(error, self.path)
         else:
             failure = StoreUnavailable(f"{self.path} failed: {type(error).__name__}", landed=None)
-        if failure is not error:
             failure.__cause__ = error
         return failure
 
