@@ -1,11 +1,16 @@
 """What the interceptors do around a handler, for tests of ``transaction``."""
 
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from grpc_idempotency._steps import Steps
 from grpc_idempotency.operation import Operation, enter
 from grpc_idempotency.records import Claim, Code, Outcome
+from grpc_idempotency.store import Database
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL
 
 
@@ -32,3 +37,20 @@ def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal)
         yield operation
     finally:
         enter(None)
+
+
+async def together(store: AsyncSQLiteStore, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """The answers to these calls, all of which wait for the database at the same time."""
+    loop, busy, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def blocker(_db: Database) -> None:
+        loop.call_soon_threadsafe(busy.set)
+        free.wait(10)
+
+    before = asyncio.create_task(store.transaction(blocker))
+    await busy.wait()
+    tasks = [asyncio.ensure_future(call()) for call in calls]
+    await asyncio.sleep(0)
+    free.set()
+    await before
+    return await asyncio.gather(*tasks, return_exceptions=True)

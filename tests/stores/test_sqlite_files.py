@@ -48,6 +48,7 @@ def test_a_prefix_that_is_no_name_is_refused(options: dict[str, Any]) -> None:
     [
         {"synchronous": "OFF"},
         {"synchronous": "full"},
+        *[{"foreign_keys": value} for value in (1, None, "yes")],
         *[{"busy_timeout": value} for value in (-timedelta(seconds=1), timedelta.max, timedelta(days=2), 5, None)],
     ],
 )
@@ -56,10 +57,11 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
         AsyncSQLiteStore("x.db", **options)
 
 
-async def test_stores_on_one_file_must_agree(make: Make, store: AsyncSQLiteStore) -> None:
+@pytest.mark.parametrize("options", [{"synchronous": "NORMAL"}, {"foreign_keys": True}])
+async def test_stores_on_one_file_must_agree(make: Make, store: AsyncSQLiteStore, options: dict[str, Any]) -> None:
     """They share one connection, which can have only one setting."""
     with pytest.raises(PolicyError, match="other settings"):
-        await make(synchronous="NORMAL").open()
+        await make(**options).open()
 
 
 async def test_two_paths_to_one_file_are_one_writer(

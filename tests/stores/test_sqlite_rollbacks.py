@@ -2,7 +2,6 @@
 
 import asyncio
 import sqlite3
-import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -16,7 +15,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
 
 from .conftest import Make, MakeBlocking
-from .operations import keyed, seal
+from .operations import keyed, seal, together
 
 TABLES = [
     "CREATE TABLE orders (id TEXT PRIMARY KEY)",
@@ -69,23 +68,6 @@ def swallowing(name: str, sql: str, *, stubborn: bool = False) -> Callable[[Data
 
 async def orders(store: AsyncSQLiteStore) -> list[str]:
     return await store.read(lambda db: [row[0] for row in db.execute("SELECT id FROM orders ORDER BY id").fetchall()])
-
-
-async def together(store: AsyncSQLiteStore, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """The answers to these calls, all of which wait for the database at the same time."""
-    loop, busy, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-
-    def blocker(_db: Database) -> None:
-        loop.call_soon_threadsafe(busy.set)
-        free.wait(10)
-
-    before = asyncio.create_task(store.transaction(blocker))
-    await busy.wait()
-    tasks = [asyncio.ensure_future(call()) for call in calls]
-    await asyncio.sleep(0)
-    free.set()
-    await before
-    return await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class TestLost:

@@ -43,6 +43,8 @@ class SQLiteBase:
         busy_timeout: how long to wait for another process that holds the file's lock, before
             :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
+        foreign_keys: whether SQLite enforces the foreign keys of your own tables. A violation fails its own transaction
+            alone; a deferred one shows at the commit, which several transactions may share.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class SQLiteBase:
         table_prefix: str = "grpc_idempotency_",
         busy_timeout: timedelta = _BUSY_TIMEOUT,
         synchronous: Literal["NORMAL", "FULL", "EXTRA"] = "FULL",
+        foreign_keys: bool = False,
         _clock: RawClock | None = None,
     ) -> None:
         given = os.fspath(path)
@@ -65,7 +68,11 @@ class SQLiteBase:
         _checks.duration("busy_timeout", busy_timeout, longest=_LONGEST_BUSY_TIMEOUT)
         self._path = os.path.realpath(given)
         self._sql = Sql(table_prefix)
-        self._settings = Settings(synchronous=synchronous, patience=busy_timeout.total_seconds())
+        self._settings = Settings(
+            synchronous=synchronous,
+            foreign_keys=_checks.flag("foreign_keys", foreign_keys),
+            patience=busy_timeout.total_seconds(),
+        )
         self._clock = _clock or MachineClock()
         self._lock = threading.Lock()
         self._writer: Writer | None = None

@@ -24,6 +24,7 @@ class Settings:
     """What all stores on one file in one process must agree on."""
 
     synchronous: str
+    foreign_keys: bool
     patience: float
     """How long to wait for a lock, in seconds."""
 
@@ -122,6 +123,7 @@ def _open(path: str, settings: Settings) -> GuardedConnection:
         if mode != "wal":
             raise StoreUnusable(f"{path} can't use SQLite's WAL mode (it stays in {mode!r}): is it on a network share?")
         db.execute(f"PRAGMA synchronous = {settings.synchronous}")
+        db.execute(f"PRAGMA foreign_keys = {settings.foreign_keys:d}")
         db.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         db.close()
