@@ -218,7 +218,7 @@ def test_example_of_interceptors_on_both_sides(tmp_path: Path) -> None:
 def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
     """A key is required, under either header, and belongs to its user; who is nobody is refused outside."""
     ada, bob = ("x-token", "secret-of-ada"), ("x-token", "secret-of-bob")
-    with example("embed.py", tmp_path, IDEMPOTENCY_SECRET="s") as address:
+    with example("embed.py", tmp_path, IDEMPOTENCY_SECRET="a secret that nobody guesses") as address:
         first, _ = call(address, ada, ("idempotency-key", "k1"))
         assert call(address, ada, ("x-idempotency-key", "k1")) == (first, "replayed")
         assert call(address, bob, ("idempotency-key", "k1"))[1] == "executed"

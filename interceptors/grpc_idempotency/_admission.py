@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from grpc_idempotency import _checks
 from grpc_idempotency._canonical import canonical
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Call
@@ -23,7 +24,7 @@ from grpc_idempotency._wire import (
     parse_key,
 )
 from grpc_idempotency.policy import Policy
-from grpc_idempotency.principals import PrincipalFunction
+from grpc_idempotency.principals import PrincipalFunction, principal_of
 from grpc_idempotency.records import Code, Fingerprint, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
@@ -45,14 +46,16 @@ class Named(NamedTuple):
 
     name: bytes
     principal: bytes
+    storable: bool
+    """Whether its request may be stored, where recovery would need it."""
 
 
 class Admission:
     """Decides whether a call is keyed, under which name, and what its request is."""
 
     def __init__(self, principal: PrincipalFunction, secret: bytes | None) -> None:
-        self._principal = principal
-        self._secret = secret
+        self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
+        self._secret = _checks.secret("secret", secret)
 
     def name(self, target: Target, snapshot: Snapshot, message: Any) -> "Named | None":
         """The operation's name and principal, or ``None`` where no key came and none is asked for.
@@ -60,15 +63,21 @@ class Admission:
         May raise :class:`NotAdmitted`. ``message`` is the one request message, ``None`` for a stream of them.
         """
         method = target.method
-        key = self._key(method, snapshot, message)
+        request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""
+        key = self._key(method, snapshot, request_id)
         if key is None:
             return None
-        principal = self._identify(snapshot)
+        principal = principal_of(self._principal, snapshot.caller)
         if not principal:
             raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
         if target.request_streams and target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        return Named(digest_name(principal, method.name, key, self._secret), principal)
+        storable = not (request_id and self._secret)  # a request that carries its key would tell it (3.1)
+        return Named(digest_name(principal, method.name, key, self._secret), principal, storable)
+
+    def leaves_to_clients(self, method: Method) -> bool:
+        """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
+        return method.has_request_id and method.policy.recovers and self._secret is not None
 
     def call(self, target: Target, snapshot: Snapshot, named: "Named", raw: bytes, message: Any) -> Call:
         """The call of an operation with this one request, as it came and as the handler sees it."""
@@ -80,11 +89,11 @@ class Admission:
         """Takes in the messages of a client-stream. May raise :class:`NotAdmitted`."""
         return Intake(target, snapshot, named, self._secret)
 
-    def _key(self, method: Method, snapshot: Snapshot, message: Any) -> str | None:
+    @staticmethod
+    def _key(method: Method, snapshot: Snapshot, request_id: str) -> str | None:
         field = method.policy.headers[0]
         try:
             key = find_key(snapshot.caller.metadata, method.policy.headers)
-            request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""
             if request_id:
                 field = REQUEST_ID
                 parsed = parse_key(request_id)
@@ -97,14 +106,6 @@ class Admission:
         if key is None and method.policy.required:
             raise NotAdmitted(Refusal(reason=Reason.KEY_REQUIRED, variables={"field": field, "method": method.name}))
         return key
-
-    def _identify(self, snapshot: Snapshot) -> bytes:
-        try:
-            principal = self._principal(snapshot.caller)
-        except Exception:
-            logger.exception("the principal function failed for a call to %s; it is refused", snapshot.caller.method)
-            return b""
-        return principal.encode() if isinstance(principal, str) else bytes(principal or b"")
 
 
 class Intake:
@@ -187,7 +188,7 @@ def _call(target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint,
         _wait_until(target.method, snapshot),
         target.response_streams,
         named.principal,
-        _stored(policy, snapshot, named.principal, raws) if policy.recovers else None,
+        _stored(policy, snapshot, named.principal, raws) if policy.recovers and named.storable else None,
     )
 
 

@@ -42,8 +42,9 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
             is stronger than a glob, an earlier glob than a later one.
         principal: Names the principal that a call's key belongs to (3.1).
-        secret: Makes the stored names and fingerprints HMACs under this secret, so that who reads the store can't
-            guess keys. Every process on the store needs the same one.
+        secret: Makes the stored names and fingerprints HMACs under this secret, so that a reader of the store can't
+            brute-force keys; 16 bytes or more. Every process on the store needs the same one. A request with its key in
+            ``request_id`` is then not stored, so that only a retry finishes its operation, and recovery does not.
         sweep_every: How often expired records are deleted; ``None``: not by this process.
         drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
         max_detached: How many such operations there may be before no further ones are taken on.

@@ -14,6 +14,9 @@ from grpc_idempotency.errors import PolicyError
 LONGEST = timedelta(days=36_525)
 """A hundred years, the longest duration that is taken: dates and timers go wrong with those that mean "for ever"."""
 
+SHORTEST_SECRET = 16
+"""Bytes: 128 bits, below which it could be tried out."""
+
 T = TypeVar("T")
 
 
@@ -70,6 +73,14 @@ def plain_function(name: str, value: Any) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise PolicyError(f"{name} is a plain function: it is not awaited.")
     return value  # type: ignore[no-any-return]  # narrowed by callable alone
+
+
+def secret(name: str, value: Any) -> bytes | None:
+    """The value, if it is nothing, or bytes that are enough for the key of an HMAC. Raises :class:`PolicyError`."""
+    if value is not None and not (isinstance(value, bytes) and len(value) >= SHORTEST_SECRET):
+        told = f"{len(value)} bytes" if isinstance(value, bytes) else _told(value)
+        raise PolicyError(f"{name} is {SHORTEST_SECRET} bytes or more that nobody can guess, or None; not {told}.")
+    return value
 
 
 def _told(value: object) -> str:

@@ -59,6 +59,13 @@ class Shell:
         """Finds policies that can't be met, where all methods of the server are known."""
         if served.all_known:
             self._methods.check(served.names)
+        left = sorted(name for name in served.names if self._admission.leaves_to_clients(self._methods[name]))
+        if left:
+            logger.info(
+                "with a secret, requests that carry their key in request_id are not stored; only a retry of its client "
+                "finishes such an operation of %s",
+                ", ".join(left),
+            )
 
     def _check_policy(self, policy: Policy) -> None:
         if policy.effects is Effects.TRANSACTIONAL and not hasattr(self._store, "transaction"):

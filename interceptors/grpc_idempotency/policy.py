@@ -67,7 +67,7 @@ class Policy:
     """Whether an operation whose server is gone, or that is waiting, is finished without its client (5.4), from its
     stored request. ``None``: where ``effects`` is transactional or repeatable."""
     kept_metadata: tuple[str, ...] = ()
-    """The names of the invocation metadata that is stored with the request for that; never a token's."""
+    """The names of the invocation metadata that is stored with the request for that; never a token's or a key's."""
     left_out: tuple[str, ...] = ()
     """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
     pass_bidirectional: bool = False
@@ -103,6 +103,11 @@ class Policy:
         for name in ("kept_metadata", "left_out"):
             object.__setattr__(self, name, _checks.names(f"Policy.{name}", getattr(self, name)))
         object.__setattr__(self, "headers", checked_headers(self.headers))
+        for name in self.kept_metadata:
+            if name in self.headers:
+                raise PolicyError(f"Policy.kept_metadata: {name!r} carries keys, which are never stored.")
+            if name != name.lower():
+                raise PolicyError(f"Policy.kept_metadata: {name!r} is not a lower-case metadata name.")
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
 
 

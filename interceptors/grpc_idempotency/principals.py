@@ -3,9 +3,11 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 
 logger = logging.getLogger("grpc_idempotency")
@@ -30,10 +32,12 @@ class Caller:
 
 
 PrincipalFunction = Callable[[Caller], str | bytes | None]
-"""Names the principal of a caller. ``None`` or an empty name: the keyed call is refused (``PRINCIPAL_REQUIRED``).
+"""Names the principal of a caller. Where it returns ``None``, an empty name, or anything but text and bytes, the keyed
+call is refused (``PRINCIPAL_REQUIRED``).
 
-It runs before anything else, in the call's own context; what it returns goes into a digest and is not stored. Never
-return a raw token: it changes when it is refreshed, and a retry would then run again.
+It is a plain function, and runs before anything else, in the call's own context. What it returns goes into a digest; it
+is stored itself only with the request of an operation that may be finished without its client, until that is completed.
+Never return a raw token: it changes when it is refreshed, and a retry would then run again.
 """
 
 SHARED = b"shared"
@@ -45,6 +49,33 @@ def mtls_or_shared(caller: Caller) -> bytes:
     if caller.peer_identity_key is None or not caller.peer_identities:
         return SHARED
     return b"mtls:" + _framed(caller.peer_identity_key.encode(), *sorted(caller.peer_identities))
+
+
+def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
+    """The caller's principal; empty where there is none, or nothing that can be one: then the call fails closed."""
+    try:
+        principal: object = function(caller)
+    except Exception:
+        logger.exception("the principal function failed for a call to %s; it is refused", caller.method)
+        return b""
+    if principal is None or isinstance(principal, bytes):
+        return principal or b""
+    if isinstance(principal, str):
+        with suppress(UnicodeEncodeError):  # its text quotes the principal
+            return principal.encode()
+    _discard(principal)
+    logger.error(
+        "the principal function answered with %s that is no name: text in UTF-8, or bytes; a call to %s is refused",
+        type(principal).__name__,
+        caller.method,
+    )
+    return b""
+
+
+def _discard(answer: object) -> None:
+    """Closes a coroutine that a function returned, so that Python does not warn that nobody has awaited it."""
+    if inspect.iscoroutine(answer):
+        answer.close()
 
 
 def token_subject(
@@ -64,19 +95,21 @@ def token_subject(
     """
     if not header or header != header.lower() or header.endswith("-bin"):
         raise PolicyError(f"token_subject: {header!r} is not a lower-case metadata name for text.")
-    if inspect.iscoroutinefunction(verify):
-        raise PolicyError("token_subject: verify is a plain function, since a principal function is not awaited.")
+    _checks.plain_function("token_subject: verify", verify)
 
     def principal(caller: Caller) -> bytes | None:
         token = _token(caller, header)
         if not token:
             return None
         try:
-            claims = verify(token)
+            claims: object = verify(token)
         except Exception as exc:
             # Not its text, which may quote the token.
             logger.warning("the token of a call to %s is not verified: %s", caller.method, type(exc).__name__)
             return None
+        if not isinstance(claims, Mapping):
+            _discard(claims)
+            raise TypeError(f"verify answered with {type(claims).__name__}, not with claims")
         subject, issuer = claims["sub"], claims.get("iss", "")
         if not (isinstance(subject, str) and subject and isinstance(issuer, str)):
             raise ValueError("the claims of a verified token have no sub, or one that is no text, or such an iss")

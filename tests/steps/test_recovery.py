@@ -113,11 +113,16 @@ async def some_rounds(service: Served) -> None:
 # What the handler sees
 
 
-@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
-async def test_finished_by_another_server(net: Net, effects: Effects, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("effects", "secret"), [(Effects.TRANSACTIONAL, None), (Effects.REPEATABLE, b"a secret of thirty-two bytes, ok!")]
+)
+async def test_finished_by_another_server(
+    net: Net, effects: Effects, secret: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4)."""
     policy = Policy(effects=effects, kept_metadata=("x-tenant",), **LEASE)
     options: dict[str, Any] = {"principal": lambda caller: dict(caller.metadata).get("x-user"), "policy": policy}
+    options["secret"] = secret
     handler, key = Stops(), new_key()
     token = new_key()
     metadata = (("x-user", "ada"), ("authorization", token), ("x-tenant", "t1"))

@@ -19,6 +19,7 @@ from grpc_idempotency._run import Target
 from grpc_idempotency._wire import InvalidKey, carries_key, find_key, parse_key, reply_to
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction
+from grpc_idempotency.records import Effects
 from shop.orders.v1.orders_pb2 import CreateOrderRequest
 
 HEADER = "idempotency-key"
@@ -151,12 +152,13 @@ def admit(
     message: Message | None = None,
     principal: PrincipalFunction = lambda _caller: "alice",
     remaining: float | None = None,
+    secret: bytes | None = None,
     **policy: Any,
 ) -> Call | Refusal | None:
     """What becomes of a call with these values for its key."""
     context: Any = Context([(HEADER, value) for value in values], remaining)
     snapshot = Snapshot(METHOD, context)
-    admission, to = Admission(principal, secret=None), target(message, **policy)
+    admission, to = Admission(principal, secret), target(message, **policy)
     try:
         named = admission.name(to, snapshot, message)
     except NotAdmitted as exc:
@@ -218,6 +220,22 @@ def test_the_request_may_carry_the_key() -> None:
     ):
         assert refusal.reason is Reason.KEY_INVALID
         assert refusal.variables["field"] == "request_id"
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret of thirty-two bytes, ok!"])
+def test_a_request_that_carries_its_key_is_not_stored_under_a_secret(secret: bytes | None) -> None:
+    """With a secret recovery is given a request only where the key is not in it (3.1, 6.5)."""
+    without, within = CreateOrderRequest(customer_id="c"), CreateOrderRequest(customer_id="c", request_id="k")
+    stored = {
+        case: isinstance(call, Call) and call.request is not None
+        for case, call in {
+            "metadata": admit("k", message=without, secret=secret, effects=Effects.REPEATABLE),
+            "request": admit(message=within, secret=secret, effects=Effects.REPEATABLE),
+            "both": admit("k", message=within, secret=secret, effects=Effects.REPEATABLE),
+            "unrecovered": admit("k", message=without, secret=secret, effects=Effects.OPAQUE),
+        }.items()
+    }
+    assert stored == {"metadata": True, "request": not secret, "both": not secret, "unrecovered": False}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -47,6 +48,8 @@ NO_DURATIONS: tuple[Any, ...] = (60, 1.5, float("nan"), True, None, "60s")
         ("statuses", {Code.OK: Disposition.RELEASE}),
         ("statuses", {14: Disposition.STORE}),
         ("statuses", {Code.ABORTED: "store"}),
+        ("kept_metadata", ("x-tenant", "idempotency-key")),
+        ("kept_metadata", ("X-Tenant",)),
         ("statuses", None),
         ("statuses", [(Code.ABORTED, Disposition.STORE)]),
         *[(name, value) for name in ALL_DURATIONS for value in (*ENDLESS, *NO_DURATIONS)],
@@ -139,6 +142,33 @@ def test_an_interceptors_settings_are_checked(kind: Any, field: str, value: Any)
         return
     with pytest.raises(PolicyError, match=field):
         kind.IdempotencyInterceptor(kind.MemoryStore(), **{field: value})
+
+
+@pytest.mark.parametrize("kind", [aio, grpc_idempotency])
+@pytest.mark.parametrize("secret", [b"", b"fifteen bytes !", "text of more than 16", bytearray(32), 5, True])
+def test_a_secret_is_bytes_that_nobody_guesses(kind: Any, secret: Any) -> None:
+    """An empty or short one, as from an unset variable, and what is no bytes is refused; it is not told (3.1)."""
+    with pytest.raises(PolicyError, match=r"secret is 16 bytes") as caught:
+        kind.IdempotencyInterceptor(kind.MemoryStore(), secret=secret)
+    assert "fifteen" not in str(caught.value)
+    assert "text of" not in str(caught.value)
+
+
+async def a_coroutine(_caller: Any) -> str:
+    return "ada"
+
+
+class AwaitedObject:
+    async def __call__(self, _caller: Any) -> str:
+        return "ada"
+
+
+@pytest.mark.parametrize("kind", [aio, grpc_idempotency])
+@pytest.mark.parametrize("principal", [None, "ada", a_coroutine, partial(a_coroutine), AwaitedObject()])
+def test_a_principal_function_is_a_plain_one(kind: Any, principal: Any) -> None:
+    """What can't be called, or has to be awaited, is refused when the interceptor is made (3.1)."""
+    with pytest.raises(PolicyError, match="principal is a"):
+        kind.IdempotencyInterceptor(kind.MemoryStore(), principal=principal)
 
 
 @pytest.mark.parametrize("value", [-1, None, True, 1.5])

@@ -110,7 +110,7 @@ class AsyncMemoryStore:
         if entry is None or (lapsed_only and not self._seen(entry).lapsed):
             return False
         entry.record = replace(entry.record, state=State.HELD, reason=reason)
-        entry.lease_until = None
+        entry.lease_until = entry.request = None
         return True
 
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:

@@ -125,6 +125,8 @@ def _open(path: str, settings: Settings) -> GuardedConnection:
         db.execute(f"PRAGMA synchronous = {settings.synchronous}")
         db.execute(f"PRAGMA foreign_keys = {settings.foreign_keys:d}")
         db.execute("PRAGMA busy_timeout = 0")
+        # A request that was stored for recovery must not stay readable in the file when it has been deleted.
+        db.execute("PRAGMA secure_delete = ON")
     except BaseException:
         db.close()
         raise

@@ -50,13 +50,13 @@ JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.stat
 UPDATE {p}operations SET lease_ms = ?, lease_until = ? WHERE name = ? AND fence = ? AND state = 0
 
 -- name: hold
--- Makes one running operation held.
-UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?
+-- Makes one running operation held. Nobody will run it again, so its request goes.
+UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?, request = NULL
 WHERE name = ? AND fence = ? AND state = 0
 
 -- name: hold_lapsed
 -- The same, if its lease has run out.
-UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?
+UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?, request = NULL
 WHERE lease_until <= ? AND name = ? AND fence = ? AND state = 0
 
 -- name: wait

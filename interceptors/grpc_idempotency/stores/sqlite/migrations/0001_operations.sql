@@ -26,7 +26,7 @@ CREATE TABLE {p}operations (
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
     message BLOB,
-    request BLOB                             -- NULL where there is none, and once completed
+    request BLOB                             -- NULL where there is none, and once completed or held
 );
 -- 16 random bytes a row, and nothing else: the only tree that is written at random places.
 CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
