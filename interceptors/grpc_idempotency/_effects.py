@@ -77,10 +77,12 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """It raised because its transaction could not be committed."""
+    """It raised because the store could not do something for it."""
 
     outcome: Outcome
     """As of :class:`Raised`."""
+    own: bool = True
+    """Whether that was to commit the operation's own transaction, in which the handler's effects are (5.1)."""
 
 
 class CutShort(enum.Enum):
@@ -167,6 +169,7 @@ class Event(enum.Enum):
     LOST = "operation %s of %s was taken over while it ran here"
     HELD = "operation %s of %s is held until an operator resolves it"
     WAITS = "operation %s of %s failed in a way that may pass, and will run again"
+    STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
     GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
 
 

@@ -59,7 +59,7 @@ from grpc_idempotency._effects import (
     do,
 )
 from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency.errors import FenceRefused, StoreUnavailable
+from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
 
@@ -250,16 +250,10 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
             return (yield from _let_go(call, claim, outcome, ran.steps, tries))
         case Raised(outcome):
             return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, tries))
-        case RolledBack(outcome):
-            if not opaque:
-                return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
-            uncommitted = yield from _insist(Renew(claim.name, claim.fence, claim.lease))
-            if uncommitted is None:
-                return Refused(_not_stored())
-            if not uncommitted:
-                return (yield from _overtaken(call, claim))  # or it was committed after all
-            # Its transaction left nothing, but who knows what else it did.
-            return (yield from _end(call, claim, outcome, ran.steps, tries))
+        case RolledBack(outcome, own):
+            if opaque and not own:  # who knows what it had done before
+                return (yield from _end(call, claim, outcome, ran.steps, tries))
+            return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
                 return (yield from _hold(call, claim, ran.ended.value))
@@ -354,7 +348,14 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
 
 def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
     kept = retained(outcome, call.policy)
-    stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+    try:
+        stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+    except Unstorable:
+        if not (outcome.details or outcome.trailers):
+            return Refused(_not_stored())
+        # The effect is there, and an answer without these is better than none: they are nobody's then.
+        yield from do(Tell(Event.STRIPPED))
+        return (yield from _store(call, claim, replace(outcome, details="", trailers=())))
     match stored:
         case True:
             return Executed(outcome)
@@ -390,11 +391,16 @@ def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
 
 
 def _insist(effect: Effect[bool]) -> Plan[bool | None]:
-    """Tries a write again until the owner must be presumed dead (5.5): then ``None``."""
+    """Tries a write again until the owner must be presumed dead (5.5): then ``None``.
+
+    Raises :class:`Unstorable` at once: a store does not recover from what it is given.
+    """
     pause = _FIRST_RETRY
     while True:
         try:
             return (yield from do(effect))
+        except Unstorable:
+            raise
         except StoreUnavailable:
             if not (yield from do(LeaseHolds())):
                 return None

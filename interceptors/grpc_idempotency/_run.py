@@ -13,7 +13,7 @@ from grpc_idempotency._protocol import retained
 from grpc_idempotency._steps import Unwinding
 from grpc_idempotency._tape import Tape, frame
 from grpc_idempotency._wire import cap
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import StoreUnavailable, Unstorable
 from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code, Effects, Outcome
 
@@ -143,7 +143,9 @@ class Run:
         if isinstance(error, Unwinding):
             return Raised(outcome)
         logger.error("the handler of %s raised", self.target.method.name, exc_info=error)
-        return RolledBack(outcome) if isinstance(error, StoreUnavailable) else Raised(outcome)
+        if isinstance(error, StoreUnavailable) and not isinstance(error, Unstorable):
+            return RolledBack(outcome, own=operation is not None and operation.uncommitted is error)
+        return Raised(outcome)
 
     def committed(self, reply: object) -> Answered:
         """Its transaction has committed an outcome: that one counts, whatever came after."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps, Undo
-from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse
+from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable
 from grpc_idempotency.records import Outcome, Step
 from grpc_idempotency.store import Database
 
@@ -54,6 +54,8 @@ class OperationBase:
         """How long its outcome will be kept."""
         self.committed: Outcome | None = None
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+        self.uncommitted: StoreUnavailable | None = None
+        """The error with which a transaction of this run could not be committed, if so. Set by the store."""
         self.steps = steps
         """For the interceptors: the steps of this run."""
         self.scope = scope_of(name)

@@ -52,7 +52,7 @@ from grpc_idempotency._effects import (
 )
 from grpc_idempotency._protocol import FAILED
 from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable
+from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
 
@@ -512,7 +512,7 @@ def test_an_exception_of_a_handler_that_may_run_again_is_released(effects: Effec
     assert hand.result == Released(raised)
 
 
-@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+@pytest.mark.parametrize("effects", Effects)
 def test_a_commit_that_failed_is_answered_unavailable(effects: Effects) -> None:
     """Rolled back, and a retry runs it again (5.1)."""
     hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), effects)
@@ -520,33 +520,48 @@ def test_a_commit_that_failed_is_answered_unavailable(effects: Effects) -> None:
     assert hand.result.outcome.status is Code.UNAVAILABLE
 
 
-def test_an_opaque_handler_whose_commit_failed_may_have_done_more() -> None:
-    """Its failure is stored, once it is certain that the commit is not there after all (4.5, 5.1)."""
+def test_an_opaque_handler_that_the_store_failed_elsewhere_may_have_done_more() -> None:
+    """Not its own transaction, but a read or another store: that is an exception as any other (4.5)."""
     failed = Outcome(status=Code.UNKNOWN)
-    hand = settling(RolledBack(failed))
-    hand.reply(Renew, True)
+    hand = settling(RolledBack(failed, own=False))
     hand.reply(Complete, True)
     assert hand.result == Executed(failed)
 
 
-def test_a_commit_whose_answer_was_lost_counts() -> None:
+@pytest.mark.parametrize("effects", Effects)
+def test_a_commit_whose_answer_was_lost_counts(effects: Effects) -> None:
     """It is looked up by its fence, whatever the handler made of the error (5.1)."""
-    committed = record(State.COMPLETED, fence=b"mine")
-    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)))
-    hand.reply(Renew, False)
-    hand.reply(Get, committed)
-    assert hand.result == Executed(OK)
-    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), Effects.TRANSACTIONAL)
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), effects)
     hand.reply(Release, False)
-    hand.reply(Get, committed)
+    hand.reply(Get, record(State.COMPLETED, fence=b"mine"))
     assert hand.result == Executed(OK)
 
 
-def test_a_commit_that_can_not_be_looked_up_is_not_told_as_a_failure() -> None:
+@pytest.mark.parametrize("effects", Effects)
+def test_a_commit_that_can_not_be_looked_up_is_not_told_as_a_failure(effects: Effects) -> None:
     """Nobody knows whether it is there, so nobody is answered with either (5.1, 5.5)."""
-    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)))
-    hand.fail(Renew, DOWN)
+    hand = settling(RolledBack(Outcome(status=Code.UNKNOWN)), effects)
+    hand.fail(Release, DOWN)
     hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+def test_what_the_store_can_not_keep_is_left_out_of_the_outcome() -> None:
+    """It is not tried again, and nobody is answered with it: the reply and its status are what counts (4.7, 5.5)."""
+    odd = Outcome(status=Code.OK, message=b"done", details="\ud800", trailers=(("x", "\ud800"),))
+    hand = settling(Answered(odd))
+    hand.fail(Complete, Unstorable("no"))
+    bare = Outcome(status=Code.OK, message=b"done")
+    assert hand.told == [Event.STRIPPED]
+    assert hand.asked(Complete).outcome == bare
+    hand.reply(Complete, True)
+    assert hand.result == Executed(bare)
+
+
+def test_an_outcome_that_can_not_be_stored_at_all_is_told_at_once() -> None:
+    """With no write tried again: no store recovers from what it is given."""
+    hand = settling(Answered(Outcome(status=Code.OK, message=b"done")))
+    hand.fail(Complete, Unstorable("no"))
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 

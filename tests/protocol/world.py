@@ -355,6 +355,7 @@ class World:
     def _commit(self, flight: Flight, claim: Claim, fault: Fault | None) -> Ended:
         failed = RolledBack(Outcome(status=Code.UNKNOWN, details=f"{flight.run}: no commit"))
         if fault in (Fault.NOT_DONE, Fault.IN_VAIN):
+            self.witness.runs[flight.run].nothing_happened = True
             return failed
         outcome = Outcome(status=Code.OK, message=flight.run.encode())
         before = self.store.row(NAME)

@@ -52,10 +52,10 @@ class FlakyStore(SQLiteStore, Faults):
         super().__init__(path, **options)
         Faults.__init__(self)
         self.twin: FlakyTwin | None = None
-        self._file = path
+        self._file, self._options = path, options
 
     def for_threads(self) -> "FlakyTwin":
-        self.twin = FlakyTwin(self._file, self)
+        self.twin = FlakyTwin(self._file, self, self._options)
         return self.twin
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
@@ -107,8 +107,8 @@ class FlakyStore(SQLiteStore, Faults):
 class FlakyTwin(grpc_idempotency.SQLiteStore):
     """The threads' store on the same file, which fails when the other one would."""
 
-    def __init__(self, path: Any, flaky: FlakyStore) -> None:
-        super().__init__(path)
+    def __init__(self, path: Any, flaky: FlakyStore, options: dict[str, Any]) -> None:
+        super().__init__(path, **options)
         self._flaky = flaky
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:

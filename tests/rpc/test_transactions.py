@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Database, Effects, Policy, State, TransactionMisuse
+from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.aio import SQLiteStore
 
 from .handlers import Gate
@@ -36,11 +36,15 @@ def insert(value: str) -> Callable[[Database], StringValue]:
     return fn
 
 
+def create(db: Database) -> None:
+    db.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, value TEXT)")
+
+
 @pytest.fixture
 async def store(serve: Servers) -> SQLiteStore:
     """A store whose database has a table of ours. Its servers close it."""
     store = FlakyStore(serve.path)
-    await store.transaction(lambda db: db.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, value TEXT)"))
+    await store.transaction(create)
     return store
 
 
@@ -205,6 +209,76 @@ async def test_a_transaction_that_could_not_be_committed(serve: Servers, store: 
     assert "Retry with the same key" in first.details
     store.down.clear()
     assert (await service.call("Do", text("a"), key=key)).text == "inserted a"
+
+
+@pytest.mark.parametrize("effects", Effects)
+async def test_a_transaction_that_never_began(serve: Servers, effects: Effects) -> None:
+    """The file was locked for too long: nothing happened, whatever its effects are, and a retry runs (5.1)."""
+    store = FlakyStore(serve.path, busy_timeout=ms(50))
+    await store.transaction(create)
+    other = sqlite3.connect(serve.path, isolation_level=None, check_same_thread=False)
+    runs: list[str] = []
+
+    async def do(request: StringValue, _context: Any) -> StringValue:
+        runs.append(request.value)
+        if len(runs) == 1:
+            other.execute("BEGIN IMMEDIATE")
+        try:
+            return await store.transaction(insert(request.value))
+        finally:
+            other.close()
+
+    service = await serve({"Do": do}, policy=Policy(effects=effects), store=store)
+    key = new_key()
+    first = await service.call("Do", text("a"), key=key)
+    assert (first.status, rows(serve.path)) == (grpc.StatusCode.UNAVAILABLE, [])
+    assert "Retry with the same key" in first.details
+    assert [(await service.call("Do", text("a"), key=key)).mark for _ in range(2)] == ["executed", "replayed"]
+    assert (rows(serve.path), len(runs)) == (["a"], 2)
+
+
+async def test_a_read_that_failed_says_nothing_of_an_opaque_handler(serve: Servers, store: FlakyStore) -> None:
+    """Nobody knows what it had done before: its failure is stored (4.5)."""
+    runs: list[str] = []
+
+    async def do(request: StringValue, _context: Any) -> StringValue:
+        runs.append(request.value)
+        raise StoreUnavailable("a read, or another store, was down")
+
+    service = await serve({"Do": do}, store=store)
+    key = new_key()
+    answers = [await service.call("Do", text("a"), key=key) for _ in range(2)]
+    assert [(one.status, one.mark) for one in answers] == [
+        (grpc.StatusCode.UNKNOWN, "executed"),
+        (grpc.StatusCode.UNKNOWN, "replayed"),
+    ]
+    assert len(runs) == 1
+
+
+async def test_a_swallowed_rollback(serve: Servers, store: SQLiteStore) -> None:
+    """A function that goes on after SQLite rolled back everything is not answered OK, and a retry runs once (5.1)."""
+    await store.transaction(lambda db: db.execute("CREATE TABLE refs (ref UNIQUE ON CONFLICT ROLLBACK)"))
+    await store.transaction(lambda db: db.execute("INSERT INTO refs VALUES ('there')"))
+    runs: list[str] = []
+
+    async def do(request: StringValue, _context: Any) -> StringValue:
+        def fn(db: Database) -> StringValue:
+            runs.append(request.value)
+            reply = insert(request.value)(db)
+            for sql in ("INSERT INTO refs VALUES ('there')", "INSERT INTO things (value) VALUES ('more')"):
+                if len(runs) == 1:
+                    with suppress(Exception):
+                        db.execute(sql)
+            return reply
+
+        return await store.transaction(fn)
+
+    service = await serve({"Do": do}, policy=TRANSACTIONAL, store=store)
+    key = new_key()
+    first = await service.call("Do", text("a"), key=key)
+    assert (first.status, rows(serve.path)) == (grpc.StatusCode.UNKNOWN, [])
+    assert [(await service.call("Do", text("a"), key=key)).mark for _ in range(2)] == ["executed", "replayed"]
+    assert (rows(serve.path), len(runs)) == (["a"], 2)
 
 
 @pytest.mark.parametrize("kind", ["async"])

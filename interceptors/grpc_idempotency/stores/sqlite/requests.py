@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
@@ -220,6 +221,11 @@ class TransactionRequest(Request[Any]):
         self.context = contextvars.copy_context()
         self.committed: Outcome | None = None
         self.step: Step | None = None
+
+    def tell(self, error: StoreUnavailable) -> None:
+        """Tells the operation why its transaction is not committed."""
+        if self.operation is not None:
+            self.operation.uncommitted = error
 
     def settle(self) -> None:
         """Marks the operation even where the caller was cancelled: its outcome is stored all the same."""

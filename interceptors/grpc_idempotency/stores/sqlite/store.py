@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-from grpc_idempotency.errors import StoreError
+from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import registry
@@ -115,7 +115,12 @@ class AsyncSQLiteStore(SQLiteBase):
 
     async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
-        value: T = await self._call(self._transacting(fn, step))
+        request = self._transacting(fn, step)
+        try:
+            value: T = await self._call(request)
+        except StoreUnavailable as error:
+            request.tell(error)
+            raise
         return value
 
     async def read(self, fn: Callable[[Database], T]) -> T:
