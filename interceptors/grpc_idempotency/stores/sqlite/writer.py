@@ -194,17 +194,25 @@ class Writer:
             else:
                 writes.append(request)
         if gets:
-            try:
-                reads.get(db, tables, gets)
-            except sqlite3.Error as error:
-                self._fail(gets, error)
+            self._get(db, tables, gets)
         return writes, sweeps
+
+    def _get(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
+        """Reads all at once; where that fails, each by itself, so that only the one at fault bears it."""
+        try:
+            reads.get(db, tables, requests)
+        except Exception as error:
+            if len(requests) == 1:
+                self._fail(requests, translated(error, self.path))
+            else:
+                for one in requests:
+                    self._get(db, tables, [one])
 
     def _each(self, request: Any, read: Any, db: sqlite3.Connection, tables: Tables) -> None:
         try:
             read(db, tables, request)
-        except (sqlite3.Error, StoreError) as error:
-            self._fail([request], error)
+        except Exception as error:
+            self._fail([request], translated(error, self.path))
 
     def _look_around(self, db: sqlite3.Connection, tables: Tables) -> None:
         try:
