@@ -12,17 +12,26 @@ Perform = Callable[[Effect[Any]], Any]
 """Performs an effect; on asyncio it may answer with an awaitable of the reply."""
 
 
-def drive(plan: Plan[T], perform: Perform) -> T:
-    """Performs each effect that the plan asks for; an error of ours is the plan's to handle."""
+def advance(plan: Plan[Any], perform: Perform, effect: Effect[Any]) -> Effect[Any]:
+    """Performs one effect, and returns the next one that the plan asks for; an error of ours is the plan's to handle.
+
+    Raises:
+        StopIteration: The plan has come to its end, with this value.
+    """
     try:
-        effect = next(plan)
+        reply = perform(effect)
+    except IdempotencyError as exc:
+        return plan.throw(exc)
+    return plan.send(reply)
+
+
+def drive(plan: Plan[T], perform: Perform, effect: Effect[Any] | None = None) -> T:
+    """Performs each effect that the plan asks for, from ``effect`` on where it has asked for that one already."""
+    try:
+        if effect is None:
+            effect = next(plan)
         while True:
-            try:
-                reply = perform(effect)
-            except IdempotencyError as exc:
-                effect = plan.throw(exc)
-            else:
-                effect = plan.send(reply)
+            effect = advance(plan, perform, effect)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
 

@@ -72,7 +72,7 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
     while True:
         boarded = yield from do(Board(call))
         if boarded is None:
-            return _store_unavailable("This server takes on no further operation; the handler did not run")
+            return _no_room()
         if same_request(boarded.fingerprint, call.fingerprint):
             landed = yield from do(Land(boarded, None if boarded.founded else call.until))
         else:
@@ -504,6 +504,15 @@ def _store_unavailable(effect: str) -> Refusal:
 
 def _not_stored() -> Refusal:
     return _store_unavailable("The handler ran, but what became of it could not be stored")
+
+
+def no_room() -> Landing:
+    """What a flight lands with that could not begin, since its server lacks what it takes."""
+    return Refused(_no_room())
+
+
+def _no_room() -> Refusal:
+    return _store_unavailable("This server takes on no further operation; the handler did not run")
 
 
 def shut_down() -> Landing:

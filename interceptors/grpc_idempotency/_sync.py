@@ -36,8 +36,10 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
     Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
     see bytes in place of messages.
 
-    A unary operation runs in the thread of the call that founds it, a server-stream in a thread of its own. A handler
-    that runs past its execution limit can't be stopped: its call is cancelled, and its thread goes on.
+    Handlers of keyed calls run in threads of the interceptor's own, which are used again, with the context variables of
+    the call's thread; what an initializer of the server's pool left in its threads they do not see. The call's thread
+    waits for the outcome while its client is there. A handler that runs past its execution limit can't be stopped: its
+    call is answered, and its thread goes on.
 
     Args:
         store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.

@@ -50,9 +50,13 @@ class Attachment:
             finished = self._stopped
         stopped = self._stop(grace)
         if first:
-            threading.Thread(
+            finish = threading.Thread(
                 target=self._finish, args=(stopped, finished), name="grpc-idempotency-stop", daemon=True
-            ).start()
+            )
+            try:
+                finish.start()
+            except RuntimeError:  # no thread can be started: then the caller waits
+                self._finish(stopped, finished)
         return finished
 
     def _finish(self, stopped: threading.Event, finished: threading.Event) -> None:

@@ -84,7 +84,7 @@ class _Base:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, self._new_run, self._give_up)
+                return self._flights.board(call, self._new_run)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -97,10 +97,6 @@ class _Base:
     def _land(self, boarded: Boarded, until: float | None) -> Any:
         """Waits for the flight to land: each kind in its own way."""
         raise NotImplementedError
-
-    def _give_up(self) -> None:
-        """Ends the call, whose thread is taken up by a handler that won't come to its end."""
-        self._context.cancel()
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._flights.waiting() as free:
@@ -155,7 +151,8 @@ class _Exchange(_Base):
         self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
             with self._flights.following(flight):
-                flight.fly()
+                self._context.add_callback(flight.stir)
+                flight.depart()
                 return flight.follow(None, self._gone)
         with self._flights.following(flight):
             self._context.add_callback(flight.stir)
@@ -183,9 +180,6 @@ class _StreamingExchange(_Base):
             return
         answered = yield from drive_streaming(answer(call), self._perform)
         yield from self._rest(reply_to(answered))
-
-    def _give_up(self) -> None:
-        """Nothing: the handler is in another thread, and this one answers the call."""
 
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight

@@ -1,4 +1,8 @@
-"""Flights on threads: a unary operation runs in the thread of the call that founds it, a streaming one in its own."""
+"""Flights on threads: handlers run in threads of our own, and the server's threads only follow them.
+
+So neither a client that goes away nor a handler that comes to no end keeps a thread of the server's, and a call whose
+handler can't be stopped is answered all the same.
+"""
 
 import contextvars
 import logging
@@ -6,14 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-from grpc_idempotency._drive import drive
-from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Ran
+from grpc_idempotency._drive import advance, drive
+from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Execute, Get, Landed, Landing, Plan, Ran
 from grpc_idempotency._flight import FlightBase
-from grpc_idempotency._protocol import keep_lease, operate, settle, shut_down, watch
+from grpc_idempotency._protocol import keep_lease, no_room, operate, settle, shut_down, watch
 from grpc_idempotency._sync_keeper import Keeper, Timer, jittered
 from grpc_idempotency._sync_run import SyncRun
+from grpc_idempotency._sync_workers import Worker, Workers
 from grpc_idempotency.operation import Operation, OperationBase
 from grpc_idempotency.store import Store
 
@@ -25,11 +31,9 @@ class Flight(FlightBase):
 
     run: SyncRun
 
-    def __init__(self, flights: "Flights", call: Call, run: SyncRun, give_up: Callable[[], object]) -> None:
-        """``give_up`` ends the founding call at its client, for a handler that won't come to its end."""
+    def __init__(self, flights: "Flights", call: Call, run: SyncRun) -> None:
         super().__init__(flights.store, call, run)
         self._flights = flights
-        self._give_up = give_up
         self._landing: Landing | None = None
         self._runs = False
         """Whether its handler runs, or has run."""
@@ -37,17 +41,54 @@ class Flight(FlightBase):
         self._ended = False
         self.followers = 0
         """How many calls follow it; guarded by the register."""
+        self.over = False
+        """Whether nothing of it runs any more; guarded by the register."""
 
-    def fly(self) -> None:
-        """Brings the operation to its end, in this thread."""
+    def depart(self) -> None:
+        """Claims the operation in this thread, which the store alone can hold up; all that follows is a worker's.
+
+        So what is found and not won, as a replay is, costs no hand-over to another thread.
+        """
+        worker = self._flights.worker()
+        if worker is None:
+            self._land(no_room())
+            return
+        plan = operate(self.call)
         landing = shut_down()
         try:
-            landing = drive(operate(self.call), self.perform)
-        except Exception:
-            logger.exception("an operation of %s could not be brought to its end", self.call.method)
+            effect = next(plan)
+            while not isinstance(effect, Execute):
+                effect = advance(plan, self.perform, effect)
+        except StopIteration as done:
+            landing = done.value
+        except Exception as exc:
+            self._log_failure(exc)
+        else:
+            worker.run(partial(contextvars.copy_context().run, self._fly, plan, effect))
+            return
+        self._flights.give_back(worker)
+        self._land(landing)
+
+    def launch(self) -> None:
+        """Brings an operation to its end that no call follows, from its claim on in a worker's thread."""
+        worker = self._flights.worker()
+        if worker is None:
+            self._land(no_room())
+        else:
+            worker.run(partial(contextvars.copy_context().run, self._fly, operate(self.call), None))
+
+    def _fly(self, plan: Plan[Landing], effect: Effect[Any] | None) -> None:
+        landing = shut_down()
+        try:
+            landing = drive(plan, self.perform, effect)
+        except Exception as exc:
+            self._log_failure(exc)
         finally:
             self._stop_renewing()
             self._land(landing)
+
+    def _log_failure(self, error: Exception) -> None:
+        logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
 
     def landed(self) -> bool:
         """Whether it has landed."""
@@ -67,8 +108,8 @@ class Flight(FlightBase):
             return Landed(self._landing)
 
     def play(self, until: float | None, gone: Callable[[], bool], founded: bool) -> Generator[bytes, None, Landed]:
-        """The same, yielding the stream's messages meanwhile; for the founder, in whose thread it does not run."""
-        begin = (lambda: in_thread(self.fly)) if founded else None
+        """The same, yielding the stream's messages meanwhile; where it was ``founded`` just now it departs before."""
+        begin = self.depart if founded else None
         if self.run.held_back:
             if begin is not None:
                 begin()
@@ -78,12 +119,13 @@ class Flight(FlightBase):
 
     def stir(self) -> None:
         """Has those who wait look again whether they still want to."""
-        with self.run.moved:
-            self.run.moved.notify_all()
+        if self._landing is None:  # else they are awake: this is called at the end of every call
+            with self.run.moved:
+                self.run.moved.notify_all()
 
-    def _land(self, landing: Landing) -> None:
+    def _land(self, landing: Landing, *, over: bool = True) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
-        self._flights.forget(self)
+        self._flights.forget(self, over)
         with self.run.moved:
             if self._landing is None:
                 self._landing = landing
@@ -140,14 +182,15 @@ class Flight(FlightBase):
         logger.error("the handler of %s ran past its execution limit", self.call.method)
         self._stop_renewing()
         if self._claim is None:
-            self._land_early(shut_down())
+            self.abandon()
             return
         plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-        self._flights.keeper.carry(plan, self.perform, self._land_early)
+        self._flights.keeper.carry(plan, self.perform, partial(self._land, over=False))
 
-    def _land_early(self, landing: Landing) -> None:
-        self._land(landing)
-        self._give_up()
+    def abandon(self) -> None:
+        """Leaves the operation as that of a dead server; those who wait are answered now."""
+        self._stop_renewing()
+        self._land(shut_down(), over=False)
 
 
 class _Lookout:
@@ -165,6 +208,9 @@ class Flights:
     def __init__(self, store: Store, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
         self.keeper = Keeper()
+        self.detached: set[Flight] = set()
+        """The flights that run and that no call follows any more."""
+        self._workers = Workers()
         self._waiters = threading.BoundedSemaphore(max_waiters) if max_waiters else None
         self._max_detached = max_detached
         self._changed = threading.Condition()
@@ -172,7 +218,7 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
 
-    def board(self, call: Call, new_run: Callable[[], SyncRun], give_up: Callable[[], object]) -> Boarded | None:
+    def board(self, call: Call, new_run: Callable[[], SyncRun]) -> Boarded | None:
         """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
 
         Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
@@ -181,33 +227,43 @@ class Flights:
             flight = self._flights.get(call.name)
             if flight is not None:
                 return Boarded(flight.call.fingerprint, False, flight)
-            if self._closed or self._detached() >= self._max_detached:
+            if self._closed or len(self.detached) >= self._max_detached:
                 return None
-            flight = self._flights[call.name] = Flight(self, call, new_run(), give_up)
+            flight = self._flights[call.name] = Flight(self, call, new_run())
             return Boarded(call.fingerprint, True, flight)
 
     def launch(self, call: Call, new_run: Callable[[], SyncRun]) -> None:
-        """Founds a flight that no call follows, in a thread of its own."""
-        boarded = self.board(call, new_run, lambda: None)
+        """Founds a flight that no call follows."""
+        boarded = self.board(call, new_run)
         if boarded is not None and boarded.founded:
             assert isinstance(boarded.flight, Flight)
-            in_thread(boarded.flight.fly)
+            with self.following(boarded.flight):
+                boarded.flight.launch()
 
-    def _detached(self) -> int:
-        """How many flights no call follows any more; they are only counted where they could be too many."""
-        if len(self._flights) < self._max_detached:
-            return 0
-        return sum(not flight.followers for flight in self._flights.values())
+    def worker(self) -> Worker | None:
+        """A thread for a handler, where the one is there too that renews its lease and limits its time."""
+        try:
+            self.keeper.start()
+            return self._workers.take()
+        except RuntimeError as exc:
+            logger.error("an operation was refused, since no thread could be started for it: %s", exc)
+            return None
+
+    def give_back(self, worker: Worker) -> None:
+        """The thread was not needed."""
+        self._workers.give_back(worker)
 
     def has(self, name: bytes) -> bool:
         """Whether an operation is on its way here."""
         return name in self._flights
 
-    def forget(self, flight: Flight) -> None:
-        """The flight is over: the next call of its name founds another."""
+    def forget(self, flight: Flight, over: bool) -> None:
+        """The flight has landed: the next call of its name founds another. ``over``: its handler has ended, too."""
         with self._changed:
             if self._flights.get(flight.call.name) is flight:
                 del self._flights[flight.call.name]
+            flight.over = flight.over or over
+            self._count(flight)
             self._changed.notify_all()
 
     @contextmanager
@@ -215,11 +271,19 @@ class Flights:
         """Counts a call among those who follow the flight."""
         with self._changed:
             flight.followers += 1
+            self._count(flight)
         try:
             yield
         finally:
             with self._changed:
                 flight.followers -= 1
+                self._count(flight)
+
+    def _count(self, flight: Flight) -> None:
+        if flight.over or flight.followers:
+            self.detached.discard(flight)
+        else:
+            self.detached.add(flight)
 
     @contextmanager
     def waiting(self) -> Iterator[bool]:
@@ -268,12 +332,9 @@ class Flights:
             if self._flights:
                 logger.info("waiting for %d operations to end, at most %.0f s", len(self._flights), limit)
             self._changed.wait_for(lambda: not self._flights, limit)
-            unfinished = len(self._flights)
+            unfinished = list(self._flights.values())
+        for flight in unfinished:
+            flight.abandon()
+        self._workers.close()
         self.keeper.close()
-        return unfinished
-
-
-def in_thread(work: Callable[[], None]) -> None:
-    """A thread of its own, in which the context variables that interceptors outside have set are seen."""
-    here = contextvars.copy_context()
-    threading.Thread(target=here.run, args=(work,), name="grpc-idempotency-stream", daemon=True).start()
+        return len(unfinished)

@@ -48,16 +48,33 @@ class Keeper:
         self._closed = False
 
     def later(self, seconds: float, do: Callable[[], None]) -> Timer:
-        """Has something done in so many seconds."""
+        """Has something done in so many seconds; where the thread can't be started, once it can."""
         timer = Timer(self, do)
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), timer))
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="grpc-idempotency-keeper", daemon=True)
-                self._thread.start()
-            elif self._due[0][2] is timer:
+            if self._due[0][2] is timer:
                 self._changed.notify()
+        try:
+            self.start()
+        except RuntimeError as exc:
+            logger.warning("what is to be done at its time has to wait: %s", exc)
         return timer
+
+    def start(self) -> None:
+        """Starts the thread, unless there is one.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._thread is None:
+            with self._changed:
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            thread = threading.Thread(target=self._run, name="grpc-idempotency-keeper", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: one that could not be started will be tried again
 
     def forget(self) -> None:
         """A timer was cancelled. Most are, long before their time, so they are cleared away when they are many."""

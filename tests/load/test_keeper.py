@@ -240,7 +240,7 @@ def test_a_renewal_that_begins_as_its_operation_ends() -> None:
     call = Call(NAME, "/a.B/C", claim().fingerprint, Policy(), 0.0)
     flights = Flights(MemoryStore(), max_waiters=1, max_detached=1)
     run: Any = None
-    flight = Flight(flights, call, run, lambda: None)
+    flight = Flight(flights, call, run)
     flight._claim = claim()
     flight._stop_renewing()
     flight._start_renewing()

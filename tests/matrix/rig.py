@@ -74,13 +74,7 @@ class Column:
 
     def gone(self) -> bool:
         """Whether the server has heard that the client of the one operation that runs has gone."""
-        flights = self.interceptor._flights
-        if self.kind != "sync":
-            return len(flights.detached) == 1
-        with flights._changed:
-            (flight,) = flights._flights.values()
-        # A unary operation keeps its call's thread, whether its client is there or not.
-        return bool(flight.followers == 0 or (flight.followers == 1 and flight._give_up.__self__._gone()))
+        return len(self.interceptor._flights.detached) == 1
 
     def followers(self) -> int:
         """How many calls follow the one operation that runs."""

@@ -96,7 +96,10 @@ def test_ten_lines_on_threads(tmp_path: Path) -> None:
     assert said == SAID
     assert asyncio.run(_states(tmp_path)) == [State.COMPLETED] * 3
     gc.collect()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("grpc-idempotency")]
+    for thread in threading.enumerate():
+        if thread.name.startswith("grpc-idempotency"):
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 async def test_both_kinds_of_server_on_one_file(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The rules one by one: each plan driven by hand, effect after effect. They cover every branch of the rulebook."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
@@ -706,9 +707,10 @@ def test_who_can_not_be_held_now_is_held_by_its_leases_end() -> None:
     assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
 
 
-def test_a_server_that_stops_says_so() -> None:
-    """What could not be brought to its end is refused so that a retry asks again (4.4)."""
-    landing = protocol.shut_down()
+@pytest.mark.parametrize("landed", [protocol.shut_down, protocol.no_room])
+def test_a_server_that_stops_or_lacks_what_it_takes_says_so(landed: Callable[[], object]) -> None:
+    """What could not begin, or be brought to its end, is refused so that a retry asks again (4.4)."""
+    landing = landed()
     assert isinstance(landing, Refused)
     assert landing.refusal.reason is Reason.STORE_UNAVAILABLE
 

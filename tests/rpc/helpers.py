@@ -108,14 +108,6 @@ def refused(reply: Reply, reason: str, status: grpc.StatusCode) -> None:
     assert (reply.reason, reply.status, reply.mark) == (reason, status, "refused"), reply
 
 
-def cut_short(reply: Reply, kind: str, status: grpc.StatusCode) -> None:
-    """Asserts that the call whose handler could not be stopped was answered with this status.
-
-    On a ``grpc.server`` the handler is in the call's own thread, and all that can be done is to cancel the call.
-    """
-    assert reply.status is (grpc.StatusCode.CANCELLED if kind == "sync" else status), reply
-
-
 class Client:
     """A channel to a server, and calls over it."""
 
@@ -186,14 +178,7 @@ class Service(Client):
 
     async def has_detached(self, count: int = 1) -> bool:
         """Whether so many operations have nobody left who waits for them."""
-        flights = self.interceptor._flights
-        if isinstance(self.server, grpc.aio.Server):
-            return len(flights.detached) == count
-        # On a grpc.server a unary operation keeps its call's thread, whether its client is there or not.
-        with flights._changed:
-            under_way = list(flights._flights.values())
-        alone = [one for one in under_way if one.followers == 1 and one._give_up.__self__._gone()]
-        return len(alone) == count
+        return len(self.interceptor._flights.detached) == count
 
     async def is_followed(self, count: int) -> bool:
         """Whether so many calls wait for the one operation that runs."""

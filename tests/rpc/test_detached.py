@@ -114,8 +114,6 @@ async def test_a_waiting_duplicate_that_goes_away(serve: Servers) -> None:
     assert ((await first).text, (await first).mark) == ("done 1", "executed")
 
 
-# On a grpc.server a unary operation keeps its call's thread to its end: the pool's size is the limit there.
-@pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_so_many_detached_executions(serve: Servers) -> None:
     """With as many detached executions as may be, further operations are refused; their duplicates attach (4.11)."""
     handler, other = Blocking(), Counting()
@@ -177,5 +175,5 @@ async def test_the_context_of_a_detached_handler(serve: Servers) -> None:
     retry = await service.call("Do", key=key)
     assert (retry.text, retry.trailer("x-late")) == ("late", "1")
     assert seen["peer"].startswith("ipv4:127.0.0.1")
-    assert 0 < seen["left"] <= 20
+    assert 0 < seen["left"] < 21  # gRPC rounds a deadline up
     assert seen["metadata"] == [("x-me", "ann")]

@@ -1,0 +1,90 @@
+"""Threads for handlers, none of the server's own: they are reused, so that a call costs no new thread."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger("grpc_idempotency")
+
+IDLE = 10.0
+"""Seconds after which a thread ends that nothing was given to."""
+
+
+class Workers:
+    """Daemon threads, each of which runs one job at a time. There are as many as jobs at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []  # its append, pop and remove are atomic, so that it needs no lock
+        self._closed = False
+
+    def take(self) -> "Worker":
+        """Takes the worker that became idle last, or starts one.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return Worker(self)
+
+    def give_back(self, worker: "Worker") -> None:
+        """The worker has nothing to do."""
+        self._idle.append(worker)
+        if self._closed:  # looked at after that, so that no worker slips past both
+            self._end_idle()
+
+    def retire(self, worker: "Worker") -> bool:
+        """Whether the worker may end: not if it was taken just now, and its job is coming."""
+        try:
+            self._idle.remove(worker)
+        except ValueError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Ends the idle threads now, and the others after their jobs."""
+        self._closed = True
+        self._end_idle()
+
+    def _end_idle(self) -> None:
+        while True:
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                return
+            worker.run(None)
+
+
+class Worker:
+    """One thread. Whoever has taken it gives it a job, or gives it back."""
+
+    __slots__ = ("_job", "_wake", "_workers")
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._job: Callable[[], object] | None = None
+        self._wake = threading.Lock()  # what a condition is made of: nothing is cheaper to wait for
+        self._wake.acquire()
+        threading.Thread(target=self._work, name="grpc-idempotency-handler", daemon=True).start()
+
+    def run(self, job: Callable[[], object] | None) -> None:
+        """Runs the job in its thread, and is idle again after that; ``None`` ends the thread."""
+        self._job = job
+        self._wake.release()
+
+    def _work(self) -> None:
+        while True:
+            if not self._wake.acquire(timeout=IDLE):
+                if self._workers.retire(self):
+                    return
+                continue
+            job, self._job = self._job, None
+            if job is None:
+                return
+            try:
+                job()
+            except BaseException:  # a job answers for its errors itself: this one is a mistake of ours
+                logger.exception("a thread for handlers met an error")
+            del job  # nothing of a call may stay here until the next one comes
+            self._workers.give_back(self)
