@@ -5,10 +5,12 @@ future; the thread takes all that waits, runs it as one group and hands the answ
 that a caller does, being cancelled or having its loop closed, can interrupt a group or take the connection along.
 """
 
+import contextlib
 import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from grpc_idempotency.stores.sqlite.connection import Connection, Settings, conn
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
 from grpc_idempotency.stores.sqlite.guard import GuardedConnection
+from grpc_idempotency.stores.sqlite.queue import Queue
 from grpc_idempotency.stores.sqlite.requests import (
     Flush,
     GetRequest,
@@ -31,11 +34,13 @@ from grpc_idempotency.stores.sqlite.requests import (
 )
 from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.waiting import Waiting
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 AnyRequest = Request[Any]
 _abandoned: list[object] = []
+_LINGER_EACH = 60e-6
+_LONGEST_LINGER = 0.002
+"""Seconds that a batch waits to be joined by others, for each request of the batch before it, and at most."""
 
 
 class Writer:
@@ -50,9 +55,8 @@ class Writer:
         """Why nothing can be submitted: it could not be opened, or is closed."""
         self.closed = threading.Event()
         self._tables: dict[str, Tables] = {}
-        self._waiting = Waiting(self._wake)
+        self._queue = Queue(scheduled=True)
         self._connection: Connection | None = None
-        self._closing = False
         self._farewells: list[AnyRequest] = []
         connect(path, settings, self._connected, after)
 
@@ -60,7 +64,8 @@ class Writer:
 
     def submit(self, request: AnyRequest) -> None:
         """Queues a request; its answer comes through ``settle`` in its loop."""
-        self._waiting.add(request)
+        if self._queue.add(request):
+            self._post_drain()
 
     def tables(self, sql: Sql, raw_clock: RawClock) -> Tables:
         """The tables of one prefix; the same for all stores that use it."""
@@ -70,22 +75,21 @@ class Writer:
         """Lets what is pending be done, then closes and answers ``farewell``. Nothing may be submitted after that."""
         if farewell is not None:
             self._farewells.append(farewell)
-        self._closing = True
-        self._waiting.wake()
+        if self._queue.close():
+            self._post_drain()
 
     def abandon(self) -> None:
         """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
         _abandoned.append(self._connection)
         self._connection = None
-        self._waiting = Waiting(self._wake)
-        self._waiting.busy = False
+        self._queue = Queue(scheduled=False)
         self.failure = StoreUnavailable(f"{self.path} was open when the process was forked; open it again")
 
-    def _wake(self) -> None:
+    def _post_drain(self) -> None:
         connection = self._connection
         if connection is not None:
             connection.post(self._drain)
-        elif self.failure is not None:
+        else:  # it could not be opened, or is closed
             self._refuse_all()
 
     def _connected(self, connection: Connection | None, error: Exception | None) -> None:
@@ -99,40 +103,34 @@ class Writer:
 
     def _refuse_all(self) -> None:
         self.closed.set()
-        _deliver(self._farewells)
         while True:
-            batch = self._waiting.take()
+            self._queue.closed()
+            farewells, self._farewells = self._farewells, []
+            _deliver(farewells)
+            batch = self._queue.take()
             for request in batch:
                 request.error = self.failure
             _deliver(batch)
-            self._waiting.busy = False
-            if not self._waiting:
+            if self._queue.rest():
                 return
 
     # -- the connection's thread
 
     def _drain(self, db: GuardedConnection) -> None:
-        """Runs one group; more of them only where the callers' loop can't be left to say when."""
-        waiting = self._waiting
-        while self._connection is not None:
-            batch = waiting.take()
-            left = self._run(db, batch) if batch else []
-            waiting.put_back(left)
-            # Before the answers: a caller may ask again before this thread has got anywhere.
-            waiting.busy = bool(left)
-            reached = self._answer(batch, left)
-            if not waiting or (reached and not left and not waiting.mixed and not self._closing):
-                break
-            waiting.busy = True
-        # What came in since then has its turn in the drain that close() asks for.
-        if self._closing and not waiting and not self.closed.is_set():
-            self._leave(db)
-
-    def _answer(self, batch: list[AnyRequest], left: list[AnyRequest]) -> bool:
-        if left:
+        """Runs groups until nothing waits; the last one closes."""
+        queue = self._queue
+        while not queue.rest():
+            batch = queue.take()
+            if not batch:
+                self._leave(db)
+                return
+            left = self._run(db, batch)
+            queue.put_back(left)
             unanswered = set(map(id, left))
-            batch = [one for one in batch if id(one) not in unanswered]
-        return _deliver(batch, self._waiting)
+            _deliver([one for one in batch if id(one) not in unanswered] if left else batch)
+            if len(batch) > 1 and not left:
+                # Callers that were answered together ask again one after another: let them share the next commit, too.
+                time.sleep(min(len(batch) * _LINGER_EACH, _LONGEST_LINGER))
 
     def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
         """Answers the requests; returns those that there was no time for."""
@@ -257,29 +255,23 @@ def _by_tables(batch: list[AnyRequest]) -> Iterable[tuple[Tables, list[AnyReques
     return parts.values()
 
 
-def _deliver(requests: Sequence[AnyRequest], waiting: Waiting | None = None) -> bool:
-    """Hands the answers to the callers: one call into each of their loops. Whether it reached one, and all."""
+def _deliver(requests: Sequence[AnyRequest]) -> None:
+    """Delivers results with one call into each event loop."""
     by_loop: dict[int, list[AnyRequest]] = {}
     for request in requests:
         by_loop.setdefault(id(request.loop), []).append(request)
-    reached = bool(requests)
     for answered in by_loop.values():
-        try:
-            answered[0].loop.call_soon_threadsafe(_settle, answered, waiting)
-        except RuntimeError:  # that loop is closed, and nobody in it waits any more
-            reached = False
-    return reached
+        with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
+            answered[0].loop.call_soon_threadsafe(_settle, answered)
 
 
-def _settle(requests: Sequence[AnyRequest], waiting: Waiting | None) -> None:
+def _settle(requests: Sequence[AnyRequest]) -> None:
     for request in requests:
         try:
             request.settle()
         except Exception:  # a mistake of ours in one answer must not keep the others from their callers
             _log.exception("an answer could not be given")
             request.future.cancel()
-    if waiting is not None:
-        waiting.settled(requests[0].loop)
 
 
 def identity_of(path: str) -> tuple[int, int] | None:
