@@ -33,7 +33,7 @@ from grpc_idempotency.records import Claim
 logger = logging.getLogger("grpc_idempotency")
 
 STOPPING = 1.0
-"""Seconds that a cancelled handler has to clean up before it counts as one that can't be stopped."""
+"""Seconds that what was told to stop has to clean up before it counts as something that can't be stopped."""
 
 
 class FlightBase:

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_idempotency import _checks
+from grpc_idempotency._flight import STOPPING
 from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
 from grpc_idempotency._sync_attach import Attachment
@@ -19,6 +21,7 @@ from grpc_idempotency._sync_flights import Flights
 from grpc_idempotency._sync_keeper import jittered
 from grpc_idempotency._sync_plain import plain, refusing, unkeyed
 from grpc_idempotency._sync_run import SyncRun
+from grpc_idempotency._sync_workers import within
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -151,9 +154,17 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
     def close(self) -> None:
         """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
 
-        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5).
+        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
+        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
         """
-        self._log_unfinished(self._flights.close(self._drain_limit.total_seconds()))
+        limit = self._drain_limit.total_seconds()
+        until = time.monotonic() + limit
+        self._log_unfinished(self._flights.close(limit))
+        if not within(max(STOPPING, until - time.monotonic()), self._end):
+            logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
+
+    def _end(self) -> None:
+        self._flights.keeper.close()
         self._store.close()
 
     def _sweep_later(self, every: float) -> None:

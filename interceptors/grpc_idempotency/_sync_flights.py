@@ -325,7 +325,7 @@ class Flights:
     def close(self, limit: float) -> int:
         """Takes on no further flight, and lets those under way land within ``limit`` seconds.
 
-        Answers how many operations could not be brought to their end.
+        Answers how many operations could not be brought to their end. The keeper goes on until it is closed.
         """
         with self._changed:
             self._closed = True
@@ -336,5 +336,4 @@ class Flights:
         for flight in unfinished:
             flight.abandon()
         self._workers.close()
-        self.keeper.close()
         return len(unfinished)

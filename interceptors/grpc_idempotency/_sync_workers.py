@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -88,3 +89,25 @@ class Worker:
                 logger.exception("a thread for handlers met an error")
             del job  # nothing of a call may stay here until the next one comes
             self._workers.give_back(self)
+
+
+def within(seconds: float, call: Callable[[], object]) -> bool:
+    """Waits for a call that blocks, at most so long: whether it came to its end. Raises what it raised."""
+    ended: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as exc:
+            ended.set_exception(exc)
+        else:
+            ended.set_result(None)
+
+    try:
+        threading.Thread(target=run, name="grpc-idempotency-close", daemon=True).start()
+    except RuntimeError:  # no thread can be started: then there is no limit
+        run()
+    if not wait((ended,), seconds).done:
+        return False
+    ended.result()
+    return True

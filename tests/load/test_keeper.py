@@ -247,3 +247,4 @@ def test_a_renewal_that_begins_as_its_operation_ends() -> None:
     assert flight._renewal is not None
     assert flight._renewal.cancelled
     flights.close(0)
+    flights.keeper.close()

@@ -1,6 +1,7 @@
 """Limits on what runs: the execution limit, the drain limit, the cap on detached executions (4.4, 4.5, 4.11)."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency import Effects, Policy, State, _sync
 
 from ..echo.handlers import Rpc, server_stream, text, unary
 from ..echo.helpers import Servers, new_key
@@ -144,6 +145,37 @@ async def test_the_drain_limit(serve: Servers, kind: str, method: str, caplog: p
     await serve.ask(store.close)
     assert record.state is State.RUNNING
     stuck.go.open()
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.parametrize("kind", ["sync"])
+async def test_the_drain_limit_of_a_transaction(
+    serve: Servers, keyed: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction that does not end keeps the store from being closed, and no server from stopping (4.4)."""
+    monkeypatch.setattr(_sync, "STOPPING", 0.05)
+    began, go = threading.Event(), threading.Event()
+    store = serve.store()
+
+    def do(_request: Any, _context: Any) -> StringValue:
+        def fn(_db: Any) -> StringValue:
+            began.set()
+            assert go.wait(60)
+            return text("done")
+
+        reply: StringValue = store.transaction(fn)
+        return reply
+
+    policy = Policy(effects=Effects.TRANSACTIONAL, lease=ms(2_000), renew_every=ms(20))
+    methods = {"Unary": unary(do, native=True)}
+    service = await serve(methods, store=store, policy=policy, drain_limit=ms(50))
+    call = service.start("Unary", "a", key=new_key() if keyed else None)
+    assert await asyncio.to_thread(began.wait, 20)
+    await service.stop()
+    assert not go.is_set()
+    assert "the store could not be closed within the drain limit" in caplog.text
+    assert (await call.end()).status is not grpc.StatusCode.OK
+    go.set()
 
 
 @every_method

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, MemoryStore, Policy, State, _sync, _sync_workers
-from grpc_idempotency._sync_workers import Workers
+from grpc_idempotency._sync_workers import Workers, within
 from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
 
 from ..echo.handlers import Rpc, full, server_stream, text, unary
@@ -147,6 +147,21 @@ def test_an_error_ends_no_thread(caplog: pytest.LogCaptureFixture) -> None:
     done.wait()
     assert "of a job" in caplog.text
     workers.close()
+
+
+def test_a_call_within_a_time() -> None:
+    """A call that blocks is waited for no longer than that, and what it raises is raised (4.4)."""
+    go, done = threading.Event(), list[str]()
+    assert within(SOON, lambda: done.append("done"))
+    assert not within(0.0, go.wait)
+    go.set()
+    with pytest.raises(LookupError, match="within"):
+        within(SOON, raising)
+    assert done == ["done"]
+
+
+def raising() -> None:
+    raise LookupError("within")
 
 
 # In a server
@@ -322,4 +337,4 @@ async def test_a_stop_without_a_thread(serve: Servers, scarce: Scarce) -> None:
     await service.call("Quick", "a", key=new_key())
     scarce.scarce = True
     await service.stop()
-    assert scarce.failed == ["grpc-idempotency-stop"]
+    assert scarce.failed == ["grpc-idempotency-stop", "grpc-idempotency-close"]

@@ -83,6 +83,7 @@ async def test_ten_lines_on_aio(tmp_path: Path, kind: str) -> None:
 
 def test_ten_lines_on_threads(tmp_path: Path) -> None:
     """Ten lines around a grpc.server make it safe to retry, and stop it cleanly (8)."""
+    before = set(threading.enumerate())
     store = grpc_idempotency.SQLiteStore(tmp_path / "idempotency.db")
     interceptor = grpc_idempotency.IdempotencyInterceptor(store)
     server = grpc.server(ThreadPoolExecutor(max_workers=8), interceptors=[interceptor])
@@ -96,7 +97,7 @@ def test_ten_lines_on_threads(tmp_path: Path) -> None:
     assert said == SAID
     assert asyncio.run(_states(tmp_path)) == [State.COMPLETED] * 3
     gc.collect()
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("grpc-idempotency"):
             thread.join(20)
             assert not thread.is_alive()

@@ -64,7 +64,9 @@ def serve(request: pytest.FixtureRequest) -> Iterator[Serve]:
             if request.param != "bare":
                 store = MemoryStore()
                 store.transaction = None  # type: ignore[attr-defined]  # so that such a policy is taken; none is begun
-                interceptors.append(IdempotencyInterceptor(store, policy=policy))
+                interceptor = IdempotencyInterceptor(store, policy=policy)
+                stack.callback(interceptor.close)
+                interceptors.append(interceptor)
             pool = stack.enter_context(ThreadPoolExecutor(2, thread_name_prefix="of the server"))
             server = grpc.server(pool, interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
             make: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
