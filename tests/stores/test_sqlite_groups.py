@@ -78,9 +78,9 @@ async def test_steps_and_requests_cost_the_others_nothing(store: AsyncSQLiteStor
     await together(store, (store.record_step(one.name, one.fence, a_step("a")) for one in claims))
     await together(store, (store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims[:32]))
     await together(store, (store.release(one.name, one.fence) for one in claims[32:]))
-    of_triggers = "DELETE FROM grpc_idempotency_steps"
-    ours = [one for one in statements if not one.startswith(("BEGIN", "COMMIT", "--", "SELECT", of_triggers))]
-    assert [one.split()[0] for one in ours] == ["INSERT", "INSERT", "UPDATE", "DELETE"]
+    # A statement with a trigger is traced again for each row.
+    written = dict.fromkeys(one for one in statements if not one.startswith(("BEGIN", "COMMIT", "--", "SELECT")))
+    assert [one.split()[0] for one in written] == ["INSERT", "INSERT", "UPDATE", "DELETE"]
 
 
 async def test_no_step_outlives_its_operation(store: AsyncSQLiteStore, clock: HandClock) -> None:
