@@ -121,6 +121,27 @@ async def test_a_store_that_failed_to_open_tries_again(make: Make, path: Path) -
     assert await store.claim(a_claim()) is None
 
 
+@pytest.mark.parametrize("started", [0, 1], ids=["the thread that opens it", "the writer's own"])
+async def test_a_file_that_no_thread_can_be_started_for(
+    make: Make, started: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no thread can be started the store is unavailable, and as good as ever once one can be (5.5)."""
+    left, start = [started], threading.Thread.start
+
+    def scarce(thread: threading.Thread) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    store = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", scarce)
+        with pytest.raises(StoreUnavailable):
+            await store.claim(a_claim())
+    assert await store.claim(a_claim()) is None
+
+
 async def test_a_newer_version_is_refused(make: Make, path: Path) -> None:
     """Rather than written to; the older program's operator is told what to do."""
     store = make()

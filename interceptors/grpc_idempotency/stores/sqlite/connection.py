@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import aiosqlite
 
-from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 
 _STATEMENTS_KEPT = 512
@@ -80,9 +80,13 @@ def connect(path: str, settings: Settings, then: Connected, after: threading.Eve
     It is a thread, and a daemon, for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
     to close still ends; and no caller's loop or cancellation has a hold on an opening that others wait for too.
     """
-    threading.Thread(
+    opening = threading.Thread(
         target=_connect, args=(path, settings, then, after), name="grpc-idempotency-open", daemon=True
-    ).start()
+    )
+    try:
+        opening.start()
+    except RuntimeError as error:
+        then(None, StoreUnavailable(f"{path} can't be opened: {error}"))
 
 
 def _connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
@@ -92,7 +96,9 @@ def _connect(path: str, settings: Settings, then: Connected, after: threading.Ev
             await connection
         except Exception:
             # Its thread is about to end, and tells this loop so: the loop must not be closed before that.
-            cast("threading.Thread", getattr(connection, "_thread", connection)).join()
+            thread = cast("threading.Thread", getattr(connection, "_thread", connection))
+            if thread.ident is not None:  # else it could not be started
+                thread.join()
             raise
         return connection
 
