@@ -46,8 +46,6 @@ class Named(NamedTuple):
 
     name: bytes
     principal: bytes
-    storable: bool
-    """Whether its request may be stored, where recovery would need it."""
 
 
 class Admission:
@@ -72,8 +70,7 @@ class Admission:
             raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
         if target.request_streams and target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        storable = not (request_id and self._secret)  # a request that carries its key would tell it (3.1)
-        return Named(digest_name(principal, method.name, key, self._secret), principal, storable)
+        return Named(digest_name(principal, method.name, key, self._secret), principal)
 
     def leaves_to_clients(self, method: Method) -> bool:
         """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
@@ -83,7 +80,8 @@ class Admission:
         """The call of an operation with this one request, as it came and as the handler sees it."""
         policy = target.method.policy
         prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret)
-        return _call(target, snapshot, named, prints, (raw,))
+        stored = (raw,) if policy.recovers and not _tells_key(target.method, message, self._secret) else None
+        return _call(target, snapshot, named, prints, stored)
 
     def intake(self, target: Target, snapshot: Snapshot, named: "Named") -> "Intake":
         """Takes in the messages of a client-stream. May raise :class:`NotAdmitted`."""
@@ -121,8 +119,10 @@ class Intake:
         self._method = target.method
         self._snapshot = snapshot
         self._named = named
+        self._secret = secret
         self._prints = StreamFingerprint(secret)
         self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
+        """What is stored, if anything is to be."""
         self.messages: list[Any] = []
         """Those that have come, as the handler sees them."""
         try:
@@ -142,6 +142,8 @@ class Intake:
         self._prints.add(raw, canonical(raw, message, self._method.policy.left_out))
         if self._raws is not None:
             self._raws.append(raw)
+            if _tells_key(self._method, message, self._secret):
+                self._raws = None
 
     def end(self) -> Call:
         """The stream has ended, or looks as if it had; its call."""
@@ -152,7 +154,7 @@ class Intake:
                 "announced": str(self._announced),
             }
             raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
-        return _call(self._target, self._snapshot, self._named, self._prints.end(), self._raws or ())
+        return _call(self._target, self._snapshot, self._named, self._prints.end(), self._raws)
 
     def _take_room(self, size: int) -> None:
         self._room -= size
@@ -178,7 +180,9 @@ def read(target: Target, raw: bytes) -> Any:
         raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
 
 
-def _call(target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint, raws: Sequence[bytes]) -> Call:
+def _call(
+    target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint, stored: Sequence[bytes] | None
+) -> Call:
     policy = target.method.policy
     return Call(
         named.name,
@@ -188,8 +192,13 @@ def _call(target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint,
         _wait_until(target.method, snapshot),
         target.response_streams,
         named.principal,
-        _stored(policy, snapshot, named.principal, raws) if policy.recovers and named.storable else None,
+        None if stored is None else _stored(policy, snapshot, named.principal, stored),
     )
+
+
+def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:
+    """Whether a request must not be stored: a key stands in it, its own or, in a stream, another call's (6.5)."""
+    return secret is not None and method.has_request_id and getattr(message, REQUEST_ID, "") != ""
 
 
 def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence[bytes]) -> StoredRequest:

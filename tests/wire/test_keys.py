@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,6 +237,25 @@ def test_a_request_that_carries_its_key_is_not_stored_under_a_secret(secret: byt
         }.items()
     }
     assert stored == {"metadata": True, "request": not secret, "both": not secret, "unrecovered": False}
+
+
+@pytest.mark.parametrize("secret", [None, b"a secret of thirty-two bytes, ok!"])
+def test_nor_is_a_stream_of_such(secret: bytes | None) -> None:
+    """The messages of a client-stream may carry the keys of other calls: they are not stored under a secret either."""
+    request = CreateOrderRequest(customer_id="c")
+    to = replace(target(request, effects=Effects.REPEATABLE), request_streams=True)
+    to = replace(to, deserialize=CreateOrderRequest.FromString)
+    context: Any = Context([(HEADER, "k"), ("idempotency-message-count", "3")])
+    snapshot = Snapshot(METHOD, context)
+    admission = Admission(lambda _caller: "alice", secret)
+    for ids, stored in ((("", "", ""), True), (("", "other", ""), not secret)):
+        named = admission.name(to, snapshot, None)
+        assert named is not None
+        intake = admission.intake(to, snapshot, named)
+        for request_id in ids:
+            intake.take(CreateOrderRequest(customer_id="c", request_id=request_id).SerializeToString())
+        call = intake.end()
+        assert (call.request is not None and len(call.request.messages) == 3) is stored
 
 
 @pytest.mark.parametrize(
