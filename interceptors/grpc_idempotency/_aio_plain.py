@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import grpc
 import grpc.aio
 
-from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR, code_of, failure_code
+from grpc_idempotency._aio_context import code_of, failure_code
+from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import unmet
 from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.records import Code
 
 if TYPE_CHECKING:
     _Context = grpc.aio.ServicerContext[Any, Any]
@@ -53,14 +55,15 @@ def _generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any
 
 def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def function(request: Any, context: Any) -> Any:
+        live = _LiveOnThread(context)
         try:
-            return behaviour(request, _Live(context))
+            return behaviour(request, live)
         except grpc.aio.AbortError:
             raise
         except BaseException as exc:
             logger.error("a handler raised", exc_info=exc)
             try:
-                context.abort(_code_after_thread(context), INTERNAL_ERROR)
+                context.abort(*live.failure())
             finally:
                 _end_the_server(exc)
 
@@ -69,16 +72,18 @@ def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any
 
 def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def generator(request: Any, context: Any) -> Iterator[Any]:
+        live = _LiveOnThread(context)
         try:
-            yield from behaviour(request, _Live(context))
+            yield from behaviour(request, live)
         except (grpc.aio.AbortError, GeneratorExit):
             raise
         except BaseException as exc:
             logger.error("a handler raised", exc_info=exc)
             _end_the_server(exc)
             # Not abort: the loop may still be sending messages of this generator, and gRPC then fails to send a status.
-            context.set_code(_code_after_thread(context))
-            context.set_details(INTERNAL_ERROR)
+            code, details = live.failure()
+            context.set_code(code)
+            context.set_details(details)
 
     return generator
 
@@ -96,6 +101,8 @@ def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
 class _Live:
     """The live context, but for an abort with OK: grpc.aio takes that for the call's end, and then sends nothing."""
 
+    __slots__ = ("_context",)
+
     def __init__(self, context: Any) -> None:
         self._context = context
 
@@ -107,6 +114,29 @@ class _Live:
         return self._context.abort(failure_code(code), details, trailing_metadata)
 
 
+class _LiveOnThread(_Live):
+    """The live context of a thread. That one can't be asked what was set, so that it is kept here as well."""
+
+    __slots__ = ("_set_code", "_set_details")
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._set_code: Any = None
+        self._set_details: Any = None
+
+    def set_code(self, code: Any) -> None:
+        self._context.set_code(code)
+        self._set_code = code
+
+    def set_details(self, details: Any) -> None:
+        self._context.set_details(details)
+        self._set_details = details
+
+    def failure(self) -> tuple[grpc.StatusCode, str]:
+        """The answer if the handler raises now."""
+        return _failure(self._set_code, self._set_details)
+
+
 async def _answer(error: BaseException, context: "_Context") -> NoReturn:
     """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
     if isinstance(error, grpc.aio.AbortError | GeneratorExit) or _from_outside(error):
@@ -116,7 +146,7 @@ async def _answer(error: BaseException, context: "_Context") -> NoReturn:
         await context.abort(grpc.StatusCode.UNAVAILABLE, "The handler was cancelled.")
     logger.error("a handler raised", exc_info=error)
     try:
-        await context.abort(_code_after(context), INTERNAL_ERROR)
+        await context.abort(*_failure(context.code(), context.details()))
     finally:
         _end_the_server(error)
 
@@ -135,12 +165,7 @@ def _end_the_server(error: BaseException) -> None:
         raise error
 
 
-def _code_after_thread(context: Any) -> grpc.StatusCode:
-    """A context for threads can't tell its code; the one that it stands before can."""
-    return _code_after(getattr(context, "_context", None))
-
-
-def _code_after(context: Any) -> grpc.StatusCode:
-    """As gRPC does it: a handler may set a code and then raise."""
-    code = context.code() if context is not None else None  # a number, or nothing yet
-    return GRPC_CODES[code_of(code)] if code else grpc.StatusCode.UNKNOWN
+def _failure(code: Any, details: str | None) -> tuple[grpc.StatusCode, str]:
+    """As gRPC does it, a handler may set a code and then raise; in place of the exception's text stand its details."""
+    status = code_of(code)
+    return GRPC_CODES[Code.UNKNOWN if status is Code.OK else status], details or INTERNAL_ERROR

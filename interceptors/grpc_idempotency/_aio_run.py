@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import aclosing
 from typing import Any
 
-from grpc_idempotency._context import AioContext, Snapshot, ThreadContext
+from grpc_idempotency._aio_context import AioContext, AioThreadContext
+from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
 from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
@@ -26,9 +27,9 @@ class AioRun(Run):
         if self.tape is not None:
             self.moved = asyncio.get_running_loop().create_future()
 
-    def _context(self, target: Target, snapshot: Snapshot) -> AioContext | ThreadContext:
+    def _context(self, target: Target, snapshot: Snapshot) -> AioContext | AioThreadContext:
         if not self.cancellable:
-            return ThreadContext(snapshot)
+            return AioThreadContext(snapshot)
         requests = self._requests if target.request_streams else None
         return AioContext(snapshot, requests, self._emit if target.response_streams else None)
 

@@ -83,10 +83,10 @@ class Recovery:
 
     def _found(self, record: Record) -> Recoverable:
         assert record.request is not None
-        handler = self._find(record)
+        snapshot = Snapshot.of_nobody(record.method, record.request.metadata)
+        handler = self._find(record.method, snapshot.caller.metadata)
         method = self._methods[record.method]
         target = Target.of(handler, method)
-        snapshot = Snapshot.of_nobody(record.method, record.request.metadata)
         messages = [read(target, raw) for raw in record.request.messages]
         logger.info("finishing operation %s of %s without its client", record.name.hex(), record.method)
         call = Call(
@@ -101,9 +101,8 @@ class Recovery:
         )
         return Recoverable(call, target, messages, snapshot)
 
-    def _find(self, record: Record) -> "grpc.RpcMethodHandler[Any, Any]":
-        assert record.request is not None
-        details: Any = _Details(record.method, record.request.metadata)
+    def _find(self, method: str, metadata: Any) -> "grpc.RpcMethodHandler[Any, Any]":
+        details: Any = _Details(method, metadata)
         found = (handler.service(details) for handler in self._handlers)
         return next(handler for handler in found if handler is not None)
 

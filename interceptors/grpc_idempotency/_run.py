@@ -81,6 +81,8 @@ class Run:
         self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
         """Whether nothing of a stream may leave before the handler's end (4.8)."""
         self._sealed: tuple[object, Outcome] | None = None
+        self._unserializable: Exception | None = None
+        """What the serializer of the response raised."""
 
     def operation(self, **known: Any) -> OperationBase:
         """The operation as the handler sees it: the shell's."""
@@ -107,8 +109,8 @@ class Run:
     def record(self, message: Any) -> None:
         """One more message of the stream."""
         assert self.tape is not None
-        self.context.raise_aborted()
-        self.tape.append(self.target.write(message))
+        self.context.sending()
+        self.tape.append(self._write(message))
         if self._overflowed:
             raise TooLarge
 
@@ -137,7 +139,8 @@ class Run:
         if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
         crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true
-        outcome = self._capped(self.context.failure(None if crashed else self._streamed()))
+        message = None if crashed else self._streamed()
+        outcome = self._capped(self.context.failure(message, unserializable=error is self._unserializable))
         if self.context.aborted:
             return Answered(outcome)
         if isinstance(error, Unwinding):
@@ -162,14 +165,21 @@ class Run:
         """The handler has ended: so hear those it has asked to be told."""
         for callback in self.context.finish():
             try:
-                callback(self.context)
+                callback()
             except Exception:
                 logger.exception("a callback of the handler of %s raised", self.target.method.name)
 
     def _outcome(self, reply: Any) -> Outcome:
         if self.tape is not None:
             return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
-        return self._capped(self.context.answer(self.target.write(reply) if self.context.succeeds else None))
+        return self._capped(self.context.answer(self._write(reply) if self.context.succeeds else None))
+
+    def _write(self, message: Any) -> bytes:
+        try:
+            return self.target.write(message)
+        except Exception as exc:
+            self._unserializable = exc
+            raise
 
     def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
         """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
@@ -180,7 +190,7 @@ class Run:
         whole = self.tape.whole()
         if whole is None or not more:
             return whole
-        whole += frame(map(self.target.write, more))
+        whole += frame(map(self._write, more))
         if self.held_back and len(whole) > self.target.method.policy.max_response_bytes:
             raise TooLarge
         return whole

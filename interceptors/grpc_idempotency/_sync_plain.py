@@ -9,7 +9,9 @@ import grpc
 from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import unmet
+from grpc_idempotency._sync_context import code_of
 from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.records import Code
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -56,8 +58,7 @@ def _written(target: Target, message: Any, context: grpc.ServicerContext) -> byt
         return target.write(message)
     except Exception:
         logger.exception("a response of %s could not be serialized", target.method.name)
-        details: Any = context.details()  # type: ignore[attr-defined]  # experimental, as is code
-        _abort(context, grpc.StatusCode.INTERNAL, details.decode() if details else "Failed to serialize response!")
+        _abort(context, grpc.StatusCode.INTERNAL, "Failed to serialize response!")
 
 
 def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
@@ -73,13 +74,16 @@ def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
 
 def _answer(error: BaseException, context: grpc.ServicerContext) -> NoReturn:
     """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
-    if type(error) is Exception and not error.args:
+    said: Any = context  # its getters are experimental, and not in the stubs
+    code, details = said.code(), said.details()
+    if type(error) is Exception and not error.args and code is not None and details is not None:
         raise error  # what grpc's own abort raises; and there is no text in it that could leave the server
     logger.error("a handler raised", exc_info=error)
     _abort(context, grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
 
 
-def _abort(context: grpc.ServicerContext, otherwise: grpc.StatusCode, details: str) -> NoReturn:
-    """Ends the call with the code that its handler has set, if that is one of a failure."""
-    code: Any = context.code()  # type: ignore[attr-defined]  # experimental, and not in the stubs
-    context.abort(code if code and code is not grpc.StatusCode.OK else otherwise, details)
+def _abort(context: grpc.ServicerContext, otherwise: grpc.StatusCode, reason: str) -> NoReturn:
+    """Ends the call with the code and the message that its handler has set, or with these."""
+    said: Any = context
+    code, details = said.code(), said.details()
+    context.abort(otherwise if code_of(code) is Code.OK else code, reason if details is None else details)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-from grpc_idempotency._context import Snapshot, ThreadContext
+from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
+from grpc_idempotency._sync_context import ThreadContext
 from grpc_idempotency.operation import Operation, OperationBase, enter
 
 

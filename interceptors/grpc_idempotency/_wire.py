@@ -24,6 +24,8 @@ REFUSED = "refused"
 STATUS_DETAILS = "grpc-status-details-bin"
 PUSH_BACK = "grpc-retry-pushback-ms"
 
+_OURS = (STATUS, CREATED)
+
 _LONGEST_KEY = 255
 _LONGEST_COUNT = 18
 
@@ -213,8 +215,11 @@ def cap(outcome: Outcome, limit: int) -> tuple[Outcome, int]:
 
     A peer refuses more than 8 KiB of metadata at random, so that an outcome which could be sent only now and then is
     made one that can always be sent, and always the same. Bytes are counted as peers count them. The status message
-    goes first, the trailers that still fit are kept in their order.
+    goes first, the trailers that still fit are kept in their order. Those of our own names are dropped: a handler has
+    passed on the answer of another server with keys, and this one's answer gets its own.
     """
+    if any(name in _OURS for name, _ in outcome.trailers):
+        outcome = replace(outcome, trailers=tuple(entry for entry in outcome.trailers if entry[0] not in _OURS))
     size = _text_size(outcome.details) + sum(map(_entry_size, outcome.trailers))
     if size <= limit:
         return outcome, 0

@@ -114,8 +114,8 @@ class Face:
         return getattr(self.live, name)
 
     async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Any = ()) -> None:
-        if trailing_metadata and type(self.live).__module__ == "grpc._server":
-            # There abort takes no trailers: a handler sets them first.
+        if trailing_metadata and hasattr(self.live, "_state"):
+            # On grpc.server abort takes no trailers: a handler sets them first.
             self.live.set_trailing_metadata(trailing_metadata)
             trailing_metadata = ()
         self.live.abort(code, details, *((trailing_metadata,) if trailing_metadata else ()))

@@ -20,7 +20,7 @@ from grpc_idempotency import Policy
 from .handlers import Counting, Method
 from .helpers import STATUS_DETAILS, Reply, Servers, new_key, text
 
-UNKNOWN = grpc.StatusCode.UNKNOWN
+UNKNOWN, INTERNAL = grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL
 
 
 class Status(grpc.Status):
@@ -158,25 +158,11 @@ async def test_an_exceptions_text_never_leaves(plays: Player, caplog: pytest.Log
     assert logged == ["password=hunter2"] * 2
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "async",
-        "sync",
-        pytest.param(
-            "thread",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="an un-keyed call gets UNKNOWN: a thread's context does not tell the code that was set",
-            ),
-        ),
-    ],
-)
 async def test_the_code_that_was_set_before_an_exception(plays: Player) -> None:
-    """A code that was set before an exception is the call's, with a key and without (4.7)."""
+    """A code and a message that were set before an exception are the call's, with a key and without (4.7)."""
     unkeyed, first, second = await plays(Script("set and raise", "DATA_LOSS", "it is all gone"))
     assert "hunter2" not in repr((unkeyed, first, second))
-    assert (first.status, second.mark) == (grpc.StatusCode.DATA_LOSS, "replayed")
+    assert (first.status, first.details, second.mark) == (grpc.StatusCode.DATA_LOSS, "it is all gone", "replayed")
     exact(unkeyed, first, second)
 
 
@@ -219,7 +205,7 @@ async def test_messages_of_all_sizes(plays: Player, size: int) -> None:
 
 @pytest.mark.parametrize("nothing", [None, "text", 42], ids=repr)
 @pytest.mark.parametrize("reply", [StringValue, None], ids=["message", "bytes"])
-async def test_a_return_of_the_wrong_type(serve: Servers, nothing: object, reply: Any) -> None:
+async def test_a_return_of_the_wrong_type(serve: Servers, kind: str, nothing: object, reply: Any) -> None:
     """A handler that returns no message is an internal error, at once, and replayed as one (4.7)."""
 
     async def do(_request: Any, _context: Any) -> object:
@@ -228,7 +214,8 @@ async def test_a_return_of_the_wrong_type(serve: Servers, nothing: object, reply
     service = await serve({"Do": Method(run=do, reply=reply)})
     key = new_key()
     first, second = [await service.call("Do", key=key, timeout=5) for _ in range(2)]
-    assert (first.status, first.details, first.mark) == (UNKNOWN, "internal error", "executed")
+    status, details = (INTERNAL, "Failed to serialize response!") if kind == "sync" else (UNKNOWN, "internal error")
+    assert (first.status, first.details, first.mark) == (status, details, "executed")
     assert (second.plain, second.mark) == (first.plain, "replayed")
 
 

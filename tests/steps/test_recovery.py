@@ -41,7 +41,8 @@ class Stops:
             {
                 "principal": operation.principal,
                 "attempt": operation.attempt,
-                "metadata": tuple((str(name), str(value)) for name, value in context.invocation_metadata()),
+                "metadata": context.invocation_metadata(),
+                "entries": tuple((entry.key, entry.value) for entry in context.invocation_metadata()),
                 "time": context.time_remaining(),
                 "peer": context.peer(),
                 "request": request.value,
@@ -119,13 +120,16 @@ async def some_rounds(service: Served) -> None:
 async def test_finished_by_another_server(
     net: Net, effects: Effects, secret: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4)."""
-    policy = Policy(effects=effects, kept_metadata=("x-tenant",), **LEASE)
+    """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4).
+
+    The entries of metadata are gRPC's kind of tuple, with ``key`` and ``value``.
+    """
+    policy = Policy(effects=effects, kept_metadata=("x-tenant", "x-tenant-bin"), **LEASE)
     options: dict[str, Any] = {"principal": lambda caller: dict(caller.metadata).get("x-user"), "policy": policy}
     options["secret"] = secret
     handler, key = Stops(), new_key()
     token = new_key()
-    metadata = (("x-user", "ada"), ("authorization", token), ("x-tenant", "t1"))
+    metadata = (("x-user", "ada"), ("authorization", token), ("x-tenant", "t1"), ("x-tenant-bin", b"\x00\xff"))
     one = await net.serve({"Do": handler}, drain_limit=ms(0), **options)
     call = one.start("Do", "the whole request", key=key, metadata=metadata)
     await handler.began.wait()
@@ -139,11 +143,13 @@ async def test_finished_by_another_server(
     await until(finished)
     first, second = handler.seen
     assert (first["peer"][:4], first["time"] > 10, first["attempt"]) == ("ipv4", True, 1)
+    remaining = second.pop("time")
+    assert remaining is None or remaining > 1e18  # as each kind of server says that there is no deadline
     assert second == {
         "principal": b"ada",
         "attempt": 2,
-        "metadata": (("x-tenant", "t1"),),
-        "time": None,
+        "metadata": (("x-tenant", "t1"), ("x-tenant-bin", b"\x00\xff")),
+        "entries": (("x-tenant", "t1"), ("x-tenant-bin", b"\x00\xff")),
         "peer": "",
         "request": "the whole request",
     }

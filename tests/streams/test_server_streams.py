@@ -231,8 +231,9 @@ async def test_an_empty_stream(serve: Servers) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["async", "thread"])
 async def test_nothing_follows_an_abort(serve: Servers, kind: str) -> None:
-    """An abort that a handler swallows is for good: what it sends after that is not sent (4.7)."""
+    """On asyncio an abort that a handler swallows is for good: what it sends after that is not sent (4.7)."""
 
     async def do(_request: Any, context: Any) -> AsyncIterator[StringValue]:
         yield text("one")
