@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -136,12 +137,25 @@ async def test_a_stream_is_judged_while_it_comes(serve: Servers) -> None:
     """A message that is none is answered before the rest has come; a number comes first in any case (2.3, 4.8)."""
     handler = Collecting()
     service = await serve({"Do": client_stream(handler)})
-    stub: Any = service.channel.stream_unary(full("Do"))
-    for count, code in (("3", grpc.StatusCode.INTERNAL), ("x", INVALID_ARGUMENT)):
-        call = stub(metadata=((KEY, new_key()), (COUNT, count)), timeout=20)
-        with suppress(asyncio.InvalidStateError, grpc.RpcError):  # the answer may come before all is written
-            await call.write(b"\xff\xff\xff")
-        assert await call.code() is code
+    answered = threading.Event()
+
+    def broken() -> Iterator[bytes]:
+        yield b"\xff\xff\xff"
+        answered.wait(20)  # the rest never comes
+
+    def answer(count: str) -> grpc.StatusCode:
+        answered.clear()
+        with grpc.insecure_channel(service.target) as channel:
+            stub: Any = channel.stream_stream(full("Do"))
+            call = stub(broken(), timeout=20, metadata=((KEY, new_key()), (COUNT, count)))
+            with suppress(grpc.RpcError):
+                list(call)
+            answered.set()
+            code: grpc.StatusCode = call.code()
+            return code
+
+    assert await asyncio.to_thread(answer, "3") is grpc.StatusCode.INTERNAL
+    assert await asyncio.to_thread(answer, "x") is INVALID_ARGUMENT
     assert (handler.lengths, await service.records()) == ([], [])
 
 
