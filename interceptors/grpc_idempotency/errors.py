@@ -69,8 +69,8 @@ class StepMisuse(IdempotencyError, RuntimeError):
 
 
 class TransactionMisuse(IdempotencyError, RuntimeError):
-    """A transaction's function did what it must not: control the transaction, await, outlive it, or come twice in one
-    keyed call. Means a mistake in the handler.
+    """A transaction's function did what it must not: control the transaction, await, outlive it, call a store, go on
+    after its transaction was rolled back, or come twice in one keyed call. Means a mistake in the handler.
     """
 
 

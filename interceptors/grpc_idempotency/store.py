@@ -216,7 +216,8 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
         Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
         by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
         :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed,
-        and for a function that went on after the error by which its transaction was rolled back.
+        for a function that went on after the error by which its transaction was rolled back, and for any call of a
+        store within ``fn``, also by way of a thread or a loop that ``fn`` waits for.
         """
 
     async def read(self, fn: Callable[[Database], T]) -> T:

@@ -14,6 +14,7 @@ import pytest
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores.sqlite import writer as writer_module
 from grpc_idempotency.stores.sqlite.connection import Settings
+from grpc_idempotency.stores.sqlite.guard import Guard
 from grpc_idempotency.stores.sqlite.queue import Queue
 from grpc_idempotency.stores.sqlite.requests import THREADS, Flush, Request
 from grpc_idempotency.stores.sqlite.writer import Writer
@@ -82,6 +83,14 @@ class SteppedQueue(Queue):
         pause()
         return super().take()
 
+    def ends(self) -> bool:
+        pause()
+        return super().ends()
+
+    def withdraw(self, chosen: Any) -> list[Any]:
+        pause()
+        return super().withdraw(chosen)
+
     def rest(self) -> bool:
         pause()
         return super().rest()
@@ -91,6 +100,7 @@ class Connection:
     """The connection's thread: runs the jobs that are posted, one after another."""
 
     def __init__(self) -> None:
+        self.guard = Guard()
         self.jobs: list[Callable[[Any], object]] = []
         self.busy = False
         self.shut_down = False
@@ -188,6 +198,11 @@ class World:
     def ask(self, loop: Loop | None = None) -> None:
         """A caller in this loop, or in a thread, asks for something."""
         self.writer.submit(self._addressed(loop))
+
+    def withdraw(self) -> None:
+        """Whoever watches over nested calls refuses all that wait."""
+        for request in self.writer._queue.withdraw(lambda _: True):
+            writer_module._refuse(request, StoreUnavailable("withdrawn"))
 
     def close(self) -> None:
         """The last user closes the writer."""
@@ -303,6 +318,17 @@ def test_a_loop_ends_and_another_begins(patch: Callable[[], World], asked: int) 
 def test_the_writer_closes_meanwhile(patch: Callable[[], World], asked: int) -> None:
     """What comes before the closing is answered, what comes after it is refused; nobody is left waiting."""
     assert explore(opened(patch, [in_thread] * asked, [World.close])) > 100
+
+
+@more
+def test_requests_are_withdrawn(patch: Callable[[], World], asked: int) -> None:
+    """Each is answered once, by whoever has taken it; an empty queue is no closing one."""
+    assert explore(opened(patch, [in_thread] * asked, [World.withdraw, in_thread])) > 100
+
+
+def test_requests_are_withdrawn_while_the_writer_closes(patch: Callable[[], World]) -> None:
+    """Nor does a closing wait for them."""
+    assert explore(opened(patch, [in_thread, World.close], [World.withdraw])) > 100
 
 
 @more

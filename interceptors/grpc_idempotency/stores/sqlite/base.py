@@ -13,7 +13,7 @@ from grpc_idempotency.errors import PolicyError, TransactionMisuse
 from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores.sqlite import registry, rows
+from grpc_idempotency.stores.sqlite import nesting, registry, rows
 from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
 from grpc_idempotency.stores.sqlite.connection import Settings
 from grpc_idempotency.stores.sqlite.requests import ListRequest, Request, SweepRequest, TransactionRequest
@@ -40,8 +40,8 @@ class SQLiteBase:
     Args:
         path: the file; it is created if need be, its folder is not.
         table_prefix: letters, digits and underscores.
-        busy_timeout: how long to wait for another process that holds the file's lock, before
-            :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
+        busy_timeout: how long to wait for another process that holds the file's lock, or for a transaction's function
+            that does not end, before :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
         foreign_keys: whether SQLite enforces the foreign keys of your own tables. A violation fails its own transaction
             alone; a deferred one shows at the commit, which several transactions may share.
@@ -134,6 +134,7 @@ class SQLiteBase:
 
     def _take_leave(self) -> tuple[Writer, Tables] | None:
         """For ``close``: what has to be let go of, if anything."""
+        nesting.refuse_inside()
         with self._lock:
             writer, tables, finalizer = self._writer, self._tables, self._finalizer
             self._writer = self._tables = self._finalizer = None
@@ -143,7 +144,8 @@ class SQLiteBase:
         return writer, tables
 
     def _usable(self) -> tuple[Writer, Tables] | None:
-        """The writer, if the store is open."""
+        """The writer, if the store is open. Raises :class:`TransactionMisuse` within a transaction's function."""
+        nesting.refuse_inside()
         writer, tables = self._writer, self._tables
         if not self._ready or writer is None or tables is None or writer.failure is not None:
             return None

@@ -11,7 +11,7 @@ from typing import Any, cast
 import aiosqlite
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.stores.sqlite.guard import GuardedConnection
+from grpc_idempotency.stores.sqlite.guard import Guard, GuardedConnection
 
 _STATEMENTS_KEPT = 512
 _PREDECESSOR = 10.0
@@ -52,6 +52,11 @@ class Connection(aiosqlite.Connection):
     A group is dozens of calls of SQLite in a row: with aiosqlite's own methods each would be two hops between threads,
     and an await at which a caller's cancellation could leave a transaction half done.
     """
+
+    @property
+    def guard(self) -> Guard:
+        """What watches over the functions that run on this connection."""
+        return cast(GuardedConnection, self._conn).guard
 
     def post(self, job: Job) -> None:
         """Runs the job on the connection's thread, after those before it; it must not raise."""

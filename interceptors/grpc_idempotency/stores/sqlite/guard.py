@@ -7,8 +7,12 @@ the store's own never have, one in a transaction and another in a read.
 """
 
 import sqlite3
+import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from grpc_idempotency.stores.sqlite.view import View
 
 STORE, TRANSACTION, READ = "", " ", "\n"
 """Whose statements are being run; the value is what a function's statements get as a prefix."""
@@ -38,22 +42,28 @@ _TELLING = frozenset(["data_version", "page_size"])
 class Guard:
     """The authorizer of one connection."""
 
-    __slots__ = ("_tables", "denied", "mode")
+    __slots__ = ("_tables", "denied", "mode", "thread", "view")
 
     def __init__(self) -> None:
         self.mode = STORE
         self.denied: str | None = None
         """Why the statement that failed last was refused here, if it was; whoever tells so resets it."""
+        self.thread = threading.get_ident()
+        """The thread of the connection, which makes it."""
+        self.view: View | None = None
+        """What the function that is running has of the database."""
         self._tables: set[str] = set()
 
-    def enter(self, mode: str) -> None:
-        """A function begins, which may do what the mode says."""
-        self.mode = mode
+    def enter(self, view: "View") -> None:
+        """A function begins, which may do what its view's mode says."""
+        self.view = view
+        self.mode = view.mode
         self.denied = None
 
     def leave(self) -> None:
         """It is over; the store's own statements are not looked at."""
         self.mode = STORE
+        self.view = None
 
     def protect(self, tables: Iterable[str]) -> None:
         """Makes these tables read-only to functions."""

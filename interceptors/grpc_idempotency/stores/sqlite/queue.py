@@ -10,6 +10,7 @@ Nothing depends on an event loop or a thread of callers to come round, so that a
 
 import collections
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from grpc_idempotency.stores.sqlite.requests import Request
@@ -48,11 +49,24 @@ class Queue:
         with self._lock:
             self._closing = False
 
+    def ends(self) -> bool:
+        """Returns whether the queue is closing and empty, so that this drain is its last."""
+        with self._lock:
+            return self._closing and not self._requests
+
     def take(self) -> list[AnyRequest]:
-        """Takes what waits, in its order; nothing is there only while the queue is closing."""
+        """Takes what waits, in its order; there may be nothing while the queue is closing, or after a withdrawal."""
         with self._lock:
             requests = self._requests
             return [requests.popleft() for _ in range(min(len(requests), _MOST_AT_ONCE))]
+
+    def withdraw(self, chosen: Callable[[AnyRequest], bool]) -> list[AnyRequest]:
+        """Takes out the requests that are chosen, from any thread; the others keep their places."""
+        with self._lock:
+            withdrawn = [request for request in self._requests if chosen(request)]
+            for request in withdrawn:
+                self._requests.remove(request)
+        return withdrawn
 
     def put_back(self, requests: list[AnyRequest]) -> None:
         """Puts requests that there was no time for before all others."""

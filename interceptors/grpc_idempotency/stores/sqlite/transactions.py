@@ -10,7 +10,7 @@ from typing import Any
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code
-from grpc_idempotency.stores.sqlite import room, rows
+from grpc_idempotency.stores.sqlite import nesting, room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
 from grpc_idempotency.stores.sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
 from grpc_idempotency.stores.sqlite.requests import TransactionRequest
@@ -74,7 +74,7 @@ class Transactions:
         guard = self._db.guard
         view = View(self._db, READ if request.reads else TRANSACTION)
         changes = self._db.total_changes
-        guard.enter(view.mode)
+        guard.enter(view)
         try:
             keeps = request.context.run(_call, request, view)
             if request.reads and self._db.total_changes != changes:
@@ -170,6 +170,7 @@ class Transactions:
 
 def _call(request: TransactionRequest, view: View) -> bool:
     """Runs the function in its caller's context; whether its rows may stay."""
+    nesting.enter(view)
     request.value = request.fn(view)
     if inspect.isawaitable(request.value):
         if inspect.iscoroutine(request.value):

@@ -44,7 +44,7 @@ class View:
     each statement, so that none is ever committed by itself.
     """
 
-    __slots__ = ("_db", "_depth", "_guard", "lost_by", "mode")
+    __slots__ = ("_db", "_depth", "_guard", "lost_by", "mode", "over")
 
     Warning: type[Exception] = sqlite3.Warning
     Error: type[Exception] = sqlite3.Error
@@ -63,6 +63,8 @@ class View:
         self.mode = mode
         """What the function may do (guard.py)."""
         self._depth = 0
+        self.over = False
+        """Whether its function, and what is made of its reply, has come to its end."""
         self.lost_by: BaseException | None = None
         """The error by which SQLite has rolled back the transaction, if it has."""
 
@@ -102,6 +104,7 @@ class View:
     def close(self) -> None:
         """The function is over, whichever way."""
         self._db = None
+        self.over = True
 
     def _open(self) -> GuardedConnection:
         if self._db is None:

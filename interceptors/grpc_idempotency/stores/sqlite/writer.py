@@ -21,6 +21,7 @@ from grpc_idempotency.stores.sqlite.connection import Connection, Settings, conn
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
 from grpc_idempotency.stores.sqlite.guard import GuardedConnection
+from grpc_idempotency.stores.sqlite.nesting import Watch
 from grpc_idempotency.stores.sqlite.queue import Queue
 from grpc_idempotency.stores.sqlite.requests import (
     Flush,
@@ -57,6 +58,7 @@ class Writer:
         self._tables: dict[str, Tables] = {}
         self._queue = Queue(scheduled=True)
         self._connection: Connection | None = None
+        self._watch: Watch | None = None
         self._farewells: list[AnyRequest] = []
         connect(path, settings, self._connected, after)
 
@@ -66,6 +68,9 @@ class Writer:
         """Queues a request; its answer comes through ``settle`` in its loop."""
         if self._queue.add(request):
             self._post_drain()
+        watch = self._watch
+        if watch is not None and watch.guard.view is not None:
+            watch.set()
 
     def tables(self, sql: Sql, raw_clock: RawClock) -> Tables:
         """The tables of one prefix; the same for all stores that use it."""
@@ -81,7 +86,7 @@ class Writer:
     def abandon(self) -> None:
         """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
         _abandoned.append(self._connection)
-        self._connection = None
+        self._connection = self._watch = None
         self._queue = Queue(scheduled=False)
         self.failure = StoreUnavailable(f"{self.path} was open when the process was forked; open it again")
 
@@ -99,6 +104,7 @@ class Writer:
         else:
             self.identity = identity_of(self.path)
             self._connection = connection
+            self._watch = Watch(connection.guard, self._queue, self.settings.patience, _refuse)
             connection.post(self._drain)
 
     def _refuse_all(self) -> None:
@@ -122,8 +128,10 @@ class Writer:
         while not queue.rest():
             batch = queue.take()
             if not batch:
-                self._leave(db)
-                return
+                if queue.ends():
+                    self._leave(db)
+                    return
+                continue  # what there was has been withdrawn
             left = self._run(db, batch)
             queue.put_back(left)
             unanswered = set(map(id, left))
@@ -263,6 +271,11 @@ def _deliver(requests: Sequence[AnyRequest]) -> None:
     for answered in by_loop.values():
         with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
             answered[0].loop.call_soon_threadsafe(_settle, answered)
+
+
+def _refuse(request: AnyRequest, error: Exception) -> None:
+    request.error = error
+    _deliver([request])
 
 
 def _settle(requests: Sequence[AnyRequest]) -> None:

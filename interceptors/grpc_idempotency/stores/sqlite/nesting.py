@@ -1,0 +1,134 @@
+"""Calls of a store from within a transaction's function: they would wait for the function, and it for them (5.1).
+
+A call in the function's own context is known by a context variable, which also follows it into the tasks, loops and
+threads of asyncio. One in a thread that the function starts, or hands work to, comes from a context that knows nothing.
+So whoever asks while a function runs has a watch set. It looks at what the function's thread is blocked by; and where
+that does not tell, it bounds how long others wait for one function.
+"""
+
+import concurrent.futures
+import concurrent.futures.thread
+import contextvars
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
+from grpc_idempotency.stores.sqlite.guard import Guard
+from grpc_idempotency.stores.sqlite.queue import Queue
+from grpc_idempotency.stores.sqlite.requests import Flush, Request, Threads
+from grpc_idempotency.stores.sqlite.view import View
+
+_MISUSE = "a store must not be called within a transaction's function, which it would wait for: use the function's db"
+_LOOK = 0.1
+"""Seconds between two looks at a function that others wait for."""
+_LEAST_PATIENCE = 1.0
+"""Seconds that others wait for a function at least, however short ``busy_timeout`` is."""
+_WORK = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001 - nothing public tells who works on a future
+
+_inside: contextvars.ContextVar[View | None] = contextvars.ContextVar("grpc_idempotency_inside", default=None)
+
+
+def enter(view: View) -> None:
+    """The function with this view is about to be called in the present context."""
+    _inside.set(view)
+
+
+def refuse_inside() -> None:
+    """Raises :class:`TransactionMisuse` in the context of a function that is running."""
+    view = _inside.get()
+    if view is not None and not view.over:
+        raise TransactionMisuse(_MISUSE)
+
+
+class Watch:
+    """Watches over the functions of one connection while others wait for them."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        queue: Queue,
+        patience: float,
+        refuse: Callable[[Request[Any], Exception], None],
+    ) -> None:
+        self.guard = guard
+        self._queue = queue
+        self._patience = max(patience, _LEAST_PATIENCE)
+        self._refuse = refuse
+        self._awake = False
+
+    def set(self) -> None:
+        """Somebody waits while a function is running."""
+        if not self._awake:
+            self._awake = True
+            threading.Thread(target=self._keep, name="grpc-idempotency-watch", daemon=True).start()
+
+    def _keep(self) -> None:
+        view, since = self.guard.view, time.monotonic()
+        while True:
+            time.sleep(_LOOK)
+            now = self.guard.view
+            if now is None:
+                # Whoever asks from here on finds nobody awake; whoever asked before that is seen now.
+                self._awake = False
+                if self.guard.view is None:
+                    return
+                self._awake = True
+            elif now is view:
+                self._look(time.monotonic() - since)
+            else:
+                view, since = now, time.monotonic()
+
+    def _look(self, lasts: float) -> None:
+        frames = sys._current_frames()  # noqa: SLF001 - this is what it is documented for
+        stacks = [list(_stack(frames.get(thread))) for thread in _waited_for(self.guard.thread, frames)]
+        if stacks:
+            for request in self._queue.withdraw(lambda one: _asks(one, stacks)):
+                self._refuse(request, TransactionMisuse(_MISUSE))
+        if lasts > self._patience:
+            for request in self._queue.withdraw(lambda one: not isinstance(one, Flush)):
+                self._refuse(request, StoreUnavailable(f"a transaction's function has been running for {lasts:.1f} s"))
+
+
+def _waited_for(thread: int | None, frames: dict[int, FrameType]) -> set[int]:
+    """The threads whose end, or whose answer, a thread is blocked by, be it by way of others."""
+    found: set[int] = set()
+    look = [thread]
+    while look:
+        for frame in _stack(frames.get(look.pop() or 0)):
+            new = set(_blockers(frame, frames)) - found
+            found |= new
+            look += new
+    return found
+
+
+def _blockers(frame: FrameType, frames: dict[int, FrameType]) -> Iterator[int]:
+    if frame.f_code is threading.Thread.join.__code__:
+        ident = frame.f_locals["self"].ident
+        if ident is not None:
+            yield ident
+    elif frame.f_code is concurrent.futures.Future.result.__code__:
+        future = frame.f_locals["self"]
+        for thread, top in frames.items():
+            if any(one.f_code is _WORK and one.f_locals["self"].future is future for one in _stack(top)):
+                yield thread
+
+
+def _stack(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _asks(request: Request[Any], stacks: list[list[FrameType]]) -> bool:
+    """Whether one of these threads waits for this answer, or runs the loop in which it is waited for."""
+    loop = None if isinstance(request.loop, Threads) else request.loop
+    return any(
+        value is request or (loop is not None and value is loop)
+        for stack in stacks
+        for frame in stack
+        for value in list(frame.f_locals.values())
+    )
