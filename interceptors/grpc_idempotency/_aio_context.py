@@ -44,17 +44,15 @@ def _check_details(details: Any) -> None:
 class _AioRecorder(Recorder):
     """What the two faces share."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__(snapshot)
-        self._code: Any = None
-        self._status = Code.OK
-        self._details: str | None = ""
-        self._trailing: tuple[Any, ...] = ()
-        self._trailers: Trailers = ()
-        self._abort_error: BaseException | None = None
-        self._final: tuple[Code, str | None, Trailers] | None = None
-        self._begun = False
-        """Whether initial metadata is on its way."""
+    _code: Any = None
+    _status = Code.OK
+    _details: str | None = ""
+    _trailing: tuple[Any, ...] = ()
+    _trailers: Trailers = ()
+    _abort_error: BaseException | None = None
+    _final: tuple[Code, str | None, Trailers] | None = None
+    _begun = False
+    """Whether initial metadata is on its way."""
 
     # For the interceptor
 

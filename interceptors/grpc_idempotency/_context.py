@@ -70,13 +70,15 @@ class Snapshot:
 class Recorder:
     """What all recording contexts share: what a handler may ask of its call, and the outcome of what it said."""
 
+    # Of the class until they are set: each call makes a context, and few handlers set more than one thing.
+    _done = False
+    initial_metadata: Trailers | None = None
+    """What the handler wants sent ahead; for the first call alone."""
+    compression: grpc.Compression | None = None
+
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._callbacks: list[Callable[[], object]] = []
-        self._done = False
-        self.initial_metadata: Trailers | None = None
-        """What the handler wants sent ahead; for the first call alone."""
-        self.compression: grpc.Compression | None = None
 
     # For the interceptor
 
@@ -141,13 +143,13 @@ class Recorder:
         return self._snapshot.caller.peer
 
     def peer_identities(self) -> Iterable[bytes] | None:
-        return self._snapshot.caller.peer_identities or None
+        return list(self._snapshot.caller.peer_identities) or None
 
     def peer_identity_key(self) -> str | None:
         return self._snapshot.caller.peer_identity_key
 
     def auth_context(self) -> Mapping[str, Any]:
-        return self._snapshot.caller.auth_context
+        return dict(self._snapshot.caller.auth_context)
 
     def time_remaining(self) -> Any:
         deadline = self._snapshot.deadline

@@ -38,8 +38,7 @@ class _State:
     statused = False
     initial_metadata_allowed = True
 
-    def __init__(self) -> None:
-        self._condition: threading.Condition | None = None
+    _condition: threading.Condition | None = None
 
     @property
     def condition(self) -> threading.Condition:
@@ -65,11 +64,12 @@ class ThreadContext(Recorder, grpc.ServicerContext):
 
     _UNSERIALIZABLE = Code.INTERNAL, "Failed to serialize response!"
 
+    _checked: tuple[object, Trailers] = (None, ())
+    """The trailing metadata that was set last, and what is sent of it."""
+
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__(snapshot)
         self._state = _State()
-        self._checked: tuple[object, Trailers] = (None, ())
-        """The trailing metadata that was set last, and what is sent of it."""
 
     # For the interceptor
 

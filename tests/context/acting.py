@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 import grpc_idempotency
 from grpc_idempotency import aio
@@ -34,6 +35,26 @@ LACKING = {
     "sync": ("add_done_callback", "done", "cancelled"),
 }
 """What gRPC's own context of this kind does not have; a scene is acted without it."""
+
+
+CUES = "test.cues.Cues"
+
+
+def _cue() -> Any:
+    """The message of a service that is known to protobuf, as generated code would make it."""
+    file = descriptor_pb2.FileDescriptorProto(name="test/cues.proto", package="test.cues", syntax="proto3")
+    text = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
+    message, service = file.message_type.add(name="Cue"), file.service.add(name="Cues")
+    for number, name in enumerate(("request_id", "scene"), 1):
+        message.field.add(name=name, number=number, type=text, label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL)
+    for method in ("one", "many", "gathered", "written"):
+        service.method.add(name=method, input_type=".test.cues.Cue", output_type=".test.cues.Cue")
+    pool: Any = descriptor_pool.Default()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.cues.Cue"))
+
+
+Cue = _cue()
 
 
 @dataclass(frozen=True)
@@ -94,9 +115,10 @@ class Performance:
     def put(self, act: Act, result: object) -> None:
         self.seen.append((act.name, shown(result)))
         aborted = isinstance(result, grpc.aio.AbortError) or (type(result) is Exception and not result.args)
-        if (act.name == "set_details" and result is None) or (act.name == "abort" and aborted):
-            given = act.args[-1] if act.name == "set_details" else act.args[1] if len(act.args) > 1 else None
-            self.details = given if isinstance(given, str) else given.decode() if given else self.details
+        if act.name == "set_details" and result is None:
+            self.details = _text(act.args[0])
+        elif act.name == "abort" and aborted and act.args[1:]:
+            self.details = _text(act.args[1]) or self.details
 
     def look(self, context: Any) -> None:
         self.seen.append([shown(getattr(context, name)()) for name in GETTERS[self.kind]])
@@ -104,6 +126,10 @@ class Performance:
     def end(self) -> None:
         if self.scene.end == "raise":
             raise LookupError("password=hunter2")
+
+
+def _text(details: str | bytes | None) -> str:
+    return details.decode() if isinstance(details, bytes) else details or ""
 
 
 def shown(result: object) -> object:
@@ -125,19 +151,22 @@ class Stage:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.on: dict[str, Performance] = {}
-        codec: Any = (None, lambda message: b"" if message is None else message)
         one, many, gathered, written = self._handlers(kind)
-        self.handlers: dict[str, Any] = {
-            "one": grpc.unary_unary_rpc_method_handler(one, *codec),
-            "many": grpc.unary_stream_rpc_method_handler(many, *codec),
-            "gathered": grpc.stream_unary_rpc_method_handler(gathered, *codec),
+        self._behaviours: dict[str, tuple[Any, Any]] = {
+            "one": (grpc.unary_unary_rpc_method_handler, one),
+            "many": (grpc.unary_stream_rpc_method_handler, many),
+            "gathered": (grpc.stream_unary_rpc_method_handler, gathered),
         }
         if written is not None:
-            self.handlers["written"] = grpc.unary_stream_rpc_method_handler(written, *codec)
+            self._behaviours["written"] = (grpc.unary_stream_rpc_method_handler, written)
+        self.shapes = tuple(self._behaviours)
+
+    def _cued(self, request: Any) -> Performance:
+        return self.on[request.decode() if isinstance(request, bytes) else request.scene]
 
     def _handlers(self, kind: str) -> tuple[Any, ...]:
-        async def one(request: bytes, context: Any) -> bytes:
-            performance = self.on[request.decode()]
+        async def one(request: Any, context: Any) -> bytes:
+            performance = self._cued(request)
             for act in performance.scene.of(kind):
                 if act.name != "say":
                     await performance.awaited(act, context)
@@ -147,8 +176,8 @@ class Stage:
         async def gathered(requests: Any, context: Any) -> bytes:
             return await one(await anext(aiter(requests)), context)
 
-        async def many(request: bytes, context: Any) -> AsyncIterator[bytes]:
-            performance = self.on[request.decode()]
+        async def many(request: Any, context: Any) -> AsyncIterator[bytes]:
+            performance = self._cued(request)
             for act in performance.scene.of(kind):
                 if act.name == "say":
                     yield act.args[0]
@@ -157,14 +186,14 @@ class Stage:
                     await performance.awaited(act, context)
             performance.end()
 
-        async def written(request: bytes, context: Any) -> None:
-            performance = self.on[request.decode()]
+        async def written(request: Any, context: Any) -> None:
+            performance = self._cued(request)
             for act in performance.scene.of(kind):
                 await performance.awaited(replace(act, name="write") if act.name == "say" else act, context)
             performance.end()
 
-        def one_blocking(request: bytes, context: Any) -> bytes:
-            performance = self.on[request.decode()]
+        def one_blocking(request: Any, context: Any) -> bytes:
+            performance = self._cued(request)
             for act in performance.scene.of(kind):
                 if act.name != "say":
                     performance.called(act, context)
@@ -174,8 +203,8 @@ class Stage:
         def gathered_blocking(requests: Any, context: Any) -> bytes:
             return one_blocking(next(iter(requests)), context)
 
-        def many_blocking(request: bytes, context: Any) -> Iterator[bytes]:
-            performance = self.on[request.decode()]
+        def many_blocking(request: Any, context: Any) -> Iterator[bytes]:
+            performance = self._cued(request)
             for act in performance.scene.of(kind):
                 if act.name == "say":
                     yield act.args[0]
@@ -190,9 +219,14 @@ class Stage:
             else (one_blocking, many_blocking, gathered_blocking, None)
         )
 
-    @property
-    def handler(self) -> grpc.GenericRpcHandler:
-        return grpc.method_handlers_generic_handler("test.Stage", self.handlers)
+    def handlers(self) -> Iterator[grpc.GenericRpcHandler]:
+        """The same methods twice: of bytes, and of a message that may have its key in it."""
+        for service, deserialize in (("test.Stage", None), (CUES, Cue.FromString)):
+            methods: dict[str, Any] = {
+                name: make(behaviour, request_deserializer=deserialize)
+                for name, (make, behaviour) in self._behaviours.items()
+            }
+            yield grpc.method_handlers_generic_handler(service, methods)
 
 
 @dataclass(frozen=True)
@@ -219,7 +253,7 @@ class Theatre:
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        return tuple(self._stage.handlers)
+        return self._stage.shapes
 
     async def open(self, stack: AsyncExitStack, folder: Path) -> None:
         self._bare = await self._serve(stack, None)
@@ -239,7 +273,7 @@ class Theatre:
             server = grpc.aio.server(pool, interceptors=[interceptor] if interceptor else None)
         if interceptor:
             interceptor.attach(server)
-        server.add_generic_rpc_handlers((self._stage.handler,))
+        server.add_generic_rpc_handlers(tuple(self._stage.handlers()))
         port = server.add_insecure_port("127.0.0.1:0")
         if self.kind == "sync":
             server.start()
@@ -255,6 +289,10 @@ class Theatre:
     async def unkeyed(self, shape: str, scene: Scene) -> tuple[Performance, Heard]:
         return await self._play(self._ours, shape, scene, ())
 
+    async def nameless(self, shape: str, scene: Scene) -> tuple[Performance, Heard]:
+        """An un-keyed call to a method whose request could have had the key."""
+        return await self._play(self._ours, shape, scene, (), service=CUES)
+
     async def keyed(self, shape: str, scene: Scene) -> tuple[Performance, Heard, Heard]:
         """A keyed call and its retry."""
         name = f"scene {next(self._numbers)}"
@@ -264,17 +302,22 @@ class Theatre:
         return performance, first, second
 
     async def _play(
-        self, channel: grpc.aio.Channel, shape: str, scene: Scene, metadata: Any, name: str = ""
+        self,
+        channel: grpc.aio.Channel,
+        shape: str,
+        scene: Scene,
+        metadata: Any,
+        name: str = "",
+        service: str = "test.Stage",
     ) -> tuple[Performance, Heard]:
         name = name or f"scene {next(self._numbers)}"
         self._stage.on[name] = performance = Performance(scene, self.kind)
         make: Callable[..., Any] = {
             "one": channel.unary_unary, "gathered": channel.stream_unary,
         }.get(shape, channel.unary_stream)  # fmt: skip
-        request: Any = iter([name.encode()]) if shape == "gathered" else name.encode()
-        call = make(f"/test.Stage/{shape}")(
-            request, metadata=(*metadata, ("who", "me"), ("who-bin", b"\0")), timeout=20
-        )
+        cue = name.encode() if service != CUES else Cue(scene=name).SerializeToString()
+        request: Any = iter([cue]) if shape == "gathered" else cue
+        call = make(f"/{service}/{shape}")(request, metadata=(*metadata, ("who", "me"), ("who-bin", b"\0")), timeout=20)
         messages: list[bytes] = []
         initial = await call.initial_metadata()
         try:

@@ -156,11 +156,14 @@ async def differences(theatre: Theatre, shape: str, scene: Scene) -> list[str]:
     wanted, heard = await theatre.bare(shape, scene)
     heard = expected(wanted, heard)
     unkeyed, unkeyed_heard = await theatre.unkeyed(shape, scene)
+    nameless, nameless_heard = await theatre.nameless(shape, scene)
     keyed, first, second = await theatre.keyed(shape, scene)
     pairs = [
         ("un-keyed handler", wanted.seen, unkeyed.seen),
         ("keyed handler", wanted.seen, keyed.seen),
         ("un-keyed client", heard, unkeyed_heard),
+        ("handler without a request_id", wanted.seen, nameless.seen),
+        ("client without a request_id", heard, nameless_heard),
         ("keyed client", replace(heard, mark="executed"), first),
         ("replay", replace(heard, mark=None, initial=()), replace(second, mark=None, initial=())),
     ]
