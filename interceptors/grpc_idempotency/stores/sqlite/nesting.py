@@ -62,9 +62,13 @@ class Watch:
 
     def set(self) -> None:
         """Somebody waits while a function is running."""
-        if not self._awake:
-            self._awake = True
+        if self._awake:
+            return
+        self._awake = True
+        try:
             threading.Thread(target=self._keep, name="grpc-idempotency-watch", daemon=True).start()
+        except RuntimeError:  # there can be no more threads now: whoever asks next tries again
+            self._awake = False
 
     def _keep(self) -> None:
         view, since = self.guard.view, time.monotonic()

@@ -1,7 +1,7 @@
 """The view of the database that a transaction's function gets (5.1)."""
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,9 @@ class Rows:
         """The rows that are left."""
         rest, self._at = self._rows[self._at :], len(self._rows)
         return rest
+
+
+_FAILURES = (sqlite3.Error, MemoryError)
 
 
 class View:
@@ -70,13 +73,23 @@ class View:
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Runs one statement."""
-        return self._run(self._open().execute, sql, parameters)
+        db = self._open()
+        try:
+            return _rows_of(db.execute(self.mode + sql, parameters))
+        except _FAILURES as error:
+            self._failed(error)
+            raise
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
         """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
         # As a list: a generator might catch the error of a statement of its own, and would not be stopped by the loss.
         listed = list(parameters)
-        return self._run(self._open().executemany, sql, listed)
+        db = self._open()
+        try:
+            return _rows_of(db.executemany(self.mode + sql, listed))
+        except _FAILURES as error:
+            self._failed(error)
+            raise
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -118,33 +131,29 @@ class View:
             ) from self.lost_by
         return self._db
 
-    def _run(self, execute: Callable[[str, Any], sqlite3.Cursor], sql: str, parameters: Any) -> Rows:
-        try:
-            cursor = execute(self.mode + sql, parameters)
-            # Only a statement that has columns has rows: asking the others for them would cost a turn of the GIL.
-            return Rows(cursor.fetchall() if cursor.description else [], cursor.rowcount, cursor.lastrowid)
-        except (sqlite3.Error, MemoryError) as error:
-            misuse = self._misuse(error)
-            if misuse is None:
-                raise
-            raise misuse from error
-
-    def _misuse(self, error: BaseException) -> TransactionMisuse | None:
-        """Sees whether a statement has failed since it was refused, and whether it took the transaction along."""
+    def _failed(self, error: BaseException) -> None:
+        """Notes whether a failed statement took the transaction along; raises if it failed since it was refused."""
         if self._db is not None and not self._db.in_transaction:
             self.lost_by = error
         denied, self._guard.denied = self._guard.denied, None
         if denied is None and str(error).startswith("cannot VACUUM"):  # the one that no authorizer is asked about
             denied = "VACUUM is not for a transaction's function"
-        return None if denied is None else TransactionMisuse(denied)
+        if denied is not None:
+            raise TransactionMisuse(denied) from error
 
     def _control(self, what: str, name: str) -> None:
         db = self._open()
         self._guard.mode = STORE
         try:
             db.execute(f"{what} {name}")
-        except (sqlite3.Error, MemoryError) as error:
-            self._misuse(error)
+        except _FAILURES as error:
+            self._failed(error)
             raise
         finally:
             self._guard.mode = self.mode
+
+
+def _rows_of(cursor: sqlite3.Cursor) -> Rows:
+    # Only a statement that has columns has rows: asking the others for them would cost a turn of the GIL.
+    rows = cursor.fetchall() if cursor.description else []
+    return Rows(rows, cursor.rowcount, cursor.lastrowid)
