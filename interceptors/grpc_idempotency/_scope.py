@@ -75,6 +75,8 @@ class Scope:
         self._vouched: bool | None = None
         self.last: Ticket | None = None
         """The latest call that was given a key."""
+        self.over = False
+        """Whether what it is the scope of has ended: what that left behind makes calls of its own, with new keys."""
 
     def child(self, name: str) -> "Scope":
         """The scope of the step of this name: its numbers are its own."""
@@ -82,11 +84,12 @@ class Scope:
 
     @contextmanager
     def opened(self) -> Iterator["Scope"]:
-        """Makes it the current scope of this context; tasks that are made meanwhile have it too."""
+        """Makes it the current scope of this context, for a time; tasks that are made meanwhile have it as long."""
         token = _current.set(self)
         try:
             yield self
         finally:
+            self.over = True
             _current.reset(token)
 
     def begin(self, method: str, fingerprint: bytes | None = None) -> Ticket:
@@ -140,7 +143,7 @@ class Block:
     """What is done again as a whole until it succeeds: each attempt makes its calls with the same keys."""
 
     def __init__(self) -> None:
-        outer = _current.get()
+        outer = current_scope()
         self._place = outer.begin("retry") if outer is not None else None
         self._outer = outer
         self._secret = self._place.key.encode() if self._place is not None else secrets.token_bytes(32)
@@ -159,7 +162,8 @@ class Block:
 
 def current_scope() -> Scope | None:
     """The scope that calls are made in just now; ``None`` where keys are minted."""
-    return _current.get()
+    scope = _current.get()
+    return None if scope is None or scope.over else scope
 
 
 def scope_of(operation: bytes) -> Scope:
@@ -168,7 +172,7 @@ def scope_of(operation: bytes) -> Scope:
 
 
 def enter_scope(scope: Scope | None) -> None:
-    """Makes it this context's scope, for good."""
+    """Makes it this context's scope, until it is over."""
     _current.set(scope)
 
 

@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
 from grpc_idempotency._scope import scope_of
-from grpc_idempotency.operation import current
+from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.retrying import AsyncRetrying
 
 from ..rpc.handlers import Blocking, Counting
@@ -59,8 +59,8 @@ async def start(net: Net, below: Server, outer: Outer, *, fails: int = 0) -> Ser
     return await Services(net, below, outer, fails).start()
 
 
-def step(name: str) -> Any:
-    operation = current()
+def step(name: str, operation: OperationBase | None = None) -> Any:
+    operation = operation or current()
     assert operation is not None
     return operation.scope.child(name).opened()
 
@@ -218,8 +218,10 @@ async def test_distinct_steps_may_be_concurrent(net: Net) -> None:
     below = await net.serve({"Do": Counting()})
 
     async def outer(client: Client, run: int) -> None:
+        operation = current()
+
         async def one(name: str) -> None:
-            with step(name):
+            with step(name, operation):
                 await client.call("Do", f"{name} 0")
                 await client.call("Do", f"{name} 1")
 
@@ -291,6 +293,33 @@ async def test_the_retry_helper_derives(net: Net) -> None:
     first, second, *again = below.seen.of("Next")
     assert first != second
     assert again == [first, second]
+
+
+@pytest.mark.parametrize("net", ["aio"], indirect=True)
+async def test_what_a_handler_left_behind_has_new_keys(net: Net) -> None:
+    """A task that outlives its handler, or its step, makes calls of its own: their keys are new in each run."""
+    below = await net.serve({"Do": Counting()})
+    tasks: list[asyncio.Task[None]] = []
+
+    async def outer(client: Client, run: int) -> None:
+        ended = asyncio.Event()
+
+        async def left_behind() -> None:
+            await ended.wait()
+            await client.call("Do", "x")
+
+        with step("one"):
+            await client.call("Do", "a")
+            tasks.append(asyncio.create_task(left_behind()))
+        ended.set()
+        await tasks[-1]
+        await client.call("Do", "b")
+
+    services = await start(net, below, outer, fails=1)
+    await services.run()
+    keys = below.seen.of()
+    assert (keys[0], keys[2]) == (keys[3], keys[5])
+    assert len({*keys}) == 4, "those of the tasks are others in each run"
 
 
 @pytest.mark.parametrize("net", ["aio"], indirect=True)
