@@ -30,8 +30,7 @@ class _Faulty(LabStore):
 
     async def plain(self, fn: Callable[[Database], T]) -> T:
         """A transaction as of a call without a key: no record is in it."""
-        work = SQLiteStore.transaction(self, fn)
-        return await contextvars.Context().run(asyncio.get_running_loop().create_task, work)
+        return await contextvars.Context().run(SQLiteStore.transaction, self, fn)
 
     async def statement(self, sql: str, *parameters: object) -> None:
         await self.plain(lambda db: db.execute(sql, parameters).rowcount)

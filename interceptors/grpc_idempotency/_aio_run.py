@@ -1,9 +1,10 @@
 """Runs a handler on asyncio, in its own kind of thread: ``async def`` in the loop, ``def`` on a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import contextvars
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +12,7 @@ from grpc_idempotency._aio_context import AioContext, AioThreadContext
 from grpc_idempotency._context import Snapshot
 from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
 
 
@@ -38,26 +40,26 @@ class AioRun(Run):
         if self.cancellable:
             return AsyncOperation(**known)
         loop = asyncio.get_running_loop()
-        return Operation(wait=lambda reply: asyncio.run_coroutine_threadsafe(reply, loop).result(), **known)
+        return Operation(wait=lambda reply: _wait(reply, loop), loop=loop, **known)
 
     async def to_end(self, operation: OperationBase | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
-        enter(operation)
         try:
             return await self._ended(operation)
         except asyncio.CancelledError:
+            await _rest(operation, stop=True)
             if operation is None or operation.committed is None:
                 raise
             return self.committed(None)
         finally:
             if operation is not None:
-                operation.steps.end()
+                operation.end()
             self.tell_callbacks()
 
     async def _ended(self, operation: OperationBase | None) -> Ended:
         """It, and each of its steps."""
         try:
-            reply = await (self._in_loop() if self.cancellable else self._on_thread())
+            reply = await (self._in_loop if self.cancellable else self._on_thread)(operation)
         except asyncio.CancelledError:
             raise
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
@@ -66,7 +68,8 @@ class AioRun(Run):
         await _rest(operation)
         return self.returned(operation, reply)
 
-    async def _in_loop(self) -> Any:
+    async def _in_loop(self, operation: OperationBase | None) -> Any:
+        enter(operation)
         target = self.target
         request = _stream(self._requests) if target.request_streams else next(self._requests)
         if not target.generates:
@@ -76,18 +79,24 @@ class AioRun(Run):
                 await self._emit(message)
         return None
 
-    async def _on_thread(self) -> Any:
+    async def _on_thread(self, operation: OperationBase | None) -> Any:
         here, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        reply, error = await loop.run_in_executor(None, here.run, self._outcome_of_call, loop)
+        reply, error = await loop.run_in_executor(None, here.run, self._outcome_of_call, operation, loop)
         if error is not None:
             raise error
         return reply
 
-    def _outcome_of_call(self, loop: asyncio.AbstractEventLoop) -> tuple[Any, BaseException | None]:
+    def _outcome_of_call(
+        self, operation: OperationBase | None, loop: asyncio.AbstractEventLoop
+    ) -> tuple[Any, BaseException | None]:
+        enter(operation)
         try:
             return self._call(loop), None
         except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
             return None, exc
+        finally:
+            if isinstance(operation, Operation):
+                operation.rest()
 
     def _call(self, loop: asyncio.AbstractEventLoop) -> Any:
         target = self.target
@@ -157,9 +166,17 @@ class AioRun(Run):
         return message
 
 
-async def _rest(operation: OperationBase | None) -> None:
+async def _rest(operation: OperationBase | None, *, stop: bool = False) -> None:
     if isinstance(operation, AsyncOperation):
-        await operation.rest()
+        await operation.rest(stop=stop)
+
+
+def _wait(reply: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what is awaited in the loop."""
+    try:
+        return asyncio.run_coroutine_threadsafe(reply, loop).result()
+    except concurrent.futures.CancelledError as exc:
+        raise StoreUnavailable("the event loop was closed before the store had answered", landed=None) from exc
 
 
 async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:

@@ -82,7 +82,7 @@ class FlightBase:
             case Get(name):
                 return store.get(name)
             case LeaseHolds():
-                return time.monotonic() < self._lease_until
+                return self._leased()
             case Tell(event):
                 return logger.warning(event.value, self.call.name.hex(), self.call.method)
             case Pause(seconds):
@@ -117,8 +117,14 @@ class FlightBase:
             ttl=self.call.policy.ttl,
             steps=steps,
             seal=self.run.seal,
+            answers=self.run.answers,
+            leased=self._leased,
         )
         return self._operation
+
+    def _leased(self) -> bool:
+        """Whether no other run can have begun."""
+        return time.monotonic() < self._lease_until
 
     def _lease_began(self) -> None:
         self._lease_until = self._asked_at + self.call.policy.lease.total_seconds()

@@ -97,6 +97,18 @@ class Run:
         self._sealed = (reply, outcome)
         return retained(outcome, self.target.method.policy)
 
+    def answers(self, value: object) -> bool:
+        """For a transaction: whether a value could be the reply, by its type."""
+        messages = [value] if self.tape is None else value
+        if not isinstance(messages, list | tuple) or not messages or None in messages:
+            return False
+        try:
+            for message in messages:
+                self.target.write(message)
+        except Exception:  # a serializer's own, for what it can't serialize
+            return False
+        return True
+
     def record_all(self, messages: Any, emit: Callable[[Any], object]) -> None:
         """Emits the messages of a ``def`` handler, one by one."""
         try:

@@ -1,8 +1,7 @@
 """What a run knows of its operation's steps: which are finished, which were asked for, how to undo them (5.2)."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from grpc_idempotency._codec import decode, encode
@@ -14,6 +13,9 @@ logger = logging.getLogger("grpc_idempotency")
 UNDO = "undo:"
 """What the name of an undo's own step begins with."""
 _RESERVED = ("!", UNDO)
+
+BESIDE = -1
+"""The position of a step that ran in a task or thread which the handler had started."""
 
 
 class Unwinding(BaseException):
@@ -32,60 +34,85 @@ class Undo(NamedTuple):
 
 
 class Steps:
-    """The steps of one run."""
+    """The steps of one run. On threads, whoever calls has locked them for himself."""
 
     def __init__(self, finished: Sequence[Step], *, unwinds: bool) -> None:
         self._finished = {step.name: step for step in finished if not step.name.startswith("!")}
         self._unwinds = unwinds
         self._asked: dict[str, Undo | None] = {}
-        self._done = 0
-        """How many steps are finished in this run, by running or by being known."""
-        self._running: set[str] = set()
-        self._over = False
-        # Of concurrent steps nobody can say which comes first, and so not that one came in another order.
-        self._in_order = len({step.position for step in finished}) == len(finished)
+        self._running: dict[str, int] = {}
+        """The position of each step that runs."""
+        self._latest: tuple[int, str] = (-1, "")
+        """The highest position that the handler itself has come to, and its step."""
+        self.over = False
+        """Whether the handler has ended, so that no further step begins."""
 
     def __bool__(self) -> bool:
         """Whether any step is finished, in this run or one before, or was begun and may be: nobody knows otherwise."""
         return bool(self._finished) or bool(self._asked)
 
-    def ask(self, name: str, undo: Undo | None) -> Step | None:
-        """Begins a step; the finished one, if it is. Raises :class:`StepMisuse` and :class:`Unwinding`."""
-        if not name or name.startswith(_RESERVED):
-            raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {' or '.join(_RESERVED)}")
-        if self._over:
-            raise StepMisuse(f"step {name!r} can't begin any more: the handler has ended")
-        if name in self._asked:
-            raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")
+    @property
+    def running(self) -> bool:
+        """Whether a step runs."""
+        return bool(self._running)
+
+    def begin(self, name: str, undo: Undo | None, *, beside: bool) -> Step | None:
+        """Begins a step, ``beside`` the handler where that has left it to another task or thread.
+
+        Returns:
+            The finished step, if it is: then it does not run.
+
+        Raises:
+            StepMisuse: if there can't be such a step now.
+            Unwinding: if it would run in a run that only makes known how to undo.
+        """
+        self._check(name)
         step = self._finished.get(name)
         if step is None:
             self.check_winding()
-        if step is not None and self._in_order and step.position != self._done:
-            raise StepMisuse(
-                f"step {name!r} was number {step.position + 1} in an earlier run and is number {self._done + 1} in "
-                "this one: the steps of an operation have to come in the same order in every run"
-            )
+        position = step.position if step is not None else BESIDE if beside else self._latest[0] + 1
+        if not beside and position != BESIDE:
+            self._check_order(name, position)
         self._asked[name] = undo
+        if step is None:
+            self._running[name] = position
         return step
 
-    @contextmanager
-    def running(self, name: str) -> Iterator[Callable[[object], Step]]:
-        """While a step runs; gives what makes a finished step of its result."""
-        position = self._done
-        if self._running:
-            position = self._done - 1 if self._done else 0  # shares its number: concurrent
-        self._running.add(name)
+    def _check(self, name: str) -> None:
+        if not name or name.startswith(_RESERVED):
+            raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {' or '.join(_RESERVED)}")
+        if self.over:
+            raise StepMisuse(f"step {name!r} can't begin any more: the handler has ended")
+        if name in self._asked:
+            raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")
+
+    def _check_order(self, name: str, position: int) -> None:
+        """Sees to it that the handler's own steps come in the order of earlier runs; of others there is no order."""
+        latest, other = self._latest
+        if position < latest:
+            raise StepMisuse(
+                f"step {name!r} came before step {other!r} in an earlier run and comes after it in this one: the steps "
+                "of an operation have to come in the same order in every run, unless they are concurrent"
+            )
+        self._latest = position, name
+
+    def begin_undo(self, name: str) -> None:
+        """Begins an undo, whose name :meth:`to_undo` has given."""
+        self._running[name] = BESIDE
+
+    def made(self, name: str, result: object) -> Step:
+        """The finished step of a running one. Raises :class:`StepMisuse` where its result can't be kept."""
         undoable = self._asked.get(name) is not None
-        try:
-            yield lambda result: Step(name=name, position=position, result=_kept(name, result), undoable=undoable)
-        finally:
-            self._running.discard(name)
+        return Step(name=name, position=self._running[name], result=_kept(name, result), undoable=undoable)
 
     def finish(self, step: Step) -> Any:
-        """The step is kept, now or since an earlier run; its result, the same that every later run will get."""
+        """The step is finished, now or since an earlier run; its result, the same that every later run will get."""
         self._finished[step.name] = step
-        self._done += 1
         return decode(step.result)
+
+    def ended(self, name: str) -> None:
+        """The step or undo does not run any more."""
+        del self._running[name]
 
     def check_reply(self) -> None:
         """The handler's transaction is about to commit its reply. Raises :class:`TransactionMisuse` within a step."""
@@ -101,28 +128,38 @@ class Steps:
         if self._unwinds:
             raise Unwinding
 
+    def learn(self, finished: Sequence[Step]) -> None:
+        """Takes over what the store has, in its order: a step may be there though its run did not hear so."""
+        self._finished = {step.name: step for step in finished if not step.name.startswith("!")} | self._finished
+
+    def missing(self, *, beside: bool) -> bool:
+        """Whether a run that unwinds may still come to a finished step, in another task or thread than the caller's.
+
+        The handler itself can't come to a step of its own any more where it asks for an unfinished one.
+        """
+        return any(
+            step.name not in self._asked and (beside or step.position == BESIDE) for step in self._left_to_undo()
+        )
+
     def to_undo(self) -> list[tuple[str, Undo, Any]]:
         """Name, undo and result of the finished steps that are still to be undone, the last first.
 
         Raises :class:`StepMisuse` when one is finished whose undo this run has not made known.
         """
-        left = [
-            step
-            for step in self._finished.values()
-            if step.undoable and UNDO + step.name not in self._finished and not step.name.startswith(UNDO)
-        ]
         undos: list[tuple[str, Undo, Any]] = []
-        for step in reversed(left):
+        for step in reversed(self._left_to_undo()):
             undo = self._asked.get(step.name)
             if undo is None:
                 raise StepMisuse(f"step {step.name!r} has to be undone, but the handler has not come to it in this run")
             undos.append((UNDO + step.name, undo, decode(step.result)))
         return undos
 
-    def end(self) -> bool:
-        """The handler has ended, and no further step begins. Whether all that were begun have ended too."""
-        self._over = True
-        return not self._running
+    def _left_to_undo(self) -> list[Step]:
+        return [
+            step
+            for step in self._finished.values()
+            if step.undoable and UNDO + step.name not in self._finished and not step.name.startswith(UNDO)
+        ]
 
     def forgotten(self) -> list[str]:
         """The finished steps that this run has not come to: its handler took another path."""

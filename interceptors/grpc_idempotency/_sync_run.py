@@ -28,27 +28,29 @@ class SyncRun(Run):
 
     def to_end(self, operation: OperationBase | None) -> Ended:
         """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
+        assert operation is None or isinstance(operation, Operation)
         return contextvars.copy_context().run(self._to_end, operation)
 
     def unwind(self, operation: Operation) -> str | None:
-        """Undoes what the operation has finished, in a context like its handler's."""
+        """Undoes what the operation has finished, in a context of its own."""
+        return contextvars.copy_context().run(operation.unwind)
 
-        def unwind() -> str | None:
-            enter(operation)
-            return operation.unwind()
-
-        return contextvars.copy_context().run(unwind)
-
-    def _to_end(self, operation: OperationBase | None) -> Ended:
+    def _to_end(self, operation: Operation | None) -> Ended:
         enter(operation)
         try:
-            return self.returned(operation, self._reply())
+            return self.returned(operation, self._ended(operation))
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
             return self.raised(operation, exc)
         finally:
-            if operation is not None:
-                operation.steps.end()
             self.tell_callbacks()
+
+    def _ended(self, operation: Operation | None) -> Any:
+        """Its reply, once each of its steps has ended too."""
+        try:
+            return self._reply()
+        finally:
+            if operation is not None:
+                operation.rest()
 
     def _reply(self) -> Any:
         target = self.target

@@ -1,15 +1,16 @@
 """What a handler, and a store's transaction, may ask of the operation that they run in."""
 
 import asyncio
-import contextvars
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
+from grpc_idempotency import _ambient
 from grpc_idempotency._scope import enter_scope, scope_of
-from grpc_idempotency._steps import Steps, Undo
+from grpc_idempotency._steps import Steps, Undo, Unwinding
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable
 from grpc_idempotency.records import Outcome, Step
 from grpc_idempotency.store import Database
@@ -17,13 +18,15 @@ from grpc_idempotency.store import Database
 logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
 
-_current: contextvars.ContextVar["OperationBase | None"] = contextvars.ContextVar(
-    "grpc_idempotency_operation", default=None
-)
+_PATIENCE = 10.0
+"""Seconds that a run which only unwinds waits for the handler's other tasks or threads to come to their steps."""
 
 
 class OperationBase:
     """One run of a keyed call: claimed, under a fence, its outcome not yet stored."""
+
+    awaited: ClassVar[bool]
+    """Whether it is an ``async def`` handler's."""
 
     def __init__(
         self,
@@ -37,6 +40,8 @@ class OperationBase:
         ttl: timedelta,
         steps: Steps,
         seal: Callable[[object], Outcome],
+        answers: Callable[[object], bool] = lambda _: False,
+        leased: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name = name
         """16 bytes: the digest that names the operation."""
@@ -61,6 +66,19 @@ class OperationBase:
         self.scope = scope_of(name)
         """Where calls to other services get their keys from, outside of steps (5.3)."""
         self._seal = seal
+        self.answers = answers
+        """For the stores: whether a value could be the call's reply."""
+        self._leased = leased
+
+    @property
+    def over(self) -> bool:
+        """Whether the handler has ended."""
+        return self.steps.over
+
+    def end(self) -> None:
+        """For the interceptors: the handler has ended. No further step begins; what it left behind has no operation."""
+        self.steps.over = True
+        self.scope.over = True
 
     def seal(self, reply: object) -> Outcome:
         """The outcome that the call has if ``reply`` is its reply: serialized, with the status and trailers set so far.
@@ -71,10 +89,25 @@ class OperationBase:
         self.steps.check_reply()
         return self._seal(reply)
 
-    def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+    def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool, *, beside: bool) -> Step | None:
         if self.committed is not None:
             raise StepMisuse(f"step {name!r} comes too late: the handler's transaction has committed its reply")
-        return self.steps.ask(name, None if undo is None else Undo(undo, transaction))
+        self._check_lease()
+        return self.steps.begin(name, None if undo is None else Undo(undo, transaction), beside=beside)
+
+    def _check_lease(self) -> None:
+        """Sees to it that a run that another one may have replaced begins nothing any more (4.9)."""
+        if not self._leased():
+            raise FenceRefused("the operation's lease has run out, so that another run of it may have begun")
+
+    def _is_beside(self, name: str) -> bool:
+        """Whether the caller is not the handler itself. Raises :class:`StepMisuse` within a step."""
+        holder = _ambient.inherited()
+        if holder is None or holder.operation is not self:
+            return True
+        if holder.within is not None:
+            raise StepMisuse(f"step {name!r} can't begin within {holder.within}: a later run would not come to it")
+        return not holder.asks
 
     def _transacting(self) -> Any:
         transaction = getattr(self.store, "transaction", None)
@@ -88,9 +121,15 @@ class OperationBase:
 class AsyncOperation(OperationBase):
     """The operation as an ``async def`` handler sees it."""
 
+    awaited = True
+
     def __init__(self, **known: Any) -> None:
         super().__init__(**known)
-        self._moved = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[str, asyncio.Task[Any] | None] = {}
+        """The task of each step that runs."""
+        self._moved: asyncio.Future[None] | None = None
+        """What those wait for who want to hear of a step's beginning or end, or the handler's."""
 
     @overload
     async def step(self, name: str, fn: Callable[[], Awaitable[T]], *, undo: Callable[[T], Any] | None = None) -> T: ...
@@ -110,8 +149,9 @@ class AsyncOperation(OperationBase):
     ) -> Any:
         """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
 
-        The result is kept as bytes, a protobuf message or a JSON value (whose tuples become lists). Steps have to come
-        in the same order in every run, unless they are concurrent, and each has a ``name`` of its own.
+        The result is kept as bytes, a protobuf message or a JSON value (whose tuples become lists). The handler's own
+        steps have to come in the same order in every run; those that it gathers, or leaves to other tasks, may come in
+        any. A step ends when the store has answered, also where it is cancelled meanwhile.
 
         Args:
             name: Tells the step from the operation's others.
@@ -121,46 +161,112 @@ class AsyncOperation(OperationBase):
             transaction: Runs the plain function ``fn(db)`` in a transaction, which keeps its rows and the step's result
                 together or not at all (5.2). So is it undone, by ``undo(db, result)``.
 
-        Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`; and, when the result could not be
-        kept, :class:`~grpc_idempotency.errors.StoreUnavailable` or :class:`~grpc_idempotency.errors.FenceRefused`.
+        Raises whatever ``fn`` raises; :class:`~grpc_idempotency.errors.StepMisuse`;
+        :class:`~grpc_idempotency.errors.FenceRefused` when this run has lost its lease, before ``fn`` is called; and,
+        when the result could not be kept, that or :class:`~grpc_idempotency.errors.StoreUnavailable`.
         """
-        known = self._ask(name, undo, transaction)
+        known = await self._begin(name, undo, transaction)
         if known is not None:
             return self.steps.finish(known)
         return await self._run(name, fn, transaction)
 
-    async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+    async def _begin(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise StepMisuse(f"step {name!r} of an async def handler runs in the handler's own event loop alone")
+        beside = self._is_beside(name)
         try:
-            step = await self._keep(name, fn, transaction)
-            return self.steps.finish(step)
+            return self._ask(name, undo, transaction, beside=beside)
+        except Unwinding:
+            await self._let_others_come(beside)
+            raise
         finally:
-            self._moved.set()
+            self._stir()
 
-    async def _keep(self, name: str, fn: Callable[..., Any], transaction: bool) -> Step:
-        with self.steps.running(name) as finished, self.scope.child(name).opened():
-            if transaction:
-                kept = _Kept(finished)
-                await self._transacting()(fn, step=kept)
-                return kept.step
+    async def _let_others_come(self, beside: bool) -> None:
+        """Waits until the handler's other tasks have made known how their finished steps are undone."""
+        until = self._loop.time() + _PATIENCE
+        while not self.over and self.steps.missing(beside=beside) and (left := until - self._loop.time()) > 0:
+            await asyncio.wait((self._next_move(),), timeout=left)
+
+    async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        self._tasks[name] = asyncio.current_task()
+        try:
+            with self.scope.child(name).opened():
+                return await (self._transact(name, fn) if transaction else self._do(name, fn))
+        finally:
+            del self._tasks[name]
+            self.steps.ended(name)
+            self._stir()
+
+    async def _do(self, name: str, fn: Callable[..., Any]) -> Any:
+        with _ambient.holding(self, name):
             result = fn()
-            step = finished(await result if inspect.isawaitable(result) else result)
-            if not await self.store.record_step(self.name, self.fence, step):
-                raise FenceRefused(_NOT_OURS)
-            return step
+            step = self.steps.made(name, await result if inspect.isawaitable(result) else result)
+        return await _uncut(self._record(step))
 
-    async def rest(self) -> None:
+    async def _record(self, step: Step) -> Any:
+        try:
+            kept = await self.store.record_step(self.name, self.fence, step)
+        except BaseException:
+            self.steps.finish(step)  # it has been done, and perhaps kept: it is undone in either case
+            raise
+        if not kept:
+            raise FenceRefused(_NOT_OURS)
+        return self.steps.finish(step)
+
+    async def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
+        transaction, kept = self._transacting(), _Kept(self.steps, name)
+
+        async def transact() -> Any:
+            with _ambient.holding(self, name):
+                await transaction(fn, step=kept)
+            return self.steps.finish(kept.step)
+
+        return await _uncut(transact())
+
+    def end(self) -> None:
+        """See :meth:`OperationBase.end`."""
+        super().end()
+        self._stir()
+
+    async def rest(self, *, stop: bool = False) -> None:
         """For the interceptors: the handler has ended; waits for the steps that it has left running.
 
-        What comes of them decides about the operation: one that ends late has to be undone as the others.
+        What comes of them decides about the operation: one that ends late has to be undone as the others. ``stop``
+        cancels them, and so does a cancellation of the caller, which goes on once they have ended.
         """
-        while not self.steps.end():
-            self._moved.clear()
-            await self._moved.wait()
+        self.end()
+        cancelled: asyncio.CancelledError | None = None
+        while self._tasks:
+            if stop:
+                stop = False
+                for task in self._tasks.values():
+                    assert task is not None
+                    task.cancel()
+            try:
+                await asyncio.wait((self._next_move(),))
+            except asyncio.CancelledError as exc:
+                cancelled, stop = exc, True
+        if cancelled is not None:
+            raise cancelled
+
+    def _next_move(self) -> "asyncio.Future[None]":
+        if self._moved is None:
+            self._moved = self._loop.create_future()
+        return self._moved
+
+    def _stir(self) -> None:
+        if self._moved is not None:
+            self._moved.set_result(None)
+            self._moved = None
 
     async def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
+            self.steps.learn(await self.store.steps(self.name))
             for name, undo, result in self.steps.to_undo():
+                self._check_lease()
+                self.steps.begin_undo(name)
                 await self._run(name, _undoing(undo, result), undo.transaction)
         except (FenceRefused, asyncio.CancelledError):
             raise
@@ -169,13 +275,48 @@ class AsyncOperation(OperationBase):
         return None
 
 
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # this thread has none
+        return None
+
+
+async def _uncut(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits it to its end, also where the caller is cancelled meanwhile: the cancellation goes on after that.
+
+    It has a task of its own, since a cancellation goes down to whatever future a task waits for.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()
+
+
 class Operation(OperationBase):
     """The operation as a plain ``def`` handler sees it."""
 
-    def __init__(self, *, wait: Callable[[Any], Any] = lambda reply: reply, **known: Any) -> None:
+    awaited = False
+
+    def __init__(
+        self,
+        *,
+        wait: Callable[[Any], Any] = lambda reply: reply,
+        loop: asyncio.AbstractEventLoop | None = None,
+        **known: Any,
+    ) -> None:
         super().__init__(**known)
         self._wait = wait
-        """Waits for what the store answers: on an asyncio server its calls are awaited elsewhere."""
+        """Waits for what the store answers: on an asyncio server its calls are awaited in its ``loop``."""
+        self._loop = loop
+        self._moved = threading.Condition(threading.Lock())
+        """Guards the steps; notified when one begins or ends, or the handler does."""
 
     @overload
     def step(self, name: str, fn: Callable[[], T], *, undo: Callable[[T], Any] | None = None) -> T: ...
@@ -191,28 +332,74 @@ class Operation(OperationBase):
     def step(
         self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
-        """The same as :meth:`AsyncOperation.step`, blocking."""
-        known = self._ask(name, undo, transaction)
+        """The same as :meth:`AsyncOperation.step`, blocking; what holds there for tasks holds here for threads."""
+        known = self._begin(name, undo, transaction)
         if known is not None:
-            return self.steps.finish(known)
+            return self._finish(known)
         return self._run(name, fn, transaction)
 
+    def _begin(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+        if self._loop is not None and _running_loop() is self._loop:
+            raise StepMisuse(f"step {name!r} of a plain def handler would block the server's event loop")
+        beside = self._is_beside(name)
+        with self._moved:
+            try:
+                return self._ask(name, undo, transaction, beside=beside)
+            except Unwinding:
+                # The handler's other threads may still make known how their finished steps are undone.
+                self._moved.wait_for(lambda: self.over or not self.steps.missing(beside=beside), _PATIENCE)
+                raise
+            finally:
+                self._moved.notify_all()
+
     def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
-        with self.steps.running(name) as finished, self.scope.child(name).opened():
-            if transaction:
-                kept = _Kept(finished)
-                self._wait(self._transacting()(fn, step=kept))
-                step = kept.step
-            else:
-                step = finished(fn())
-                if not self._wait(self.store.record_step(self.name, self.fence, step)):
-                    raise FenceRefused(_NOT_OURS)
-        return self.steps.finish(step)
+        try:
+            with self.scope.child(name).opened(), _ambient.holding(self, name):
+                return self._transact(name, fn) if transaction else self._do(name, fn)
+        finally:
+            with self._moved:
+                self.steps.ended(name)
+                self._moved.notify_all()
+
+    def _do(self, name: str, fn: Callable[..., Any]) -> Any:
+        step = self.steps.made(name, fn())
+        try:
+            kept = self._wait(self.store.record_step(self.name, self.fence, step))
+        except BaseException:
+            self._finish(step)  # it has been done, and perhaps kept: it is undone in either case
+            raise
+        if not kept:
+            raise FenceRefused(_NOT_OURS)
+        return self._finish(step)
+
+    def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
+        kept = _Kept(self.steps, name)
+        self._wait(self._transacting()(fn, step=kept))
+        return self._finish(kept.step)
+
+    def _finish(self, step: Step) -> Any:
+        with self._moved:
+            return self.steps.finish(step)
+
+    def end(self) -> None:
+        """See :meth:`OperationBase.end`."""
+        with self._moved:
+            super().end()
+            self._moved.notify_all()
+
+    def rest(self) -> None:
+        """For the interceptors: the handler has ended; waits for the steps that its other threads still run."""
+        self.end()
+        with self._moved:
+            self._moved.wait_for(lambda: not self.steps.running)
 
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
+            self.steps.learn(self._wait(self.store.steps(self.name)))
             for name, undo, result in self.steps.to_undo():
+                self._check_lease()
+                self.steps.begin_undo(name)
                 self._run(name, _undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
@@ -229,12 +416,13 @@ def _undoing(undo: Undo, result: object) -> Callable[..., Any]:
 class _Kept:
     """Makes the step of what a transaction's function returned, and remembers it."""
 
-    def __init__(self, finished: Callable[[object], Step]) -> None:
-        self._finished = finished
+    def __init__(self, steps: Steps, name: str) -> None:
+        self._steps = steps
+        self._name = name
         self.step: Step
 
     def __call__(self, result: object) -> Step:
-        self.step = self._finished(result)
+        self.step = self._steps.made(self._name, result)
         return self.step
 
 
@@ -248,27 +436,43 @@ def _trouble(method: str, error: BaseException) -> str:
 
 
 def current() -> OperationBase | None:
-    """The operation of whichever kind that the caller runs in (for the stores)."""
-    return _current.get()
+    """The operation of whichever kind that the caller has: a handler itself or one of its steps (for the stores)."""
+    holder = _ambient.held()
+    return holder.operation if holder is not None else None
+
+
+def behind() -> OperationBase | None:
+    """The operation of the handler that has started the calling task or thread, while it runs (for the stores)."""
+    holder = _ambient.inherited()
+    return None if holder is None or holder.operation.over else holder.operation
+
+
+lend = _ambient.lend
 
 
 def current_operation() -> Operation | None:
-    """The operation that the calling ``def`` handler runs in; ``None`` in an un-keyed call and outside of handlers."""
-    operation = _current.get()
+    """The operation of the calling ``def`` handler, or of its step.
+
+    ``None`` in an un-keyed call, outside of handlers, and in a thread that a handler has started.
+    """
+    operation = current()
     if isinstance(operation, AsyncOperation):
         raise StepMisuse("an async def handler's operation is that of grpc_idempotency.aio.current_operation()")
     return operation if isinstance(operation, Operation) else None
 
 
 def current_async_operation() -> AsyncOperation | None:
-    """The operation that the calling ``async def`` handler runs in; ``None`` in an un-keyed call and elsewhere."""
-    operation = _current.get()
+    """The operation of the calling ``async def`` handler, or of its step.
+
+    ``None`` in an un-keyed call, outside of handlers, and in a task or thread that a handler has started.
+    """
+    operation = current()
     if isinstance(operation, Operation):
         raise StepMisuse("a plain def handler's operation is that of grpc_idempotency.current_operation()")
     return operation if isinstance(operation, AsyncOperation) else None
 
 
-def enter(operation: OperationBase | None) -> "contextvars.Token[OperationBase | None]":
-    """Makes ``operation`` the current one in this context, and its scope that of calls (for the interceptors)."""
+def enter(operation: OperationBase | None) -> None:
+    """Makes the calling task or thread the operation's handler, and its scope that of calls (for the interceptors)."""
     enter_scope(operation.scope if operation is not None else None)
-    return _current.set(operation)
+    _ambient.enter(operation)

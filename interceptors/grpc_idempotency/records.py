@@ -83,7 +83,7 @@ class Step:
     name: str
     """Unique within the operation."""
     position: int
-    """How many steps of the operation had been finished when this one began."""
+    """Its place among the steps that the handler ran itself, one after the other; -1: it ran beside them."""
     result: bytes
     """What the step returned, encoded."""
     undoable: bool = False

@@ -16,7 +16,7 @@ call below happens at one instant, as durably as it can, or not at all.
 ``grpc_idempotency.testing`` holds the suite that every store passes.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
@@ -199,13 +199,18 @@ class Database(Protocol):
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can hold the handler's own rows too (5.1)."""
 
-    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
         """Runs the plain function ``fn(db)`` in one transaction and answers what it returned, once that is durable.
 
-        In a keyed call of this store, what ``fn`` returns is the call's reply: its rows and the operation's outcome
-        commit together, or neither does. ``fn`` runs on the database's thread, does no I/O but ``db``, is short, and
-        may raise to roll back. It is run again where the database has rolled it back for the sake of another, in a
-        conflict or since they shared a commit; so it changes nothing outside of ``db``.
+        In a keyed call of this store, called by the handler itself, what ``fn`` returns is the call's reply: its rows
+        and the operation's outcome commit together, or neither does. ``fn`` runs on the database's thread, does no I/O
+        but ``db``, is short, and may raise to roll back. It is run again where the database has rolled it back for the
+        sake of another, in a conflict or since they shared a commit; so it changes nothing outside of ``db``.
+
+        This is a plain function: the operation is that of the caller, wherever the answer is awaited then. In a task or
+        thread that a handler has started it is just a transaction.
 
         A transaction that the database has rolled back under ``fn``, by a constraint, a trigger or a full disk, has
         failed even if ``fn`` catches the error: further statements raise, and what ``fn`` returns is discarded.
@@ -216,8 +221,9 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
         Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
         by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
         :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed,
-        for a function that went on after the error by which its transaction was rolled back, and for any call of a
-        store within ``fn``, also by way of a thread or a loop that ``fn`` waits for.
+        for a function that went on after the error by which its transaction was rolled back, for one that returns the
+        method's response in a task or thread of the running handler, and for any call of a store within ``fn``, also by
+        way of a thread or a loop that ``fn`` waits for.
         """
 
     async def read(self, fn: Callable[[Database], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, TransactionMisuse
-from grpc_idempotency.operation import OperationBase, current
+from grpc_idempotency.operation import OperationBase, behind, current, lend
 from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import nesting, registry, rows
@@ -114,11 +114,16 @@ class SQLiteBase:
         if inspect.iscoroutinefunction(fn):
             raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
         operation = self._own(current())
+        if operation is None and (stray := self._own(behind())) is not None:
+            fn = _without_reply(fn, stray)
         if operation is not None and operation.committed is not None:
             raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
         if operation is None and make_step is not None:
             raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
-        return TransactionRequest(fn, operation, make_step)
+        request = TransactionRequest(fn, operation, make_step)
+        if operation is not None:
+            lend(request.context, operation)
+        return request
 
     def _reading(self, fn: Callable[[Database], Any]) -> TransactionRequest:
         if inspect.iscoroutinefunction(fn):
@@ -169,3 +174,26 @@ class SQLiteBase:
             self._writer = self._tables = None
             self._ready = False
         finalizer()
+
+
+def _without_reply(fn: Callable[[Database], T], operation: OperationBase) -> Callable[[Database], T]:
+    """The function of a transaction that a handler's task or thread makes: the reply is not for it to commit.
+
+    A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Its rows
+    would be kept without the outcome, and nobody would know.
+    """
+
+    def guarded(db: Database) -> T:
+        value = fn(db)
+        if not operation.over and operation.answers(value):
+            raise TransactionMisuse(_STRAYED)
+        return value
+
+    return guarded
+
+
+_STRAYED = (
+    "a task or thread that a handler has started has transactions of its own, and this one's function returned the "
+    "response of the handler's method: its rows and the call's outcome would not be kept together. Call "
+    "store.transaction in the handler itself; what it returns may be awaited in another task."
+)

@@ -1,9 +1,9 @@
 """The SQLite store for ``grpc.aio``: turns each call of the contract into a request to the file's writer."""
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
@@ -24,6 +24,7 @@ from grpc_idempotency.stores.sqlite.requests import (
     ResolveRequest,
     StepRequest,
     StepsRequest,
+    TransactionRequest,
     WaitRequest,
 )
 from grpc_idempotency.stores.sqlite.tables import Tables
@@ -113,15 +114,14 @@ class AsyncSQLiteStore(SQLiteBase):
         """Deletes expired records."""
         return await self._all(self._sweeping(limit))
 
-    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
-        request = self._transacting(fn, step)
-        try:
-            value: T = await self._call(request)
-        except StoreUnavailable as error:
-            request.tell(error)
-            raise
-        return value
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
+        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1).
+
+        The operation is that of the caller; what this returns may be awaited in another task.
+        """
+        return self._transact(self._transacting(fn, step))
 
     async def read(self, fn: Callable[[Database], T]) -> T:
         """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
@@ -129,6 +129,13 @@ class AsyncSQLiteStore(SQLiteBase):
         return value
 
     # -- within
+
+    async def _transact(self, request: TransactionRequest) -> Any:
+        try:
+            return await self._call(request)
+        except StoreUnavailable as error:
+            request.tell(error)
+            raise
 
     async def _call(self, request: Request[T]) -> T:
         usable = self._usable()
