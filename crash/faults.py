@@ -7,8 +7,9 @@ on top of the lab's store, whose audit goes on telling what is really done to th
 import asyncio
 import contextvars
 import random
+import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -33,7 +34,13 @@ class _Faulty(LabStore):
         return await contextvars.Context().run(SQLiteStore.transaction, self, fn)
 
     async def statement(self, sql: str, *parameters: object) -> None:
-        await self.plain(lambda db: db.execute(sql, parameters).rowcount)
+        """Changes the store's own tables, which are not for a transaction's function to change."""
+
+        def execute() -> None:
+            with closing(sqlite3.connect(self.database[0], timeout=5, isolation_level=None)) as db:
+                db.execute(sql, parameters)
+
+        await asyncio.to_thread(execute)
 
     async def unrecorded(self, operation: Operation, fn: Callable[[Database], T]) -> T:
         """The handler's rows are kept, and it is taken for completed; its record is not touched."""
