@@ -15,7 +15,7 @@ from grpc_idempotency import _checks
 from grpc_idempotency._aio_attach import Attachment
 from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights, pause
-from grpc_idempotency._aio_plain import plain, refusing
+from grpc_idempotency._aio_plain import plain, refusing, unkeyed
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._recovery import EVERY, Recovery
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
@@ -25,6 +25,9 @@ from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
 from grpc_idempotency.store import AsyncStore
 
 logger = logging.getLogger("grpc_idempotency")
+
+_GRACE = 5.0
+"""Seconds that calls have to end when the server is stopped by a cancelled ``wait_for_termination``."""
 
 if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
@@ -75,7 +78,9 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         )
         self._flights = Flights(store, max_detached=_checks.number("max_detached", max_detached))
         self._plain = StandIns(plain, typed=True)
-        self._keyed = StandIns(lambda target: keyed(target, self._admission, self._flights), typed=False)
+        self._keyed = StandIns(
+            lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
+        )
         self._sweeper: asyncio.Task[None] | None = None
         self._recovering: asyncio.Task[None] | None = None
 
@@ -116,13 +121,15 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         At ``server.start()`` the policies are checked against the server's methods, the store is opened, and from then
         on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
         ``server.stop()`` operations under way are drained and the store is closed, and ``wait_for_termination`` waits
-        for that.
+        for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and drains the server, too.
 
         Raises:
             PolicyError: The server is no ``grpc.aio.server``.
         """
         check_kind(server, awaited=True)
-        Attachment(server, at_start=self._begin, at_stop=self.close)
+        Attachment(
+            server, at_start=self._begin, at_stop=self.close, grace=min(self._drain_limit.total_seconds(), _GRACE)
+        )
 
     async def _begin(self, served: Served) -> None:
         self._check(served)

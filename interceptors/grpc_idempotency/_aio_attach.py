@@ -18,9 +18,12 @@ class Attachment:
         *,
         at_start: Callable[[Served], Awaitable[None]],
         at_stop: Callable[[], Awaitable[None]],
+        grace: float,
     ) -> None:
+        """``grace``: how many seconds calls have to end where nobody said it."""
         self._at_start = at_start
         self._at_stop = at_stop
+        self._grace = grace
         self._served = Served()
         self._stopping: asyncio.Task[None] | None = None
         self._add_generic = server.add_generic_rpc_handlers
@@ -52,8 +55,19 @@ class Attachment:
         await self._at_stop()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
-        """Waits until the server has stopped and its operations are drained."""
-        timed_out = await self._wait(timeout)
+        """Waits until the server has stopped and its operations are drained.
+
+        Where the waiting is cancelled, as asyncio does on Ctrl-C, the server is stopped and drained before that goes
+        on: the loop is about to end, and whatever runs in it would be cut short.
+        """
+        # Shielded, since gRPC's own stop fails once its waiting was cancelled.
+        waiting = asyncio.ensure_future(self._wait(timeout))
+        try:
+            timed_out = await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            await self.stop(self._grace)
+            await waiting
+            raise
         if not timed_out and self._stopping is not None:
             await asyncio.shield(self._stopping)
         return timed_out

@@ -1,6 +1,5 @@
 """One keyed call on asyncio: the only place that touches its live context."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -8,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from grpc_idempotency._admission import Admission, NotAdmitted, read
 from grpc_idempotency._aio_emit import emissions, emit
 from grpc_idempotency._aio_flights import Flight, Flights
+from grpc_idempotency._aio_plain import Unkeyed
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._context import GRPC_CODES, Snapshot
 from grpc_idempotency._drive import drive_async
-from grpc_idempotency._effects import Board, Call, CutShort, Effect, Get, Land, Watch
+from grpc_idempotency._effects import Board, Call, Effect, Get, Land, Watch
 from grpc_idempotency._protocol import answer
 from grpc_idempotency._run import Target
 from grpc_idempotency._tape import unframe
@@ -26,14 +26,18 @@ if TYPE_CHECKING:
 Behaviour = Callable[[Any, "_Context"], Any]
 
 
-def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
-    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes."""
+def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+
+    ``unkeyed`` answers a call that turns out to have no key once its message is read.
+    """
 
     async def unary(incoming: Any, context: "_Context") -> bytes | None:
-        return await _Exchange(target, admission, flights, context).run(incoming)
+        return await _Exchange(target, admission, flights, unkeyed, context).run(incoming)
 
     async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
-        async with aclosing(emissions(_Exchange(target, admission, flights, context).run(incoming))) as messages:
+        exchange = _Exchange(target, admission, flights, unkeyed, context)
+        async with aclosing(emissions(exchange.run(incoming))) as messages:
             async for message in messages:
                 yield message
 
@@ -43,10 +47,13 @@ def keyed(target: Target, admission: Admission, flights: Flights) -> Behaviour:
 class _Exchange:
     """From the bytes that came in to those that go out."""
 
-    def __init__(self, target: Target, admission: Admission, flights: Flights, context: "_Context") -> None:
+    def __init__(
+        self, target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed, context: "_Context"
+    ) -> None:
         self._target = target
         self._admission = admission
         self._flights = flights
+        self._unkeyed = unkeyed
         self._context = context
         # A context must not be asked anything once its call is over, so it is asked everything now.
         self._snapshot = Snapshot(target.method.name, context)
@@ -64,7 +71,7 @@ class _Exchange:
         except NotAdmitted as exc:
             return await self._send(reply_to(exc.answer))
         if call is None:
-            return await self._unkeyed(self._new_run())
+            return await self._unkeyed(self._messages[0], self._context, emit)
         return await self._send(reply_to(await drive_async(answer(call), self._perform)))
 
     async def _admit(self, incoming: Any) -> Call | None:
@@ -105,22 +112,6 @@ class _Exchange:
                 return self._flights.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
-
-    async def _unkeyed(self, run: AioRun) -> bytes | None:
-        """A call that turned out to have no key only when its message was read: it ends with its call, as ever."""
-        self._ahead = run
-        task = asyncio.ensure_future(run.to_end(None))
-        try:
-            if run.tape is not None:
-                await run.play(self._write, task, None)
-            else:
-                await asyncio.wait((task,))
-        finally:
-            task.cancel()
-        ended = CutShort.CANCELLED if task.cancelled() else task.result()
-        if isinstance(ended, CutShort):
-            return await self._send(Outcome(status=Code.UNAVAILABLE, details="The handler was cancelled."))
-        return await self._send(ended.outcome)
 
     # The live context
 

@@ -1,7 +1,6 @@
 """Flights on asyncio: the executions of this process, each in a task of its own that calls only follow."""
 
 import asyncio
-import contextvars
 import logging
 import random
 import time
@@ -12,8 +11,8 @@ from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._drive import drive_async
 from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
 from grpc_idempotency._flight import STOPPING, FlightBase
-from grpc_idempotency._leases import Leases
-from grpc_idempotency._protocol import operate, settle, shut_down, watch
+from grpc_idempotency._protocol import keep_lease, no_room, operate, settle, shut_down, watch
+from grpc_idempotency._workers import Worker, Workers
 from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase
 from grpc_idempotency.store import AsyncStore
 
@@ -28,15 +27,18 @@ class Flight(FlightBase):
     run: AioRun
 
     def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
-        super().__init__(flights.store, flights.leases, call, run)
+        super().__init__(flights.store, call, run)
         self._flights = flights
         self.followers = 0
         self._loop = asyncio.get_running_loop()
         self._landing: asyncio.Future[Landing] = self._loop.create_future()
         self._waiters: set[asyncio.Future[None]] = set()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle
         self._overran = False
         self._task = flights.spawn(self._fly())
+        run.torn_down = flights.is_torn_down
 
     # For those who follow
 
@@ -78,7 +80,7 @@ class Flight(FlightBase):
     async def _fly(self) -> None:
         landing = shut_down()
         try:
-            landing = await drive_async(operate(self.call), self.perform)
+            landing = await self._operate()
         except asyncio.CancelledError:
             pass  # the server is being torn down; the record is left as that of a dead server (4.4)
         except Exception:
@@ -86,6 +88,28 @@ class Flight(FlightBase):
         finally:
             self._stop_renewing()
             self._land(landing)
+
+    async def _operate(self) -> Landing:
+        if not self.run.cancellable:
+            # Before the claim: what can't begin must not be claimed.
+            self.run.worker = self._flights.worker()
+            if self.run.worker is None:
+                return no_room()
+        try:
+            return await drive_async(operate(self.call), self.perform, self._cut)
+        finally:
+            if self.run.worker is not None:
+                self._flights.give_back(self.run.worker)
+
+    def _cut(self) -> None:
+        """The task is cancelled, but not in its handler: by somebody who cancels all. It goes on, unless torn down."""
+        if self._flights.torn_down:
+            raise asyncio.CancelledError
+
+    def perform(self, effect: Effect[Any]) -> Any:
+        """What the plans of a flight may ask for; of one that was given up nothing reaches the store any more."""
+        self._cut()
+        return super().perform(effect)
 
     def _land(self, landing: Landing) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
@@ -121,15 +145,21 @@ class Flight(FlightBase):
         if isinstance(operation, AsyncOperation):
             return await operation.unwind()
         assert isinstance(operation, Operation)
-        here = contextvars.copy_context()
-        return await self._loop.run_in_executor(None, here.run, operation.unwind)
+        self.run.worker = self._flights.worker()
+        if self.run.worker is None:
+            return "it has failed and could not be undone: no thread could be started for that"
+        trouble: str | None = await self.run.on_thread(operation.unwind)
+        return trouble
 
     async def _execute(self, operation: OperationBase | None) -> Ended:
         self._limit_time()
+        if operation is not None:
+            every = self.call.policy.renew_every
+            self._renewal = self._loop.call_later(every.total_seconds(), self._start_renewing)
         try:
             return await self.run.to_end(operation)
         except asyncio.CancelledError:
-            if self._flights.torn_down:
+            if self._flights.torn_down or self.run.given_up:
                 raise
             return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
@@ -138,6 +168,17 @@ class Flight(FlightBase):
     def _limit_time(self) -> None:
         """From now on the handler, or an undo, has as long as a handler may run."""
         self._limit = self._loop.call_later(self.call.policy.execution_limit.total_seconds(), self._overrun)
+
+    def _start_renewing(self) -> None:
+        assert self._claim is not None
+        plan = keep_lease(self._claim, self.call.policy.renew_every)
+        self._renewing = self._flights.spawn(drive_async(plan, self.perform))
+
+    def _stop_renewing(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
 
     def _overrun(self) -> None:
         logger.error("the handler of %s ran past its execution limit", self.call.method)
@@ -150,14 +191,21 @@ class Flight(FlightBase):
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
-        self._stop_renewing()
         self._flights.spawn(self._land_early())
 
     async def _land_early(self) -> None:
         landing = shut_down()
         if self._claim is not None:
-            landing = await drive_async(settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0), self.perform)
+            plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
+            landing = await drive_async(plan, self.perform, self._cut)
         self._land(landing)
+        self.run.given_up = True
+        if self.run.cancelled:
+            self._task.cancel()
+
+    def give_up(self) -> None:
+        """Answers those who wait, for a flight that does not let itself be ended; its record is left as it is."""
+        self._land(shut_down())
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:
@@ -178,12 +226,12 @@ class Flights:
 
     def __init__(self, store: AsyncStore, *, max_detached: int) -> None:
         self.store = store
-        self.leases = Leases(store, _awaited)
         self.torn_down = False
         """Whether what still runs is being cancelled, and its records left alone."""
         self.detached: set[Flight] = set()
         """The flights that no call follows any more."""
         self._max_detached = max_detached
+        self._workers = Workers()
         self._closed = False
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
@@ -201,6 +249,22 @@ class Flights:
             return None
         flight = self._flights[call.name] = Flight(self, call, new_run())
         return Boarded(call.fingerprint, True, flight)
+
+    def is_torn_down(self) -> bool:
+        """Whether what still runs is being cancelled."""
+        return self.torn_down
+
+    def worker(self) -> Worker | None:
+        """A thread for a ``def`` handler, if one can be had."""
+        try:
+            return self._workers.take()
+        except RuntimeError as exc:
+            logger.error("an operation was refused, since no thread could be started for it: %s", exc)
+            return None
+
+    def give_back(self, worker: Worker) -> None:
+        """The thread was not needed."""
+        self._workers.give_back(worker)
 
     def has(self, name: bytes) -> bool:
         """Whether an operation is on its way here."""
@@ -265,14 +329,12 @@ class Flights:
         self.torn_down = True
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.wait((asyncio.wrap_future(self.leases.close()),), timeout=STOPPING)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOPPING)
+        for flight in [*self._flights.values()]:
+            flight.give_up()
+        self._workers.close()
         return unfinished
-
-
-def _awaited(call: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-    """Calls an asyncio store, whatever loop it is that runs."""
-    return call()
 
 
 async def pause(seconds: float) -> None:

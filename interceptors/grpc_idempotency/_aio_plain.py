@@ -1,9 +1,11 @@
 """Handlers of calls that are not keyed, on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
 
 import asyncio
+import contextvars
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -30,6 +32,68 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
     if target.awaited:
         return _coroutine(behaviour)
     return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
+
+
+Write = Callable[[bytes], Awaitable[None]]
+Unkeyed = Callable[[Any, "_Context", Write], Coroutine[Any, Any, bytes | None]]
+"""Answers a call: takes the request message, the live context and what sends a message of a stream; returns the one
+response message, serialized."""
+
+
+def unkeyed(target: Target) -> Unkeyed:
+    """What answers a call that turns out to have no key once its message is read, as :func:`plain` would.
+
+    It stands behind a stand-in whose messages are bytes, so that it serializes what the handler answers. Nothing is
+    buffered, and a stream ends with its call.
+    """
+    behaviour = plain(target)
+
+    async def coroutine(request: Any, context: "_Context", _write: Write) -> bytes:
+        return await _serialized(target, await behaviour(request, context), context)
+
+    async def writing(request: Any, context: "_Context", write: Write) -> None:
+        async def write_message(message: Any) -> None:
+            await write(await _serialized(target, message, context))
+
+        await behaviour(request, _Writing(context, write_message))
+
+    async def generator(request: Any, context: "_Context", write: Write) -> None:
+        async with aclosing(behaviour(request, context)) as messages:
+            async for message in messages:
+                await write(await _serialized(target, message, context))
+
+    async def on_thread(request: Any, context: "_Context", _write: Write) -> bytes:
+        return await _serialized(target, await _in_thread(behaviour, request, _FromThread(context)), context)
+
+    async def generator_on_thread(request: Any, context: "_Context", write: Write) -> None:
+        messages, end = behaviour(request, _FromThread(context)), object()
+        try:
+            while (message := await _in_thread(next, messages, end)) is not end:
+                await write(await _serialized(target, message, context))
+        finally:
+            await asyncio.shield(_in_thread(messages.close))
+
+    if target.generates:
+        return generator
+    if target.awaited:
+        return writing if target.response_streams else coroutine
+    return generator_on_thread if target.response_streams else on_thread
+
+
+async def _serialized(target: Target, message: Any, context: "_Context") -> bytes:
+    """A message as it is sent; for what can't be, the text of the error stays here as that of any other."""
+    try:
+        return target.write(message)
+    except Exception as exc:
+        logger.exception("a response of %s could not be serialized", target.method.name)
+        await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+        raise AssertionError("abort always raises") from exc
+
+
+def _in_thread(call: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
+    """Runs it where the loop runs what blocks, with the context variables that interceptors outside have set."""
+    here = contextvars.copy_context()
+    return asyncio.get_running_loop().run_in_executor(None, lambda: here.run(call, *arguments))
 
 
 def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -135,6 +199,84 @@ class _LiveOnThread(_Live):
     def failure(self) -> tuple[grpc.StatusCode, str]:
         """The answer if the handler raises now."""
         return _failure(self._set_code, self._set_details)
+
+
+class _Writing(_Live):
+    """The live context of a handler that writes its stream to it."""
+
+    __slots__ = ("write",)
+
+    def __init__(self, context: Any, write: Callable[[Any], Awaitable[None]]) -> None:
+        super().__init__(context)
+        self.write = write
+
+
+class _FromThread:
+    """The live context of ``grpc.aio`` for a ``def`` handler, like the one that gRPC gives it.
+
+    It must not be asked about the peer once the call has ended, and a thread can't know when: so that is asked before.
+    """
+
+    def __init__(self, context: "_Context") -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._metadata = context.invocation_metadata()
+        self._peer = context.peer()
+        self._peer_identities = context.peer_identities()
+        self._peer_identity_key = context.peer_identity_key()
+        self._auth_context = context.auth_context()
+
+    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        self._wait(self._context.abort(code, details, trailing_metadata))
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._wait(self._context.send_initial_metadata(initial_metadata))
+
+    def _wait(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        self._context.set_trailing_metadata(trailing_metadata)
+
+    def set_code(self, code: Any) -> None:
+        self._context.set_code(code)
+
+    def set_details(self, details: Any) -> None:
+        self._context.set_details(details)
+
+    def set_compression(self, compression: Any) -> None:
+        self._context.set_compression(compression)
+
+    def disable_next_message_compression(self) -> None:
+        self._context.disable_next_message_compression()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        if self._context.done():
+            return False
+        add: Any = self._context.add_done_callback
+        self._loop.call_soon_threadsafe(add, lambda _: callback())
+        return True
+
+    def is_active(self) -> bool:
+        return not self._context.done() and not self._context.cancelled()
+
+    def time_remaining(self) -> Any:
+        return self._context.time_remaining()
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def peer_identities(self) -> Any:
+        return self._peer_identities
+
+    def peer_identity_key(self) -> Any:
+        return self._peer_identity_key
+
+    def auth_context(self) -> Any:
+        return self._auth_context
 
 
 async def _answer(error: BaseException, context: "_Context") -> NoReturn:

@@ -5,8 +5,9 @@ import concurrent.futures
 import contextvars
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import aclosing
-from typing import Any
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from grpc_idempotency._aio_context import AioContext, AioThreadContext
 from grpc_idempotency._context import Snapshot
@@ -14,6 +15,9 @@ from grpc_idempotency._effects import Ended
 from grpc_idempotency._run import Run, Target
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
+
+if TYPE_CHECKING:
+    from grpc_idempotency._workers import Worker
 
 
 class AioRun(Run):
@@ -23,6 +27,14 @@ class AioRun(Run):
         self._requests = iter(requests)
         self.cancellable = target.awaited
         """Whether it can be stopped: a ``def`` handler can't."""
+        self.worker: Worker | None = None
+        """The thread for a ``def`` handler, until it has begun."""
+        self.given_up = False
+        """Whether nobody waits for its end any more."""
+        self.cancelled = False
+        """Whether a cancellation was put off."""
+        self.torn_down: Callable[[], bool] = lambda: False
+        """Whether what still runs is left as it is."""
         super().__init__(target, self._context(target, snapshot))
         self.moved: asyncio.Future[None] | None = None
         """Done when the tape has got a message, or room for one."""
@@ -40,7 +52,7 @@ class AioRun(Run):
         if self.cancellable:
             return AsyncOperation(**known)
         loop = asyncio.get_running_loop()
-        return Operation(wait=lambda reply: _wait(reply, loop), loop=loop, **known)
+        return Operation(wait=lambda reply: wait_in_thread(reply, loop), loop=loop, **known)
 
     async def to_end(self, operation: OperationBase | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
@@ -80,31 +92,56 @@ class AioRun(Run):
         return None
 
     async def _on_thread(self, operation: OperationBase | None) -> Any:
-        here, loop = contextvars.copy_context(), asyncio.get_running_loop()
-        reply, error = await loop.run_in_executor(None, here.run, self._outcome_of_call, operation, loop)
+        return await self.on_thread(partial(self._call, operation, asyncio.get_running_loop()))
+
+    async def on_thread(self, call: Callable[[], Any]) -> Any:
+        """Runs something in this run's thread, and waits for its end: a thread can't be stopped.
+
+        So a cancellation of the task is put off, and nothing is taken for ended that still runs. It goes through only
+        where nobody asks for the end any more, since the operation was given up or the server is torn down.
+        """
+        worker, self.worker = self.worker, None
+        assert worker is not None
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+
+        def job() -> None:
+            outcome: tuple[Any, BaseException | None]
+            try:
+                outcome = call(), None
+            except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
+                outcome = None, exc
+            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+                loop.call_soon_threadsafe(ended.set_result, outcome)
+
+        worker.run(partial(contextvars.copy_context().run, job))
+        while not ended.done():
+            try:
+                await asyncio.wait((ended,))
+            except asyncio.CancelledError:
+                self.cancelled = True
+                if self.given_up or self.torn_down():
+                    raise
+        reply, error = ended.result()
         if error is not None:
             raise error
         return reply
 
-    def _outcome_of_call(
-        self, operation: OperationBase | None, loop: asyncio.AbstractEventLoop
-    ) -> tuple[Any, BaseException | None]:
+    def _call(self, operation: OperationBase | None, loop: asyncio.AbstractEventLoop) -> Any:
         enter(operation)
         try:
-            return self._call(loop), None
-        except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
-            return None, exc
+            return self._reply(loop)
         finally:
             if isinstance(operation, Operation):
                 operation.rest()
 
-    def _call(self, loop: asyncio.AbstractEventLoop) -> Any:
+    def _reply(self, loop: asyncio.AbstractEventLoop) -> Any:
         target = self.target
         request = self._requests if target.request_streams else next(self._requests)
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
-        self.record_all(reply, lambda message: asyncio.run_coroutine_threadsafe(self._emit(message), loop).result())
+        self.record_all(reply, lambda message: wait_in_thread(self._emit(message), loop))
         return None
 
     async def _emit(self, message: Any) -> None:
@@ -171,12 +208,31 @@ async def _rest(operation: OperationBase | None, *, stop: bool = False) -> None:
         await operation.rest(stop=stop)
 
 
-def _wait(reply: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """Waits in a thread for what is awaited in the loop."""
+def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what is awaited in the loop.
+
+    Raises:
+        StoreUnavailable: The loop has ended before the answer came.
+    """
     try:
-        return asyncio.run_coroutine_threadsafe(reply, loop).result()
+        answer = asyncio.run_coroutine_threadsafe(work, loop)
+        while True:
+            with suppress(concurrent.futures.TimeoutError):
+                return answer.result(None if answer.done() else _LOOK_EVERY)
+            if loop.is_closed() and not answer.done():
+                raise StoreUnavailable(_LOOP_ENDED, landed=None)
     except concurrent.futures.CancelledError as exc:
-        raise StoreUnavailable("the event loop was closed before the store had answered", landed=None) from exc
+        raise StoreUnavailable(_LOOP_ENDED, landed=None) from exc
+    except RuntimeError as exc:
+        if not loop.is_closed():
+            raise
+        work.close()
+        raise StoreUnavailable(_LOOP_ENDED) from exc
+
+
+_LOOK_EVERY = 1.0
+"""Seconds after which a thread that waits looks whether the loop is still there."""
+_LOOP_ENDED = "the event loop ended before the store had answered"
 
 
 async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:

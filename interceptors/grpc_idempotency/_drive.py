@@ -1,10 +1,11 @@
 """Runs a plan of the protocol: the one place where the two kinds of server part."""
 
+from asyncio import CancelledError
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from grpc_idempotency._effects import Effect, Plan
-from grpc_idempotency.errors import IdempotencyError
+from grpc_idempotency._effects import Effect, Pause, Plan
+from grpc_idempotency.errors import IdempotencyError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -53,8 +54,16 @@ def drive_streaming(plan: Plan[T], perform: Perform) -> Generator[bytes, None, T
         return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
 
 
-async def drive_async(plan: Plan[T], perform: Perform) -> T:
-    """The same, awaiting what has to be awaited."""
+async def drive_async(plan: Plan[T], perform: Perform, cut: Callable[[], object] | None = None) -> T:
+    """The same, awaiting what has to be awaited.
+
+    Args:
+        plan: What to run.
+        perform: Performs an effect.
+        cut: Called when the task is cancelled while it awaits a reply; it raises where the plan is to end. Without it
+            every cancellation ends the plan. With it the reply is lost, but not the plan: it may look up what became of
+            a write, as after any other answer that was lost, and a pause is over early.
+    """
     try:
         effect = next(plan)
         while True:
@@ -64,7 +73,16 @@ async def drive_async(plan: Plan[T], perform: Perform) -> T:
                     reply = await reply
             except IdempotencyError as exc:
                 effect = plan.throw(exc)
+            except CancelledError:
+                if cut is None:
+                    raise
+                cut()
+                effect = plan.send(None) if isinstance(effect, Pause) else plan.throw(_lost())
             else:
                 effect = plan.send(reply)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
+
+
+def _lost() -> StoreUnavailable:
+    return StoreUnavailable("the task was cancelled before the store had answered", landed=None)

@@ -21,7 +21,7 @@ from grpc_idempotency._sync_flights import Flights
 from grpc_idempotency._sync_keeper import jittered
 from grpc_idempotency._sync_plain import plain, refusing, unkeyed
 from grpc_idempotency._sync_run import SyncRun
-from grpc_idempotency._sync_workers import within
+from grpc_idempotency._workers import within
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -164,7 +164,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _end(self) -> None:
-        self._flights.end()
+        self._flights.keeper.close()
         self._store.close()
 
     def _sweep_later(self, every: float) -> None:

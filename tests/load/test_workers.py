@@ -8,8 +8,8 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, MemoryStore, Policy, State, _sync, _sync_workers
-from grpc_idempotency._sync_workers import Workers, within
+from grpc_idempotency import Effects, MemoryStore, Policy, State, _sync, _workers
+from grpc_idempotency._workers import Workers, within
 from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
 
 from ..echo.handlers import Rpc, full, server_stream, text, unary
@@ -112,7 +112,7 @@ def test_as_many_as_jobs_at_once() -> None:
 
 def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that nothing was given to for a while ends, and stands in nobody's way (4.4)."""
-    monkeypatch.setattr(_sync_workers, "IDLE", 0.01)
+    monkeypatch.setattr(_workers, "IDLE", 0.01)
     workers, done = Workers(), Done()
     workers.take().run(done)
     first = done.wait()
@@ -125,7 +125,7 @@ def test_idle_threads_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_thread_that_is_taken_as_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is taken at the moment in which it would end waits for its job instead (4.4)."""
-    monkeypatch.setattr(_sync_workers, "IDLE", 0.01)
+    monkeypatch.setattr(_workers, "IDLE", 0.01)
     workers, done = Workers(), Done()
     for _ in range(3):
         worker = workers.take()

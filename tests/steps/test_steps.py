@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ from google.protobuf.wrappers_pb2 import Int64Value, StringValue
 
 from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable, aio, current_operation
 from grpc_idempotency.errors import StepMisuse
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 
 from ..rpc.handlers import Gate
 from ..rpc.helpers import ms, new_key, refused, text
@@ -820,9 +822,32 @@ async def test_the_execution_limit_of_an_undo(net: Net, log: Log) -> None:
     assert log.done == ["a", "undo a"]
 
 
+CutOff = Callable[[], None]
+
+
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> CutOff:
+    """From when it is called, this process can renew no lease."""
+
+    async def refused(*_: Any, **__: Any) -> bool:
+        raise StoreUnavailable("cut off")
+
+    def refused_in_thread(*_: Any, **__: Any) -> bool:
+        raise StoreUnavailable("cut off")
+
+    def cut() -> None:
+        monkeypatch.setattr(AsyncSQLiteStore, "renew", refused)
+        monkeypatch.setattr(SQLiteStore, "renew", refused_in_thread)
+
+    return cut
+
+
 @pytest.mark.parametrize("kind", ["thread", "sync"])
-async def test_an_undo_that_cant_be_stopped(net: Net, log: Log) -> None:
-    """An undo on a thread that does not end is left to itself, and taken over when its lease is out (4.4, 4.9, 5.2)."""
+async def test_an_undo_that_cant_be_stopped(net: Net, log: Log, cut_off: CutOff) -> None:
+    """An undo on a thread that does not end keeps its operation while its lease is renewed; cut off, it is taken over.
+
+    Clauses 4.1, 4.4, 4.9, 5.2.
+    """
     go, ended, tries = Gate(), Gate(), []
 
     def undo(_result: Any) -> None:
@@ -842,6 +867,7 @@ async def test_an_undo_that_cant_be_stopped(net: Net, log: Log) -> None:
     key = new_key()
     first = await service.call("Do", key=key)
     assert first.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    cut_off()
     assert (await service.call("Do", key=key)).details == "no"
     go.open()
     await ended.wait()
@@ -856,8 +882,8 @@ def in_thread(fn: Any, *args: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["thread", "sync"])
-async def test_a_zombies_step_is_refused(net: Net, log: Log) -> None:
-    """A run that overran its limit, can't be stopped and was taken over begins no further step (4.2, 4.9, 5.2)."""
+async def test_a_zombies_step_is_refused(net: Net, log: Log, cut_off: CutOff) -> None:
+    """A run that can't be stopped, was cut off and taken over begins no further step (4.2, 4.9, 5.2)."""
     go, ended, runs, errors = Gate(), Gate(), [], []
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
@@ -879,6 +905,7 @@ async def test_a_zombies_step_is_refused(net: Net, log: Log) -> None:
     key = new_key()
     first = await service.call("Do", key=key)
     assert first.status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    cut_off()
     reply = await service.call("Do", key=key)
     assert reply.text == "done in run 2"
     go.open()

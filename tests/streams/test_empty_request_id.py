@@ -3,11 +3,12 @@
 Each handler is served bare and behind the interceptor, and what the bare server does is the measure.
 """
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, IdempotencyInterceptor, MemoryStore, Policy
+from grpc_idempotency import Effects, IdempotencyInterceptor, MemoryStore, Policy, aio
 
 PACKAGE = "test.streams.aip155"
 SOON = 20.0
@@ -242,3 +243,130 @@ def test_an_exceptions_text_stays(serve: Serve, request: pytest.FixtureRequest) 
     assert call.code() is grpc.StatusCode.UNKNOWN
     bare = request.node.callspec.params["serve"] == "bare"
     assert call.details() == ("Exception calling application: hunter2" if bare else "internal error")
+
+
+# On grpc.aio
+
+
+@pytest.fixture(params=["bare", "opaque", "transactional"])
+async def serve_aio(request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
+    """The same on ``grpc.aio``; the client is on asyncio, too."""
+    async with AsyncExitStack() as stack:
+        effects = Effects.TRANSACTIONAL if request.param == "transactional" else Effects.OPAQUE
+
+        async def start(handler: Any, *, streams: bool = False) -> Any:
+            interceptors: list[grpc.aio.ServerInterceptor] = []
+            if request.param != "bare":
+                store = aio.MemoryStore()
+                store.transaction = None  # type: ignore[attr-defined]  # so that such a policy is taken; none is begun
+                policy = Policy(max_response_bytes=1_000, effects=effects)
+                interceptor = aio.IdempotencyInterceptor(store, policy=policy)
+                stack.push_async_callback(interceptor.close)
+                interceptors.append(interceptor)
+            server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+            make: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+            name = "Stream" if streams else "Unary"
+            served = make(handler, Request.FromString, StringValue.SerializeToString)
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(f"{PACKAGE}.Service", {name: served}),)
+            )
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            stack.push_async_callback(server.stop, None)
+            channel: Any = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+            called = channel.unary_stream if streams else channel.unary_unary
+            method = called(f"/{PACKAGE}.Service/{name}", Request.SerializeToString, StringValue.FromString)
+            return lambda: method(Request(), timeout=60)
+
+        yield start
+
+
+class Ticking:
+    """A stream that goes on until it is ended, as each kind of handler."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+
+    async def generator(self, _request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        try:
+            while True:
+                yield text("tick")
+                await asyncio.sleep(0.005)
+        finally:
+            self.ended.set()
+
+    async def writer(self, _request: Any, context: Any) -> None:
+        try:
+            while True:
+                await context.write(text("tick"))
+                await asyncio.sleep(0.005)
+        finally:
+            self.ended.set()
+
+    def on_thread(self, _request: Any, _context: Any) -> Iterator[StringValue]:
+        try:
+            while True:
+                yield text("tick")
+                time.sleep(0.005)
+        finally:
+            self.ended.set()
+
+
+@pytest.mark.parametrize("how", ["generator", "writer", "on_thread"])
+async def test_a_stream_ends_with_its_client_on_aio(serve_aio: Serve, how: str, request: pytest.FixtureRequest) -> None:
+    """A cancelled stream's handler ends, of whichever kind it is."""
+    if how == "on_thread" and request.node.callspec.params["serve_aio"] == "bare":
+        pytest.skip("a bare grpc.aio server never ends a generator on a thread whose client is gone")
+    ticking = Ticking()
+    call = await serve_aio(getattr(ticking, how), streams=True)
+    ticks = call()
+    assert (await ticks.read()).value == "tick"
+    ticks.cancel()
+    with suppress(asyncio.CancelledError):
+        await ticks.code()
+    assert await asyncio.to_thread(ticking.ended.wait, SOON)
+
+
+@pytest.mark.parametrize("how", ["async", "on_thread"])
+async def test_nothing_bounds_a_stream_on_aio(serve_aio: Serve, how: str) -> None:
+    """No limit on what is kept applies to what is not kept, and messages leave as they come."""
+    seen = threading.Event()
+
+    async def export(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        yield text("x" * 5_000)
+        assert await asyncio.to_thread(seen.wait, SOON)
+        for _ in range(20):
+            yield text("x" * 5_000)
+
+    def export_on_thread(_request: Any, _context: Any) -> Iterator[StringValue]:
+        yield text("x" * 5_000)
+        assert seen.wait(SOON)
+        for _ in range(20):
+            yield text("x" * 5_000)
+
+    messages = (await serve_aio(export if how == "async" else export_on_thread, streams=True))()
+    await messages.read()
+    seen.set()
+    assert len([message async for message in messages]) == 20
+
+
+async def test_a_handler_is_cancelled_with_its_call_on_aio(serve_aio: Serve) -> None:
+    """An un-keyed handler in the loop hears of its client as on a bare server: it is cancelled, and told."""
+    began, over = asyncio.Event(), asyncio.Event()
+    told: list[bool] = []
+
+    async def do(_request: Any, context: Any) -> StringValue:
+        context.add_done_callback(lambda _: over.set())
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            told.append(True)
+            raise
+        return text("nobody reads this")
+
+    call = (await serve_aio(do))()
+    await began.wait()
+    call.cancel()
+    await over.wait()
+    assert told == [True]
