@@ -11,7 +11,8 @@ from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._drive import drive_async
 from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
 from grpc_idempotency._flight import STOPPING, FlightBase
-from grpc_idempotency._protocol import keep_lease, no_room, operate, settle, shut_down, watch
+from grpc_idempotency._leases import Leases
+from grpc_idempotency._protocol import no_room, operate, settle, shut_down, watch
 from grpc_idempotency._workers import Worker, Workers
 from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase
 from grpc_idempotency.store import AsyncStore
@@ -27,14 +28,12 @@ class Flight(FlightBase):
     run: AioRun
 
     def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
-        super().__init__(flights.store, call, run)
+        super().__init__(flights.store, flights.leases, call, run)
         self._flights = flights
         self.followers = 0
         self._loop = asyncio.get_running_loop()
         self._landing: asyncio.Future[Landing] = self._loop.create_future()
         self._waiters: set[asyncio.Future[None]] = set()
-        self._renewal: asyncio.TimerHandle | None = None
-        self._renewing: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle
         self._overran = False
         self._task = flights.spawn(self._fly())
@@ -153,9 +152,6 @@ class Flight(FlightBase):
 
     async def _execute(self, operation: OperationBase | None) -> Ended:
         self._limit_time()
-        if operation is not None:
-            every = self.call.policy.renew_every
-            self._renewal = self._loop.call_later(every.total_seconds(), self._start_renewing)
         try:
             return await self.run.to_end(operation)
         except asyncio.CancelledError:
@@ -168,17 +164,6 @@ class Flight(FlightBase):
     def _limit_time(self) -> None:
         """From now on the handler, or an undo, has as long as a handler may run."""
         self._limit = self._loop.call_later(self.call.policy.execution_limit.total_seconds(), self._overrun)
-
-    def _start_renewing(self) -> None:
-        assert self._claim is not None
-        plan = keep_lease(self._claim, self.call.policy.renew_every)
-        self._renewing = self._flights.spawn(drive_async(plan, self.perform))
-
-    def _stop_renewing(self) -> None:
-        if self._renewal is not None:
-            self._renewal.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
 
     def _overrun(self) -> None:
         logger.error("the handler of %s ran past its execution limit", self.call.method)
@@ -226,6 +211,7 @@ class Flights:
 
     def __init__(self, store: AsyncStore, *, max_detached: int) -> None:
         self.store = store
+        self.leases = Leases(store, _awaited)
         self.torn_down = False
         """Whether what still runs is being cancelled, and its records left alone."""
         self.detached: set[Flight] = set()
@@ -334,7 +320,13 @@ class Flights:
         for flight in [*self._flights.values()]:
             flight.give_up()
         self._workers.close()
+        await asyncio.wait((asyncio.wrap_future(self.leases.close()),), timeout=STOPPING)
         return unfinished
+
+
+def _awaited(call: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+    """Calls an asyncio store, whatever loop it is that runs."""
+    return call()
 
 
 async def pause(seconds: float) -> None:

@@ -166,7 +166,8 @@ class Event(enum.Enum):
 
     TOOK_OVER = "took over operation %s of %s, whose server is gone"
     RUNS_AGAIN = "operation %s of %s runs again"
-    LOST = "operation %s of %s was taken over while it ran here"
+    LOST = "operation %s of %s has been taken over or held while it ran here"
+    LAPSED = "the lease of operation %s of %s ran out while it ran here, since it could not be renewed in time"
     HELD = "operation %s of %s is held until an operator resolves it"
     WAITS = "operation %s of %s failed in a way that may pass, and will run again"
     STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
@@ -249,6 +250,8 @@ class Renew(Effect[bool]):
     name: bytes
     fence: bytes
     lease: timedelta
+    patience: float | None = None
+    """After how many seconds without an answer it counts as failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +333,8 @@ class Unwind(Effect[str | None]):
 
 
 @dataclass(frozen=True, slots=True)
-class Renewed(Effect[None]):
-    """Tells that the renewal asked for last has taken effect."""
+class LoseLease(Effect[None]):
+    """Tells the run that it has lost its lease for good: it begins no further step or undo."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,13 @@
 
 import logging
 import secrets
-import time
 from typing import Any
 
 from grpc_idempotency._effects import (
     Call,
     Complete,
     Effect,
+    Event,
     Execute,
     Get,
     Hold,
@@ -19,12 +19,12 @@ from grpc_idempotency._effects import (
     RecordStep,
     Release,
     Renew,
-    Renewed,
     Tell,
     TryClaim,
     Unwind,
     Wait,
 )
+from grpc_idempotency._leases import Lease, Leases, now
 from grpc_idempotency._run import Run
 from grpc_idempotency._steps import Steps
 from grpc_idempotency.operation import OperationBase
@@ -39,15 +39,16 @@ STOPPING = 1.0
 class FlightBase:
     """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables."""
 
-    def __init__(self, store: Any, call: Call, run: Run) -> None:
+    def __init__(self, store: Any, leases: Leases, call: Call, run: Run) -> None:
         self.call = call
         self.run = run
         self._store = store
+        self._leases = leases
+        self._lease: Lease | None = None
         self._claim: Claim | None = None
         self._operation: OperationBase | None = None
         self._asked_at = 0.0
-        """When the store was last asked for a lease: it began no earlier, so that it ends no earlier than we think."""
-        self._lease_until = 0.0
+        """When the store was last asked for a claim."""
 
     def perform(self, effect: Effect[Any]) -> Any:
         """What the plans of a flight may ask for."""
@@ -56,7 +57,7 @@ class FlightBase:
             case NewFence():
                 return secrets.token_bytes(16)
             case TryClaim(claim, over):
-                self._asked_at = time.monotonic()
+                self._asked_at = now()
                 return store.claim(claim, over=over)
             case Execute(claim, attempt, steps, unwinds):
                 return self.execute(self._begin(claim, attempt, Steps(steps, unwinds=unwinds)))
@@ -65,7 +66,6 @@ class FlightBase:
             case Release(name, fence):
                 return store.release(name, fence)
             case Renew(name, fence, lease):
-                self._asked_at = time.monotonic()
                 return store.renew(name, fence, lease)
             case Wait(name, fence, delay, tries):
                 return store.wait(name, fence, delay, tries)
@@ -75,16 +75,14 @@ class FlightBase:
                 return store.steps(name)
             case Unwind():
                 return self.unwind()
-            case Renewed():
-                return self._lease_began()
             case Hold(name, fence, reason, lapsed_only):
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
             case Get(name):
                 return store.get(name)
             case LeaseHolds():
-                return self._leased()
+                return self.lease_holds()
             case Tell(event):
-                return logger.warning(event.value, self.call.name.hex(), self.call.method)
+                return self._tell(event)
             case Pause(seconds):
                 return self.pause(seconds)
             case _:
@@ -106,7 +104,8 @@ class FlightBase:
         if claim is None:
             return None
         self._claim = claim
-        self._lease_began()
+        self._lease = Lease(claim, self.call.policy.renew_every, self._asked_at, self._tell)
+        self._leases.keep(self._lease)
         self._operation = self.run.operation(
             name=claim.name,
             method=claim.method,
@@ -118,13 +117,18 @@ class FlightBase:
             steps=steps,
             seal=self.run.seal,
             answers=self.run.answers,
-            leased=self._leased,
+            leased=self._lease.holds,
         )
         return self._operation
 
-    def _leased(self) -> bool:
-        """Whether no other run can have begun."""
-        return time.monotonic() < self._lease_until
+    def lease_holds(self) -> bool:
+        """Whether no other run of the operation can have begun: whether this one may begin a step or an undo (4.9)."""
+        return self._lease is not None and self._lease.holds()
 
-    def _lease_began(self) -> None:
-        self._lease_until = self._asked_at + self.call.policy.lease.total_seconds()
+    def _stop_renewing(self) -> None:
+        """Lets the lease run out: the operation is settled, or its handler can't be stopped."""
+        if self._lease is not None:
+            self._leases.drop(self._lease)
+
+    def _tell(self, event: Event) -> None:
+        logger.warning(event.value, self.call.name.hex(), self.call.method)

@@ -36,6 +36,7 @@ from grpc_idempotency._effects import (
     Landing,
     LeaseHolds,
     LoadSteps,
+    LoseLease,
     Mark,
     NewFence,
     Pause,
@@ -47,7 +48,6 @@ from grpc_idempotency._effects import (
     Release,
     Released,
     Renew,
-    Renewed,
     RolledBack,
     Tell,
     TryClaim,
@@ -430,16 +430,35 @@ def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
 
 
 def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
-    """Renews the lease of a running operation, now and then every so often, until it is lost (4.9)."""
+    """Renews the lease of a running operation until it is lost; begins when the first renewal is due (4.9).
+
+    A renewal that failed, or is not answered in time, is tried again at once and then after short pauses. When the
+    lease has run out meanwhile the run counts as one that may have been replaced, but it goes on trying: where nobody
+    was there to take over, its next renewal makes the lease hold again.
+    """
+    patience = (claim.lease - every).total_seconds() / 2
+    pause, lapsed = 0.0, False
     while True:
         try:
-            if not (yield from do(Renew(claim.name, claim.fence, claim.lease))):
-                yield from do(Tell(Event.LOST))
-                return
-            yield from do(Renewed())
+            if (yield from do(Renew(claim.name, claim.fence, claim.lease, patience))):
+                pause, lapsed = 0.0, False
+                yield from do(Pause(every.total_seconds()))
+                continue
+            record = yield from do(Get(claim.name))
         except StoreUnavailable:
-            pass  # the lease is longer than one interval, so that the next one may still be in time
-        yield from do(Pause(every.total_seconds()))
+            if (yield from do(LeaseHolds())):
+                yield from do(Pause(pause))
+                pause = min(max(2 * pause, _FIRST_RETRY), patience / 4)
+                continue
+            if not lapsed:
+                yield from do(Tell(Event.LAPSED))
+            lapsed = True
+            yield from do(Pause(every.total_seconds()))
+            continue
+        if record is None or record.fence != claim.fence or record.state is State.HELD:
+            yield from do(LoseLease())
+            yield from do(Tell(Event.LOST))
+        return  # else the run has come to its own end just now
 
 
 def watch(name: bytes, fence: bytes) -> Plan[None]:

@@ -164,7 +164,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _end(self) -> None:
-        self._flights.keeper.close()
+        self._flights.end()
         self._store.close()
 
     def _sweep_later(self, every: float) -> None:

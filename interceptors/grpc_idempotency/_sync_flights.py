@@ -16,7 +16,8 @@ from typing import Any
 from grpc_idempotency._drive import advance, drive
 from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Execute, Get, Landed, Landing, Plan, Ran
 from grpc_idempotency._flight import FlightBase
-from grpc_idempotency._protocol import keep_lease, no_room, operate, settle, shut_down, watch
+from grpc_idempotency._leases import Leases
+from grpc_idempotency._protocol import no_room, operate, settle, shut_down, watch
 from grpc_idempotency._sync_keeper import Keeper, Timer, jittered
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency._workers import Worker, Workers
@@ -32,13 +33,11 @@ class Flight(FlightBase):
     run: SyncRun
 
     def __init__(self, flights: "Flights", call: Call, run: SyncRun) -> None:
-        super().__init__(flights.store, call, run)
+        super().__init__(flights.store, flights.leases, call, run)
         self._flights = flights
         self._landing: Landing | None = None
         self._runs = False
         """Whether its handler runs, or has run."""
-        self._renewal: Timer | None = None
-        self._ended = False
         self.followers = 0
         """How many calls follow it; guarded by the register."""
         self.over = False
@@ -154,9 +153,6 @@ class Flight(FlightBase):
 
     def _execute(self, operation: OperationBase | None) -> Ended:
         limit = self._limit_time()
-        if operation is not None:
-            every = self.call.policy.renew_every
-            self._renewal = self._flights.keeper.later(every.total_seconds(), self._start_renewing)
         try:
             return self.run.to_end(operation)
         finally:
@@ -165,17 +161,6 @@ class Flight(FlightBase):
     def _limit_time(self) -> Timer:
         """From now on the handler, or the undos, have as long as a handler may run."""
         return self._flights.keeper.later(self.call.policy.execution_limit.total_seconds(), self._overrun)
-
-    def _start_renewing(self) -> None:
-        assert self._claim is not None
-        self._renewal = self._flights.keeper.carry(keep_lease(self._claim, self.call.policy.renew_every), self.perform)
-        if self._ended:  # meanwhile, and it could not cancel what was not there yet
-            self._renewal.cancel()
-
-    def _stop_renewing(self) -> None:
-        self._ended = True
-        if self._renewal is not None:
-            self._renewal.cancel()
 
     def _overrun(self) -> None:
         """No thread can be stopped: those who wait are answered now, its own thread settles what may still come."""
@@ -211,6 +196,7 @@ class Flights:
         self.detached: set[Flight] = set()
         """The flights that run and that no call follows any more."""
         self._workers = Workers()
+        self.leases = Leases(store, self._workers.asked)
         self._waiters = threading.BoundedSemaphore(max_waiters) if max_waiters else None
         self._max_detached = max_detached
         self._changed = threading.Condition()
@@ -241,9 +227,10 @@ class Flights:
                 boarded.flight.launch()
 
     def worker(self) -> Worker | None:
-        """A thread for a handler, where the one is there too that renews its lease and limits its time."""
+        """A thread for a handler, where those are there too that renew its lease and limit its time."""
         try:
             self.keeper.start()
+            self.leases.start()
             return self._workers.take()
         except RuntimeError as exc:
             logger.error("an operation was refused, since no thread could be started for it: %s", exc)
@@ -325,7 +312,8 @@ class Flights:
     def close(self, limit: float) -> int:
         """Takes on no further flight, and lets those under way land within ``limit`` seconds.
 
-        Answers how many operations could not be brought to their end. The keeper goes on until it is closed.
+        Answers how many operations could not be brought to their end. What is to be done at its time is so until
+        :meth:`end`.
         """
         with self._changed:
             self._closed = True
@@ -337,3 +325,9 @@ class Flights:
             flight.abandon()
         self._workers.close()
         return len(unfinished)
+
+    def end(self) -> None:
+        """Ends the threads that are no handlers', after what they are doing."""
+        ended = self.leases.close()
+        self.keeper.close()
+        ended.result()

@@ -1,11 +1,15 @@
-"""Threads for handlers, none of the server's own: they are reused, so that a call costs no new thread."""
+"""Threads for handlers and renewals, none of the server's own: they are reused, so that a call costs no new thread."""
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextlib import suppress
+from typing import Any, TypeVar
 
 logger = logging.getLogger("grpc_idempotency")
+T = TypeVar("T")
 
 IDLE = 10.0
 """Seconds after which a thread ends that nothing was given to."""
@@ -34,6 +38,35 @@ class Workers:
         self._idle.append(worker)
         if self._closed:  # looked at after that, so that no worker slips past both
             self._end_idle()
+
+    async def asked(self, call: Callable[[], T]) -> T:
+        """Makes a call that blocks in one of the threads, and awaits what it returns.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(value: Any, error: BaseException | None) -> None:
+            if answer.done():  # nobody waits any more
+                return
+            if error is None:
+                answer.set_result(value)
+            else:
+                answer.set_exception(error)
+
+        def ask() -> None:
+            value, error = None, None
+            try:
+                value = call()
+            except BaseException as exc:
+                error = exc
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                loop.call_soon_threadsafe(settle, value, error)
+
+        self.take().run(ask)
+        return await answer
 
     def retire(self, worker: "Worker") -> bool:
         """Whether the worker may end: not if it was taken just now, and its job is coming."""

@@ -11,6 +11,10 @@ call below happens at one instant, as durably as it can, or not at all.
 * **Fences**: a fenced call under another fence than the record's changes nothing and answers ``False`` (4.2).
 * **Errors**: a store that can't do a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`; its ``landed``
   says whether the write may have taken effect all the same. No driver's exception leaves a store.
+* **Loops and threads**: calls come from any thread, and those of an asyncio store from any event loop, several at the
+  same time. None waits for another caller's loop or thread to come round: leases are renewed in a thread and a loop of
+  their own, so that a handler which blocks the server's loop does not lose its lease. Renewals that come together
+  should take little longer than one of them, and should not wait behind what can be long.
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
 ``grpc_idempotency.testing`` holds the suite that every store passes.

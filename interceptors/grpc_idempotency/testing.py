@@ -14,6 +14,7 @@ and each test gets the harness by the fixture's name. A store that blocks is tes
 import asyncio
 import functools
 import os
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -941,6 +942,23 @@ class LifeContract:
         assert await other.claim(a_claim(claim.name)) == await _record(one, claim)
         assert await other.complete(claim.name, claim.fence, OUTCOME, TTL)
         assert (await _record(one, claim)).outcome == OUTCOME
+
+    async def test_another_loop_need_not_wait_for_this_one(self, harness: AsyncStoreHarness) -> None:
+        """While a loop is blocked, calls from another loop, in another thread, are answered."""
+        store = await harness.store()
+        claim = await _running(store)
+        renewed: list[bool] = []
+
+        async def renew() -> None:
+            renewed.append(await store.renew(claim.name, claim.fence, LEASE))
+
+        under_way = asyncio.ensure_future(_record(store, claim))
+        await asyncio.sleep(0)  # it is asked for, and its answer has to wait
+        other = threading.Thread(target=lambda: asyncio.run(renew()), daemon=True)
+        other.start()
+        other.join(10)  # blocks this loop
+        assert renewed == [True]
+        assert (await under_way).fence == claim.fence
 
     async def test_of_many_claims_one_wins(self, harness: AsyncStoreHarness) -> None:
         """200 at once on 20 operations: 20 winners, and every loser sees its winner's record."""

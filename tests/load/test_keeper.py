@@ -2,18 +2,13 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from grpc_idempotency import MemoryStore, Policy, StoreUnavailable
-from grpc_idempotency._effects import Call, Effect, Get, Pause, Plan, Tell, do
-from grpc_idempotency._effects import Event as Told
-from grpc_idempotency._protocol import keep_lease
-from grpc_idempotency._sync_flights import Flight, Flights
+from grpc_idempotency import StoreUnavailable
+from grpc_idempotency._effects import Effect, Get, Pause, Plan, do
 from grpc_idempotency._sync_keeper import Keeper
-from grpc_idempotency.records import Claim, Effects, Fingerprint
 
 SOON = 20.0
 
@@ -206,45 +201,3 @@ def test_a_plan_cancelled_in_an_effect(held: Held) -> None:
     timer = held.keeper.carry(asking(seen), performer(cancelled_meanwhile), told.append)
     held.settle(after=0.05)
     assert (seen, told) == ([1], [])
-
-
-def test_a_renewal_of_what_has_ended_is_not_told(held: Held) -> None:
-    """A renewal that is refused because its operation has ended meanwhile is no loss of a lease (4.9)."""
-    performed: list[Effect[Any]] = []
-
-    def perform(effect: Effect[Any]) -> Any:
-        performed.append(effect)
-        timer.cancel()  # the operation's outcome was stored
-        return False
-
-    timer = held.keeper.carry(keep_lease(claim(), timedelta(0)), perform)
-    held.settle()
-    assert len(performed) == 1
-    assert not [effect for effect in performed if effect == Tell(Told.LOST)]
-
-
-def claim() -> Claim:
-    fingerprint = Fingerprint(raw=bytes(32), canonical=bytes(32))
-    return Claim(
-        name=NAME,
-        method="/a.B/C",
-        fence=bytes(16),
-        fingerprint=fingerprint,
-        effects=Effects.OPAQUE,
-        lease=timedelta(seconds=30),
-    )
-
-
-def test_a_renewal_that_begins_as_its_operation_ends() -> None:
-    """A renewal that begins at the moment in which its operation ends is cancelled by whoever comes second (4.9)."""
-    call = Call(NAME, "/a.B/C", claim().fingerprint, Policy(), 0.0)
-    flights = Flights(MemoryStore(), max_waiters=1, max_detached=1)
-    run: Any = None
-    flight = Flight(flights, call, run)
-    flight._claim = claim()
-    flight._stop_renewing()
-    flight._start_renewing()
-    assert flight._renewal is not None
-    assert flight._renewal.cancelled
-    flights.close(0)
-    flights.keeper.close()

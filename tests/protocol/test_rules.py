@@ -30,6 +30,7 @@ from grpc_idempotency._effects import (
     Landing,
     LeaseHolds,
     LoadSteps,
+    LoseLease,
     Mark,
     NewFence,
     Pause,
@@ -41,7 +42,6 @@ from grpc_idempotency._effects import (
     Release,
     Released,
     Renew,
-    Renewed,
     RolledBack,
     Tell,
     TryClaim,
@@ -918,19 +918,80 @@ def test_a_handler_that_can_not_be_stopped_is_not_undone_beside() -> None:
 # Beside a flight
 
 
-def test_a_lease_is_renewed_until_it_is_lost() -> None:
-    """At once, then every so often; a store that fails is asked again, a strange fence ends it (4.9)."""
+def test_a_lease_is_renewed_every_so_often() -> None:
+    """At once, since it begins when the first renewal is due, and then at its interval (4.9)."""
     hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
-    assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30))
+    for _ in range(3):
+        assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30), 10.0)
+        hand.reply(Renew, True)
+        assert hand.asked(Pause).seconds == 10.0
+        hand.reply(Pause, None)
+
+
+def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
+    """Without a pause, and then after short ones that grow, for as long as the lease holds (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    pauses = []
+    for _ in range(12):
+        hand.fail(Renew, DOWN)
+        hand.reply(LeaseHolds, True)
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+    assert pauses[:3] == [0.0, 0.05, 0.1]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 2.5
+    assert sum(pauses) < 20  # so that it is tried until the lease's end
     hand.reply(Renew, True)
-    hand.reply(Renewed, None)
     assert hand.asked(Pause).seconds == 10.0
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
+    hand.reply(LeaseHolds, True)
+    assert hand.asked(Pause).seconds == 0.0
+    assert hand.told == []
+
+
+def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
+    """A run whose server could not renew in time goes on trying: nobody may have been there to take over (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    for _ in range(2):
+        hand.fail(Renew, DOWN)
+        hand.reply(LeaseHolds, False)
+        assert hand.asked(Pause).seconds == 10.0
+        hand.reply(Pause, None)
+        assert hand.told == [Event.LAPSED]
+    hand.reply(Renew, True)
     hand.reply(Pause, None)
+    hand.fail(Renew, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert hand.told == [Event.LAPSED, Event.LAPSED]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [None, record(fence=b"next"), record(State.HELD, fence=b"mine")],
+    ids=["released", "taken over", "held"],
+)
+def test_a_lease_of_another_is_lost(now: Record | None) -> None:
+    """The run is told, and its lease is renewed no more (4.2, 4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
     hand.reply(Renew, False)
+    hand.reply(Get, now)
+    hand.reply(LoseLease, None)
     assert hand.told == [Event.LOST]
     assert hand.result is None
+
+
+@pytest.mark.parametrize("state", [State.COMPLETED, State.WAITING])
+def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
+    """A transaction that has committed the reply, say, ends the renewals of a handler that goes on (4.9, 5.1)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand.reply(Renew, False)
+    hand.fail(Get, DOWN)
+    hand.reply(LeaseHolds, True)
+    hand.reply(Pause, None)
+    hand.reply(Renew, False)
+    hand.reply(Get, record(state, fence=b"mine"))
+    assert (hand.told, hand.result) == ([], None)
 
 
 @pytest.mark.parametrize(

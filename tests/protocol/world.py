@@ -26,6 +26,7 @@ from grpc_idempotency._effects import (
     Landing,
     LeaseHolds,
     LoadSteps,
+    LoseLease,
     NewFence,
     Pause,
     Plan,
@@ -33,7 +34,6 @@ from grpc_idempotency._effects import (
     Ran,
     Release,
     Renew,
-    Renewed,
     RolledBack,
     Tell,
     TryClaim,
@@ -244,8 +244,7 @@ class World:
             case Watch():
                 self._reply(actor, True)
             case LeaseHolds():
-                assert isinstance(actor, Flight)
-                self._reply(actor, self.store.now < actor.lease_until)
+                self._reply(actor, self.store.now < self._owner(actor).lease_until)
             case Pause():
                 self._reply(actor, None)
             case _:
@@ -281,10 +280,14 @@ class World:
         if isinstance(effect, TryClaim) and reply is None:
             self.witness.won(effect)
         if (isinstance(effect, TryClaim) and reply is None) or (isinstance(effect, Renew) and reply):
-            owner = self.actors[actor.name.removesuffix("/renewal")]
-            assert isinstance(owner, Flight)
-            owner.lease_until = self.store.rows[NAME].lease_until
+            self._owner(actor).lease_until = self.store.rows[NAME].lease_until
         self._reply(actor, reply)
+
+    def _owner(self, actor: Actor) -> Flight:
+        """The flight whose lease an actor is about."""
+        owner = self.actors[actor.name.removesuffix("/renewal")]
+        assert isinstance(owner, Flight)
+        return owner
 
     def _ask(self, effect: Effect[Any]) -> Any:
         store = self.store
@@ -413,7 +416,7 @@ class World:
             self._reply(actor, actor.name.encode())
         elif isinstance(actor.effect, LoadSteps):
             self._reply(actor, ())
-        elif isinstance(actor.effect, Tell | Renewed):
+        elif isinstance(actor.effect, Tell | LoseLease):
             self._reply(actor, None)
 
     def _finished(self, actor: Actor) -> None:

@@ -1,14 +1,18 @@
 """Leases and fences (4.2, 4.9)."""
 
 import asyncio
+import time
+from contextlib import closing
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
+import grpc_idempotency
 from grpc_idempotency import Effects, Policy, State
-from grpc_idempotency.operation import current
+from grpc_idempotency.errors import FenceRefused
+from grpc_idempotency.operation import AsyncOperation, current
 
 from .handlers import Blocking, Gate
 from .helpers import Servers, ms, new_key, refused, text, until
@@ -49,6 +53,97 @@ async def test_a_lease_is_renewed_while_the_handler_runs(serve: Servers) -> None
     handler.go.open()
     assert ((await first).text, (await second).text) == ("done 1", "done 1")
     assert handler.runs == 1
+
+
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_handler_that_blocks_the_loop_keeps_its_lease(serve: Servers) -> None:
+    """Leases are renewed while a handler keeps the server's event loop from everything else (4.9)."""
+    store = FlakyStore(serve.path)
+
+    async def do(_request: Any, _context: Any) -> StringValue:
+        give_up_at = time.monotonic() + 20
+        while store.asked["renew"] < 3 and time.monotonic() < give_up_at:
+            time.sleep(0.002)  # noqa: ASYNC251  # the mistake that this is about
+        return text(f"renewed {store.asked['renew'] >= 3}")
+
+    service = await serve({"Do": do}, policy=Policy(renew_every=ms(10)), store=store)
+    assert (await service.call("Do", key=new_key())).text == "renewed True"
+
+
+@pytest.mark.parametrize("kind", ["async"])
+async def test_a_blocked_loop_and_another_process(serve: Servers) -> None:
+    """Nobody who looks at the file finds the lease run out while its owner's loop is blocked (4.9)."""
+    seen: list[bool] = []
+
+    async def do(_request: Any, _context: Any) -> StringValue:
+        with closing(grpc_idempotency.SQLiteStore(serve.path)) as looker:
+            give_up_at = time.monotonic() + 2 * brief().lease.total_seconds()
+            while time.monotonic() < give_up_at:
+                seen.extend(record.lapsed for record in looker.list())
+                time.sleep(0.005)  # noqa: ASYNC251  # the mistake that this is about
+        return text("done")
+
+    service = await serve({"Do": do}, policy=brief())
+    assert (await service.call("Do", key=new_key())).text == "done"
+    assert seen
+    assert not any(seen)
+
+
+class Charging:
+    """A handler whose one step comes when it is let; it tells in which attempts the step was run, and refused."""
+
+    def __init__(self) -> None:
+        self.began, self.go, self.refused = Gate(), Gate(), Gate()
+        self.charged: list[int] = []
+
+    async def __call__(self, _request: Any, _context: Any) -> StringValue:
+        operation: Any = current()
+        attempt = operation.attempt
+        if attempt == 1:
+            self.began.open()
+            await self.go.wait()
+        try:
+            step = operation.step("charge", lambda: self.charged.append(attempt))
+            if isinstance(operation, AsyncOperation):
+                await step
+        except FenceRefused:
+            self.refused.open()
+            raise
+        return text(f"attempt {attempt}")
+
+
+async def test_a_run_that_was_replaced_begins_no_step(serve: Servers) -> None:
+    """Its server was cut off from the store, and another one has run the operation meanwhile (4.2, 4.9, 5.2)."""
+    handler, dead = Charging(), Dead(serve.path)
+    service = await serve({"Do": handler}, policy=brief(Effects.REPEATABLE), store=dead)
+    alive = await serve({"Do": handler}, policy=brief(Effects.REPEATABLE))
+    key = new_key()
+    first = asyncio.ensure_future(service.call("Do", key=key))
+    await handler.began.wait()
+    dead.cut_off()
+    assert (await alive.call("Do", key=key)).text == "attempt 2"
+    dead.down.clear()
+    handler.go.open()
+    await handler.refused.wait()
+    assert ((await first).text, handler.charged) == ("attempt 2", [2])
+
+
+async def test_a_run_that_may_have_been_replaced_begins_no_step(serve: Servers) -> None:
+    """Its lease has run out, by its own clock, and it can't know that nobody was there to take over (4.9, 5.2)."""
+    handler, dead = Charging(), Dead(serve.path)
+    service = await serve({"Do": handler}, policy=brief(Effects.REPEATABLE), store=dead, attach=False)
+    first = asyncio.ensure_future(service.call("Do", key=new_key()))
+    await handler.began.wait()
+    dead.down.add("renew")
+
+    async def lapsed() -> bool:
+        return (await service.the_record()).lapsed
+
+    await until(lapsed)
+    handler.go.open()
+    await handler.refused.wait()
+    await first
+    assert (handler.charged, await service.records()) == ([], [])  # nothing has happened, and a retry may run it
 
 
 class Twice:

@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
 
 T = TypeVar("T")
+P = ParamSpec("P")
+_Store = TypeVar("_Store", bound="AsyncMemoryStore")
 
 
 @dataclass(slots=True)
@@ -27,8 +30,21 @@ def steady_clock() -> Callable[[], datetime]:
     return lambda: began + timedelta(seconds=time.monotonic() - since)
 
 
+def _whole(
+    call: Callable[Concatenate[_Store, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[_Store, P], Coroutine[Any, Any, T]]:
+    """Runs a call, which never waits for anything, as one whole: others may come from other threads."""
+
+    @wraps(call)
+    async def alone(self: _Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._lock:
+            return await call(self, *args, **kwargs)
+
+    return alone
+
+
 class AsyncMemoryStore:
-    """The contract of ``grpc_idempotency.store`` on a dict, within one event loop. It has no transactions (5.1).
+    """The contract of ``grpc_idempotency.store`` on a dict. It has no transactions (5.1).
 
     Args:
         clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
@@ -36,6 +52,7 @@ class AsyncMemoryStore:
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
         self._now = clock or steady_clock()
+        self._lock = threading.Lock()
         self._entries: dict[bytes, _Entry] = {}
 
     async def open(self) -> None:
@@ -44,6 +61,7 @@ class AsyncMemoryStore:
     async def close(self) -> None:
         """Nothing to do: the records stay, as those of other stores do."""
 
+    @_whole
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
         standing = self._standing(claim.name)
@@ -57,6 +75,7 @@ class AsyncMemoryStore:
         standing.record, standing.lease_until = _next(seen, claim), self._now() + claim.lease
         return None
 
+    @_whole
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
         """Makes the lease of a running record end ``lease`` from now."""
         entry = self._owned(name, fence, State.RUNNING)
@@ -65,6 +84,7 @@ class AsyncMemoryStore:
         entry.lease_until = self._now() + lease
         return True
 
+    @_whole
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
         """Stores the outcome of a running or held record."""
         standing = self._owned(name, fence, State.COMPLETED)
@@ -72,10 +92,12 @@ class AsyncMemoryStore:
             return standing.record.outcome == outcome
         return self._finish(self._owned(name, fence, State.RUNNING, State.HELD), outcome, ttl)
 
+    @_whole
     async def release(self, name: bytes, fence: bytes) -> bool:
         """Deletes a running or held record."""
         return self._forget(self._owned(name, fence, State.RUNNING, State.HELD))
 
+    @_whole
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
         """Makes a running record waiting."""
         entry = self._owned(name, fence, State.RUNNING)
@@ -85,6 +107,7 @@ class AsyncMemoryStore:
         entry.lease_until = self._now() + delay
         return True
 
+    @_whole
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         """Keeps a finished step of a running or held record."""
         entry = self._owned(name, fence, State.RUNNING, State.HELD)
@@ -93,17 +116,20 @@ class AsyncMemoryStore:
         entry.steps[step.name] = step
         return True
 
+    @_whole
     async def steps(self, name: bytes) -> Sequence[Step]:
         """The finished steps of an operation, in the order in which they were recorded."""
         entry = self._standing(name)
         return [] if entry is None else [*entry.steps.values()]
 
+    @_whole
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
         """Lapsed records of these methods that were claimed with a request, oldest claim first."""
         entries = [entry for entry in self._entries.values() if entry.request is not None]
         found = [replace(self._seen(entry), request=entry.request) for entry in entries]
         return sorted((one for one in found if one.method in methods and _may_run_again(one)), key=_age)[:limit]
 
+    @_whole
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record held."""
         entry = self._owned(name, fence, State.RUNNING)
@@ -113,16 +139,19 @@ class AsyncMemoryStore:
         entry.lease_until = entry.request = None
         return True
 
+    @_whole
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
         """An operator's word on a held record."""
         entry = self._owned(name, fence, State.HELD)
         return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl, resolved=True)
 
+    @_whole
     async def get(self, name: bytes) -> Record | None:
         """The record, or ``None`` where it is absent."""
         entry = self._standing(name)
         return None if entry is None else self._seen(entry)
 
+    @_whole
     async def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
@@ -132,6 +161,7 @@ class AsyncMemoryStore:
         found = [one for one in found if state in (None, one.state) and method in (None, one.method)]
         return [one for one in found if after is None or _age(one) > _age(after)][:limit]
 
+    @_whole
     async def sweep(self, limit: int = 500) -> Swept:
         """Deletes expired records."""
         expired = [name for name in self._entries if self._standing(name) is None]
@@ -207,7 +237,7 @@ def _age(record: Record) -> tuple[datetime, bytes]:
 
 
 class MemoryStore:
-    """The same for threads: one call at a time.
+    """The same for threads.
 
     Args:
         clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
@@ -215,7 +245,6 @@ class MemoryStore:
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
         self._store = AsyncMemoryStore(clock=clock)
-        self._lock = threading.Lock()
 
     def open(self) -> None:
         """Nothing to do."""
@@ -279,10 +308,9 @@ class MemoryStore:
 
     def _now(self, call: Coroutine[Any, Any, T]) -> T:
         """Runs a call of the other store, which never waits for anything."""
-        with self._lock:
-            try:
-                call.send(None)
-            except StopIteration as done:
-                value: T = done.value
-                return value
+        try:
+            call.send(None)
+        except StopIteration as done:
+            value: T = done.value
+            return value
         raise AssertionError("a call of the memory store has waited")

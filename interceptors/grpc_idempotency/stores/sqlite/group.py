@@ -142,6 +142,9 @@ class Group:
         kinds: dict[type[AnyRequest], list[Any]] = {}
         for request in self._requests:
             kinds.setdefault(type(request), []).append(request)
+        # First, since a lease does not wait for what there may be no time for in this group.
+        for chunk in _chunks(kinds.pop(RenewRequest, ())):
+            yield self._renewals, chunk
         claims = kinds.pop(ClaimRequest, ())
         has_room = not claims or room.is_there(self._db, self._tables)
         for chunk in _chunks(claims, weigh=_weight):
@@ -272,6 +275,16 @@ class Group:
         for one in requests:
             self._record_steps([one])
 
+    def _renewals(self, requests: Sequence[RenewRequest]) -> None:
+        self._together(requests, self._renew)
+
+    def _renew(self, requests: Sequence[RenewRequest]) -> None:
+        parameters = [rows.lease_row(one.name, one.fence, one.lease, self.now) for one in requests]
+        renewed = self._many("renew", parameters)
+        standing = {} if renewed == len(requests) else self._standing([one.name for one in requests])
+        for one in requests:
+            one.value = renewed == len(requests) or standing.get(one.name) == (one.fence, rows.RUNNING)
+
     def _other(self, requests: Sequence[FencedRequest]) -> None:
         self._together(requests, self._one)
 
@@ -282,9 +295,6 @@ class Group:
 
     def _statement(self, one: FencedRequest) -> tuple[str, tuple[Any, ...]]:
         """The statement for one of the rarer kinds, and its parameters before name and fence."""
-        if isinstance(one, RenewRequest):
-            lease = rows.milliseconds(one.lease)
-            return "renew", (lease, self.now + lease)
         if isinstance(one, WaitRequest):
             delay = rows.milliseconds(one.delay) if one.delay else 0
             return "wait", (delay, self.now + delay, one.tries)

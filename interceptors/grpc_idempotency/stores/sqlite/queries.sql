@@ -46,8 +46,10 @@ SELECT count(*) FROM (VALUES {rows}) AS v
 JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
 
 -- name: renew
--- Makes one lease end a while from now.
-UPDATE {p}operations SET lease_ms = ?, lease_until = ? WHERE name = ? AND fence = ? AND state = 0
+-- Makes leases end a while from now; any number of rows at once. A row of NULLs matches nothing.
+UPDATE {p}operations SET lease_ms = v.column3, lease_until = v.column4
+FROM (VALUES {rows}) AS v
+WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state = 0
 
 -- name: hold
 -- Makes one running operation held. Nobody will run it again, so its request goes.

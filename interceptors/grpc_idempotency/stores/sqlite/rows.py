@@ -77,6 +77,12 @@ def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now
     return (name, fence, wall, kept, now + kept, status, outcome.retained, outcome.details, trailers, outcome.message)
 
 
+def lease_row(name: bytes, fence: bytes, duration: timedelta, now: int) -> Row:
+    """The parameters of one row of the statement ``renew``."""
+    lease = milliseconds(duration)
+    return (name, fence, lease, now + lease)
+
+
 def step_row(name: bytes, fence: bytes, step: Step) -> Row:
     """The parameters of one row of the statement ``record_step``."""
     return (name, fence, step.name, step.position, step.undoable, step.result)
