@@ -76,6 +76,7 @@ class FlightBase:
             case Unwind():
                 return self.unwind()
             case Hold(name, fence, reason, lapsed_only):
+                self._stop_renewing()  # where the store can't be told, the lease's end holds the record all the same
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
             case Get(name):
                 return store.get(name)
@@ -126,7 +127,7 @@ class FlightBase:
         return self._lease is not None and self._lease.holds()
 
     def _stop_renewing(self) -> None:
-        """Lets the lease run out: the operation is settled, or its handler can't be stopped."""
+        """Lets the lease run out: the operation is settled, or left as that of a dead server."""
         if self._lease is not None:
             self._leases.drop(self._lease)
 

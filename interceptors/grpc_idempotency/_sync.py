@@ -18,7 +18,7 @@ from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_
 from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
 from grpc_idempotency._sync_flights import Flights
-from grpc_idempotency._sync_keeper import jittered
+from grpc_idempotency._sync_keeper import Keeper, jittered
 from grpc_idempotency._sync_plain import plain, refusing, unkeyed
 from grpc_idempotency._sync_run import SyncRun
 from grpc_idempotency._workers import within
@@ -93,6 +93,9 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         self._keyed = StandIns(
             lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
         )
+        # A thread for each, so that neither delays the other, or a limit.
+        self._sweeper = Keeper("sweeps")
+        self._recovering = Keeper("recovery")
         self._sweeping = False
 
     def intercept_service(
@@ -134,7 +137,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         self.open()
         recovery = Recovery(self._methods, served.names, served.handlers)
         if recovery.names:
-            self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
+            self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def _recover(self, recovery: Recovery) -> None:
         try:
@@ -145,7 +148,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             logger.warning("could not look for operations to finish: %s", exc)
         except Exception:
             logger.exception("could not look for operations to finish")
-        self._flights.keeper.later(jittered(EVERY), lambda: self._recover(recovery))
+        self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""
@@ -164,15 +167,17 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _end(self) -> None:
+        self._sweeper.close()
+        self._recovering.close()
         self._flights.end()
         self._store.close()
 
     def _sweep_later(self, every: float) -> None:
         after = every * random.uniform(0.5, 1.0)  # noqa: S311  # so that processes take turns
-        self._flights.keeper.later(after, lambda: self._sweep(every, 0, 0))
+        self._sweeper.later(after, lambda: self._sweep(every, 0, 0))
 
     def _sweep(self, every: float, deleted: int, freed: int) -> None:
-        """One batch; the next comes after a pause, in which the keeper's thread is free for others."""
+        """One batch; the next comes after a pause."""
         try:
             swept = self._store.sweep()
         except Exception:
@@ -181,7 +186,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             return
         deleted, freed = deleted + swept.deleted, freed + swept.freed_bytes
         if swept.more:
-            self._flights.keeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed))
+            self._sweeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed))
         else:
             self._log_sweep(deleted, freed)
             self._sweep_later(every)

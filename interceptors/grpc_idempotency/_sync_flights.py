@@ -165,12 +165,11 @@ class Flight(FlightBase):
     def _overrun(self) -> None:
         """No thread can be stopped: those who wait are answered now, its own thread settles what may still come."""
         logger.error("the handler of %s ran past its execution limit", self.call.method)
-        self._stop_renewing()
         if self._claim is None:
             self.abandon()
             return
         plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-        self._flights.keeper.carry(plan, self.perform, partial(self._land, over=False))
+        self._flights.asker.carry(plan, self.perform, partial(self._land, over=False))
 
     def abandon(self) -> None:
         """Leaves the operation as that of a dead server; those who wait are answered now."""
@@ -192,7 +191,10 @@ class Flights:
 
     def __init__(self, store: Store, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
-        self.keeper = Keeper()
+        self.keeper = Keeper("limits")
+        """Limits the time of handlers. It never waits for the store."""
+        self.asker = Keeper("polls")
+        """Asks the store of runs in other processes, and settles operations whose handlers can't be stopped."""
         self.detached: set[Flight] = set()
         """The flights that run and that no call follows any more."""
         self._workers = Workers()
@@ -289,7 +291,7 @@ class Flights:
             if lookout is None or lookout.over.is_set():
                 lookout = self._lookouts[name, fence] = _Lookout()
                 over = lookout.over
-                lookout.timer = self.keeper.carry(watch(name, fence), self._perform, lambda _: over.set())
+                lookout.timer = self.asker.carry(watch(name, fence), self._perform, lambda _: over.set())
             lookout.followers += 1
         try:
             return lookout.over.wait(max(0.0, until - time.monotonic()))
@@ -330,4 +332,5 @@ class Flights:
         """Ends the threads that are no handlers', after what they are doing."""
         ended = self.leases.close()
         self.keeper.close()
+        self.asker.close()
         ended.result()

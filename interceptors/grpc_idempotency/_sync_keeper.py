@@ -1,4 +1,4 @@
-"""One thread beside those of the server, for what has to happen at its time: renewals, limits, polls, sweeps."""
+"""Threads beside those of the server, for what has to happen at its time: limits, polls, sweeps, recovery."""
 
 import heapq
 import itertools
@@ -37,9 +37,14 @@ class Timer:
 
 
 class Keeper:
-    """Runs timers in a daemon thread, one after another. The thread starts with the first timer."""
+    """Runs timers in a daemon thread, one after another. The thread starts with the first timer.
 
-    def __init__(self) -> None:
+    Args:
+        what: Names the thread.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._due: list[tuple[float, int, Timer]] = []
         self._cancelled = 0
         self._number = itertools.count()
@@ -72,7 +77,7 @@ class Keeper:
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            thread = threading.Thread(target=self._run, name="grpc-idempotency-keeper", daemon=True)
+            thread = threading.Thread(target=self._run, name=f"grpc-idempotency-{self._what}", daemon=True)
             thread.start()
             self._thread = thread  # not before: one that could not be started will be tried again
 

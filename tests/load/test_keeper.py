@@ -17,7 +17,7 @@ class Held:
     """A keeper whose thread is busy until it is let, so that timers come due together."""
 
     def __init__(self) -> None:
-        self.keeper = Keeper()
+        self.keeper = Keeper("test")
         self._go = threading.Event()
         began = threading.Event()
 
@@ -58,7 +58,7 @@ def test_the_order(held: Held) -> None:
 
 def test_a_nearer_timer_wakes_it() -> None:
     """A timer that is due before all others does not wait for them (4.9)."""
-    keeper, done = Keeper(), threading.Event()
+    keeper, done = Keeper("test"), threading.Event()
     keeper.later(3600, lambda: None)
     keeper.later(0.0, done.set)
     assert done.wait(SOON)
@@ -102,7 +102,7 @@ def test_what_fails_ends_nothing(held: Held, caplog: pytest.LogCaptureFixture) -
 
 def test_closing() -> None:
     """A closed keeper does nothing more, also when it is closed by what it does (8)."""
-    keeper, closed, done = Keeper(), threading.Event(), list[str]()
+    keeper, closed, done = Keeper("test"), threading.Event(), list[str]()
 
     def closing() -> None:
         keeper.close()
@@ -119,7 +119,7 @@ def test_closing() -> None:
 
 def test_closing_what_never_began() -> None:
     """Nothing was to be done: no thread was begun, and none has to end (8)."""
-    keeper = Keeper()
+    keeper = Keeper("test")
     keeper.close()
     keeper.later(0.0, lambda: None)
     assert keeper._thread is None

@@ -1,7 +1,9 @@
 """The threads that a ``grpc.server``'s handlers run in: reused, and no trouble where none can be started (4.1, 4.4)."""
 
+import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -10,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, MemoryStore, Policy, State, _sync, _workers
 from grpc_idempotency._workers import Workers, within
-from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
+from grpc_idempotency.records import Claim, Fingerprint, Record, StoredRequest, Swept
 
 from ..echo.handlers import Rpc, full, server_stream, text, unary
 from ..echo.helpers import Servers, new_key
@@ -250,6 +252,73 @@ async def test_calls_one_after_another_need_few_threads(serve: Servers) -> None:
     for number in range(30):
         await service.call("Quick" if number % 2 else "QuickStream", "a", key=new_key())
     assert len(ours()) - before <= 3
+
+
+class Stuck(MemoryStore):
+    """A store whose sweeps and looks for lost operations come to no end until they are let; it counts renewals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sweeping, self.looking, self.go = Gate(), Gate(), threading.Event()
+        self.renewals = 0
+        self.renewed = Gate()
+
+    def sweep(self, limit: int = 500) -> Swept:
+        self.sweeping.open()
+        self.go.wait(SOON)
+        return super().sweep(limit)
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        self.looking.open()
+        self.go.wait(SOON)
+        return super().pending(methods, limit)
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        self.renewals += 1
+        if self.renewals == 3:
+            self.renewed.open()
+        return super().renew(name, fence, lease)
+
+
+@on_threads
+async def test_what_is_slow_delays_no_renewal_and_no_limit(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep and a look for lost operations may take as long as they like (4.9, 4.11)."""
+    monkeypatch.setattr(_sync, "EVERY", 0.001)
+    store, slow = Stuck(), Slow()
+    policy = Policy(effects=Effects.REPEATABLE, renew_every=ms(10), execution_limit=ms(200), wait=ms(0))
+    service = await serve(slow.methods(), store=store, policy=policy, sweep_every=ms(1))
+    assert (await service.call("Quick", key=new_key())).texts == ["quick"]
+    await store.sweeping.wait()
+    await store.looking.wait()
+    call = asyncio.ensure_future(service.call("Unary", "a", key=new_key()))
+    await store.renewed.wait()
+    assert (await call).status is grpc.StatusCode.UNAVAILABLE  # past its limit
+    store.go.set()
+    slow.go.open()
+
+
+@on_threads
+async def test_what_runs_past_its_limit_keeps_its_lease(serve: Servers) -> None:
+    """As long as the handler runs on nobody takes its operation over; then a retry may run it (4.1, 4.9)."""
+    store, slow = Stuck(), Slow()
+    store.go.set()
+    policy = Policy(effects=Effects.REPEATABLE, renew_every=ms(10), execution_limit=ms(30), wait=ms(0))
+    service = await serve(slow.methods(), store=store, policy=policy)
+    key = new_key()
+    assert (await service.call("Unary", "a", key=key)).status is grpc.StatusCode.UNAVAILABLE
+    before = store.renewals
+
+    async def renewed() -> bool:
+        return store.renewals > before + 2
+
+    await until(renewed)
+    refused(await service.call("Unary", "a", key=key), "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
+    slow.go.open()
+    await until(lambda: service.has_state(State.COMPLETED))
+    assert slow.runs == 1
+    reply = await service.call("Unary", "a", key=key)
+    assert (reply.texts, reply.mark) == (["done"], "replayed")
+    assert service.interceptor._flights.leases._kept == {}
 
 
 # Without threads

@@ -109,7 +109,7 @@ def test_a_stream_ends_with_its_client(serve: Serve, asks: bool) -> None:
         assert ended.wait(SOON)
         ended.clear()
     more = {thread.name for thread in set(threading.enumerate()) - before}
-    assert {name for name in more if name.startswith("grpc-idempotency")} <= {"grpc-idempotency-keeper"}
+    assert {name for name in more if name.startswith("grpc-idempotency")} <= {"grpc-idempotency-sweeps"}
 
 
 def test_nothing_bounds_a_stream(serve: Serve) -> None:
