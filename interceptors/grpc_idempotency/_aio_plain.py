@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -66,12 +67,13 @@ def unkeyed(target: Target) -> Unkeyed:
         return await _serialized(target, await _in_thread(behaviour, request, _FromThread(context)), context)
 
     async def generator_on_thread(request: Any, context: "_Context", write: Write) -> None:
-        messages, end = behaviour(request, _FromThread(context)), object()
+        messages = _Stepped(behaviour(request, _FromThread(context)))
         try:
-            while (message := await _in_thread(next, messages, end)) is not end:
+            while (message := await _in_thread(messages.next)) is not messages.end:
                 await write(await _serialized(target, message, context))
         finally:
-            await asyncio.shield(_in_thread(messages.close))
+            # Not awaited: the call has ended, and the generator ends when its thread comes to it.
+            _in_thread(messages.close).add_done_callback(lambda closed: closed.cancelled() or closed.exception())
 
     if target.generates:
         return generator
@@ -204,11 +206,50 @@ class _LiveOnThread(_Live):
 class _Writing(_Live):
     """The live context of a handler that writes its stream to it."""
 
-    __slots__ = ("write",)
+    __slots__ = ("_aborted", "_write")
 
     def __init__(self, context: Any, write: Callable[[Any], Awaitable[None]]) -> None:
         super().__init__(context)
-        self.write = write
+        self._write = write
+        self._aborted: BaseException | None = None
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        await self._abort(self._context.abort(code, details, trailing_metadata))
+
+    async def abort_with_status(self, status: Any) -> None:
+        await self._abort(self._context.abort_with_status(status))
+
+    async def _abort(self, aborting: Awaitable[None]) -> None:
+        try:
+            await aborting
+        except grpc.aio.AbortError as exc:
+            self._aborted = exc
+            raise
+
+    async def write(self, message: Any) -> None:
+        if self._aborted is not None:  # nothing is sent behind an abort, also where the handler has swallowed it
+            raise self._aborted
+        await self._write(message)
+
+
+class _Stepped:
+    """A generator that one thread after another takes a step of; it is closed when nobody is within it."""
+
+    end = object()
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages: Any = messages
+        self._lock = threading.Lock()
+
+    def next(self) -> Any:
+        """The next message, or ``end``."""
+        with self._lock:
+            return next(self._messages, self.end)
+
+    def close(self) -> None:
+        """Ends the generator."""
+        with self._lock:
+            self._messages.close()
 
 
 class _FromThread:
@@ -250,9 +291,7 @@ class _FromThread:
     def disable_next_message_compression(self) -> None:
         self._context.disable_next_message_compression()
 
-    def add_callback(self, callback: Callable[[], None]) -> bool:
-        if self._context.done():
-            return False
+    def add_callback(self, callback: Callable[[], None]) -> None:
         add: Any = self._context.add_done_callback
         self._loop.call_soon_threadsafe(add, lambda _: callback())
         return True

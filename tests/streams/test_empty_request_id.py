@@ -344,8 +344,8 @@ async def test_nothing_bounds_a_stream_on_aio(serve_aio: Serve, how: str) -> Non
         for _ in range(20):
             yield text("x" * 5_000)
 
-    messages = (await serve_aio(export if how == "async" else export_on_thread, streams=True))()
-    await messages.read()
+    messages = aiter((await serve_aio(export if how == "async" else export_on_thread, streams=True))())
+    await anext(messages)
     seen.set()
     assert len([message async for message in messages]) == 20
 
