@@ -294,7 +294,6 @@ class _FromThread:
     def add_callback(self, callback: Callable[[], None]) -> None:
         add: Any = self._context.add_done_callback
         self._loop.call_soon_threadsafe(add, lambda _: callback())
-        return True
 
     def is_active(self) -> bool:
         return not self._context.done() and not self._context.cancelled()
