@@ -17,7 +17,9 @@ from grpc_idempotency._aio_exchange import keyed
 from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain, refusing, unkeyed
 from grpc_idempotency._aio_run import AioRun
-from grpc_idempotency._recovery import EVERY, Recovery
+from grpc_idempotency._drive import drive_async
+from grpc_idempotency._protocol import hold_lapsed
+from grpc_idempotency._recovery import EVERY, Recovery, holding
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
@@ -111,15 +113,15 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._plain.of(handler, method)
-        if self._sweeper is None and self._sweep_every is not None:
-            self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
+        self._begin_sweeping()
         return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.aio.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and from then
-        on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps begin.
+        From then on operations whose server is gone are held, or finished by handlers that no interceptor stands before
+        (5.4). After
         ``server.stop()`` operations under way are drained and the store is closed, and ``wait_for_termination`` waits
         for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and drains the server, too.
 
@@ -134,21 +136,28 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
     async def _begin(self, served: Served) -> None:
         self._check(served)
         await self.open()
+        self._begin_sweeping()
         recovery = Recovery(self._methods, served.names, served.handlers)
-        if recovery.names:
-            self._recovering = asyncio.get_running_loop().create_task(self._recover(recovery))
+        self._recovering = asyncio.get_running_loop().create_task(self._recover(recovery))
 
     async def _recover(self, recovery: Recovery) -> None:
         while True:
             await pause(EVERY)
             try:
-                pending = await self._store.pending(recovery.names, recovery.limit)
-                for one in recovery.take(pending, self._flights.has):
-                    self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+                while await self._look(recovery):
+                    pass
             except StoreUnavailable as exc:
                 logger.warning("could not look for operations to finish: %s", exc)
             except Exception:
                 logger.exception("could not look for operations to finish")
+
+    async def _look(self, recovery: Recovery) -> bool:
+        """Does what is to be done without clients; whether there may be more of that at once."""
+        found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        for one in found.to_run:
+            self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+        held = [await drive_async(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
+        return any(held)
 
     async def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""
@@ -163,6 +172,10 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         self._log_unfinished(await self._flights.close(self._drain_limit.total_seconds()))
         await _ended(self._sweeper)
         await self._store.close()
+
+    def _begin_sweeping(self) -> None:
+        if self._sweeper is None and self._sweep_every is not None:
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
 
     async def _sweep(self, every: float) -> None:
         while True:

@@ -35,6 +35,8 @@ class Call:
     """Whose call it is."""
     request: StoredRequest | None = None
     """What is stored for a run without the client; ``None`` where there is to be none."""
+    lapsed: Record | None = None
+    """Without a client: the record as it was found, which this call is to take over."""
 
 
 class Mark(enum.Enum):
@@ -172,6 +174,15 @@ class Event(enum.Enum):
     WAITS = "operation %s of %s failed in a way that may pass, and will run again"
     STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
     GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
+
+
+class Fate(enum.Enum):
+    """What recovery does with a lapsed record."""
+
+    HOLD = "hold"
+    RUN = "run"
+    LEAVE = "leave"
+    """Only a retry of its client finishes it."""
 
 
 # What the plans ask of the world

@@ -8,6 +8,7 @@ performs it, awaiting or blocking, is the shells' affair (``_drive.py``). These 
 * :func:`operate` is the flight: it claims the operation, lets the handler run, and settles the record. It outlives the
   call that founded it (4.4). A process has at most one flight of a name, but for a handler that won't be stopped.
 * :func:`keep_lease` runs beside a flight; :func:`watch` looks out for a run in another process.
+* :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
 """
 
 from contextlib import suppress
@@ -28,6 +29,7 @@ from grpc_idempotency._effects import (
     Event,
     Execute,
     Executed,
+    Fate,
     Found,
     Get,
     Hold,
@@ -176,7 +178,7 @@ def operate(call: Call) -> Plan[Landing]:
         request=call.request,
     )
     try:
-        seized = yield from _seize(claim)
+        seized = yield from _seize(claim, call.lapsed)
     except StoreUnavailable as exc:
         return (yield from _without_claim(call, claim, exc))
     match seized:
@@ -206,9 +208,12 @@ def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landi
     return (yield from _unwind(call, claim, failure, before, tries))
 
 
-def _seize(claim: Claim) -> Plan[_Won | Record]:
-    """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way."""
-    won, over = _Won(), None
+def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
+    """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way.
+
+    ``lapsed`` is the record that is to be taken over, where it is known already.
+    """
+    won, over = (_Won(), None) if lapsed is None else _taking_over(lapsed)
     while True:
         record = yield from do(TryClaim(claim, over))
         if record is None:
@@ -216,14 +221,40 @@ def _seize(claim: Claim) -> Plan[_Won | Record]:
         # Another request must not run in the place of this one: it learns of its reused key instead.
         if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
             return record
-        if record.state is State.RUNNING and record.effects is Effects.OPAQUE:
-            if (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
-                yield from do(Tell(Event.HELD))
-                return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
-            won, over = _Won(), None  # its owner, or another caller, was quicker
+        if not _is_in_doubt(record):
+            won, over = _taking_over(record)
+        elif (yield from hold_lapsed(record)):
+            return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
         else:
-            won = _Won(record.attempts + 1, record.tries, record.state is State.WAITING)
-            over = record.fence
+            won, over = _Won(), None  # its owner, or another caller, was quicker
+
+
+def _taking_over(record: Record) -> tuple[_Won, bytes]:
+    """What a claim over a lapsed record wins, and over which fence."""
+    return _Won(record.attempts + 1, record.tries, record.state is State.WAITING), record.fence
+
+
+def _is_in_doubt(record: Record) -> bool:
+    """Whether nobody can know of a lapsed record what its handler did: an opaque one that was running (4.5)."""
+    return record.state is State.RUNNING and record.effects is Effects.OPAQUE
+
+
+def hold_lapsed(record: Record) -> Plan[bool]:
+    """Makes a lapsed record held whose outcome is in doubt; whether nobody was quicker (4.5)."""
+    if not (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
+        return False
+    yield from do(Tell(Event.HELD))
+    return True
+
+
+def fate(record: Record, policy: Policy) -> Fate:
+    """What recovery does with a lapsed record of a method that has this policy now (5.4).
+
+    What the record says of its handler's effects counts, since its run had that policy.
+    """
+    if _is_in_doubt(record):
+        return Fate.HOLD
+    return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
 
 
 def _without_claim(call: Call, claim: Claim, error: StoreUnavailable) -> Plan[Landing]:

@@ -1,4 +1,7 @@
-"""Finishing operations whose server is gone, or that wait, without their client (5.4): what both kinds share."""
+"""Operations whose server is gone, or that wait, without their clients (5.4): what both kinds of server share.
+
+Those that are safe to run again are finished. Those in doubt are held, so that an operator sees them.
+"""
 
 import logging
 import time
@@ -10,17 +13,19 @@ import grpc
 
 from grpc_idempotency._admission import NotAdmitted, read
 from grpc_idempotency._context import Snapshot
-from grpc_idempotency._effects import Call
+from grpc_idempotency._drive import Perform
+from grpc_idempotency._effects import Call, Effect, Fate, Hold, Tell
 from grpc_idempotency._methods import Methods
+from grpc_idempotency._protocol import fate
 from grpc_idempotency._run import Target
 from grpc_idempotency.records import Record
 
 logger = logging.getLogger("grpc_idempotency")
 
 EVERY = 2.0
-"""Seconds between two looks for operations to finish, jittered."""
+"""Seconds between two looks for such operations, jittered."""
 MOST_AT_ONCE = 16
-"""How many operations a server finishes for others at one time."""
+"""How many operations a server finishes for others at one time, and about how many it reads in one look."""
 MOST_CUT_SHORT = 20
 """An operation whose runs were cut short so often takes its server down, most likely: it is left to its client."""
 
@@ -39,35 +44,58 @@ class Recoverable(NamedTuple):
     snapshot: Snapshot
 
 
+class Found(NamedTuple):
+    """What is to be done after one look."""
+
+    in_doubt: list[Record]
+    """What has to be held."""
+    to_run: list[Recoverable]
+
+
 class Recovery:
-    """Which operations this server can finish, and how their handlers are found again."""
+    """Which operations this server can finish or has to hold, and how their handlers are found again."""
 
     def __init__(self, methods: Methods, names: Iterable[str], handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._methods = methods
         self._handlers = handlers
-        self.names = [name for name in names if not methods[name].passes and methods[name].policy.recovers]
-        """The methods whose operations are finished here."""
+        self.names = [name for name in names if not methods[name].passes]
+        """The methods whose operations are looked for."""
         self._left: set[bytes] = set()
-        """Those that are not: told once, and not to stand in the way of others."""
+        """The operations that are left to their clients: told once."""
         self._begun: set[bytes] = set()
         """Those that were begun here, as far as they are still under way."""
+        self._passed_over = 0
+        """How many of the last look were nothing to be done about here: they must not stand in the way of others."""
 
     @property
     def limit(self) -> int:
-        """How many records to ask the store for, the oldest ones first."""
-        return MOST_AT_ONCE + len(self._left)
+        """How many records to ask the store for."""
+        return MOST_AT_ONCE + self._passed_over
 
-    def take(self, records: Sequence[Record], has: Callable[[bytes], bool]) -> list[Recoverable]:
-        """What can be run of these records; ``has`` tells which operations are on their way in this process."""
+    def take(self, records: Sequence[Record], has: Callable[[bytes], bool]) -> Found:
+        """Tells what is to be done with these records.
+
+        Args:
+            records: What the store says is pending.
+            has: Tells whether an operation is on its way in this process.
+        """
         self._left &= {one.name for one in records}
         self._begun = {name for name in self._begun if has(name)}
-        taken = (self._prepare(one) for one in records if one.name not in self._left and not has(one.name))
-        found = list(islice((one for one in taken if one is not None), MOST_AT_ONCE - len(self._begun)))
-        self._begun.update(one.call.name for one in found)
-        return found
+        ours = [one for one in records if one.name not in self._left and not has(one.name)]
+        in_doubt = [one for one in ours if self._fate(one) is Fate.HOLD]
+        taken = (self._prepare(one) for one in ours if self._fate(one) is not Fate.HOLD)
+        to_run = list(islice((one for one in taken if one is not None), MOST_AT_ONCE - len(self._begun)))
+        self._begun.update(one.call.name for one in to_run)
+        self._passed_over = sum(one.name in self._left or has(one.name) for one in records)
+        return Found(in_doubt, to_run)
+
+    def _fate(self, record: Record) -> Fate:
+        return fate(record, self._methods[record.method].policy)
 
     def _prepare(self, record: Record) -> Recoverable | None:
-        if _cut_short(record) < MOST_CUT_SHORT:
+        if self._fate(record) is Fate.LEAVE:
+            why = "its method does not recover any more"
+        elif _cut_short(record) < MOST_CUT_SHORT:
             try:
                 return self._found(record)
             except NotAdmitted:
@@ -98,6 +126,7 @@ class Recovery:
             target.response_streams,
             record.request.principal,
             record.request,
+            record,
         )
         return Recoverable(call, target, messages, snapshot)
 
@@ -105,6 +134,21 @@ class Recovery:
         details: Any = _Details(method, metadata)
         found = (handler.service(details) for handler in self._handlers)
         return next(handler for handler in found if handler is not None)
+
+
+def holding(store: Any, record: Record) -> Perform:
+    """Performs the plan that holds a record; on asyncio the store's replies are awaitables."""
+
+    def perform(effect: Effect[Any]) -> Any:
+        match effect:
+            case Hold(name, fence, reason, lapsed_only):
+                return store.hold(name, fence, reason, lapsed_only=lapsed_only)
+            case Tell(event):
+                return logger.warning(event.value, record.name.hex(), record.method)
+            case _:
+                raise AssertionError(f"recovery does not perform {effect!r}")
+
+    return perform
 
 
 def _cut_short(record: Record) -> int:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_idempotency import _checks
+from grpc_idempotency._drive import drive
 from grpc_idempotency._flight import STOPPING
-from grpc_idempotency._recovery import EVERY, Recovery
+from grpc_idempotency._protocol import hold_lapsed
+from grpc_idempotency._recovery import EVERY, Recovery, holding
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
 from grpc_idempotency._sync_attach import Attachment
 from grpc_idempotency._sync_exchange import keyed
@@ -113,16 +115,15 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._plain.of(handler, method)
-        if not self._sweeping and self._sweep_every is not None:
-            self._sweeping = True
-            self._sweep_later(self._sweep_every.total_seconds())
+        self._begin_sweeping()
         return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and from then
-        on operations whose server is gone are finished (5.4), by handlers that no interceptor stands before; after
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps begin.
+        From then on operations whose server is gone are held, or finished by handlers that no interceptor stands before
+        (5.4). After
         ``server.stop()`` operations under way are drained and the store is closed, and the event that it answers with,
         and ``wait_for_termination``, wait for that.
 
@@ -135,20 +136,27 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
     def _begin(self, served: Served) -> None:
         self._check(served)
         self.open()
+        self._begin_sweeping()
         recovery = Recovery(self._methods, served.names, served.handlers)
-        if recovery.names:
-            self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
+        self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def _recover(self, recovery: Recovery) -> None:
         try:
-            pending = self._store.pending(recovery.names, recovery.limit)
-            for one in recovery.take(pending, self._flights.has):
-                self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
+            while self._look(recovery):
+                pass
         except StoreUnavailable as exc:
             logger.warning("could not look for operations to finish: %s", exc)
         except Exception:
             logger.exception("could not look for operations to finish")
         self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
+
+    def _look(self, recovery: Recovery) -> bool:
+        """Does what is to be done without clients; whether there may be more of that at once."""
+        found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        for one in found.to_run:
+            self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
+        held = [drive(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
+        return any(held)
 
     def open(self) -> None:
         """Opens the store, so that one that can't be used is found at start and not by the first call."""
@@ -171,6 +179,11 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         self._recovering.close()
         self._flights.end()
         self._store.close()
+
+    def _begin_sweeping(self) -> None:
+        if not self._sweeping and self._sweep_every is not None:
+            self._sweeping = True
+            self._sweep_later(self._sweep_every.total_seconds())
 
     def _sweep_later(self, every: float) -> None:
         after = every * random.uniform(0.5, 1.0)  # noqa: S311  # so that processes take turns

@@ -75,9 +75,10 @@ class AsyncStore(Protocol):
         """The finished steps of an operation, in the order in which they were recorded; kept as long as its record."""
 
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that were claimed with a request, oldest claim first (5.4).
+        """Lapsed records of these methods that can be dealt with without their clients (5.4), up to ``limit``.
 
-        Those that are opaque and running are not among them: nobody may run them again.
+        First those that are opaque and running, which nobody may run again, then those that were claimed with a
+        request; the oldest claims first among each.
         """
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:

@@ -758,14 +758,15 @@ class RecoveryContract:
         assert [one.lapsed for one in expected] == [True, True]
 
     async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
-        """Neither what has no request, nor what is held, completed, or opaque and running; nor other methods."""
+        """Neither what could be run again and has no request, nor what is held or completed; nor other methods."""
         store = await harness.store()
         claims = [_recoverable() for _ in range(4)]
         claims.append(replace(claims[0], name=os.urandom(16), request=None))
-        claims.append(replace(claims[0], name=os.urandom(16), effects=Effects.OPAQUE))
+        claims.append(replace(claims[0], name=os.urandom(16), request=None))
         claims.append(replace(claims[0], name=os.urandom(16), method="/a.B/Other"))
         for claim in claims:
             assert await store.claim(claim) is None
+        assert await store.wait(claims[5].name, claims[5].fence, TICK, 1)
         assert await store.hold(claims[1].name, claims[1].fence, "held")
         assert await store.complete(claims[2].name, claims[2].fence, OUTCOME, LEASE * 2)
         assert await store.release(claims[3].name, claims[3].fence)
@@ -773,6 +774,22 @@ class RecoveryContract:
         assert await _names(store.pending([METHOD])) == {claims[0].name}
         assert await _names(store.pending(["/a.B/Other"])) == {claims[6].name}
         assert list(await store.pending([])) == []
+
+    async def test_what_is_in_doubt_is_pending_first(self, harness: AsyncStoreHarness) -> None:
+        """Opaque and running, with a request and without: not one tick early, and until it is held."""
+        store = await harness.store()
+        older, doubtful = _recoverable(), [a_claim(), a_claim(request=a_request(b"a"))]
+        for claim in (older, *doubtful):
+            assert await store.claim(claim) is None
+            await harness.elapse(TICK)
+        await harness.elapse(LEASE - TICK * 3)
+        assert await _names(store.pending([METHOD])) == {older.name}
+        await harness.elapse(TICK * 2)
+        expected = [replace(await _record(store, one), request=one.request) for one in (*doubtful, older)]
+        assert list(await store.pending([METHOD])) == expected
+        assert list(await store.pending([METHOD], limit=1)) == expected[:1]
+        assert await store.hold(doubtful[0].name, doubtful[0].fence, "in doubt", lapsed_only=True)
+        assert list(await store.pending([METHOD])) == expected[1:]
 
     async def test_an_opaque_operation_that_waits_is_pending(self, harness: AsyncStoreHarness) -> None:
         """It is known how its last run ended."""

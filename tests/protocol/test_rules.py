@@ -22,6 +22,7 @@ from grpc_idempotency._effects import (
     Event,
     Execute,
     Executed,
+    Fate,
     Found,
     Get,
     Hold,
@@ -55,7 +56,7 @@ from grpc_idempotency._protocol import FAILED
 from grpc_idempotency._refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step, StoredRequest
 
 E = TypeVar("E", bound=Effect[Any])
 
@@ -414,6 +415,64 @@ def test_an_opaque_operation_whose_server_died_is_held() -> None:
     hand.reply(Hold, True)
     assert hand.told == [Event.HELD]
     assert hand.result == Found(replace(lapsed, state=State.HELD, lapsed=False, reason=hold.reason))
+
+
+def test_recovery_takes_over_what_it_has_seen() -> None:
+    """Its first claim names the fence of the record that it found, so that it need not lose once (5.4)."""
+    seen = record(lapsed=True, effects=Effects.REPEATABLE, attempts=2, tries=1)
+    repeatable = replace(call(effects=Effects.REPEATABLE), lapsed=seen)
+    hand = Hand(protocol.operate(repeatable))
+    hand.reply(NewFence, b"mine")
+    assert hand.asked(TryClaim).over == b"theirs"
+    hand.reply(TryClaim, None)
+    hand.reply(LoadSteps, ())
+    assert hand.asked(Execute).attempt == 3
+    assert hand.told == [Event.TOOK_OVER]
+
+
+def test_recovery_of_what_waits_runs_it_again() -> None:
+    """And what another was quicker with is left to that one (5.2, 5.4)."""
+    seen = record(State.WAITING, lapsed=True, effects=Effects.REPEATABLE, tries=1)
+    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen)))
+    hand.reply(NewFence, b"mine")
+    hand.reply(TryClaim, None)
+    assert hand.told == [Event.RUNS_AGAIN]
+    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen)))
+    hand.reply(NewFence, b"mine")
+    quicker = record(fence=b"another")
+    hand.reply(TryClaim, quicker)
+    assert hand.result == Found(quicker)
+
+
+REQUEST = StoredRequest(principal=b"ada", metadata=(), messages=(b"",))
+REPEATS = Policy(effects=Effects.REPEATABLE)
+FATES: dict[str, tuple[Record, Policy, Fate]] = {
+    "in doubt": (record(lapsed=True), Policy(), Fate.HOLD),
+    "in doubt, recover=True": (record(lapsed=True, request=REQUEST), Policy(recover=True), Fate.HOLD),
+    "in doubt, recover=False": (record(lapsed=True), Policy(recover=False), Fate.HOLD),
+    "in doubt, of a method that repeats by now": (record(lapsed=True), REPEATS, Fate.HOLD),
+    "repeatable": (record(lapsed=True, effects=Effects.REPEATABLE, request=REQUEST), REPEATS, Fate.RUN),
+    "opaque and waiting": (record(State.WAITING, lapsed=True, request=REQUEST), Policy(recover=True), Fate.RUN),
+    "no request": (record(lapsed=True, effects=Effects.REPEATABLE), REPEATS, Fate.LEAVE),
+    "no recovery": (record(lapsed=True, effects=Effects.REPEATABLE, request=REQUEST), Policy(), Fate.LEAVE),
+}
+
+
+@pytest.mark.parametrize("case", FATES)
+def test_what_recovery_does(case: str) -> None:
+    """In doubt it is held, as the record says; else it is run where the policy has recovery and a request is there."""
+    found, policy, expected = FATES[case]
+    assert protocol.fate(found, policy) is expected
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_recovery_holds_what_is_in_doubt(held: bool) -> None:
+    """Unless its owner has renewed the lease, or somebody else was quicker (4.5, 5.4)."""
+    hand = Hand(protocol.hold_lapsed(record(lapsed=True)))
+    asked = hand.asked(Hold)
+    assert (asked.name, asked.fence, asked.lapsed_only) == (b"name", b"theirs", True)
+    hand.reply(Hold, held)
+    assert (hand.result, hand.told) == (held, [Event.HELD] if held else [])
 
 
 def test_how_it_was_begun_decides_and_not_how_it_would_be_now() -> None:

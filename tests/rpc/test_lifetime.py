@@ -234,6 +234,40 @@ async def test_expired_records_are_swept(serve: Servers, caplog: pytest.LogCaptu
     assert stored(serve.path) == 1
 
 
+async def test_an_attached_server_sweeps_from_its_start_on(serve: Servers) -> None:
+    """It needs no call for that (6.3, 8)."""
+    store = FlakyStore(serve.path)
+    await serve({"Do": Counting()}, store=store, sweep_every=ms(1))
+
+    async def swept() -> bool:
+        return store.asked["sweep"] > 1
+
+    await until(swept)
+
+
+async def test_without_attach_sweeps_begin_with_the_first_keyed_call(serve: Servers) -> None:
+    """Before it the store is not touched (8)."""
+    store = FlakyStore(serve.path)
+    service = await serve({"Do": Counting()}, store=store, sweep_every=ms(1), attach=False)
+    await service.call("Do")
+    assert store.asked["sweep"] == 0
+    await service.call("Do", key=new_key())
+
+    async def swept() -> bool:
+        return store.asked["sweep"] > 0
+
+    await until(swept)
+
+
+async def test_no_sweeps(serve: Servers) -> None:
+    """``sweep_every=None`` leaves them to others, also with ``attach`` (6.3)."""
+    store = FlakyStore(serve.path)
+    service = await serve({"Do": Counting()}, store=store, sweep_every=None)
+    await service.call("Do", key=new_key())
+    assert store.asked["sweep"] == 0
+    assert service.interceptor._sweep_every is None
+
+
 async def test_an_expired_operation_is_absent(serve: Servers) -> None:
     """From its expiry on an operation is absent, swept or not: its key may name another request (6.3)."""
     handler = Counting()

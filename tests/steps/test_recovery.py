@@ -1,4 +1,4 @@
-"""Operations whose server is gone, or that wait, are finished by a live server without their client (5.4)."""
+"""Operations whose server is gone, or that wait, are finished or held by a live server without their client (5.4)."""
 
 import asyncio
 import logging
@@ -61,6 +61,7 @@ def dead(
     runs: int = 1,
     messages: tuple[bytes, ...] = (b"",),
     effects: Effects = Effects.REPEATABLE,
+    stored: bool = True,
 ) -> bytes:
     """Leaves what servers leave that were killed in so many runs of one operation; answers its name."""
     name, over = secrets.token_bytes(16), None
@@ -72,7 +73,7 @@ def dead(
             fingerprint=Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
             effects=effects,
             lease=timedelta(microseconds=1),
-            request=StoredRequest(principal=b"ada", metadata=(), messages=messages),
+            request=StoredRequest(principal=b"ada", metadata=(), messages=messages) if stored else None,
         )
         while store.claim(claim, over=over) is not None:
             time.sleep(0.001)  # the lease has to run out first
@@ -91,6 +92,11 @@ def left_behind(net: Net) -> Any:
 async def completed(store: SQLiteStore, name: bytes) -> bool:
     record = await asyncio.to_thread(store.get, name)
     return record is not None and record.state is State.COMPLETED
+
+
+async def held(store: SQLiteStore, name: bytes) -> bool:
+    record = await asyncio.to_thread(store.get, name)
+    return record is not None and record.state is State.HELD
 
 
 async def some_rounds(service: Served) -> None:
@@ -242,20 +248,93 @@ async def test_stored_only_as_long_as_it_is_needed(net: Net) -> None:
         assert list(db.execute("SELECT request FROM grpc_idempotency_operations")) == [(None,)]
 
 
-async def test_opaque_never(net: Net, left_behind: SQLiteStore) -> None:
-    """An opaque operation that was running is nobody's to run again, though ``recover=True`` asks for it (4.5, 5.4)."""
+# What is in doubt
+
+
+@pytest.mark.parametrize("recover", [None, False, True])
+async def test_what_is_in_doubt_is_held(
+    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, recover: bool | None
+) -> None:
+    """An opaque operation that was running is nobody's to run again: an operator sees it, and can resolve it (5.4)."""
     runs: list[int] = []
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         runs.append(1)
         return text("done")
 
-    name = dead(left_behind, effects=Effects.OPAQUE)
-    service = await net.serve({"Do": do}, policy=Policy(recover=True, **LEASE))
+    names = [dead(left_behind, effects=Effects.OPAQUE, stored=stored) for stored in (True, False)]
+    await net.serve({"Do": do}, policy=Policy(recover=recover, **LEASE))
+    for name in names:
+        await until(lambda name=name: held(left_behind, name))  # type: ignore[misc]  # the default binds it
+    assert runs == []
+    told = [record.getMessage() for record in caplog.records if "is held until an operator" in record.getMessage()]
+    assert sorted(told) == sorted(
+        f"operation {name.hex()} of /{SERVICE}/Do is held until an operator resolves it" for name in names
+    )
+    for record in left_behind.list(state=State.HELD):
+        assert "its server stopped" in record.reason
+        assert left_behind.resolve(record.name, record.fence, None, ms(1000))
+
+
+async def test_all_that_is_in_doubt_is_held_at_once(net: Net, left_behind: SQLiteStore) -> None:
+    """However many there are, and though as many as a server can finish are under way or left to clients (5.4)."""
+    go, gate = Gate(), Gate()
+    begun: list[int] = []
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        begun.append(1)
+        gate.open()
+        await go.wait()
+        return text("done")
+
+    for _ in range(20):
+        dead(left_behind)
+        dead(left_behind, runs=20)
+    names = [dead(left_behind, effects=Effects.OPAQUE) for _ in range(50)]
+    await net.serve({"Do": do}, policy=SHORT)
+    await gate.wait()
+    for name in names:
+        await until(lambda name=name: held(left_behind, name))  # type: ignore[misc]  # the default binds it
+    go.open()
+
+
+async def test_a_record_says_what_its_run_was(net: Net, left_behind: SQLiteStore) -> None:
+    """What was begun as opaque is held, whatever the method's policy is by now; the reverse is left (4.5, 5.4)."""
+    changed, left = dead(left_behind, effects=Effects.OPAQUE), dead(left_behind, "Opaque")
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        return text("done")
+
+    service = await net.serve({"Do": do, "Opaque": do}, policies={"Do": SHORT, "Opaque": Policy(**LEASE)})
+    await until(lambda: held(left_behind, changed))
     await some_rounds(service)
-    record = left_behind.get(name)
+    record = left_behind.get(left)
     assert record is not None
-    assert (runs, record.state, record.lapsed) == ([], State.RUNNING, True)
+    assert (record.state, record.attempts) == (State.RUNNING, 1)
+
+
+async def test_what_runs_here_is_not_held(net: Net) -> None:
+    """A server does not hold its own operation, though it could not renew its lease for a while (4.9, 5.4)."""
+    handler = Stops()
+    service = await net.serve({"Do": handler}, policy=Policy(**LEASE))
+    renew, key = service.store.renew, new_key()
+
+    def fails(*_args: Any) -> Any:
+        raise StoreUnavailable("cut off")
+
+    service.store.renew = fails
+    call = asyncio.ensure_future(service.call("Do", "a", key=key))
+    await handler.began.wait()
+
+    async def lapsed() -> bool:
+        return (await service.the_record()).lapsed
+
+    await until(lapsed)
+    await some_rounds(service)
+    assert (await service.the_record()).state is State.RUNNING
+    service.store.renew = renew
+    handler.go.open()
+    assert ((await call).text, (await call).mark) == ("run 1", "executed")
 
 
 async def test_only_methods_that_are_served(net: Net, left_behind: SQLiteStore) -> None:

@@ -124,10 +124,12 @@ class AsyncMemoryStore:
 
     @_whole
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
-        entries = [entry for entry in self._entries.values() if entry.request is not None]
-        found = [replace(self._seen(entry), request=entry.request) for entry in entries]
-        return sorted((one for one in found if one.method in methods and _may_run_again(one)), key=_age)[:limit]
+        """Lapsed records of these methods that can be dealt with without their clients."""
+        found = [replace(self._seen(entry), request=entry.request) for entry in self._entries.values()]
+        lapsed = [one for one in found if one.lapsed and one.method in methods]
+        in_doubt = sorted((one for one in lapsed if _is_in_doubt(one)), key=_age)
+        others = sorted((one for one in lapsed if not _is_in_doubt(one) and one.request is not None), key=_age)
+        return [*in_doubt, *others][:limit]
 
     @_whole
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
@@ -228,8 +230,8 @@ def _next(record: Record, claim: Claim) -> Record:
     return replace(_first(claim, record.created_at), attempts=record.attempts + 1, tries=record.tries)
 
 
-def _may_run_again(record: Record) -> bool:
-    return record.lapsed and (record.state is State.WAITING or record.effects is not Effects.OPAQUE)
+def _is_in_doubt(record: Record) -> bool:
+    return record.state is State.RUNNING and record.effects is Effects.OPAQUE
 
 
 def _age(record: Record) -> tuple[datetime, bytes]:
@@ -281,7 +283,7 @@ class MemoryStore:
         return self._now(self._store.steps(name))
 
     def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        """Lapsed records of these methods that can be dealt with without their clients."""
         return self._now(self._store.pending(methods, limit))
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:

@@ -121,15 +121,16 @@ WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
 -- name: pending
--- Operations of some methods that may be run again without their clients, oldest first. The method's NULLs match nothing.
+-- Lapsed operations of some methods that can be dealt with without their clients: first those in doubt, opaque and
+-- running, then those that have a request; the oldest first among each. The method's NULLs match nothing.
 SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
     method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
-    WHERE request IS NOT NULL AND lease_until <= ? AND (state = 3 OR effects <> 'opaque') AND method IN ({rows})
-    ORDER BY created_ms, name LIMIT ?
+    WHERE lease_until <= ? AND (request IS NOT NULL OR (state = 0 AND effects = 'opaque')) AND method IN ({rows})
+    ORDER BY state = 0 AND effects = 'opaque' DESC, created_ms, name LIMIT ?
 )
-ORDER BY created_ms, name
+ORDER BY state = 0 AND effects = 'opaque' DESC, created_ms, name
 
 -- name: sweep
 -- Deletes a few of the operations that are expired.

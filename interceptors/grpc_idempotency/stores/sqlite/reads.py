@@ -64,7 +64,7 @@ def steps(db: sqlite3.Connection, tables: Tables, request: StepsRequest) -> None
 
 
 def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> None:
-    """Reads what may be run again without its client."""
+    """Reads what can be dealt with without its client."""
     now, methods = tables.clock.now(), request.methods
     size = padded(len(methods))
     parameters = [now, *methods, *([None] * (size - len(methods))), request.limit]

@@ -125,7 +125,7 @@ def record(row: Row, now: int) -> Record:
         outcome=outcome,
         reason=reason,
         resolved=bool(resolved),
-        request=unpacked_request(row[22]) if len(row) > 22 else None,
+        request=unpacked_request(row[22]) if len(row) > 22 and row[22] is not None else None,
     )
 
 

@@ -89,7 +89,7 @@ class AsyncSQLiteStore(SQLiteBase):
         return await self._call(StepsRequest(name))
 
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        """Lapsed records of these methods that can be dealt with without their clients."""
         return await self._call(PendingRequest(methods, limit)) if methods else []
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:

@@ -89,7 +89,7 @@ class SQLiteStore(SQLiteBase):
         return self._call(StepsRequest(name))
 
     def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that were claimed with a request, oldest claim first."""
+        """Lapsed records of these methods that can be dealt with without their clients."""
         return self._call(PendingRequest(methods, limit)) if methods else []
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:

@@ -34,8 +34,8 @@ CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
 CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
 -- For lists, oldest claim first.
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
--- For recovery: what may be finished without its client, and that is never many at a time.
-CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE request IS NOT NULL AND lease_until IS NOT NULL;
+-- For recovery: what runs or waits, and that is never many at a time.
+CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE lease_until IS NOT NULL;
 -- One row per finished step; the ids of an operation's are in the order in which they were recorded.
 CREATE TABLE {p}steps (
     id INTEGER PRIMARY KEY,
