@@ -119,11 +119,11 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
     def attach(self, server: grpc.aio.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps begin.
-        From then on operations whose server is gone are held, or finished by handlers that no interceptor stands before
-        (5.4). After
-        ``server.stop()`` operations under way are drained and the store is closed, and ``wait_for_termination`` waits
-        for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and drains the server, too.
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
+        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
+        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and
+        ``wait_for_termination`` waits for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and
+        drains the server, too.
 
         Raises:
             PolicyError: The server is no ``grpc.aio.server``.

@@ -121,11 +121,10 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
     def attach(self, server: grpc.Server) -> None:
         """Ties this interceptor to the server it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps begin.
-        From then on operations whose server is gone are held, or finished by handlers that no interceptor stands before
-        (5.4). After
-        ``server.stop()`` operations under way are drained and the store is closed, and the event that it answers with,
-        and ``wait_for_termination``, wait for that.
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
+        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
+        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and the event
+        that it answers with, and ``wait_for_termination``, wait for that.
 
         Raises:
             PolicyError: The server is no ``grpc.server``.

@@ -38,12 +38,13 @@ class Policy:
     """The metadata names that the key is read from, lower case. All of them must agree."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept, from its completion on."""
-    lease: timedelta = timedelta(seconds=30)
+    lease: timedelta = timedelta(seconds=15)
     """How long a server may be silent before its operation may be taken over."""
-    renew_every: timedelta = timedelta(seconds=10)
+    renew_every: timedelta = timedelta(seconds=5)
     """How often a running handler's lease is renewed."""
     wait: timedelta = timedelta(seconds=30)
-    """How long a duplicate of a running operation waits for its outcome at most; zero refuses it at once."""
+    """How long a duplicate of a running operation waits for its outcome at most; zero refuses it at once. Longer than a
+    lease, so that a retry after a server's death sees the take-over."""
     wait_margin: timedelta = timedelta(milliseconds=100)
     """How long before its own deadline a waiting duplicate is refused, so that it learns why."""
     execution_limit: timedelta = timedelta(minutes=10)

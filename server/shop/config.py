@@ -37,7 +37,7 @@ class Config:
     """The SQLite file that holds operations and the shop's own rows."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept."""
-    lease: timedelta = timedelta(seconds=30)
+    lease: timedelta = timedelta(seconds=15)
     """How long a server may be silent before its operations are finished by another."""
     services: frozenset[str] = SERVICES
     """Which of the services are served."""

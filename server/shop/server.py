@@ -26,7 +26,7 @@ _GRACE = 10.0
 """Seconds that calls have to end at a stop. An operation that is cut off from its call then still runs to its end."""
 
 
-_RENEWAL = timedelta(seconds=10)
+_RENEWAL = timedelta(seconds=5)
 _MOST_TRIES = 200
 _WATCH_KEPT = timedelta(minutes=10)
 _WATCHED = timedelta(hours=1)

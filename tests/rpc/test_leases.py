@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import closing
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency._recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.operation import AsyncOperation, current
 
@@ -31,6 +33,13 @@ class Dead(FlakyStore):
 
     def cut_off(self) -> None:
         self.down |= {"renew", "complete", "release", "hold", "get"}
+
+
+def test_a_retry_sees_the_take_over_by_default() -> None:
+    """It waits for longer than until another server has the operation, with time left for the handler (4.11)."""
+    policy = Policy()
+    seen = policy.lease + timedelta(seconds=1.5 * EVERY)
+    assert seen + timedelta(seconds=10) < policy.wait
 
 
 @pytest.mark.parametrize("kind", ["async"])

@@ -75,7 +75,7 @@ def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
     [
         ("wait", timedelta(0)),
         ("wait_margin", timedelta(0)),
-        ("renew_every", timedelta(seconds=15)),
+        ("renew_every", timedelta(seconds=7.5)),
         ("max_response_bytes", 0),
         *[(name, LONGEST) for name in ("ttl", "lease", "wait", "wait_margin", "execution_limit", "retry_delay")],
         ("recover", False),
@@ -182,7 +182,7 @@ def test_the_defaults_are_the_designs() -> None:
     policy = Policy()
     assert policy.effects is Effects.OPAQUE
     assert (policy.ttl, policy.execution_limit) == (timedelta(hours=24), timedelta(minutes=10))
-    assert (policy.lease, policy.renew_every) == (timedelta(seconds=30), timedelta(seconds=10))
+    assert (policy.lease, policy.renew_every) == (timedelta(seconds=15), timedelta(seconds=5))
     assert (policy.wait, policy.wait_margin) == (timedelta(seconds=30), timedelta(milliseconds=100))
     assert (policy.max_response_bytes, policy.max_trailer_bytes) == (4 << 20, 6 << 10)
     assert (policy.required, policy.unprotected, policy.headers) == (False, False, ("idempotency-key",))
