@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency._aio_run import AioRun, run_until_left
 from grpc_idempotency._drive import drive_async
 from grpc_idempotency._effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
 from grpc_idempotency._flight import STOPPING, FlightBase
@@ -36,8 +36,14 @@ class Flight(FlightBase):
         self._waiters: set[asyncio.Future[None]] = set()
         self._limit: asyncio.TimerHandle
         self._overran = False
-        self._task = flights.spawn(self._fly())
-        run.torn_down = flights.is_torn_down
+        self.over = False
+        """Whether nothing of it runs any more."""
+        self._work: Coroutine[Any, Any, None] | None = None
+        """Its way, where tasks may be cancelled on it that it does not end with."""
+        self._left = False
+        """Whether no task is on its way, but only a thread."""
+        run.orphaned = self._stop_renewing
+        self._task = flights.spawn(self._fly() if run.cancellable else self._fly_on(), self._land_at_last)
 
     # For those who follow
 
@@ -55,7 +61,7 @@ class Flight(FlightBase):
             return Landed(self._landing.result() if ended else None, begun)
         finally:
             self.followers -= 1
-            if not self.followers and not self._landing.done():
+            if not self.followers and not self.over:
                 self._flights.detached.add(self)
 
     async def _landed(self, until: float | None) -> Landing | None:
@@ -88,6 +94,38 @@ class Flight(FlightBase):
             self._stop_renewing()
             self._land(landing)
 
+    async def _fly_on(self, *, again: bool = False) -> None:
+        """The same, where the handler has a thread. A task that is cancelled ends, also while the thread runs.
+
+        The operation goes on in another task when the thread has ended. Until then the lease is kept, and where the
+        loop has ended meanwhile, the record is left as that of a dead server.
+        """
+        self._left = False
+        if self._work is None:
+            self._work = self._fly()
+        if await run_until_left(self._work, self._waits_for_thread, again=again):
+            return
+        self._left = True
+        assert self.run.in_thread is not None
+        self.run.in_thread.add_done_callback(self._go_on)
+        if self._flights.torn_down:
+            self.give_up()
+
+    def _waits_for_thread(self) -> bool:
+        return self.run.in_thread is not None and not self.run.in_thread.done()
+
+    def _go_on(self, _ended: object) -> None:
+        if self._left and self._task.done():
+            self._task = self._flights.spawn(self._fly_on(again=True), self._land_at_last)
+
+    def _land_at_last(self) -> None:
+        """Its task has ended, which may have been cancelled before its first step."""
+        if not self._left:
+            if not self.over:
+                self._land(shut_down())
+        elif not self._waits_for_thread() and not self._flights.torn_down:
+            self._go_on(None)
+
     async def _operate(self) -> Landing:
         if not self.run.cancellable:
             # Before the claim: what can't begin must not be claimed.
@@ -110,8 +148,9 @@ class Flight(FlightBase):
         self._cut()
         return super().perform(effect)
 
-    def _land(self, landing: Landing) -> None:
+    def _land(self, landing: Landing, *, over: bool = True) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
+        self.over = self.over or over
         self._flights.forget(self)
         if not self._landing.done():
             self._landing.set_result(landing)
@@ -155,7 +194,7 @@ class Flight(FlightBase):
         try:
             return await self.run.to_end(operation)
         except asyncio.CancelledError:
-            if self._flights.torn_down or self.run.given_up:
+            if self._flights.torn_down:
                 raise
             return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
@@ -176,21 +215,17 @@ class Flight(FlightBase):
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
-        self._flights.spawn(self._land_early())
+        self._flights.spawn(self._land_early(), self.give_up)
 
     async def _land_early(self) -> None:
-        landing = shut_down()
         if self._claim is not None:
             plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-            landing = await drive_async(plan, self.perform, self._cut)
-        self._land(landing)
-        self.run.given_up = True
-        if self.run.cancelled:
-            self._task.cancel()
+            self._land(await drive_async(plan, self.perform, self._cut), over=False)
 
     def give_up(self) -> None:
-        """Answers those who wait, for a flight that does not let itself be ended; its record is left as it is."""
-        self._land(shut_down())
+        """Answers those who wait still, for a flight that does not let itself be ended; its record is left as it is."""
+        if not self._landing.done():
+            self._land(shut_down(), over=False)
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:
@@ -215,13 +250,18 @@ class Flights:
         self.torn_down = False
         """Whether what still runs is being cancelled, and its records left alone."""
         self.detached: set[Flight] = set()
-        """The flights that no call follows any more."""
+        """The flights that run and that no call follows any more."""
+        self._overdue: set[Flight] = set()
+        """The flights that have landed, and whose handlers run all the same."""
+        self._quiet: asyncio.Future[None] | None = None
+        """Done when nothing runs any more, while that is waited for."""
         self._max_detached = max_detached
         self._workers = Workers()
         self._closed = False
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Callable[[], None] | None] = {}
+        """The tasks that run, and what is called when they have ended."""
 
     def board(self, call: Call, new_run: Callable[[], AioRun]) -> Boarded | None:
         """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
@@ -235,10 +275,6 @@ class Flights:
             return None
         flight = self._flights[call.name] = Flight(self, call, new_run())
         return Boarded(call.fingerprint, True, flight)
-
-    def is_torn_down(self) -> bool:
-        """Whether what still runs is being cancelled."""
-        return self.torn_down
 
     def worker(self) -> Worker | None:
         """A thread for a ``def`` handler, if one can be had."""
@@ -257,10 +293,20 @@ class Flights:
         return name in self._flights
 
     def forget(self, flight: Flight) -> None:
-        """The flight is over: the next call of its name founds another."""
-        self.detached.discard(flight)
+        """The flight has landed: the next call of its name founds another."""
         if self._flights.get(flight.call.name) is flight:
             del self._flights[flight.call.name]
+        if flight.over:
+            self.detached.discard(flight)
+            self._overdue.discard(flight)
+            if self._quiet is not None and not self._runs() and not self._quiet.done():
+                self._quiet.set_result(None)
+        else:
+            self._overdue.add(flight)
+
+    def _runs(self) -> int:
+        """How many operations run here."""
+        return len(self._flights) + len(self._overdue)
 
     async def watch(self, name: bytes, fence: bytes, until: float) -> bool:
         """Waits until the run in another process is over; ``False`` when the time was."""
@@ -288,31 +334,37 @@ class Flights:
             case _:
                 raise AssertionError(f"no lookout performs {effect!r}")
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Runs something in a task of its own, which is kept from being collected and waited for at the end."""
+    def spawn(self, work: Coroutine[Any, Any, None], then: Callable[[], None] | None = None) -> "asyncio.Task[None]":
+        """Runs something in a task of its own, which is kept from being collected and waited for at the end.
+
+        ``then`` is called when the task has ended, also where that was cancelled before its first step.
+        """
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = then
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
+        then = self._tasks.pop(task)
+        if then is not None:
+            then()
         if not task.cancelled() and task.exception() is not None:
             logger.error("a background task of the interceptor failed", exc_info=task.exception())
 
     async def close(self, limit: float) -> int:
-        """Takes on no further flight, lets those under way land within ``limit`` seconds, and cancels what is left.
+        """Takes on no further flight, lets those under way end within ``limit`` seconds, and cancels what is left.
 
         Answers how many operations could not be brought to their end.
         """
         self._closed = True
-        if self._flights:
-            logger.info("waiting for %d operations to end, at most %.0f s", len(self._flights), limit)
-        deadline = time.monotonic() + limit
-        while self._flights and (left := deadline - time.monotonic()) > 0:
-            await asyncio.wait(self._tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        unfinished = len(self._flights)
-        self.torn_down = True
+        try:
+            if self._runs():
+                logger.info("waiting for %d operations to end, at most %.0f s", self._runs(), limit)
+                self._quiet = asyncio.get_running_loop().create_future()
+                await asyncio.wait((self._quiet,), timeout=limit)
+        finally:
+            self.torn_down = True  # also where this is cancelled: the loop is about to end
+        unfinished = self._runs()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -4,7 +4,8 @@ import asyncio
 import concurrent.futures
 import contextvars
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,10 @@ class AioRun(Run):
         """Whether it can be stopped: a ``def`` handler can't."""
         self.worker: Worker | None = None
         """The thread for a ``def`` handler, until it has begun."""
-        self.given_up = False
-        """Whether nobody waits for its end any more."""
-        self.cancelled = False
-        """Whether a cancellation was put off."""
-        self.torn_down: Callable[[], bool] = lambda: False
-        """Whether what still runs is left as it is."""
+        self.in_thread: asyncio.Future[tuple[Any, BaseException | None]] | None = None
+        """What its thread has to say at its end; ``None`` while nothing runs there."""
+        self.orphaned: Callable[[], object] = lambda: None
+        """Called in the thread, at its end, where the loop was closed before."""
         super().__init__(target, self._context(target, snapshot))
         self.moved: asyncio.Future[None] | None = None
         """Done when the tape has got a message, or room for one."""
@@ -75,6 +74,8 @@ class AioRun(Run):
         except asyncio.CancelledError:
             raise
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            if self.in_thread is not None:
+                raise  # it is not the handler's: the loop is gone, and nobody goes on with this
             await _rest(operation)
             return self.raised(operation, exc)
         await _rest(operation)
@@ -97,13 +98,13 @@ class AioRun(Run):
     async def on_thread(self, call: Callable[[], Any]) -> Any:
         """Runs something in this run's thread, and waits for its end: a thread can't be stopped.
 
-        So a cancellation of the task is put off, and nothing is taken for ended that still runs. It goes through only
-        where nobody asks for the end any more, since the operation was given up or the server is torn down.
+        So a cancellation does not end it, and nothing is taken for ended that still runs. Whoever runs this may leave
+        it for later when it is cancelled: see :func:`run_until_left`.
         """
         worker, self.worker = self.worker, None
         assert worker is not None
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        self.in_thread = ended = loop.create_future()
 
         def job() -> None:
             outcome: tuple[Any, BaseException | None]
@@ -111,17 +112,16 @@ class AioRun(Run):
                 outcome = call(), None
             except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
                 outcome = None, exc
-            with suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            try:
                 loop.call_soon_threadsafe(ended.set_result, outcome)
+            except RuntimeError:  # the loop is closed, and nobody waits any more
+                self.orphaned()
 
         worker.run(partial(contextvars.copy_context().run, job))
         while not ended.done():
-            try:
+            with suppress(asyncio.CancelledError):
                 await asyncio.wait((ended,))
-            except asyncio.CancelledError:
-                self.cancelled = True
-                if self.given_up or self.torn_down():
-                    raise
+        self.in_thread = None
         reply, error = ended.result()
         if error is not None:
             raise error
@@ -201,6 +201,34 @@ class AioRun(Run):
         if held_up and not self.tape.full:
             self._stir()
         return message
+
+
+@types.coroutine
+def run_until_left(
+    work: Coroutine[Any, Any, object], may_leave: Callable[[], bool], *, again: bool
+) -> Generator[Any, Any, bool]:
+    """Runs ``work`` in this task to its end, or until the task is cancelled where ``work`` may be left as it is.
+
+    Args:
+        work: What is to be run. It may be gone on with in another task.
+        may_leave: Whether it waits for something that it looks for again after a cancellation.
+        again: Whether it was left before.
+
+    Returns:
+        Whether it has come to its end.
+    """
+    step: Callable[[], Any] = partial(work.throw, asyncio.CancelledError()) if again else partial(work.send, None)
+    while True:
+        try:
+            wish = step()
+        except StopIteration:
+            return True
+        try:
+            step = partial(work.send, (yield wish))
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and may_leave():
+                return False
+            step = partial(work.throw, exc)
 
 
 async def _rest(operation: OperationBase | None, *, stop: bool = False) -> None:

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, SQLiteStore, State, aio
+from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency.records import Claim
 
 from .handlers import Gate, full
@@ -79,9 +80,9 @@ async def test_a_threads_operation_is_not_released(serve: Servers, effects: Effe
     service = await serve({"Do": handler}, policy=Policy(effects=effects))
     first = service.start("Do", key=key)
     await handler.began.wait()
-    for _ in range(3):
-        cancel_all()
-        await asyncio.sleep(0)
+    cancel_all()
+    await asyncio.sleep(0)
+    assert not tasks_of_the_library()  # nothing that a loop would wait for at its end
     assert (await service.the_record()).state is State.RUNNING
     second = service.start("Do", key=key)
     handler.go.open()
@@ -129,6 +130,87 @@ async def test_past_its_limit_it_keeps_its_operation_as_long_as_it_runs(serve: S
     await until(completed)
     assert (await service.call("Do", key=key)).text == "run 1"
     assert (handler.runs, handler.most_inside) == (1, 1)
+
+
+@THREAD
+async def test_past_its_limit_a_thread_keeps_its_lease_without_its_task(serve: Servers) -> None:
+    """Whoever cancels its task, nothing runs beside a thread, and what it answers in the end counts (4.1, 4.9)."""
+    handler, key = Counting(), new_key()
+    policy = Policy(
+        effects=Effects.REPEATABLE,
+        execution_limit=ms(50),
+        lease=ms(300),
+        renew_every=ms(100),
+        wait=ms(900),
+        wait_margin=ms(0),
+    )
+    service = await serve({"Do": handler}, policy=policy)
+    assert (await service.call("Do", key=key)).status is grpc.StatusCode.UNAVAILABLE
+    cancel_all()
+    refused(await service.call("Do", key=key), "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
+    handler.go.open()
+
+    async def completed() -> bool:
+        return [one.state for one in await service.records()] == [State.COMPLETED]
+
+    await until(completed)
+    assert (await service.call("Do", key=key)).text == "run 1"
+    assert (handler.runs, handler.most_inside) == (1, 1)
+
+
+async def test_a_task_that_is_cancelled_before_its_first_step(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is refused at once, and its key stays free (4.1)."""
+    handler, key = Counting(), new_key()
+    handler.go.open()
+    service = await serve({"Do": handler})
+    spawn = Flights.spawn
+
+    def spawn_and_cancel(flights: Flights, *given: Any) -> Any:
+        task = spawn(flights, *given)
+        task.cancel()
+        return task
+
+    monkeypatch.setattr(Flights, "spawn", spawn_and_cancel)
+    refused(await service.call("Do", key=key), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    monkeypatch.undo()
+    assert (await service.call("Do", key=key)).text == "run 1"
+
+
+async def test_the_answer_at_the_limit_is_cancelled_before_its_first_step(
+    serve: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who wait are answered all the same (4.4)."""
+    handler = Counting(stubborn=True)
+    service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
+    abandon = Flight._abandon
+
+    def abandon_and_cancel(flight: Flight) -> None:
+        before = asyncio.all_tasks()
+        abandon(flight)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+
+    monkeypatch.setattr(Flight, "_abandon", abandon_and_cancel)
+    refused(await service.call("Do", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    handler.go.open()
+
+
+async def test_handlers_past_their_limit_count_as_detached(serve: Servers) -> None:
+    """They take up what they take, though their calls were answered; at its end a server waits for them (4.4, 4.11)."""
+    handler = Counting(stubborn=True)
+    service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)), max_detached=1)
+    refused(await service.call("Do", key=new_key()), "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
+    refused(await service.call("Do", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    assert handler.runs == 1
+    stopping = asyncio.ensure_future(service.server.stop(0))
+    await asyncio.wait((stopping,), timeout=0.05)
+    assert not stopping.done()
+    handler.go.open()
+    await stopping
+    store = SQLiteStore(service.store._path)  # type: ignore[attr-defined]
+    (record,) = await asyncio.to_thread(store.list)
+    assert record.state is State.COMPLETED
+    await asyncio.to_thread(store.close)
 
 
 class Held(FlakyStore):
@@ -265,14 +347,15 @@ async def test_a_cancelled_wait_drains(serve: Servers) -> None:
 
 
 def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> None:
-    """``asyncio.run`` ends with a handler under way and nothing closed: a thread's operation is not released (4.1)."""
+    """``asyncio.run`` ends with a handler under way: no thread holds it up, or has its operation released (4.1, 8)."""
     path, key = tmp_path / "end.db", new_key()
-    began, go, runs = threading.Event(), threading.Event(), []
+    began, go, ended, runs = threading.Event(), threading.Event(), threading.Event(), []
 
     def on_thread(_request: bytes, _context: Any) -> bytes:
         runs.append(1)
         began.set()
         assert go.wait(20)
+        ended.set()
         return b"done"
 
     async def in_loop(_request: bytes, _context: Any) -> bytes:
@@ -284,7 +367,7 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
     port: list[int] = []
 
     async def serve_and_forget() -> None:
-        policy = Policy(effects=Effects.REPEATABLE)
+        policy = Policy(effects=Effects.REPEATABLE, lease=ms(300), renew_every=ms(100))
         server = grpc.aio.server(interceptors=[aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=policy)])
         handler: Any = grpc.unary_unary_rpc_method_handler(on_thread if kind == "thread" else in_loop)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.rpc.Service", {"Do": handler}),))
@@ -301,14 +384,18 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
         call = method.future(b"", metadata=(("idempotency-key", key),), timeout=20)
         assert began.wait(20)
         store = SQLiteStore(path)
-        if kind == "thread":
-            # The loop is ending, and waits for what it can't stop.
-            assert [one.state for one in store.list()] == [State.RUNNING]
-            go.set()
         serving.join(20)
         assert not serving.is_alive()
         call.cancel()
         states = [one.state for one in store.list()]
-        assert states == ([State.COMPLETED] if kind == "thread" else [])
+        assert states == ([State.RUNNING] if kind == "thread" else [])
+        if kind == "thread":
+            # Its lease is renewed until the thread ends; then it runs out.
+            time.sleep(0.5)
+            assert not store.list()[0].lapsed
+            go.set()
+            while not store.list()[0].lapsed:
+                time.sleep(0.01)
+            assert ended.is_set()
         store.close()
     assert len(runs) == 1
