@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; 0 when it is done, 1 when it could not be, 2 when it is none."""
     given = _parser().parse_args(arguments)
     try:
-        with open_store(given.store, table_prefix=given.table_prefix) as store:
+        with open_store(given.store, table_prefix=given.table_prefix, read_only=given.run is not _resolve) as store:
             given.run(store, given)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough

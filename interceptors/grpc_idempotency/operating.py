@@ -11,14 +11,14 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from grpc_idempotency import _checks
 from grpc_idempotency._tape import frame, is_framed
 from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
 from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store
-from grpc_idempotency.stores.sqlite import SQLiteStore
+from grpc_idempotency.stores.sqlite import SQLiteStore, open_read_only
 
 TTL = timedelta(hours=24)
 """How long what an operator says of an operation is kept, if nothing else is said."""
@@ -31,14 +31,23 @@ _WHOLE_NAME = 32
 
 
 @contextmanager
-def open_store(url: str, *, table_prefix: str = "grpc_idempotency_") -> Iterator[Store]:
+def open_store(url: str, *, table_prefix: str = "grpc_idempotency_", read_only: bool = False) -> Iterator[Store]:
     """The store at ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, open until the end of the block.
 
-    It has to be there: neither a file nor tables are made. Raises :class:`~grpc_idempotency.errors.PolicyError` for
-    what is no store's URL, and :class:`~grpc_idempotency.errors.StoreUnavailable`.
+    It has to be there: neither a file nor tables are made.
+
+    Args:
+        url: Where the store is.
+        table_prefix: What the names of its tables begin with.
+        read_only: Whether operations are only looked at. Then nothing at all is changed or made, not even a file beside
+            the store's.
+
+    Raises:
+        PolicyError: It is no store's URL.
+        StoreUnavailable: The store is not there, or can't be opened.
     """
     path = _sqlite_path(url)
-    store = SQLiteStore(path, table_prefix=table_prefix)
+    store = SQLiteStore(path, table_prefix=table_prefix, read_only=read_only)
     _check_there(path, table_prefix)
     try:
         store.open()
@@ -138,10 +147,8 @@ def _sqlite_path(url: str) -> Path:
 
 def _check_there(path: Path, table_prefix: str) -> None:
     """Looks without a trace: opening a store makes what is not there."""
-    if not path.is_file():
-        raise StoreUnusable(f"{path}: there is no such file")
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as db:
+        with closing(open_read_only(str(path.resolve()))) as db:
             sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
             found = db.execute(sql, (f"{table_prefix}operations",)).fetchone()
     except sqlite3.Error as exc:

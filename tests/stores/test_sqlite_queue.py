@@ -167,7 +167,9 @@ class World:
         monkeypatch.setattr(writer_module, "Queue", SteppedQueue)
         monkeypatch.setattr(writer_module, "_LINGER_EACH", 0.0)
         self.connection = Connection()
-        self.writer = Writer("/nowhere", Settings(synchronous="FULL", patience=0.0, foreign_keys=False))
+        self.writer = Writer(
+            "/nowhere", Settings(synchronous="FULL", patience=0.0, foreign_keys=False, read_only=False)
+        )
         writer: Any = self.writer
         writer._run = self._run
         self._opened = opened[0]

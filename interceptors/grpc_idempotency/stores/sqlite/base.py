@@ -9,14 +9,22 @@ from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 from grpc_idempotency import _checks
-from grpc_idempotency.errors import PolicyError, TransactionMisuse
+from grpc_idempotency.errors import PolicyError, StoreUnusable, TransactionMisuse
 from grpc_idempotency.operation import OperationBase, behind, current, lend
 from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import nesting, registry, rows
 from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
 from grpc_idempotency.stores.sqlite.connection import Settings
-from grpc_idempotency.stores.sqlite.requests import ListRequest, Request, SweepRequest, TransactionRequest
+from grpc_idempotency.stores.sqlite.requests import (
+    GetRequest,
+    ListRequest,
+    PendingRequest,
+    Request,
+    StepsRequest,
+    SweepRequest,
+    TransactionRequest,
+)
 from grpc_idempotency.stores.sqlite.sql import Sql
 from grpc_idempotency.stores.sqlite.tables import Tables
 from grpc_idempotency.stores.sqlite.writer import Writer
@@ -43,6 +51,8 @@ class SQLiteBase:
         busy_timeout: how long to wait for another process that holds the file's lock, or for a transaction's function
             that does not end, before :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
+        read_only: only ``get``, ``list``, ``steps`` and ``pending`` are answered, and nothing is made or changed, not
+            even a file beside the store's. For tools that look.
         foreign_keys: whether SQLite enforces the foreign keys of your own tables. A violation fails its own transaction
             alone; a deferred one shows at the commit, which several transactions may share.
     """
@@ -55,6 +65,7 @@ class SQLiteBase:
         busy_timeout: timedelta = _BUSY_TIMEOUT,
         synchronous: Literal["NORMAL", "FULL", "EXTRA"] = "FULL",
         foreign_keys: bool = False,
+        read_only: bool = False,
         _clock: RawClock | None = None,
     ) -> None:
         given = os.fspath(path)
@@ -72,6 +83,7 @@ class SQLiteBase:
             synchronous=synchronous,
             foreign_keys=_checks.flag("foreign_keys", foreign_keys),
             patience=busy_timeout.total_seconds(),
+            read_only=_checks.flag("read_only", read_only),
         )
         self._clock = _clock or MachineClock()
         self._lock = threading.Lock()
@@ -86,6 +98,14 @@ class SQLiteBase:
         return self._path, self._sql.prefix
 
     # -- within
+
+    def _tables_of(self, writer: Writer) -> Tables:
+        return writer.tables(self._sql, self._clock, read_only=self._settings.read_only)
+
+    def _check_reads(self, request: Request[Any]) -> None:
+        """Refuses what a store that is only for reading does not do."""
+        if not isinstance(request, GetRequest | ListRequest | StepsRequest | PendingRequest):
+            raise StoreUnusable(f"{self._path} is opened read-only here: nothing can be written")
 
     def _listing(
         self, state: State | None, method: str | None, after: Record | None, limit: int
@@ -160,7 +180,9 @@ class SQLiteBase:
         with self._lock:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
                 writer = registry.acquire(self._path, self._settings)
-                self._writer, self._tables = writer, writer.tables(self._sql, self._clock)
+                if self._finalizer is not None:
+                    self._finalizer()  # lets go of the writer that has failed
+                self._writer, self._tables = writer, self._tables_of(writer)
                 self._finalizer = weakref.finalize(self, registry.release, writer)
                 self._finalizer.atexit = False  # at exit the registry closes all writers, and waits for them
             return self._writer, self._tables

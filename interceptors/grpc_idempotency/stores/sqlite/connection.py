@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import aiosqlite
 
@@ -14,6 +15,8 @@ from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.stores.sqlite.guard import Guard, GuardedConnection
 
 _STATEMENTS_KEPT = 512
+_WAL_KEPT = 4 << 20
+"""The size in bytes that the -wal file is cut to when it is begun anew after a checkpoint."""
 _PREDECESSOR = 10.0
 """Seconds for the writer before this one to close the file: a process never has two connections to it."""
 Job = Callable[[GuardedConnection], object]
@@ -25,6 +28,7 @@ class Settings:
 
     synchronous: str
     foreign_keys: bool
+    read_only: bool
     patience: float
     """How long to wait for a lock, in seconds."""
 
@@ -120,6 +124,8 @@ def _connect(path: str, settings: Settings, then: Connected, after: threading.Ev
 def _open(path: str, settings: Settings) -> GuardedConnection:
     """A connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
     _check(path)
+    if settings.read_only:
+        return open_read_only(path)
     db = sqlite3.connect(
         path,
         timeout=settings.patience,
@@ -136,6 +142,7 @@ def _open(path: str, settings: Settings) -> GuardedConnection:
         db.execute(f"PRAGMA synchronous = {settings.synchronous}")
         db.execute(f"PRAGMA foreign_keys = {settings.foreign_keys:d}")
         db.execute("PRAGMA busy_timeout = 0")
+        db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
         # A request that was stored for recovery must not stay readable in the file when it has been deleted.
         db.execute("PRAGMA secure_delete = ON")
     except BaseException:
@@ -144,8 +151,45 @@ def _open(path: str, settings: Settings) -> GuardedConnection:
     return db
 
 
+def open_read_only(path: str) -> GuardedConnection:
+    """Opens a file that is there without making or changing anything, files beside it included.
+
+    SQLite would make a -wal and a -shm file where there are none, and those of another user would keep a server from
+    starting. Where nobody has the file open it is read alone, as it is.
+
+    Raises:
+        StoreUnusable: It can't be read without making files.
+    """
+    wal = Path(f"{path}-wal")
+    mode = "mode=ro"
+    try:
+        if not Path(path).is_file():
+            raise StoreUnusable(f"{path}: there is no such file")
+        if not Path(f"{path}-shm").is_file():
+            if wal.is_file() and wal.stat().st_size:
+                raise StoreUnusable(f"{path} has a -wal and no -shm file, so that it can't be read without making one")
+            mode += "&immutable=1"
+    except OSError as exc:
+        raise StoreUnusable(f"{path} can't be read: {exc.strerror}") from exc
+    uri = f"file:{quote(path)}?{mode}"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, factory=GuardedConnection)
+    db.execute("PRAGMA busy_timeout = 0")
+    return db
+
+
+gone: set[str] = set()
+"""The paths of files that were removed or moved while this process had them open."""
+
+
 def _check(path: str) -> None:
     """What SQLite would only call "unable to open database file"."""
+    if path in gone:
+        if not Path(path).exists():
+            raise StoreUnusable(
+                f"{path} was removed or moved while this process used it, and with it every operation: put it back, or "
+                "restart the process to begin with a new file"
+            )
+        gone.discard(path)
     if sqlite3.sqlite_version_info < (3, 33):
         raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
     file = Path(path)

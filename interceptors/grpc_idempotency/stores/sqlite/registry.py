@@ -22,12 +22,13 @@ _leaving: list[Writer] = []
 def acquire(path: str, settings: Settings) -> Writer:
     """The writer of the file, for one more user."""
     with _lock:
-        writer = next((writer for writer in _users if _owns(writer, path)), None)
+        owners = [one for one in _users if _owns(one, path) and (settings.read_only or not one.settings.read_only)]
+        writer = min(owners, key=lambda one: one.settings.read_only, default=None)
         if writer is None:
             before = [one for one in _leaving if one.path == path and not one.closed.is_set()]
             _leaving[:] = [one for one in _leaving if not one.closed.is_set()]
             writer = Writer(path, settings, before[-1].closed if before else None)
-        elif writer.settings != settings:
+        elif writer.settings != settings and not settings.read_only:
             raise PolicyError(f"{path} is open in this process already, with other settings: {writer.settings}")
         _users[writer] = _users.get(writer, 0) + 1
         return writer

@@ -138,6 +138,8 @@ class AsyncSQLiteStore(SQLiteBase):
             raise
 
     async def _call(self, request: Request[T]) -> T:
+        if self._settings.read_only:
+            self._check_reads(request)
         usable = self._usable()
         if usable is None:
             await self.open()

@@ -17,13 +17,14 @@ _INCREMENTAL = 2
 class Tables:
     """What the writer knows of the tables of one prefix. Used on the connection's thread alone."""
 
-    def __init__(self, path: str, sql: Sql, raw_clock: RawClock, patience: float) -> None:
+    def __init__(self, path: str, sql: Sql, raw_clock: RawClock, patience: float, *, read_only: bool) -> None:
         self.path = path
         self.sql = sql
         self.clock = StoreClock(raw_clock)
         self.turns = Turns(sql)
         self.patience = patience
         """How long to wait for the write lock, in seconds."""
+        self._read_only = read_only
         self.ready = False
         self.vacuums = False
         """Whether the file gives space back."""
@@ -34,6 +35,9 @@ class Tables:
     def prepare(self, db: GuardedConnection) -> None:
         """Creates the tables or migrates them, starts the clock, tells the others and looks for them."""
         if self.ready:
+            return
+        if self._read_only:
+            self._look(db)
             return
         begin(db, self.patience, self.path)
         try:
@@ -56,26 +60,38 @@ class Tables:
                 sqlite3.sqlite_version,
             )
 
-    def _migrate(self, db: sqlite3.Connection) -> None:
-        db.execute(self.sql["create_meta"])
-        meta = self._meta(db)
+    def _look(self, db: sqlite3.Connection) -> None:
+        """Checks that the tables are there, and starts the clock; changes nothing."""
+        try:
+            meta = self._meta(db)
+        except sqlite3.OperationalError as exc:
+            raise StoreUnusable(f"{self.path} holds no operations whose tables begin with {self.sql.prefix}") from exc
+        if self._version(meta) < self.sql.version:
+            raise StoreUnusable(
+                f"{self.path} has tables of an older version: start a server of this grpc-idempotency on it first"
+            )
+        self.clock.start(*_anchored(meta))
+        self.ready = True
+
+    def _version(self, meta: dict[str, Any]) -> int:
         version = int(meta.get("version", 0))
         if version > self.sql.version:
             raise StoreUnusable(
                 f"{self.path} has tables of version {version}, and this grpc-idempotency knows them up to version "
                 f"{self.sql.version}: upgrade grpc-idempotency"
             )
+        return version
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        db.execute(self.sql["create_meta"])
+        version = self._version(self._meta(db))
         for reached, statements in self.sql.migrations(version):
             for statement in statements:
                 db.execute(statement)
             self.write_meta(db, {"version": reached})
 
     def _start(self, db: sqlite3.Connection) -> None:
-        meta = self._meta(db)
-        anchor = None
-        if "store_ms" in meta:
-            anchor = Anchor(boot_id=meta["boot_id"], uptime_ns=meta["uptime_ns"], store_ms=meta["store_ms"])
-        anew = self.clock.start(anchor, int(meta.get("last_ms", 0)))
+        anew = self.clock.start(*_anchored(self._meta(db)))
         now = self.clock.now()
         if anew is not None:
             self.write_meta(
@@ -91,7 +107,7 @@ class Tables:
 
     def leave(self, db: sqlite3.Connection) -> None:
         """The last words of this process."""
-        if self.ready:
+        if self.ready and not self._read_only:
             begin(db, self.patience, self.path)
             self.turns.leave(db)
             self.write_meta(db, {"last_ms": self.clock.now()})
@@ -104,6 +120,14 @@ class Tables:
         """Sets values in the meta table, within a transaction."""
         parameters = [part for item in values.items() for part in item]
         db.execute(self.sql.sized("write_meta", 2, len(values)), parameters)
+
+
+def _anchored(meta: dict[str, Any]) -> tuple[Anchor | None, int]:
+    """What the clock starts from: the anchor, and the last time that the store is known to have seen."""
+    anchor = None
+    if "store_ms" in meta:
+        anchor = Anchor(boot_id=meta["boot_id"], uptime_ns=meta["uptime_ns"], store_ms=meta["store_ms"])
+    return anchor, int(meta.get("last_ms", 0))
 
 
 def _corrupts(version: tuple[int, ...]) -> bool:

@@ -132,6 +132,8 @@ class SQLiteStore(SQLiteBase):
     # -- within
 
     def _call(self, request: Request[T]) -> T:
+        if self._settings.read_only:
+            self._check_reads(request)
         usable = self._usable()
         if usable is None:
             self.open()

@@ -17,7 +17,7 @@ from typing import Any
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores.sqlite import reads
 from grpc_idempotency.stores.sqlite.clock import RawClock
-from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
+from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect, gone
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
 from grpc_idempotency.stores.sqlite.guard import GuardedConnection
@@ -55,7 +55,7 @@ class Writer:
         self.failure: StoreError | None = None
         """Why nothing can be submitted: it could not be opened, or is closed."""
         self.closed = threading.Event()
-        self._tables: dict[str, Tables] = {}
+        self._tables: dict[tuple[str, bool], Tables] = {}
         self._queue = Queue(scheduled=True)
         self._connection: Connection | None = None
         self._watch: Watch | None = None
@@ -72,9 +72,10 @@ class Writer:
         if watch is not None and watch.guard.view is not None:
             watch.set()
 
-    def tables(self, sql: Sql, raw_clock: RawClock) -> Tables:
-        """The tables of one prefix; the same for all stores that use it."""
-        return self._tables.setdefault(sql.prefix, Tables(self.path, sql, raw_clock, self.settings.patience))
+    def tables(self, sql: Sql, raw_clock: RawClock, *, read_only: bool) -> Tables:
+        """The tables of one prefix; the same for all stores that use it, apart for those that only read."""
+        tables = Tables(self.path, sql, raw_clock, self.settings.patience, read_only=read_only)
+        return self._tables.setdefault((sql.prefix, read_only), tables)
 
     def close(self, farewell: AnyRequest | None = None) -> None:
         """Lets what is pending be done, then closes and answers ``farewell``. Nothing may be submitted after that."""
@@ -132,13 +133,40 @@ class Writer:
                     self._leave(db)
                     return
                 continue  # what there was has been withdrawn
+            if self._is_gone():
+                self._forsake(db, batch, landed=False)
+                return
             left = self._run(db, batch)
+            if self._is_gone():  # looked at again before anybody is told of a commit
+                self._forsake(db, batch, landed=None)
+                return
             queue.put_back(left)
             unanswered = set(map(id, left))
             _deliver([one for one in batch if id(one) not in unanswered] if left else batch)
             if len(batch) > 1 and not left:
                 # Callers that were answered together ask again one after another: let them share the next commit, too.
                 time.sleep(min(len(batch) * _LINGER_EACH, _LONGEST_LINGER))
+
+    def _is_gone(self) -> bool:
+        """Returns whether the file at the path is no longer the one that is open."""
+        return identity_of(self.path) != self.identity
+
+    def _forsake(self, db: GuardedConnection, batch: list[AnyRequest], *, landed: bool | None) -> None:
+        """Lets go of a file that was removed, replaced or moved: nothing is acknowledged that went into it."""
+        gone.add(self.path)
+        self.failure = StoreUnavailable(
+            f"{self.path} was removed, replaced or moved while this process used it: what was written last is not in "
+            "the file that is there now, if there is one",
+            landed=landed,
+        )
+        _log.error("%s", self.failure)
+        for request in batch:
+            request.error = self.failure
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.shut(db)
+        _deliver(batch)
+        self._refuse_all()
 
     def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
         """Answers the requests; returns those that there was no time for."""
