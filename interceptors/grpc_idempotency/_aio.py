@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from functools import partial
@@ -18,6 +19,7 @@ from grpc_idempotency._aio_flights import Flights, pause
 from grpc_idempotency._aio_plain import plain, refusing, unkeyed
 from grpc_idempotency._aio_run import AioRun
 from grpc_idempotency._drive import drive_async
+from grpc_idempotency._flight import STOPPING
 from grpc_idempotency._protocol import hold_lapsed
 from grpc_idempotency._recovery import EVERY, Recovery, holding
 from grpc_idempotency._shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
@@ -81,10 +83,13 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         self._flights = Flights(store, max_detached=_checks.number("max_detached", max_detached))
         self._plain = StandIns(plain, typed=True)
         self._keyed = StandIns(
-            lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
+            lambda target: keyed(target, self._admission, self._flights, unkeyed(target, self._flights.workers)),
+            typed=False,
         )
         self._sweeper: asyncio.Task[None] | None = None
+        self._recovery: Recovery | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._closed = False
 
     def intercept_service(
         self,
@@ -113,7 +118,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._plain.of(handler, method)
-        self._begin_sweeping()
+        self._look_after_store()
         return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.aio.Server) -> None:
@@ -136,9 +141,8 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
     async def _begin(self, served: Served) -> None:
         self._check(served)
         await self.open()
-        self._begin_sweeping()
-        recovery = Recovery(self._methods, served.names, served.handlers)
-        self._recovering = asyncio.get_running_loop().create_task(self._recover(recovery))
+        self._recovery = Recovery(self._methods, served.names, served.handlers)
+        self._look_after_store()
 
     async def _recover(self, recovery: Recovery) -> None:
         while True:
@@ -166,16 +170,30 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
     async def close(self) -> None:
         """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
 
-        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5).
+        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
+        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
         """
+        limit = self._drain_limit.total_seconds()
+        until = time.monotonic() + limit
+        self._closed = True
         await _ended(self._recovering)
-        self._log_unfinished(await self._flights.close(self._drain_limit.total_seconds()))
+        self._log_unfinished(await self._flights.close(limit))
         await _ended(self._sweeper)
-        await self._store.close()
+        closing = asyncio.ensure_future(self._store.close())
+        await asyncio.wait((closing,), timeout=max(STOPPING, until - time.monotonic()))
+        if closing.done():
+            closing.result()
+        else:
+            logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
-    def _begin_sweeping(self) -> None:
-        if self._sweeper is None and self._sweep_every is not None:
+    def _look_after_store(self) -> None:
+        """Begins to sweep and to recover, also after somebody has cancelled that."""
+        if self._closed:
+            return
+        if self._sweep_every is not None and (self._sweeper is None or self._sweeper.done()):
             self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
+        if self._recovery is not None and (self._recovering is None or self._recovering.done()):
+            self._recovering = asyncio.get_running_loop().create_task(self._recover(self._recovery))
 
     async def _sweep(self, every: float) -> None:
         while True:

@@ -256,7 +256,8 @@ class Flights:
         self._quiet: asyncio.Future[None] | None = None
         """Done when nothing runs any more, while that is waited for."""
         self._max_detached = max_detached
-        self._workers = Workers()
+        self.workers = Workers()
+        """Threads for ``def`` handlers."""
         self._closed = False
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
@@ -279,14 +280,14 @@ class Flights:
     def worker(self) -> Worker | None:
         """A thread for a ``def`` handler, if one can be had."""
         try:
-            return self._workers.take()
+            return self.workers.take()
         except RuntimeError as exc:
             logger.error("an operation was refused, since no thread could be started for it: %s", exc)
             return None
 
     def give_back(self, worker: Worker) -> None:
         """The thread was not needed."""
-        self._workers.give_back(worker)
+        self.workers.give_back(worker)
 
     def has(self, name: bytes) -> bool:
         """Whether an operation is on its way here."""
@@ -371,7 +372,7 @@ class Flights:
             await asyncio.wait(self._tasks, timeout=STOPPING)
         for flight in [*self._flights.values()]:
             flight.give_up()
-        self._workers.close()
+        self.workers.close()
         await asyncio.wait((asyncio.wrap_future(self.leases.close()),), timeout=STOPPING)
         return unfinished
 

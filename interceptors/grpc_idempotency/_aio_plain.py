@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
@@ -16,6 +17,7 @@ from grpc_idempotency._aio_context import code_of, failure_code
 from grpc_idempotency._context import GRPC_CODES, INTERNAL_ERROR
 from grpc_idempotency._run import Target
 from grpc_idempotency._shell import unmet
+from grpc_idempotency._workers import Workers
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.records import Code
 
@@ -41,11 +43,11 @@ Unkeyed = Callable[[Any, "_Context", Write], Coroutine[Any, Any, bytes | None]]
 response message, serialized."""
 
 
-def unkeyed(target: Target) -> Unkeyed:
+def unkeyed(target: Target, workers: Workers) -> Unkeyed:
     """What answers a call that turns out to have no key once its message is read, as :func:`plain` would.
 
     It stands behind a stand-in whose messages are bytes, so that it serializes what the handler answers. Nothing is
-    buffered, and a stream ends with its call.
+    buffered, and a stream ends with its call. A ``def`` generator has one of the ``workers`` for itself.
     """
     behaviour = plain(target)
 
@@ -67,13 +69,12 @@ def unkeyed(target: Target) -> Unkeyed:
         return await _serialized(target, await _in_thread(behaviour, request, _FromThread(context)), context)
 
     async def generator_on_thread(request: Any, context: "_Context", write: Write) -> None:
-        messages = _Stepped(behaviour(request, _FromThread(context)))
+        messages = _Stepped(workers, behaviour(request, _FromThread(context)))
         try:
-            while (message := await _in_thread(messages.next)) is not messages.end:
+            while (message := await messages.next()) is not messages.end:
                 await write(await _serialized(target, message, context))
         finally:
-            # Not awaited: the call has ended, and the generator ends when its thread comes to it.
-            _in_thread(messages.close).add_done_callback(lambda closed: closed.cancelled() or closed.exception())
+            messages.close()
 
     if target.generates:
         return generator
@@ -233,23 +234,58 @@ class _Writing(_Live):
 
 
 class _Stepped:
-    """A generator that one thread after another takes a step of; it is closed when nobody is within it."""
+    """A generator that runs from its start to its end in one thread, a step whenever a message is asked for."""
 
     end = object()
 
-    def __init__(self, messages: Iterator[Any]) -> None:
+    def __init__(self, workers: Workers, messages: Iterator[Any]) -> None:
         self._messages: Any = messages
-        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._asked = threading.Semaphore(0)
+        self._closed = False
+        self._answer: asyncio.Future[Any]
+        workers.take().run(partial(contextvars.copy_context().run, self._run))
 
-    def next(self) -> Any:
+    async def next(self) -> Any:
         """The next message, or ``end``."""
-        with self._lock:
-            return next(self._messages, self.end)
+        self._answer = self._loop.create_future()
+        self._asked.release()
+        return await self._answer
 
     def close(self) -> None:
-        """Ends the generator."""
-        with self._lock:
+        """Has the thread end the generator when it comes to it."""
+        self._closed = True
+        self._asked.release()
+
+    def _run(self) -> None:
+        try:
+            while self._asked.acquire() and not self._closed:
+                message, error = self._step()
+                self._loop.call_soon_threadsafe(self._settle, message, error)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits any more
+        finally:
+            self._end()
+
+    def _step(self) -> tuple[Any, BaseException | None]:
+        try:
+            return next(self._messages, self.end), None
+        except BaseException as exc:  # whatever it is, the call must hear of it
+            return None, exc
+
+    def _end(self) -> None:
+        try:
             self._messages.close()
+        except BaseException as exc:
+            logger.error("a handler raised when its stream was ended", exc_info=exc)
+
+    def _settle(self, message: Any, error: BaseException | None) -> None:
+        if self._answer.done():  # the call has ended
+            return
+        if error is None:
+            self._answer.set_result(message)
+        else:
+            self._answer.set_exception(error)
 
 
 class _FromThread:

@@ -35,6 +35,8 @@ class AioRun(Run):
         self.orphaned: Callable[[], object] = lambda: None
         """Called in the thread, at its end, where the loop was closed before."""
         super().__init__(target, self._context(target, snapshot))
+        self._taken: concurrent.futures.Future[None] | None = None
+        """What a thread waits for until there is room for more than the message that it has emitted."""
         self.moved: asyncio.Future[None] | None = None
         """Done when the tape has got a message, or room for one."""
         if self.tape is not None:
@@ -141,8 +143,26 @@ class AioRun(Run):
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
-        self.record_all(reply, lambda message: wait_in_thread(self._emit(message), loop))
+        self.record_all(reply, partial(self._emit_in_thread, loop))
         return None
+
+    def _emit_in_thread(self, loop: asyncio.AbstractEventLoop, message: Any) -> None:
+        """The same as :meth:`_emit`, for a thread. No task waits for it in the loop, which could be cancelled there."""
+        taken: concurrent.futures.Future[None] = concurrent.futures.Future()
+        try:
+            loop.call_soon_threadsafe(self._take, message, taken)
+        except RuntimeError as exc:
+            raise StoreUnavailable(_LOOP_ENDED) from exc
+        _wait(taken, loop)
+
+    def _take(self, message: Any, taken: "concurrent.futures.Future[None]") -> None:
+        try:
+            self.record(message)
+        except BaseException as exc:
+            taken.set_exception(exc)
+            return
+        self._taken = taken
+        self._stir()
 
     async def _emit(self, message: Any) -> None:
         """Records a message of the stream; waits while those who follow are too far behind."""
@@ -156,6 +176,9 @@ class AioRun(Run):
 
     def _stir(self) -> None:
         """Wakes all who wait for the tape to move; those who wait after that wait for the next time."""
+        if self._taken is not None and self.tape is not None and not self.tape.full:
+            self._taken.set_result(None)
+            self._taken = None
         if self.moved is not None:
             self.moved.set_result(None)
             self.moved = asyncio.get_running_loop().create_future()
@@ -244,11 +267,7 @@ def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLo
     """
     try:
         answer = asyncio.run_coroutine_threadsafe(work, loop)
-        while True:
-            with suppress(concurrent.futures.TimeoutError):
-                return answer.result(None if answer.done() else _LOOK_EVERY)
-            if loop.is_closed() and not answer.done():
-                raise StoreUnavailable(_LOOP_ENDED, landed=None)
+        return _wait(answer, loop)
     except concurrent.futures.CancelledError as exc:
         raise StoreUnavailable(_LOOP_ENDED, landed=None) from exc
     except RuntimeError as exc:
@@ -256,6 +275,15 @@ def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLo
             raise
         work.close()
         raise StoreUnavailable(_LOOP_ENDED) from exc
+
+
+def _wait(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what the loop answers, as long as there is a loop."""
+    while True:
+        with suppress(concurrent.futures.TimeoutError):
+            return answer.result(None if answer.done() else _LOOK_EVERY)
+        if loop.is_closed() and not answer.done():
+            raise StoreUnavailable(_LOOP_ENDED, landed=None)
 
 
 _LOOK_EVERY = 1.0

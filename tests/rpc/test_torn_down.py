@@ -3,7 +3,10 @@
 import asyncio
 import threading
 import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,14 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, SQLiteStore, State, aio
+from grpc_idempotency import Effects, Policy, SQLiteStore, State, _aio, _aio_flights, aio
 from grpc_idempotency._aio_flights import Flight, Flights
 from grpc_idempotency.records import Claim
 
 from .handlers import Gate, full
 from .helpers import Servers, ms, new_key, outcome, refused, text, until
 from .stores import FlakyStore
+from .test_keys import PACKAGE, Request
 
 KINDS = ("async", "thread")
 THREAD = pytest.mark.parametrize("kind", ["thread"])
@@ -268,6 +272,122 @@ async def test_what_is_cancelled_in_its_completion_is_completed(
     assert (await outcome(first)).text == "run 1"
     assert (await service.call("Do", key=key)).mark == "replayed"
     assert handler.runs == 1
+
+
+@asynccontextmanager
+async def streaming(export: Any, path: Path, effects: Effects, service: str) -> AsyncIterator[Any]:
+    """A server of one stream of a ``def`` generator, and what calls it."""
+    interceptor = aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=Policy(effects=effects))
+    server = grpc.aio.server(interceptors=[interceptor])
+    interceptor.attach(server)
+    handler: Any = grpc.unary_stream_rpc_method_handler(export, Request.FromString, Request.SerializeToString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Do": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel.unary_stream(f"/{service}/Do", Request.SerializeToString, Request.FromString)
+    await server.stop(0)
+
+
+@THREAD
+@pytest.mark.parametrize("effects", [Effects.OPAQUE, Effects.REPEATABLE])
+async def test_a_stream_whose_thread_waits_for_its_readers(tmp_path: Path, kind: str, effects: Effects) -> None:
+    """Whatever is cancelled in the loop meanwhile, the stream goes on to its end and is stored (4.5, 4.8)."""
+    emitted = []
+
+    def export(_request: Any, _context: Any) -> Iterator[Any]:
+        for number in range(400):
+            emitted.append(number)
+            yield Request(body="x" * 65536)
+
+    async def held_up() -> bool:
+        before = len(emitted)
+        await asyncio.sleep(0.05)
+        return 0 < before == len(emitted)
+
+    async with streaming(export, tmp_path / "stream.db", effects, f"{PACKAGE}.Service") as stream:
+        call = stream(Request(request_id=new_key()), timeout=20)
+        messages = aiter(call)
+        await anext(messages)
+        await until(held_up)
+        assert len(emitted) < 400
+        cancel_all()
+        assert len([message async for message in messages]) == 399
+        assert await call.code() is grpc.StatusCode.OK
+
+
+@THREAD
+async def test_an_unkeyed_generator_stays_in_its_thread(tmp_path: Path, kind: str) -> None:
+    """From its start to its end, with its own context variables; it ends there with its client (2.4)."""
+    seen, ended = set(), Gate()
+    variable: ContextVar[str] = ContextVar("variable", default="lost")
+
+    def export(_request: Any, _context: Any) -> Iterator[Any]:
+        token = variable.set("kept")
+        try:
+            while True:
+                seen.add((threading.get_ident(), variable.get()))
+                yield Request(body="x")
+        finally:
+            variable.reset(token)
+            seen.add((threading.get_ident(), "kept"))
+            ended.open()
+
+    async with streaming(export, tmp_path / "stream.db", Effects.OPAQUE, f"{PACKAGE}.Service") as stream:
+        other = stream(Request(), timeout=20)
+        await other.read()
+        seen.clear()
+        other.cancel()
+        await ended.wait()
+        assert {value for _, value in seen} == {"kept"}
+        assert len(seen) == 1
+
+
+async def test_a_transaction_that_does_not_end_keeps_no_server_from_stopping(
+    serve: Servers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the store from being closed: that is waited for within the drain limit (4.4)."""
+    for module in (_aio, _aio_flights):
+        monkeypatch.setattr(module, "STOPPING", 0.05)
+    began, go = Gate(), threading.Event()
+    store = FlakyStore(serve.path)
+
+    def fn(_db: Any) -> StringValue:
+        began.open()
+        assert go.wait(60)
+        return text("done")
+
+    async def handler(_request: Any, _context: Any) -> StringValue:
+        return await store.transaction(fn)
+
+    service = await serve(
+        {"Do": handler}, store=store, drain_limit=ms(50), policy=Policy(effects=Effects.TRANSACTIONAL)
+    )
+    call = service.start("Do", key=new_key())
+    await began.wait()
+    try:
+        await service.server.stop(0)
+        assert "the store could not be closed within the drain limit" in caplog.text
+        assert await call.code() is not grpc.StatusCode.OK
+    finally:
+        go.set()
+
+
+async def test_sweeps_and_recovery_go_on(serve: Servers) -> None:
+    """Cancelled with all other tasks, they begin again with the next keyed call (5.4)."""
+    handler = Counting()
+    handler.go.open()
+    service = await serve({"Do": handler}, policy=Policy(effects=Effects.REPEATABLE))
+    before = len(tasks_of_the_library())
+    cancel_all()
+    await asyncio.sleep(0)
+    await service.call("Do", key=new_key())
+
+    async def again() -> bool:
+        return len(tasks_of_the_library()) == before
+
+    assert before == 2
+    await until(again)
 
 
 @THREAD
