@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 ROWS ?= all
 KILLS ?= 25
+CASES ?= 2000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,7 +16,7 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test test-all protos lint format bench crash compat clean
+.PHONY: help demo run test test-all protos lint format bench crash misuse compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -58,6 +59,9 @@ bench: $(VENV)/.dev ## Measure what the interceptor costs
 
 crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
 	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)
+
+misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, and check every promise
+	@$(BIN)/python -W ignore -m tests.misuse --cases $(CASES) $(ARGS)
 
 compat: $(VENV)/.dev ## Try it with grpcio 1.62 to newest, protobuf 4.25 to newest (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)

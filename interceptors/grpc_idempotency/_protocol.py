@@ -179,8 +179,8 @@ def operate(call: Call) -> Plan[Landing]:
     )
     try:
         seized = yield from _seize(claim, call.lapsed)
-    except StoreUnavailable as exc:
-        return (yield from _without_claim(call, claim, exc))
+    except StoreUnavailable:
+        return (yield from _without_claim(call))
     match seized:
         case Record():
             return Found(seized)
@@ -215,7 +215,12 @@ def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
     """
     won, over = (_Won(), None) if lapsed is None else _taking_over(lapsed)
     while True:
-        record = yield from do(TryClaim(claim, over))
+        try:
+            record = yield from do(TryClaim(claim, over))
+        except StoreUnavailable as exc:
+            if exc.landed is not False:
+                yield from _give_back(claim, None if over is None else won)
+            raise
         if record is None:
             return won
         # Another request must not run in the place of this one: it learns of its reused key instead.
@@ -227,6 +232,18 @@ def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
             return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
         else:
             won, over = _Won(), None  # its owner, or another caller, was quicker
+
+
+def _give_back(claim: Claim, won: _Won | None) -> Plan[None]:
+    """Gives back a claim that may be there, of a handler that did not run: nobody should have to wait for its lease.
+
+    One that took over an operation must not forget its finished steps with it (5.2): that is due again at once.
+    """
+    with suppress(StoreUnavailable):
+        if won is None:
+            yield from do(Release(claim.name, claim.fence))
+        else:
+            yield from do(Wait(claim.name, claim.fence, timedelta(0), won.tries))
 
 
 def _taking_over(record: Record) -> tuple[_Won, bytes]:
@@ -257,12 +274,8 @@ def fate(record: Record, policy: Policy) -> Fate:
     return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
 
 
-def _without_claim(call: Call, claim: Claim, error: StoreUnavailable) -> Plan[Landing]:
+def _without_claim(call: Call) -> Plan[Landing]:
     """The store is down before the claim (5.5): refused, or by policy let through unprotected."""
-    if error.landed is not False:
-        # The claim may be there all the same, of a handler that never ran: nobody should have to wait for its lease.
-        with suppress(StoreUnavailable):
-            yield from do(Release(claim.name, claim.fence))
     if not call.policy.unprotected:
         return Refused(_store_unavailable("The handler did not run"))
     ended = (yield from do(Execute(None))).ended

@@ -80,7 +80,7 @@ def claim(effects: Effects = Effects.OPAQUE) -> Claim:
         fence=b"mine",
         fingerprint=FINGERPRINT,
         effects=effects,
-        lease=timedelta(seconds=30),
+        lease=Policy().lease,
     )
 
 
@@ -513,6 +513,20 @@ def test_a_claim_that_may_be_there_is_given_back(fails: bool) -> None:
         hand.fail(Release, DOWN)
     else:
         hand.reply(Release, True)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.RUNNING])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_take_over_that_may_be_there_forgets_no_steps(state: State, fails: bool) -> None:
+    """It is due again at once, with the steps that the operation has finished, and is not released (5.2, 5.5)."""
+    hand = claiming(record(state, lapsed=True, effects=Effects.REPEATABLE, tries=2), effects=Effects.REPEATABLE)
+    hand.fail(TryClaim, LOST)
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(0), 2)
+    if fails:
+        hand.fail(Wait, DOWN)
+    else:
+        hand.reply(Wait, True)
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
@@ -979,7 +993,7 @@ def test_a_handler_that_can_not_be_stopped_is_not_undone_beside() -> None:
 
 def test_a_lease_is_renewed_every_so_often() -> None:
     """At once, since it begins when the first renewal is due, and then at its interval (4.9)."""
-    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
     for _ in range(3):
         assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30), 10.0)
         hand.reply(Renew, True)
@@ -989,7 +1003,7 @@ def test_a_lease_is_renewed_every_so_often() -> None:
 
 def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
     """Without a pause, and then after short ones that grow, for as long as the lease holds (4.9)."""
-    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
     pauses = []
     for _ in range(12):
         hand.fail(Renew, DOWN)
@@ -1011,7 +1025,7 @@ def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
 
 def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
     """A run whose server could not renew in time goes on trying: nobody may have been there to take over (4.9)."""
-    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
     for _ in range(2):
         hand.fail(Renew, DOWN)
         hand.reply(LeaseHolds, False)
@@ -1032,7 +1046,7 @@ def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
 )
 def test_a_lease_of_another_is_lost(now: Record | None) -> None:
     """The run is told, and its lease is renewed no more (4.2, 4.9)."""
-    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
     hand.reply(Renew, False)
     hand.reply(Get, now)
     hand.reply(LoseLease, None)
@@ -1043,7 +1057,7 @@ def test_a_lease_of_another_is_lost(now: Record | None) -> None:
 @pytest.mark.parametrize("state", [State.COMPLETED, State.WAITING])
 def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
     """A transaction that has committed the reply, say, ends the renewals of a handler that goes on (4.9, 5.1)."""
-    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
     hand.reply(Renew, False)
     hand.fail(Get, DOWN)
     hand.reply(LeaseHolds, True)
