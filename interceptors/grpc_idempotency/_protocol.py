@@ -312,7 +312,8 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
     """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
     if outcome.status is Code.OK or not steps:
         return (yield from _store(call, claim, outcome))
-    failure = replace(outcome, message=None)
+    # A later run knows of a stream's messages only that there were some, and must not replay the failure without them.
+    failure = replace(outcome, message=None, retained=outcome.retained and not outcome.message)
     marker = Step(name=FAILED, position=0, result=encode_failure(failure, tries))
     if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
         now = yield from _overtaken(call, claim)
@@ -320,7 +321,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
             return now
         # The record is still ours: the marker is there, and only the answer to that was lost.
     yield from do(Tell(Event.GIVEN_UP))
-    return (yield from _unwind(call, claim, failure, tries, tries))
+    return (yield from _unwind(call, claim, outcome, tries, tries))
 
 
 def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
@@ -328,7 +329,7 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
     if not steps:
         return (yield from _release(call, claim, outcome))
     if tries + 1 >= call.policy.max_tries:
-        return (yield from _end(call, claim, _given_up(outcome, tries + 1), steps, tries))
+        return (yield from _end(call, claim, _given_up(call, outcome, tries + 1), steps, tries))
     return (yield from _wait(call, claim, tries + 1, tries + 1))
 
 
@@ -533,7 +534,7 @@ _NOTHING_HAPPENED: Final = frozenset(
 """Statuses by which a handler asserts that nothing happened (4.6). All others are stored."""
 
 _TOO_LARGE: Final = "It succeeded, but its response was larger than may be kept"
-_MESSAGES_TOO_LARGE: Final = "It failed, and the messages that it had sent before were larger than may be kept"
+_MESSAGES_LOST: Final = "It failed, and the messages that it may have sent before are not kept"
 _NOT_GIVEN: Final = "It succeeded, but an operator resolved it without giving its response"
 _OWNER_GONE: Final = "its server stopped, or was cut off from the store, while the handler ran"
 _CUT_SHORT: Final = Outcome(
@@ -555,10 +556,11 @@ _FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
 _COME_BACK: Final = timedelta(seconds=1)
 
 
-def _given_up(outcome: Outcome, tries: int) -> Outcome:
+def _given_up(call: Call, outcome: Outcome, tries: int) -> Outcome:
     """The failure that is stored when one that might have passed did not: no longer one that says "retry"."""
     details = f"The operation failed {tries} times and was given up; the steps it had finished are undone"
-    return replace(outcome, status=Code.ABORTED, message=None, details=f"{details}: {outcome.details}")
+    retained = outcome.retained and not (call.streams and outcome.message is None)
+    return replace(outcome, status=Code.ABORTED, details=f"{details}: {outcome.details}", retained=retained)
 
 
 def _store_unavailable(effect: str) -> Refusal:
@@ -591,7 +593,7 @@ def _not_retained(outcome: Outcome | None, completed_at: datetime, resolved: boo
     """Returns the refusal that tells how the operation ended, where its answer can't be replayed."""
     status = Code.OK if outcome is None else outcome.status
     succeeded = _NOT_GIVEN if resolved else _TOO_LARGE
-    cause = succeeded if status is Code.OK else _MESSAGES_TOO_LARGE
+    cause = succeeded if status is Code.OK else _MESSAGES_LOST
     variables = {"status": status.name, "created": completed_at.isoformat(timespec="seconds"), "cause": cause}
     return Refusal(reason=Reason.RESPONSE_NOT_RETAINED, variables=variables)
 

@@ -112,7 +112,7 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
 
 def wait_for_threads(before: int) -> list[str]:
     """Returns the names of the library's threads that are left; what handlers do may take a moment to end."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 15
     while threading.active_count() > before and time.monotonic() < end:
         for thread in threading.enumerate():
             if thread.name.startswith("grpc-idempotency"):
@@ -199,7 +199,7 @@ def judge_all(
         for key, what, number in db.execute("SELECT key, what, run FROM effects"):
             rows[key][what, number] += 1
     findings = []
-    store = SQLiteStore(path)
+    store = SQLiteStore(path, read_only=True)
     try:
         for one in cases:
             record = store.get(digest_name(SHARED, one.method, one.key, None))

@@ -811,7 +811,7 @@ def test_success_after_steps_is_stored_like_any_other() -> None:
 
 def test_an_operation_that_fails_for_good_is_undone_first() -> None:
     """That it has failed is kept, then its steps are undone, and only then the failure is stored (5.2)."""
-    hand = stepping(Answered(replace(FAILURE, message=b"part of a stream")))
+    hand = stepping(Answered(FAILURE))
     marker = hand.asked(RecordStep).step
     assert (marker.name, decode_failure(marker.result)) == (FAILED, (FAILURE, 0))
     hand.reply(RecordStep, True)
@@ -820,6 +820,35 @@ def test_an_operation_that_fails_for_good_is_undone_first() -> None:
     assert hand.asked(Complete).outcome == FAILURE
     hand.reply(Complete, True)
     assert hand.result == Executed(FAILURE)
+
+
+def test_a_stream_that_fails_after_steps_keeps_its_messages() -> None:
+    """They are stored with its failure; a later run, which has none, must not replay it without them (4.7, 5.2)."""
+    failed = replace(FAILURE, message=b"part of a stream")
+    hand = stepping(Answered(failed))
+    marker = hand.asked(RecordStep).step
+    assert decode_failure(marker.result) == (replace(FAILURE, retained=False), 0)
+    hand.reply(RecordStep, True)
+    hand.reply(Unwind, None)
+    assert hand.asked(Complete).outcome == failed
+    hand.reply(Complete, True)
+    assert hand.result == Executed(failed)
+
+
+@pytest.mark.parametrize("message", [None, b"", b"part of a stream"])
+def test_a_stream_that_is_given_up_keeps_its_messages(message: bytes | None) -> None:
+    """Where they are not known, it is not replayed as if there had been none (4.7, 5.2)."""
+    plan = protocol.settle(
+        replace(call(effects=Effects.REPEATABLE, max_tries=1), streams=True),
+        claim(Effects.REPEATABLE),
+        Ran(Raised(replace(PASSING, message=message)), steps=True),
+        0,
+    )
+    hand = Hand(plan)
+    hand.reply(RecordStep, True)
+    hand.reply(Unwind, None)
+    outcome = hand.asked(Complete).outcome
+    assert (outcome.status, outcome.message, outcome.retained) == (Code.ABORTED, message, message is not None)
 
 
 @pytest.mark.parametrize("kept", [False, None])
