@@ -1022,17 +1022,17 @@ def test_a_handler_that_can_not_be_stopped_is_not_undone_beside() -> None:
 
 def test_a_lease_is_renewed_every_so_often() -> None:
     """At once, since it begins when the first renewal is due, and then at its interval (4.9)."""
-    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     for _ in range(3):
-        assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=30), 10.0)
+        assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=15), 5.0)
         hand.reply(Renew, True)
-        assert hand.asked(Pause).seconds == 10.0
+        assert hand.asked(Pause).seconds == 5.0
         hand.reply(Pause, None)
 
 
 def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
     """Without a pause, and then after short ones that grow, for as long as the lease holds (4.9)."""
-    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     pauses = []
     for _ in range(12):
         hand.fail(Renew, DOWN)
@@ -1041,10 +1041,10 @@ def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
         hand.reply(Pause, None)
     assert pauses[:3] == [0.0, 0.05, 0.1]
     assert pauses == sorted(pauses)
-    assert pauses[-1] == 2.5
-    assert sum(pauses) < 20  # so that it is tried until the lease's end
+    assert pauses[-1] == 1.25
+    assert sum(pauses) < 10  # so that it is tried until the lease's end
     hand.reply(Renew, True)
-    assert hand.asked(Pause).seconds == 10.0
+    assert hand.asked(Pause).seconds == 5.0
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
     hand.reply(LeaseHolds, True)
@@ -1054,11 +1054,11 @@ def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
 
 def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
     """A run whose server could not renew in time goes on trying: nobody may have been there to take over (4.9)."""
-    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     for _ in range(2):
         hand.fail(Renew, DOWN)
         hand.reply(LeaseHolds, False)
-        assert hand.asked(Pause).seconds == 10.0
+        assert hand.asked(Pause).seconds == 5.0
         hand.reply(Pause, None)
         assert hand.told == [Event.LAPSED]
     hand.reply(Renew, True)
@@ -1075,7 +1075,7 @@ def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
 )
 def test_a_lease_of_another_is_lost(now: Record | None) -> None:
     """The run is told, and its lease is renewed no more (4.2, 4.9)."""
-    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     hand.reply(Renew, False)
     hand.reply(Get, now)
     hand.reply(LoseLease, None)
@@ -1086,7 +1086,7 @@ def test_a_lease_of_another_is_lost(now: Record | None) -> None:
 @pytest.mark.parametrize("state", [State.COMPLETED, State.WAITING])
 def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
     """A transaction that has committed the reply, say, ends the renewals of a handler that goes on (4.9, 5.1)."""
-    hand = Hand(protocol.keep_lease(replace(claim(), lease=timedelta(seconds=30)), timedelta(seconds=10)))
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     hand.reply(Renew, False)
     hand.fail(Get, DOWN)
     hand.reply(LeaseHolds, True)

@@ -111,4 +111,4 @@ def test_what_failed_often_is_recovered_all_the_same(attempts: int, tries: int, 
         lapsed=True,
         request=StoredRequest(principal=b"", metadata=(), messages=(text("a").SerializeToString(),)),
     )
-    assert len(recovery.take([record], lambda _: False)) == taken
+    assert len(recovery.take([record], lambda _: False).to_run) == taken
