@@ -15,6 +15,7 @@ import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -98,7 +99,6 @@ class Leases:
         """When the thread looks next."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._context = contextvars.Context()  # not that of the call which happens to wake the thread
         self._stop = asyncio.Event()  # touched in the thread alone
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._closed = False
@@ -119,14 +119,15 @@ class Leases:
             self._looks_at = math.inf  # the next call tries again, and what is due by then is renewed at once
             logger.error("leases are not renewed: %s", exc)
             return
-        self._post(self._look)
+        if self._loop is not None:  # it may have been closed meanwhile
+            _post(self._loop, self._look)
 
     def drop(self, lease: Lease) -> None:
         """Renews it no more. A renewal that is under way is refused by the record's fence, if it comes too late."""
         with self._lock:
             renewing = self._kept.pop(lease, None)
-        if isinstance(renewing, asyncio.Task):
-            self._post(renewing.cancel)
+        if isinstance(renewing, asyncio.Task) and self._loop is not None:
+            _post(self._loop, renewing.cancel)
 
     def start(self) -> None:
         """Starts the thread, unless there is one.
@@ -142,13 +143,16 @@ class Leases:
         if self._loop is not None or self._closed:
             return
         loop = asyncio.new_event_loop()
-        thread = threading.Thread(target=self._run, args=(loop,), name="grpc-idempotency-leases", daemon=True)
+        # It knows the loop alone, so that leases which nobody has closed, and their store, can be collected.
+        serve = partial(_serve, loop, self._stop, self._ended)
+        thread = threading.Thread(target=serve, name="grpc-idempotency-leases", daemon=True)
         try:
             thread.start()
         except BaseException:
             loop.close()
             raise
         self._loop = loop  # not before: a thread that could not be started will be tried again
+        weakref.finalize(self, _post, loop, self._stop.set).atexit = False
 
     def close(self) -> "concurrent.futures.Future[None]":
         """Renews nothing any more. What it returns is done when the thread has ended."""
@@ -160,31 +164,10 @@ class Leases:
         if loop is None:
             self._ended.set_result(None)
         else:
-            self._post(self._stop.set)
+            _post(loop, self._stop.set)
         return self._ended
 
-    def _post(self, do: Callable[[], object]) -> None:
-        if self._loop is None:  # closed before it was needed
-            return
-        with suppress(RuntimeError):  # closed meanwhile
-            self._loop.call_soon_threadsafe(do, context=self._context)
-
     # The thread
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        try:
-            loop.run_until_complete(self._renew_all())
-        finally:
-            loop.close()
-            self._ended.set_result(None)
-
-    async def _renew_all(self) -> None:
-        """Renews what is due until it is told to stop."""
-        await self._stop.wait()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _look(self) -> None:
         """Begins to renew what is due, and looks again when the next one is."""
@@ -199,7 +182,7 @@ class Leases:
             self._timer.cancel()
             self._timer = None
         if self._looks_at < math.inf:
-            self._timer = loop.call_later(self._looks_at - at, self._look)
+            self._timer = loop.call_later(self._looks_at - at, _do, weakref.WeakMethod(self._look))
 
     async def _renew(self, lease: Lease) -> None:
         try:
@@ -252,6 +235,36 @@ class Leases:
         except Exception as exc:
             logger.warning("the store could not be asked for a lease", exc_info=exc)
             raise StoreUnavailable(str(exc), landed=None) from exc
+
+
+def _serve(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, ended: "concurrent.futures.Future[None]") -> None:
+    """Runs the loop until it is told to stop; what is under way then is cancelled."""
+
+    async def main() -> None:
+        await stop.wait()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        ended.set_result(None)
+
+
+def _post(loop: asyncio.AbstractEventLoop, do: Callable[[], object]) -> None:
+    """Does something in the loop, in no call's context; nothing if it is closed."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(do, context=contextvars.Context())
+
+
+def _do(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
+    """Calls the method if its object is still there."""
+    do = method()
+    if do is not None:
+        do()
 
 
 def _heard(asking: "asyncio.Future[bool]") -> None:

@@ -1,9 +1,11 @@
 """The thread that renews leases, driven without a server (4.9)."""
 
 import asyncio
+import gc
 import logging
 import secrets
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -244,6 +246,20 @@ def test_one_that_was_never_needed() -> None:
     leases.start()
     leases.drop(kept.lease())
     assert leases._loop is None
+
+
+def test_those_that_nobody_closes() -> None:
+    """An interceptor that is forgotten keeps neither the thread nor its store (8)."""
+    kept = Kept(Store(blocks=False))
+    leases = weakref.ref(kept.leases)
+    kept.leases.keep(kept.lease(every=ms(300_000)))
+    ended = kept.leases._ended
+    while kept.leases._timer is None:  # until then the thread is about to look
+        threading.Event().wait(0.001)
+    del kept
+    gc.collect()
+    assert leases() is None
+    ended.result(SOON)
 
 
 def test_a_close_ends_what_is_under_way(kept: Kept) -> None:
