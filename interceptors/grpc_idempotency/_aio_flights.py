@@ -127,8 +127,10 @@ class Flight(FlightBase):
             self._go_on(None)
 
     async def _operate(self) -> Landing:
+        # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
+        if not self._flights.can_renew():
+            return no_room()
         if not self.run.cancellable:
-            # Before the claim: what can't begin must not be claimed.
             self.run.worker = self._flights.worker()
             if self.run.worker is None:
                 return no_room()
@@ -276,6 +278,15 @@ class Flights:
             return None
         flight = self._flights[call.name] = Flight(self, call, new_run())
         return Boarded(call.fingerprint, True, flight)
+
+    def can_renew(self) -> bool:
+        """Whether the thread is there that renews leases."""
+        try:
+            self.leases.start()
+        except RuntimeError as exc:
+            logger.error("an operation was refused, since no thread could be started to renew its lease: %s", exc)
+            return False
+        return True
 
     def worker(self) -> Worker | None:
         """A thread for a ``def`` handler, if one can be had."""

@@ -37,6 +37,9 @@ Ask = Callable[[Callable[[], Any]], Awaitable[Any]]
 TICK = 0.001
 """How many seconds early a store may find a lease over, since it counts in milliseconds."""
 
+MOST_UNANSWERED = 3
+"""How many renewals of one lease may be under way: one that is lost holds up no other, and they do not pile up."""
+
 if hasattr(time, "CLOCK_BOOTTIME"):
 
     def now() -> float:
@@ -53,7 +56,7 @@ else:
 class Lease:
     """A lease as its owner knows it."""
 
-    __slots__ = ("_tell", "claim", "every", "lost", "until")
+    __slots__ = ("_tell", "claim", "every", "lost", "unanswered", "until")
 
     def __init__(self, claim: Claim, every: timedelta, asked_at: float, tell: Callable[[Event], object]) -> None:
         """``asked_at`` is when the store was asked for it: it began no earlier, and so ends no earlier than we think.
@@ -66,6 +69,8 @@ class Lease:
         self.renewed(asked_at)
         self.lost = False
         """Whether the operation has another owner by now, or is held."""
+        self.unanswered: tuple[asyncio.Future[bool], ...] = ()
+        """The renewals that the store has not answered yet. The thread of the leases alone knows them."""
         self._tell = tell
 
     def renewed(self, asked_at: float) -> None:
@@ -106,20 +111,14 @@ class Leases:
     # Any thread
 
     def keep(self, lease: Lease) -> None:
-        """Renews the lease from now on. It is on every call's way."""
+        """Renews the lease from now on; the thread has been started before. It is on every call's way."""
         due = lease.until - (lease.claim.lease - lease.every).total_seconds()
         with self._lock:
             self._kept[lease] = due
             if due >= self._looks_at or self._closed:
                 return
             self._looks_at = due
-        try:
-            self.start()
-        except RuntimeError as exc:
-            self._looks_at = math.inf  # the next call tries again, and what is due by then is renewed at once
-            logger.error("leases are not renewed: %s", exc)
-            return
-        if self._loop is not None:  # it may have been closed meanwhile
+        if self._loop is not None:  # it may have been closed before it was needed
             _post(self._loop, self._look)
 
     def drop(self, lease: Lease) -> None:
@@ -130,7 +129,7 @@ class Leases:
             _post(self._loop, renewing.cancel)
 
     def start(self) -> None:
-        """Starts the thread, unless there is one.
+        """Starts the thread, unless there is one: before an operation is claimed, whose lease nobody would renew else.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -197,7 +196,7 @@ class Leases:
             case Renew(patience=patience):
                 return self._renewed(lease, patience)
             case Get(name):
-                return self._answer(partial(self._store.get, name))
+                return self._answer(lease, partial(self._store.get, name))
             case LeaseHolds():
                 return lease.holds()
             case LoseLease():
@@ -212,27 +211,36 @@ class Leases:
                 raise AssertionError(f"no lease performs {effect!r}")
 
     async def _renewed(self, lease: Lease, patience: float | None) -> bool:
-        asking = asyncio.ensure_future(self._extend(lease))
-        asking.add_done_callback(_heard)
-        done, _ = await asyncio.wait((asking,), timeout=patience)
-        if not done:  # an answer that comes late counts all the same
-            raise StoreUnavailable("the store did not answer in time", landed=None)
-        return asking.result()
+        if len(lease.unanswered) >= MOST_UNANSWERED:
+            await asyncio.wait(lease.unanswered, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+        lease.unanswered = tuple(asked for asked in lease.unanswered if not asked.done())
+        if len(lease.unanswered) < MOST_UNANSWERED:
+            asking = asyncio.ensure_future(self._extend(lease))
+            asking.add_done_callback(_heard)
+            lease.unanswered += (asking,)
+            done, _ = await asyncio.wait((asking,), timeout=patience)
+            if done:
+                return asking.result()
+        # An answer that comes late counts all the same.
+        raise StoreUnavailable("the store did not answer in time", landed=None)
 
     async def _extend(self, lease: Lease) -> bool:
         claim, asked_at = lease.claim, now()
-        renewed = bool(await self._answer(partial(self._store.renew, claim.name, claim.fence, claim.lease)))
+        renewed = bool(await self._answer(lease, partial(self._store.renew, claim.name, claim.fence, claim.lease)))
         if renewed:
             lease.renewed(asked_at)
         return renewed
 
-    async def _answer(self, call: Callable[[], Any]) -> Any:
+    async def _answer(self, lease: Lease, call: Callable[[], Any]) -> Any:
         """What the store answers. Whatever goes wrong counts as a failure that may pass: the lease may still hold."""
         try:
             return await self._ask(call)
         except StoreUnavailable:
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            if lease not in self._kept:  # we have cancelled it ourselves
+                raise
+            # A cancellation too, which is the store's own then: no error of its may end the renewals.
             logger.warning("the store could not be asked for a lease", exc_info=exc)
             raise StoreUnavailable(str(exc), landed=None) from exc
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import secrets
 import threading
 import weakref
@@ -15,7 +14,7 @@ import pytest
 
 from grpc_idempotency import MemoryStore, StoreUnavailable
 from grpc_idempotency._effects import Event as Told
-from grpc_idempotency._leases import Lease, Leases, now
+from grpc_idempotency._leases import MOST_UNANSWERED, Lease, Leases, now
 from grpc_idempotency._workers import Workers
 from grpc_idempotency.records import Claim, Effects, Fingerprint
 from grpc_idempotency.stores.memory import AsyncMemoryStore
@@ -96,6 +95,7 @@ class Kept:
 def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
     before = set(threading.enumerate())
     kept = Kept(Store(request.param))
+    kept.leases.start()
     yield kept
     kept.leases.close().result(SOON)
     kept.workers.close()
@@ -157,8 +157,29 @@ def test_one_that_gets_no_answer_delays_no_other(kept: Kept) -> None:
     go.set()
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("locked"), ValueError("a mistake of the store's")])
-def test_one_that_fails_is_tried_again(kept: Kept, error: Exception) -> None:
+def test_unanswered_renewals_do_not_pile_up(kept: Kept) -> None:
+    """However long the store gives no answer, and once it does, the lease holds again (4.9)."""
+    if not kept.store.blocks:
+        pytest.skip("a call that blocks its thread is no awaited one")
+    go = threading.Event()
+    kept.store.renewing = lambda _name: go.wait(SOON)
+    lease = kept.keep(length=ms(40), every=ms(1))
+    kept.store.wait(lease.claim.name, MOST_UNANSWERED)
+    while not kept.told:
+        go.wait(0.001)
+    go.wait(0.1)  # time for many more
+    assert kept.store.asked.count(lease.claim.name) == MOST_UNANSWERED
+    go.set()
+    kept.store.wait(lease.claim.name, MOST_UNANSWERED + 2)
+    assert set(kept.told) == {Told.LAPSED}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [StoreUnavailable("locked"), ValueError("a mistake of the store's"), asyncio.CancelledError(), SystemExit(1)],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_that_fails_is_tried_again(kept: Kept, error: BaseException) -> None:
     """Whatever the store raises: the handler is alive, and its lease may still hold (4.9)."""
 
     def fail(name: bytes) -> None:
@@ -219,21 +240,21 @@ def test_a_refusal_that_comes_too_late_is_not_told(kept: Kept) -> None:
     assert (kept.told, lease.lost) == ([], False)
 
 
-def test_without_a_thread(kept: Kept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where it can't be started it is tried again with the next lease, and nothing is forgotten (4.9)."""
-    caplog.set_level(logging.ERROR)
+def test_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it can't be started that is told, before anything is claimed, and it is tried again (4.9)."""
+    kept = Kept(Store(blocks=True))
     with monkeypatch.context() as patched:
 
         def start(_thread: threading.Thread) -> None:
             raise RuntimeError("can't start new thread")
 
         patched.setattr(threading.Thread, "start", start)
-        first = kept.keep()
         with pytest.raises(RuntimeError):
             kept.leases.start()
-    assert ["can't start new thread" in record.getMessage() for record in caplog.records] == [True]
-    kept.keep(every=ms(300_000))
-    kept.store.wait(first.claim.name, 2)
+    kept.leases.start()
+    kept.store.wait(kept.keep().claim.name, 2)
+    kept.leases.close().result(SOON)
+    kept.workers.close()
 
 
 def test_one_that_was_never_needed() -> None:
@@ -252,6 +273,7 @@ def test_those_that_nobody_closes() -> None:
     """An interceptor that is forgotten keeps neither the thread nor its store (8)."""
     kept = Kept(Store(blocks=False))
     leases = weakref.ref(kept.leases)
+    kept.leases.start()
     kept.leases.keep(kept.lease(every=ms(300_000)))
     ended = kept.leases._ended
     while kept.leases._timer is None:  # until then the thread is about to look
@@ -281,6 +303,7 @@ async def test_a_memory_store_bears_both(kept: Kept) -> None:
         pytest.skip("the same for both")
     store = AsyncMemoryStore()
     leases = Leases(store, lambda call: call())
+    leases.start()
     claims = [kept.lease().claim for _ in range(20)]
     for claim in claims:
         assert await store.claim(claim) is None

@@ -369,6 +369,24 @@ async def test_no_thread_can_be_started(serve: Servers, method: str, first: bool
     assert (await service.call(method, "a", key=key)).mark == "replayed"
 
 
+@pytest.mark.parametrize("kind", ["async"])
+@pytest.mark.parametrize("method", ["Quick", "QuickStream"])
+async def test_no_thread_can_be_started_beside_a_loop(serve: Servers, method: str, scarce: Scarce) -> None:
+    """Without the thread that would renew its lease no operation is claimed, and its handler does not begin (4.9)."""
+    slow, key = Slow(), new_key()
+    service = await serve(slow.methods())
+    await service.records()  # the store has its threads
+    scarce.scarce = True
+    for _ in range(2):
+        refused(await service.call(method, "a", key=key), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    assert set(scarce.failed) == {"grpc-idempotency-leases"}
+    assert slow.runs == 0
+    assert await service.records() == []
+    scarce.scarce = False
+    assert (await service.call(method, "a", key=key)).mark == "executed"
+    assert (await service.call(method, "a", key=key)).mark == "replayed"
+
+
 @on_threads
 async def test_recovery_tries_again(serve: Servers, scarce: Scarce, monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation that recovery has no thread for is left as it is, and finished later (5.4)."""
