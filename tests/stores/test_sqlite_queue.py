@@ -172,6 +172,7 @@ class World:
         )
         writer: Any = self.writer
         writer._run = self._run
+        writer.place.trouble = lambda: None
         self._opened = opened[0]
         self.answers: list[tuple[Loop | None, Answer]] = []
         self.served = 0

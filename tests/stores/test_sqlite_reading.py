@@ -1,20 +1,22 @@
 """Looking changes nothing: a read-only store makes no file and no table, and leaves none behind (6.2, 6.4)."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
 
-from .conftest import HandClock, Make
+from .conftest import HandClock, Make, MakeBlocking
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -112,6 +114,7 @@ async def test_nothing_is_made(make: Make, path: Path) -> None:
 
 CHILD = """
 import os, sys
+import asyncio, encodings.ascii, encodings.idna
 from grpc_idempotency import SQLiteStore, StoreUnusable
 warm = SQLiteStore(sys.argv[2])  # loads all that is needed: nobody else may read this Python's own files
 warm.list()
@@ -143,4 +146,57 @@ def test_another_user_who_looks(tmp_path: Path) -> None:
             assert done.stdout == told, done.stderr
             assert [one.name for one in folder.iterdir()] == [path.name]
         assert store.get(claim.name) is not None
+        store.close()
+
+
+def test_a_server_that_starts_meanwhile_is_noticed(make_blocking: MakeBlocking, path: Path) -> None:
+    """One call is told so, and the next one reads what is there by then."""
+    with closing(make_blocking()) as server:
+        server.open()
+    with closing(SQLiteStore(path, read_only=True)) as store:
+        assert not store.list()
+        claim = a_claim()
+        make_blocking().claim(claim)
+        with pytest.raises(StoreUnavailable, match="changed while it was read"):
+            store.list()
+        assert [one.name for one in store.list()] == [claim.name]
+
+
+def test_a_wal_without_an_index_is_left(make_blocking: MakeBlocking, path: Path, tmp_path: Path) -> None:
+    """To read it SQLite would make the -shm file."""
+    make_blocking().claim(a_claim())
+    copy = tmp_path / "copy" / path.name
+    copy.parent.mkdir()
+    for end in ("", "-wal"):
+        shutil.copy(path.with_name(path.name + end), copy.with_name(copy.name + end))
+    before = files(copy)
+    with pytest.raises(StoreUnusable, match="no -shm file"):
+        SQLiteStore(copy, read_only=True).open()
+    assert files(copy) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("command", ["list", "resolve"])
+def test_another_user_leaves_nothing(running: bool, command: str) -> None:
+    """A user who may make files in the folder, but not write to the database: the server's next start finds its own."""
+    with tempfile.TemporaryDirectory() as given:
+        Path(given).chmod(0o777)
+        path = Path(given) / "idempotency.db"
+        store = SQLiteStore(path)
+        store.claim(a_claim())
+        if not running:
+            store.close()
+        before = files(path)
+        arguments = [command, f"sqlite:///{path}", *(["00" * 16, "--never-happened"] if command == "resolve" else [])]
+        script = (
+            "import os, sys, sqlite3, importlib.readers, encodings.ascii, encodings.idna; "
+            "from grpc_idempotency.__main__ import main; "
+            "from grpc_idempotency.stores.sqlite import SQLiteStore; SQLiteStore('x'); "
+            f"os.setuid(65534); sys.exit(main({arguments!r}))"
+        )
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == (command == "resolve"), done.stderr
+        assert files(path) == before
+        store.claim(a_claim())
         store.close()

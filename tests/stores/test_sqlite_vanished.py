@@ -5,15 +5,17 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, writer
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 
 from .conftest import Make
+
+if TYPE_CHECKING:
+    from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 
 
 def remove(path: Path) -> None:
@@ -86,26 +88,6 @@ async def test_nothing_is_acknowledged(make: Make, path: Path, vanish: Callable[
             await call(store)
         assert caught.value.landed is False
         await store.close()
-
-
-async def test_what_was_committed_meanwhile_is_not_acknowledged(
-    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file vanishes between a group's beginning and its commit: nobody is told that it landed."""
-    store, claim = make(), a_claim()
-    await store.open()
-    looked = writer.identity_of
-
-    def looks_then_vanishes(at: str) -> Any:
-        found = looked(at)
-        if path.exists():
-            path.rename(path.with_suffix(".moved"))
-        return found
-
-    monkeypatch.setattr(writer, "identity_of", looks_then_vanishes)
-    with pytest.raises(StoreUnavailable) as caught:
-        await store.claim(claim)
-    assert caught.value.landed is None
 
 
 async def test_a_file_that_is_gone_is_not_made_anew(make: Make, path: Path) -> None:

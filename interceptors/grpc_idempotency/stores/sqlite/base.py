@@ -77,6 +77,7 @@ class SQLiteBase:
         if synchronous not in _SYNCHRONOUS:
             raise PolicyError(f"synchronous must be one of {', '.join(_SYNCHRONOUS)}, got {synchronous!r}")
         _checks.duration("busy_timeout", busy_timeout, longest=_LONGEST_BUSY_TIMEOUT)
+        self._given = os.path.abspath(given)  # noqa: PTH100 - a link may lead to another file later
         self._path = os.path.realpath(given)
         self._sql = Sql(table_prefix)
         self._settings = Settings(
@@ -179,9 +180,13 @@ class SQLiteBase:
     def _acquire(self) -> tuple[Writer, Tables]:
         with self._lock:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
-                writer = registry.acquire(self._path, self._settings)
-                if self._finalizer is not None:
-                    self._finalizer()  # lets go of the writer that has failed
+                finalizer, self._finalizer = self._finalizer, None
+                self._writer = self._tables = None
+                self._ready = False
+                if finalizer is not None:
+                    finalizer()  # lets go of the writer that has failed
+                writer = registry.acquire(self._given, self._settings)
+                self._path = writer.path
                 self._writer, self._tables = writer, self._tables_of(writer)
                 self._finalizer = weakref.finalize(self, registry.release, writer)
                 self._finalizer.atexit = False  # at exit the registry closes all writers, and waits for them

@@ -1,6 +1,7 @@
 """The connection: aiosqlite's, opened and closed so that it belongs to no event loop and keeps no process alive."""
 
 import asyncio
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -12,13 +13,16 @@ from urllib.parse import quote
 import aiosqlite
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
+from grpc_idempotency.stores.sqlite.faults import UNUSABLE, Fault
 from grpc_idempotency.stores.sqlite.guard import Guard, GuardedConnection
+from grpc_idempotency.stores.sqlite.place import Place, identity_of
 
 _STATEMENTS_KEPT = 512
 _WAL_KEPT = 4 << 20
 """The size in bytes that the -wal file is cut to when it is begun anew after a checkpoint."""
 _PREDECESSOR = 10.0
 """Seconds for the writer before this one to close the file: a process never has two connections to it."""
+_EFFECTIVE = os.access in os.supports_effective_ids
 Job = Callable[[GuardedConnection], object]
 
 
@@ -83,24 +87,24 @@ class Connection(aiosqlite.Connection):
 Connected = Callable[[Connection | None, Exception | None], None]
 
 
-def connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
+def connect(place: Place, settings: Settings, then: Connected, after: threading.Event | None) -> None:
     """Opens the file, once ``after`` is set, and tells ``then``; all in a thread that ends after that.
 
     It is a thread, and a daemon, for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
     to close still ends; and no caller's loop or cancellation has a hold on an opening that others wait for too.
     """
     opening = threading.Thread(
-        target=_connect, args=(path, settings, then, after), name="grpc-idempotency-open", daemon=True
+        target=_connect, args=(place, settings, then, after), name="grpc-idempotency-open", daemon=True
     )
     try:
         opening.start()
     except RuntimeError as error:
-        then(None, StoreUnavailable(f"{path} can't be opened: {error}"))
+        then(None, StoreUnavailable(f"{place.path} can't be opened: {error}"))
 
 
-def _connect(path: str, settings: Settings, then: Connected, after: threading.Event | None) -> None:
+def _connect(place: Place, settings: Settings, then: Connected, after: threading.Event | None) -> None:
     async def opened() -> Connection:
-        connection = Connection(lambda: _open(path, settings), iter_chunk_size=64)
+        connection = Connection(lambda: _open(place, settings), iter_chunk_size=64)
         try:
             await connection
         except Exception:
@@ -121,11 +125,22 @@ def _connect(path: str, settings: Settings, then: Connected, after: threading.Ev
         then(connection, None)
 
 
-def _open(path: str, settings: Settings) -> GuardedConnection:
+def _open(place: Place, settings: Settings) -> GuardedConnection:
+    """The connection, with what was opened noted in ``place``."""
+    before, frozen = identity_of(place.path), settings.read_only and not _is_used(place.path)
+    db = open_read_only(place.path) if settings.read_only else _open_to_write(place.path, settings)
+    try:
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now SQLite opens the files beside it
+        place.opened(before, frozen=frozen)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
     """A connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
     _check(path)
-    if settings.read_only:
-        return open_read_only(path)
     db = sqlite3.connect(
         path,
         timeout=settings.patience,
@@ -165,7 +180,7 @@ def open_read_only(path: str) -> GuardedConnection:
     try:
         if not Path(path).is_file():
             raise StoreUnusable(f"{path}: there is no such file")
-        if not Path(f"{path}-shm").is_file():
+        if not _is_used(path):
             if wal.is_file() and wal.stat().st_size:
                 raise StoreUnusable(f"{path} has a -wal and no -shm file, so that it can't be read without making one")
             mode += "&immutable=1"
@@ -177,19 +192,13 @@ def open_read_only(path: str) -> GuardedConnection:
     return db
 
 
-gone: set[str] = set()
-"""The paths of files that were removed or moved while this process had them open."""
+def _is_used(path: str) -> bool:
+    """Returns whether somebody has the database open, or has left it without closing it."""
+    return Path(f"{path}-shm").is_file()
 
 
 def _check(path: str) -> None:
     """What SQLite would only call "unable to open database file"."""
-    if path in gone:
-        if not Path(path).exists():
-            raise StoreUnusable(
-                f"{path} was removed or moved while this process used it, and with it every operation: put it back, or "
-                "restart the process to begin with a new file"
-            )
-        gone.discard(path)
     if sqlite3.sqlite_version_info < (3, 33):
         raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
     file = Path(path)
@@ -197,3 +206,6 @@ def _check(path: str) -> None:
         raise StoreUnusable(f"{path} is a folder: give the path of a database file")
     if not file.parent.is_dir():
         raise StoreUnusable(f"{path}: the folder {file.parent} does not exist; create it")
+    if file.exists() and not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
+        # SQLite would open it to read, and make files beside it that its owner can't write to.
+        raise StoreUnusable(f"{path} {UNUSABLE[Fault.READONLY]}")

@@ -37,7 +37,7 @@ _WORDS = {
     "file is not a database": Fault.NOTADB,
 }
 
-_UNUSABLE = {
+UNUSABLE = {
     Fault.PERM: "may not be opened: permission denied",
     Fault.READONLY: "is read-only: make the file, its folder and its -wal and -shm files writable",
     Fault.CORRUPT: "is damaged (SQLite: database disk image is malformed): restore it from a copy, or move it away",
@@ -78,8 +78,8 @@ def translated(error: Exception, path: str) -> StoreError:
 
 def _failure(error: Exception, path: str) -> StoreError:
     fault = fault_of(error)
-    if fault in _UNUSABLE:
-        return StoreUnusable(f"{path} {_UNUSABLE[fault]}")
+    if fault in UNUSABLE:
+        return StoreUnusable(f"{path} {UNUSABLE[fault]}")
     if fault is None and not isinstance(error, sqlite3.OperationalError):
         words = f": {error}" if isinstance(error, sqlite3.Error) else ""
         return Unstorable(f"{path} can't store what it was given: {type(error).__name__}{words}")

@@ -49,6 +49,11 @@ class Queue:
         with self._lock:
             self._closing = False
 
+    def is_empty(self) -> bool:
+        """Returns whether nothing waits."""
+        with self._lock:
+            return not self._requests
+
     def ends(self) -> bool:
         """Returns whether the queue is closing and empty, so that this drain is its last."""
         with self._lock:

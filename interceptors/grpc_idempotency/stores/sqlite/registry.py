@@ -6,10 +6,11 @@ import threading
 import time
 from typing import Any
 
-from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.errors import PolicyError, StoreUnusable
 from grpc_idempotency.stores.sqlite.connection import Settings
+from grpc_idempotency.stores.sqlite.place import Place, identity_of
 from grpc_idempotency.stores.sqlite.requests import Request
-from grpc_idempotency.stores.sqlite.writer import Writer, identity_of
+from grpc_idempotency.stores.sqlite.writer import Writer
 
 _PATIENCE_AT_EXIT = 5.0
 
@@ -17,20 +18,35 @@ _PATIENCE_AT_EXIT = 5.0
 _lock = threading.RLock()
 _users: dict[Writer, int] = {}
 _leaving: list[Writer] = []
+_lost: dict[str, Place] = {}
+"""What this process had open at a path when it was removed, replaced or moved."""
 
 
-def acquire(path: str, settings: Settings) -> Writer:
-    """The writer of the file, for one more user."""
+def acquire(given: str, settings: Settings) -> Writer:
+    """The writer of the file, for one more user.
+
+    Args:
+        given: The path, which may be a link to the file.
+        settings: What the stores of one writer have to agree on.
+
+    Raises:
+        PolicyError: The file is open with other settings.
+        StoreUnusable: The file was open in this process and has gone, or its -wal file is in another's place.
+    """
+    path = os.path.realpath(given)
     with _lock:
+        _refuse_lost(path, given)
         owners = [one for one in _users if _owns(one, path) and (settings.read_only or not one.settings.read_only)]
         writer = min(owners, key=lambda one: one.settings.read_only, default=None)
         if writer is None:
-            before = [one for one in _leaving if one.path == path and not one.closed.is_set()]
+            going = [*_leaving, *(one for one in _users if one.lost)]
+            before = [one for one in going if one.path == path and not one.closed.is_set()]
             _leaving[:] = [one for one in _leaving if not one.closed.is_set()]
             writer = Writer(path, settings, before[-1].closed if before else None)
         elif writer.settings != settings and not settings.read_only:
             raise PolicyError(f"{path} is open in this process already, with other settings: {writer.settings}")
         _users[writer] = _users.get(writer, 0) + 1
+        writer.place.watch(given)
         return writer
 
 
@@ -44,8 +60,41 @@ def release(writer: Writer, farewell: Request[Any] | None = None) -> None:
                 writer.submit(farewell)
             return
         _users.pop(writer, None)
+        if writer.lost:
+            _remember(writer)
         _leaving.append(writer)
         writer.close(farewell)
+
+
+def _remember(writer: Writer) -> None:
+    if not writer.settings.read_only:
+        _lost.update(dict.fromkeys(writer.place.paths, writer.place))
+
+
+def _refuse_lost(path: str, given: str) -> None:
+    """Refuses to make a lost file anew: its operations would be forgotten, and their retries would run again."""
+    identity = identity_of(path)
+    for writer in _users:
+        if not writer.lost and writer.path == path and writer.place.identity not in (None, identity):
+            writer.look()
+            _remember(writer)
+        elif writer.lost:
+            _remember(writer)
+    lost = _lost.get(path) or _lost.get(given)
+    if lost is None:
+        return
+    if identity is None:
+        raise StoreUnusable(
+            f"{given} was removed or moved while this process used it, and with it every operation: put it back, or "
+            "restart the process to begin with a new file"
+        )
+    if lost.path == path and lost.identity != identity and lost.wal_is_left():
+        raise StoreUnusable(
+            f"{path} was replaced, and the -wal file there belongs to the database before it: stop what "
+            "still uses that one, or remove the -wal and -shm files"
+        )
+    _lost.pop(path, None)
+    _lost.pop(given, None)
 
 
 def _owns(writer: Writer, path: str) -> bool:
@@ -54,7 +103,8 @@ def _owns(writer: Writer, path: str) -> bool:
     """
     if writer.failure is not None:
         return False
-    return writer.path == path if writer.identity is None else writer.identity == identity_of(path)
+    identity = writer.place.identity
+    return writer.path == path if identity is None else identity == identity_of(path)
 
 
 def _close_all() -> None:

@@ -7,7 +7,6 @@ that a caller does, being cancelled or having its loop closed, can interrupt a g
 
 import contextlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -17,11 +16,12 @@ from typing import Any
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores.sqlite import reads
 from grpc_idempotency.stores.sqlite.clock import RawClock
-from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect, gone
+from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
 from grpc_idempotency.stores.sqlite.faults import translated
 from grpc_idempotency.stores.sqlite.group import Group
 from grpc_idempotency.stores.sqlite.guard import GuardedConnection
 from grpc_idempotency.stores.sqlite.nesting import Watch
+from grpc_idempotency.stores.sqlite.place import Place
 from grpc_idempotency.stores.sqlite.queue import Queue
 from grpc_idempotency.stores.sqlite.requests import (
     Flush,
@@ -44,14 +44,21 @@ _LONGEST_LINGER = 0.002
 """Seconds that a batch waits to be joined by others, for each request of the batch before it, and at most."""
 
 
+_LARGE_WAL = 8 << 20
+"""Above how many bytes the -wal file is emptied when nothing else is to be done."""
+_SHRINK_EACH = 1.0
+"""How often to try that, in seconds."""
+
+
 class Writer:
     """Owns the connection to one file."""
 
     def __init__(self, path: str, settings: Settings, after: threading.Event | None = None) -> None:
         self.path = path
         self.settings = settings
-        self.identity: tuple[int, int] | None = None
-        """The file's device and inode, once it is open."""
+        self.place = Place(path)
+        self.lost = False
+        """Whether the file was removed, replaced or moved while it was open."""
         self.failure: StoreError | None = None
         """Why nothing can be submitted: it could not be opened, or is closed."""
         self.closed = threading.Event()
@@ -60,7 +67,8 @@ class Writer:
         self._connection: Connection | None = None
         self._watch: Watch | None = None
         self._farewells: list[AnyRequest] = []
-        connect(path, settings, self._connected, after)
+        self._shrink_at = 0.0
+        connect(self.place, settings, self._connected, after)
 
     # -- any thread
 
@@ -84,6 +92,12 @@ class Writer:
         if self._queue.close():
             self._post_drain()
 
+    def look(self) -> None:
+        """Has the thread look whether the file is still there, though nothing is asked of it."""
+        connection = self._connection
+        if connection is not None:
+            connection.post(self._look)
+
     def abandon(self) -> None:
         """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
         _abandoned.append(self._connection)
@@ -103,7 +117,6 @@ class Writer:
             self.failure = self._translated(error or StoreUnavailable(f"{self.path} can't be opened"))
             self._refuse_all()
         else:
-            self.identity = identity_of(self.path)
             self._connection = connection
             self._watch = Watch(connection.guard, self._queue, self.settings.patience, _refuse)
             connection.post(self._drain)
@@ -133,12 +146,14 @@ class Writer:
                     self._leave(db)
                     return
                 continue  # what there was has been withdrawn
-            if self._is_gone():
-                self._forsake(db, batch, landed=False)
+            trouble = self.place.trouble()
+            if trouble is not None:
+                self._lose(db, batch, trouble, landed=False)
                 return
             left = self._run(db, batch)
-            if self._is_gone():  # looked at again before anybody is told of a commit
-                self._forsake(db, batch, landed=None)
+            trouble = self.place.trouble()  # looked at again before anybody is told of a commit
+            if trouble is not None:
+                self._lose(db, batch, trouble, landed=None)
                 return
             queue.put_back(left)
             unanswered = set(map(id, left))
@@ -146,27 +161,52 @@ class Writer:
             if len(batch) > 1 and not left:
                 # Callers that were answered together ask again one after another: let them share the next commit, too.
                 time.sleep(min(len(batch) * _LINGER_EACH, _LONGEST_LINGER))
+            if self.place.wal_size > _LARGE_WAL and queue.is_empty() and time.monotonic() >= self._shrink_at:
+                self._shrink(db)
 
-    def _is_gone(self) -> bool:
-        """Returns whether the file at the path is no longer the one that is open."""
-        return identity_of(self.path) != self.identity
+    def _look(self, db: GuardedConnection) -> None:
+        trouble = self.place.trouble()
+        if trouble is not None:
+            self._lose(db, [], trouble, landed=False)
 
-    def _forsake(self, db: GuardedConnection, batch: list[AnyRequest], *, landed: bool | None) -> None:
-        """Lets go of a file that was removed, replaced or moved: nothing is acknowledged that went into it."""
-        gone.add(self.path)
+    def _lose(self, db: GuardedConnection, batch: list[AnyRequest], trouble: str, *, landed: bool | None) -> None:
+        """Lets go of a file that was removed, replaced or moved: nothing is acknowledged that went into it.
+
+        The -wal file may still be at the path, and SQLite would write what it has into another database there. So that
+        goes to the file that it belongs to, wherever that is now.
+        """
+        self.lost = True
         self.failure = StoreUnavailable(
-            f"{self.path} was removed, replaced or moved while this process used it: what was written last is not in "
-            "the file that is there now, if there is one",
-            landed=landed,
+            f"{trouble}: what was written last is not in the file that is there now, if there is one", landed=landed
         )
         _log.error("%s", self.failure)
         for request in batch:
             request.error = self.failure
+        if not self.settings.read_only:
+            self.place.emptied = self._checkpoint(db, "TRUNCATE")
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.shut(db)
         _deliver(batch)
         self._refuse_all()
+
+    def _shrink(self, db: sqlite3.Connection) -> None:
+        """Empties a -wal file that somebody's long read has let grow; it waits for nobody.
+
+        What it has goes to the database without the write lock first, so that other processes can go on meanwhile.
+        """
+        self._shrink_at = time.monotonic() + _SHRINK_EACH
+        if self._checkpoint(db, "PASSIVE"):
+            self._checkpoint(db, "TRUNCATE")
+
+    def _checkpoint(self, db: sqlite3.Connection, how: str) -> bool:
+        """Returns whether all that is in the -wal file is in the database now."""
+        try:
+            busy, frames, copied = db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+        except sqlite3.Error as error:
+            _log.warning("the -wal file of %s could not be emptied: %s", self.path, error)
+            return False
+        return not busy and bool(frames == copied)
 
     def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
         """Answers the requests; returns those that there was no time for."""
@@ -313,12 +353,3 @@ def _settle(requests: Sequence[AnyRequest]) -> None:
         except Exception:  # a mistake of ours in one answer must not keep the others from their callers
             _log.exception("an answer could not be given")
             request.future.cancel()
-
-
-def identity_of(path: str) -> tuple[int, int] | None:
-    """The file's device and inode; ``None`` where there is no file."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - paths are strings here
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

@@ -1,0 +1,98 @@
+"""Where the file is, and whether the files that were opened are still the ones there (6.2).
+
+SQLite keeps writing to a file that has been removed or moved, and so would the store: what it acknowledged would be
+gone at the next start. So the writer compares the inodes before each group, and again before it answers the group.
+"""
+
+import os
+
+from grpc_idempotency.errors import StoreUnavailable
+
+Identity = tuple[int, int]
+
+
+class Place:
+    """The path of one database, and what was opened there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.identity: Identity | None = None
+        """The file's device and inode, once it is open."""
+        self.wal_size = 0
+        """The size of the -wal file when it was last looked at."""
+        self.emptied = False
+        """Whether the -wal file was emptied into the file that it belongs to, when that was lost."""
+        self.paths: tuple[str, ...] = (path,)
+        """The path, and the links by which stores name it."""
+        self._beside: list[tuple[str, Identity | None]] = []
+        self._frozen: tuple[int, ...] | None = None
+
+    def watch(self, link: str) -> None:
+        """Has another path that must lead to the file."""
+        if link not in self.paths:
+            self.paths = (*self.paths, link)
+
+    def opened(self, before: Identity | None, *, frozen: bool = False) -> None:
+        """Notes what was opened.
+
+        Args:
+            before: What was at the path before the opening.
+            frozen: Whether the database is read on the condition that nobody changes it.
+
+        Raises:
+            StoreUnavailable: It was removed or replaced meanwhile.
+        """
+        self.identity = identity_of(self.path)
+        if self.identity is None or before not in (None, self.identity):
+            raise StoreUnavailable(f"{self.path} was removed or replaced while it was opened")
+        if frozen:
+            self._frozen = self._state()
+        else:
+            self._beside = [(self.path + end, identity_of(self.path + end)) for end in ("-wal", "-shm")]
+
+    def trouble(self) -> str | None:
+        """Returns what has become of the files since they were opened; ``None`` where they are as they were."""
+        for path in self.paths:
+            status = _status(path)
+            if status is None or (status.st_dev, status.st_ino) != self.identity:
+                return f"{path} was removed, replaced or moved while this process used it"
+            if not status.st_size:
+                return f"{path} was emptied while this process used it"
+        if self._frozen is not None:
+            return None if self._state() == self._frozen else f"{self.path} was changed while it was read"
+        for path, identity in self._beside:
+            status = _status(path)
+            if status is None or (status.st_dev, status.st_ino) != identity:
+                return f"{path} was removed, replaced or moved while this process used it"
+            if path.endswith("-wal"):
+                self.wal_size = status.st_size
+        return None
+
+    def wal_is_left(self) -> bool:
+        """Returns whether the -wal file that was open is there and has something in it that is not in its database."""
+        return not self.emptied and any(
+            identity_of(path) == identity and _size(path) > 0 for path, identity in self._beside[:1]
+        )
+
+    def _state(self) -> tuple[int, ...]:
+        status = _status(self.path)
+        return () if status is None else (status.st_mtime_ns, status.st_size, _size(self.path + "-wal"))
+
+
+def identity_of(path: str) -> Identity | None:
+    """The file's device and inode; ``None`` where there is no file."""
+    status = _status(path)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _size(path: str) -> int:
+    """The file's size; -1 where there is none."""
+    status = _status(path)
+    return -1 if status is None else status.st_size
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - paths are strings here
+    except OSError:
+        return None
