@@ -81,6 +81,8 @@ class Run:
         self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
         """Whether nothing of a stream may leave before the handler's end (4.8)."""
         self._sealed: tuple[object, Outcome] | None = None
+        self._late: list[bytes] = []
+        """Messages of the stream that came after an outcome was sealed."""
         self._unserializable: Exception | None = None
         """What the serializer of the response raised."""
 
@@ -93,6 +95,7 @@ class Run:
 
         Where the method answers with a stream, the reply is the sequence of its messages.
         """
+        self._admit_late()
         outcome = self._outcome(reply)
         self._sealed = (reply, outcome)
         return retained(outcome, self.target.method.policy)
@@ -119,12 +122,28 @@ class Run:
                 messages.close()  # it cleans up in its own thread, and not wherever it would be collected
 
     def record(self, message: Any) -> None:
-        """One more message of the stream."""
+        """One more message of the stream.
+
+        Once a transaction has the messages so far for its outcome, further ones wait for the handler's end: if it has
+        committed, they are no part of the reply, and must not be sent as if they were (4.7).
+        """
         assert self.tape is not None
         self.context.sending()
-        self.tape.append(self._write(message))
+        data = self._write(message)
+        if self._sealed is not None:
+            self._late.append(data)
+            return
+        self.tape.append(data)
         if self._overflowed:
             raise TooLarge
+
+    def _admit_late(self) -> None:
+        """The transaction before has come to nothing: what was sent since counts."""
+        self._sealed = None
+        late, self._late = self._late, []
+        for data in late:
+            assert self.tape is not None
+            self.tape.append(data)
 
     @property
     def _overflowed(self) -> bool:
@@ -135,6 +154,7 @@ class Run:
         """It came to its end with this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(reply)
+        self._admit_late()
         if operation is not None and (forgotten := operation.steps.forgotten()):
             logger.error(
                 "the handler of %s has left out steps it once finished: %s", self.target.method.name, forgotten
@@ -148,6 +168,7 @@ class Run:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(error)
+        self._admit_late()
         if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
         crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true

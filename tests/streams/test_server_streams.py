@@ -352,6 +352,32 @@ async def test_nothing_is_sent_before_the_commit(serve: Servers, kind: str, cras
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
+@pytest.mark.parametrize("effects", Effects)
+@pytest.mark.parametrize("commits", [True, False])
+async def test_what_follows_a_commit_is_no_part_of_the_reply(
+    serve: Servers, kind: str, effects: Effects, commits: bool
+) -> None:
+    """The first call gets what was committed, as every replay does; without a commit what follows counts (4.7, 5.1)."""
+    store = await prepared(serve)
+
+    async def do(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        def fn(_db: Any) -> list[StringValue]:
+            if not commits:
+                raise LookupError
+            return [text("two")]
+
+        yield text("one")
+        with suppress(LookupError):
+            _ = store.transaction(fn) if kind == "sync" else await store.transaction(fn)
+        yield text("something else")
+
+    service = await serve({"Do": server_stream(do)}, store=store, policy=Policy(effects=effects))
+    key, told = new_key(), ["one", "two" if commits else "something else"]
+    replies = [await service.call("Do", "a", key=key) for _ in range(2)]
+    assert [(reply.texts, reply.mark) for reply in replies] == [(told, "executed"), (told, "replayed")]
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_what_is_held_back_has_a_limit(serve: Servers, kind: str) -> None:
     """A transactional stream larger than may be buffered is refused, and nothing of it is kept (4.8)."""
     store = await prepared(serve)
