@@ -28,6 +28,7 @@ def main() -> int:
         clients=asked.clients,
         peers=max(asked.peers, fault.peers),
         pauses=max(asked.pauses, fault.pauses),
+        misuse=max(asked.misuse, fault.misuse),
         fault=asked.fault,
         patience=asked.patience,
     )
@@ -68,6 +69,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=int, default=40, help="calls in flight")
     parser.add_argument("--peers", type=int, default=1, help="servers for each service, on one file")
     parser.add_argument("--pauses", type=float, default=0.0, help="the part of the kills that only stops for a while")
+    parser.add_argument("--misuse", type=float, default=0.03, help="the part of all transactions that misbehave")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
     parser.add_argument("--walk", action="store_true", help="kill one checkout at each of its points instead")
     parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")

@@ -8,16 +8,22 @@ import asyncio
 import contextvars
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from crash.store import UNDO, LabStore
-from grpc_idempotency import Database, Effects, State, _flight, _protocol
-from grpc_idempotency.aio import Operation, SQLiteStore, current_operation
+from grpc_idempotency import Database, Effects, State, TransactionMisuse, _flight, _protocol
+from grpc_idempotency._aio_flights import Flight
+from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency._steps import Steps
+from grpc_idempotency.aio import Operation, SQLiteStore
+from grpc_idempotency.operation import OperationBase, current, lend
 from grpc_idempotency.records import Claim, Outcome, Record, Step
+from grpc_idempotency.stores.sqlite.view import _rows_of
+from shop.errors import Refused
 from shop.money import Amount
 from shop.users import rows, wallet
 from shop.users.v1.users_pb2 import Reservation
@@ -42,21 +48,25 @@ class _Faulty(LabStore):
 
         await asyncio.to_thread(execute)
 
-    async def unrecorded(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def unrecorded(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         """The handler's rows are kept, and it is taken for completed; its record is not touched."""
         reply = await self.plain(fn)
         operation.committed = operation.seal(reply)
         return reply
 
-    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        operation = current_operation()
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
+        operation = current()
         if operation is None or step is not None:
-            return await super().transaction(fn, step=step)
-        return await self.reply(operation, fn)
+            return super().transaction(fn, step=step)
+        return self.reply(operation, fn)
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
-        """The transaction of a keyed call."""
-        return await super().transaction(fn)
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+        """The transaction of a keyed call, in whatever task it is awaited."""
+        context = contextvars.Context()
+        lend(context, operation)
+        return await context.run(super().transaction, fn)
 
 
 class _RolledBack(Exception):
@@ -66,7 +76,7 @@ class _RolledBack(Exception):
 class CompletionBeforeCommit(_Faulty):
     """The outcome is stored first, and the rows in a transaction of their own."""
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         replies: list[T] = []
         said: list[tuple[str, Sequence[Any], bool]] = []
 
@@ -109,7 +119,7 @@ class _Listening:
 class DroppedFence(_Faulty):
     """Who has lost the operation goes on as if it had not."""
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         await asyncio.sleep(0.3)
         record = await self.get(operation.name)
         if record is not None and record.fence != operation.fence:
@@ -125,7 +135,7 @@ class SkippedClaim(_Faulty):
             return None
         return await super().claim(claim, over=over)
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         record = await self.get(operation.name)
         if record is None or record.fence != operation.fence:
             return await self.unrecorded(operation, fn)
@@ -152,7 +162,7 @@ class StepsReleased(_Faulty):
 class ReleasedAfterOk(_Faulty):
     """A record that was completed is deleted."""
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         reply = await super().reply(operation, fn)
         await self.statement("DELETE FROM grpc_idempotency_operations WHERE name = ?", operation.name)
         return reply
@@ -161,7 +171,7 @@ class ReleasedAfterOk(_Faulty):
 class LostCompletion(_Faulty):
     """Now and then the rows are committed, and the outcome is not."""
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         if _random.random() < 0.2:
             return await self.unrecorded(operation, fn)
         return await super().reply(operation, fn)
@@ -200,7 +210,7 @@ class LeaseIgnored(_Faulty):
         await self.statement("UPDATE grpc_idempotency_operations SET lease_until = 0 WHERE name = ?", record.name)
         return await super().claim(claim, over=record.fence)
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         await asyncio.sleep(0.02)
         return await super().reply(operation, fn)
 
@@ -212,10 +222,50 @@ class OpaqueAgain(_Faulty):
         record = await super().claim(claim, over=over)
         return record if record is None else replace(record, effects=Effects.REPEATABLE)
 
-    async def reply(self, operation: Operation, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
         if operation.method.endswith("CancelOrder"):
             await asyncio.sleep(0.5)  # so that servers do die in it
         return await super().reply(operation, fn)
+
+
+class SwallowedRollback(_Faulty):
+    """After a rollback of the whole transaction its function goes on, and what it writes is committed by itself."""
+
+    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+        replies: list[T] = []
+
+        def unwatched(db: Database) -> T:
+            with closing(sqlite3.connect(self.database[0], timeout=5, isolation_level=None)) as own:
+                replies.append(fn(cast(Database, _Unwatched(db, own))))
+            return replies[-1]
+
+        try:
+            return await super().reply(operation, unwatched)
+        except Refused:
+            if not replies:
+                raise  # the function's own
+            operation.committed = operation.seal(replies[-1])
+            return replies[-1]
+
+
+class _Unwatched:
+    """Does not look whether there is still a transaction."""
+
+    def __init__(self, db: Database, own: sqlite3.Connection) -> None:
+        self._db = db
+        self._own = own
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        try:
+            return self._db.execute(sql, parameters)
+        except TransactionMisuse:
+            return _rows_of(self._own.execute(sql, parameters))
+
+    def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any:
+        try:
+            return self._db.executemany(sql, parameters)
+        except TransactionMisuse:
+            return _rows_of(self._own.executemany(sql, parameters))
 
 
 # Faults that are none of the store's
@@ -266,6 +316,36 @@ def _capture_twice() -> None:
     users.capture = twice
 
 
+def _forget_cut_steps() -> None:
+    """A step that is cancelled while the store keeps it is not known to its run, which so does not undo it."""
+    run = Operation._run
+
+    async def forgetful(self: Operation, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        try:
+            return await run(self, name, fn, transaction)
+        except asyncio.CancelledError:
+            self.steps._finished.pop(name, None)
+            raise
+
+    operation: Any = Operation
+    operation._run = forgetful
+    steps: Any = Steps
+    steps.learn = lambda *_: None
+
+
+def _leave_threads() -> None:
+    """A ``def`` handler whose task is cancelled is taken for stopped, though its thread runs on."""
+    on_thread = AioRun.on_thread
+
+    async def left(self: AioRun, call: Callable[[], Any]) -> Any:
+        return await asyncio.shield(on_thread(self, call))
+
+    run: Any = AioRun
+    run.on_thread = left
+    flight: Any = Flight
+    flight._waits_for_thread = lambda _: False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A fault, and what the lab has to be like for it to show."""
@@ -274,10 +354,13 @@ class Fault:
     patch: Callable[[], None] = lambda: None
     peers: int = 1
     pauses: float = 0.0
+    misuse: float = 0.0
 
 
 FAULTS = {
     "another's reply": Fault(store=AnothersReply),
+    "cancelled def handler": Fault(patch=_leave_threads, misuse=0.06),
+    "cancelled step": Fault(patch=_forget_cut_steps, misuse=0.06),
     "completion before commit": Fault(store=CompletionBeforeCommit),
     "double capture": Fault(patch=_capture_twice),
     "dropped fence": Fault(store=DroppedFence, peers=2, pauses=0.8),
@@ -292,4 +375,5 @@ FAULTS = {
     "skipped claim": Fault(store=SkippedClaim),
     "step not stored": Fault(store=StepNotStored),
     "steps released": Fault(store=StepsReleased),
+    "swallowed rollback": Fault(store=SwallowedRollback, misuse=0.06),
 }

@@ -20,7 +20,7 @@ from crash.server import Job
 
 LEASE = 1.0
 _WARM_UP = 0.5
-SETTLED_WITHIN = LEASE + 5.0
+SETTLED_WITHIN = LEASE + 8.0
 """Seconds after which nothing may be under way any more, once the servers are left alone."""
 
 
@@ -36,6 +36,8 @@ class Plan:
     """Servers for each service, on one file."""
     pauses: float = 0.0
     """The part of the kills that only stops a server, for longer than its lease."""
+    misuse: float = 0.03
+    """The part of all transactions that misbehave."""
     fault: str = ""
     patience: float = 60.0
     """Seconds after which a client gives up; it should never come to that."""
@@ -156,6 +158,7 @@ class Lab:
             users="ipv4:" + ",".join(self._users),
             lease=LEASE,
             fault=self._plan.fault,
+            misuse=self._plan.misuse,
         )
         return Server(f"{service} {address}", job, self._journal)
 

@@ -15,6 +15,7 @@ from typing import Any
 import shop.server
 from crash.faults import FAULTS, Fault
 from crash.files import AUDIT, Journal
+from crash.misuse import Misuse, misbehave
 from crash.points import Point
 from grpc_idempotency import Effects, Policy, _protocol
 from grpc_idempotency._aio_run import AioRun
@@ -39,6 +40,8 @@ class Job:
     point: str = ""
     nth: int = 1
     fault: str = ""
+    misuse: float = 0.0
+    """The part of all transactions that misbehave."""
 
 
 def main() -> None:
@@ -86,6 +89,7 @@ def _equip(job: Job) -> None:
     kind: Any = fault.store
     kind.journal = journal = Journal(Path(job.folder) / AUDIT)
     kind.point = Point(job.point, job.nth)
+    kind.misuse = misuse = Misuse(journal, job.misuse)
     serving: Any = shop.server
     serving.SQLiteStore = kind
     policies = serving._policies
@@ -101,9 +105,11 @@ def _equip(job: Job) -> None:
     serving._policies = short
     # Servers die all the time here, so that the usual back-off, up to a minute, would soon be what the lab measures.
     protocol: Any = _protocol
-    protocol._LONGEST_DELAY = timedelta(seconds=2)
+    protocol._LONGEST_DELAY = timedelta(seconds=1)
     _watch_runs(journal)
     _watch_steps(journal)
+    if job.misuse:
+        misbehave(misuse)
     fault.patch()
 
 

@@ -1,14 +1,17 @@
 """The servers' store, with an audit of what is done to it and the points to die at. The library knows nothing of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from crash.files import Journal
+from crash.misuse import Misuse
 from crash.points import Point
-from grpc_idempotency import Database
-from grpc_idempotency.aio import SQLiteStore, current_operation
+from grpc_idempotency import Database, TransactionMisuse
+from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.records import Claim, Outcome, Record, Step
+from shop.errors import Reason, Refused
 
 T = TypeVar("T")
 UNDO = "undo:"
@@ -19,6 +22,7 @@ class LabStore(SQLiteStore):
 
     journal: Journal
     point: Point
+    misuse: Misuse
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         asked = self.journal.now()
@@ -73,37 +77,71 @@ class LabStore(SQLiteStore):
             self.point.reach("after-undo" if undoes else "between-steps")
         return kept
 
-    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        operation = current_operation()
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
+        operation = current()
         if operation is None:
-            return await super().transaction(fn, step=step)
-        undoes: list[bool] = []
-        asked: list[float] = []
+            return super().transaction(fn, step=step)
+        loses = self.misuse.transacts_badly(operation)
+        if loses:
+            fn = self.misuse.swallowing(fn)
+        # The library looks whose transaction it is when it is called, not when it is awaited; and so it is here.
+        if step is None:
+            told = self._replied(operation, super().transaction(self._watched(fn)))
+        else:
+            kept = _Kept(self, step)
+            told = self._stepped(operation, kept, super().transaction(fn, step=kept))
+        return self._lost(operation, told) if loses else told
 
+    def _watched(self, fn: Callable[[Database], T]) -> Callable[[Database], T]:
         def within(db: Database) -> T:
             reply = fn(db)
-            if step is None:
-                self.point.reach("in-transaction")
+            self.point.reach("in-transaction")
             return reply
 
-        def kept(reply: T) -> Step:
-            assert step is not None
-            made = step(reply)
-            undoes.append(made.name.startswith(UNDO))
-            self.point.reach("in-undo" if undoes[-1] else "in-step")
-            asked.append(self.journal.now())
-            return made
+        return within
 
-        if step is None:
-            reply = await super().transaction(within)
-            self._note("done", operation.name, operation.fence, status=0)
-            self.point.reach("after-commit")
-            return reply
-        reply = await super().transaction(within, step=kept)
-        name = getattr(step, "step").name  # noqa: B009  # the library's own, which remembers what it made
-        self._note("step", operation.name, operation.fence, step=name, asked=asked[-1])
-        self.point.reach("after-undo" if undoes[-1] else "between-steps")
+    async def _replied(self, operation: OperationBase, committing: Coroutine[Any, Any, T]) -> T:
+        reply = await committing
+        self._note("done", operation.name, operation.fence, status=0)
+        self.point.reach("after-commit")
         return reply
+
+    async def _stepped(self, operation: OperationBase, kept: "_Kept[T]", committing: Coroutine[Any, Any, T]) -> T:
+        reply = await committing
+        self._note("step", operation.name, operation.fence, step=kept.name, asked=kept.asked)
+        self.point.reach("after-undo" if kept.undoes else "between-steps")
+        return reply
+
+    async def _lost(self, operation: OperationBase, committing: Coroutine[Any, Any, T]) -> T:
+        """Tells the caller of a transaction that is rolled back to come again: nothing has happened."""
+        try:
+            return await committing
+        except TransactionMisuse:
+            self.misuse.note("swallowed", operation)
+            raise Refused(Reason.STOPPING) from None
 
     def _note(self, event: str, name: bytes, fence: bytes, **more: object) -> None:
         self.journal.write(event, name=name.hex(), fence=fence.hex(), **more)
+
+
+class _Kept(Generic[T]):
+    """What the library asks for the step that it keeps with a transaction's rows."""
+
+    def __init__(self, store: LabStore, make: Callable[[T], Step]) -> None:
+        self._store = store
+        self._make = make
+        self.name = ""
+        self.asked = 0.0
+
+    @property
+    def undoes(self) -> bool:
+        return self.name.startswith(UNDO)
+
+    def __call__(self, reply: T) -> Step:
+        made = self._make(reply)
+        self.name = made.name
+        self._store.point.reach("in-undo" if self.undoes else "in-step")
+        self.asked = self._store.journal.now()
+        return made

@@ -59,3 +59,34 @@ def test_a_claim_of_what_is_stored_is_found() -> None:
         "claimed after its outcome was stored"
     ]
     assert "run under a fence that is not the owner's" in findings(*story, event("run", 13.0, SECOND))
+
+
+def test_a_retry_beside_a_handler_that_still_runs_is_found() -> None:
+    """A released operation must have left its thread; one whose server was killed is never heard of again."""
+    story = [
+        event("claim", 10.0, FIRST, asked=10.0, over=None),
+        event("entered", 10.1, FIRST),
+        event("release", 10.2, FIRST),
+        event("claim", 10.3, SECOND, asked=10.3, over=None),
+        event("entered", 10.4, SECOND),
+    ]
+    assert findings(*story, event("left", 10.5, FIRST)) == ["run beside a handler that still runs"]
+    assert findings(*story, event("left", 10.15, FIRST)) == []
+    assert findings(*story) == []
+
+
+def test_a_handler_that_was_taken_over_may_still_run() -> None:
+    """A process that comes back from a pause can't know, and those that came after it are innocent, too."""
+    third = "3" * 32
+    assert not findings(
+        event("claim", 10.0, FIRST, asked=10.0, over=None),
+        event("entered", 10.1, FIRST),
+        event("claim", 12.0, SECOND, asked=12.0, over=FIRST),
+        event("entered", 12.1, SECOND),
+        event("left", 12.2, SECOND),
+        event("release", 12.3, SECOND),
+        event("claim", 12.4, third, asked=12.4, over=None),
+        event("entered", 12.5, third),
+        event("left", 12.6, FIRST),
+        event("left", 12.7, third),
+    )

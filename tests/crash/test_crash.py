@@ -33,6 +33,8 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     kills = re.search(r"^ +kills  (\d+)$", said, re.MULTILINE)
     assert kills is not None
     assert int(kills[1]) >= 25
+    for misuse in ("rollbacks swallowed", "steps cut off", "def handlers cancelled"):
+        assert re.search(rf"^ +{misuse}  [1-9]", said, re.MULTILINE), f"{misuse} is not tried:\n{said}"
 
 
 def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:

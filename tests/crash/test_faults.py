@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 FAULTS = (
     "another's reply",
+    "cancelled def handler",
+    "cancelled step",
     "completion before commit",
     "double capture",
     "dropped fence",
@@ -27,6 +29,7 @@ FAULTS = (
     "skipped claim",
     "step not stored",
     "steps released",
+    "swallowed rollback",
 )
 
 
