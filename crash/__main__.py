@@ -7,9 +7,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from rich.console import Console
+
 from crash.checker import Checker
 from crash.faults import FAULTS, Fault
 from crash.lab import LEASE, Lab, Plan
+from crash.report import progress, show
 from crash.walk import PLACES, walk
 
 
@@ -19,8 +22,9 @@ def main() -> int:
     if asked.faults:
         print("\n".join(FAULTS))
         return 0
+    console = Console()
     if asked.walk:
-        return _walk()
+        return _walk(console)
     fault = FAULTS.get(asked.fault, Fault())
     plan = Plan(
         kills=asked.kills,
@@ -34,10 +38,12 @@ def main() -> int:
     )
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="crash-"))
     print(f"{plan.kills} kills, {plan.clients} clients, seed {plan.seed}, in {folder}", flush=True)
-    asyncio.run(Lab(plan, folder, progress=print).run())
-    checker = Checker(folder, LEASE)
-    for name, value in checker.figures.items():
-        print(f"{name:>28}  {value}")
+    with progress(console, plan.kills, "kills") as tell:
+        lab = Lab(plan, folder, tell=tell)
+        asyncio.run(lab.run())
+        tell("checking", lab.killed)
+        checker = Checker(folder, LEASE)
+    show(console, checker)
     for finding in checker.findings:
         print(finding)
     if checker.findings:
@@ -49,10 +55,11 @@ def main() -> int:
     return 0
 
 
-def _walk() -> int:
+def _walk(console: Console) -> int:
     folder = Path(tempfile.mkdtemp(prefix="crash-"))
     print(f"a checkout is killed at {len(PLACES)} places, in {folder}", flush=True)
-    findings = asyncio.run(walk(folder))
+    with progress(console, len(PLACES), "places") as tell:
+        findings = asyncio.run(walk(folder, tell))
     for finding in findings:
         print(finding)
     if findings:
@@ -63,9 +70,12 @@ def _walk() -> int:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="crash", description=__doc__)
-    parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--seed", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        prog="python -m crash",
+        description="Kills real servers while clients call them, and proves that nothing went wrong.",
+    )
+    parser.add_argument("--kills", type=int, default=25, help="how often servers are killed (default: 25)")
+    parser.add_argument("--seed", type=int, default=1, help="of what clients do and where servers die")
     parser.add_argument("--clients", type=int, default=40, help="calls in flight")
     parser.add_argument("--peers", type=int, default=1, help="servers for each service, on one file")
     parser.add_argument("--pauses", type=float, default=0.0, help="the part of the kills that only stops for a while")
@@ -74,7 +84,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--walk", action="store_true", help="kill one checkout at each of its points instead")
     parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")
     parser.add_argument("--faults", action="store_true", help="name the faults instead")
-    parser.add_argument("--fault", choices=sorted(FAULTS), default="", help="a fault that has to be found")
+    parser.add_argument(
+        "--fault", choices=sorted(FAULTS), default="", metavar="NAME", help="put this fault in, which has to be found"
+    )
     return parser
 
 

@@ -274,17 +274,14 @@ class Checker:
     # Figures
 
     @property
-    def figures(self) -> dict[str, object]:
+    def figures(self) -> dict[str, float]:
+        """Counts, and a few times in seconds, by what they count."""
         told = Counter(event["e"] for event in self._history)
         marks = Counter(event["mark"] for event in self._history if event["e"] == "reply")
-        how = Counter(event["how"] for event in self._history if event["e"] == "kill")
         audit = Counter(event["e"] for event in self._audit)
-        waits = self._longest()
         return {
-            "seconds": round(self._history[-1]["t"] - self._history[0]["t"], 1),
             "kills": told["kill"],
             "pauses": told["pause"],
-            "kills at": dict(sorted(how.items())),
             "calls": len(self._calls),
             "attempts": told["try"],
             "retries": told["try"] - len(self._calls),
@@ -299,8 +296,14 @@ class Checker:
             "def handlers cancelled": audit["cancelled"],
             "orders confirmed": self._orders.rows("SELECT count(*) FROM shop_orders WHERE state = 2")[0][0],
             "held": self._orders.rows("SELECT count(*) FROM grpc_idempotency_operations WHERE state = 2")[0][0],
-            "longest wait after a start, s": round(waits, 1),
+            "seconds": round(self._history[-1]["t"] - self._history[0]["t"], 1),
+            "longest wait after a start, s": round(self._longest(), 1),
         }
+
+    @property
+    def deaths(self) -> dict[str, int]:
+        """How often servers were killed, by the point at which they were."""
+        return dict(sorted(Counter(event["how"] for event in self._history if event["e"] == "kill").items()))
 
     def _longest(self) -> float:
         ups = [event["t"] for event in self._history if event["e"] in ("up", "pause")]

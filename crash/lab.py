@@ -8,7 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from crash.clients import Shopping
 from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
 from crash.points import POINTS, UNDOING
+from crash.report import Tell
 from crash.server import Job
 
 LEASE = 1.0
@@ -133,13 +134,14 @@ class Server:
 class Lab:
     """One run."""
 
-    def __init__(self, plan: Plan, folder: Path, *, progress: Callable[[str], object] = lambda _: None) -> None:
+    def __init__(self, plan: Plan, folder: Path, *, tell: Tell) -> None:
         self._plan = plan
-        self._progress = progress
+        self._tell = tell
         self._folder = folder
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
-        self._killed = self._told = 0
+        self.killed = 0
+        """How often a server was killed or paused so far."""
         self._meddling: list[asyncio.Task[None]] = []
         ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
@@ -165,6 +167,7 @@ class Lab:
     async def run(self) -> None:
         """Starts, kills, and leaves alone; what is left is the checker's."""
         async with AsyncExitStack() as stack:
+            self._tell("starting", 0)
             for server in self._servers:
                 await server.open()
                 stack.push_async_callback(server.close)
@@ -179,6 +182,7 @@ class Lab:
             keepers = [asyncio.create_task(self._keep(server)) for server in self._servers]
             await self._kill(shopping, keepers)
             await self._leave_alone(keepers)
+            self._tell("letting all calls end", self.killed)
             shopping.stop = True
             await asyncio.gather(*clients, *self._meddling)
             await self._settled()
@@ -188,11 +192,11 @@ class Lab:
         """Starts a server again whenever it has died, to die again at some point if it comes to that."""
         while await server.died():
             self._journal.write("kill", server=server.name, how="anywhere" if server.struck else server.job.point)
-            self._killed += 1
+            self.killed += 1
             await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
             await server.start(*(("", 1) if self._enough else self._point(server)))
 
-    async def _kill(self, shopping: Shopping, keepers: "Sequence[asyncio.Task[None]]") -> None:
+    async def _kill(self, shopping: Shopping, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Kills servers at random instants, too, until there were enough deaths."""
         rounds = 0
         while not self._enough:
@@ -207,14 +211,12 @@ class Lab:
             if server.up and self._rng.random() < self._plan.pauses:
                 await server.pause(LEASE * 2.5)
                 self._journal.write("pause", server=server.name)
-                self._killed += 1
+                self.killed += 1
             elif server.up:
                 server.strike()
-            if self._killed // 100 > self._told:
-                self._told = self._killed // 100
-                self._progress(f"{self._killed} kills")
+            self._tell("killing", self.killed)
 
-    async def _leave_alone(self, keepers: "Sequence[asyncio.Task[None]]") -> None:
+    async def _leave_alone(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Sees to it that all servers are up and none will die."""
         while not all(server.safe for server in self._servers):
             for server in self._servers:
@@ -228,7 +230,7 @@ class Lab:
 
     @property
     def _enough(self) -> bool:
-        return self._killed >= self._plan.kills
+        return self.killed >= self._plan.kills
 
     def _point(self, server: Server) -> tuple[str, int]:
         """Where the server will die next: at a point that it comes to for so many times, or anywhere."""

@@ -13,6 +13,7 @@ from google.type.money_pb2 import Money
 
 from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
 from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports, under_way
+from crash.report import Tell
 from crash.server import Job
 from grpc_idempotency.aio import client_interceptors
 from shop.orders.v1.orders_pb2 import CheckoutRequest, CreateOrderRequest, Order, OrderItem
@@ -62,15 +63,19 @@ PLACES = (
 )
 
 
-async def walk(folder: Path) -> list[str]:
+async def walk(folder: Path, tell: Tell) -> list[str]:
     """Goes to each place; answers what is wrong."""
     turns = asyncio.Semaphore(_AT_ONCE)
+    done = 0
 
     async def go(number: int, place: Place) -> str | None:
+        nonlocal done
         async with turns:
             own = folder / str(number)
             own.mkdir()
             found = await _kill_at(place, own)
+        done += 1
+        tell("walking", done)
         return found and f"{place}: {found}"
 
     found = await asyncio.gather(*(go(number, place) for number, place in enumerate(PLACES)))
