@@ -280,9 +280,10 @@ def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLo
 def _wait(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
     """Waits in a thread for what the loop answers, as long as there is a loop."""
     while True:
-        with suppress(concurrent.futures.TimeoutError):
-            return answer.result(None if answer.done() else _LOOK_EVERY)
-        if loop.is_closed() and not answer.done():
+        concurrent.futures.wait((answer,), _LOOK_EVERY)  # not result(): the answer may be a TimeoutError itself
+        if answer.done():
+            return answer.result()
+        if loop.is_closed():
             raise StoreUnavailable(_LOOP_ENDED, landed=None)
 
 

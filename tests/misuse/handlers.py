@@ -253,7 +253,8 @@ class ThreadRun(Run):
         """Waits for what a store's call answers."""
         if self._loop is None:
             return called
-        return asyncio.run_coroutine_threadsafe(called, self._loop).result(timeout)
+        # A handler that is left running when its loop ends would wait for ever.
+        return asyncio.run_coroutine_threadsafe(called, self._loop).result(timeout or 10)
 
     def unary(self) -> Any:
         self.number = self.ledger.enter(self.case)

@@ -16,6 +16,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, SQLiteStore, State, _aio, _aio_flights, aio
 from grpc_idempotency._aio_flights import Flight, Flights
+from grpc_idempotency._aio_run import wait_in_thread
 from grpc_idempotency.records import Claim
 
 from .handlers import Gate, full
@@ -519,3 +520,14 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
             assert ended.is_set()
         store.close()
     assert len(runs) == 1
+
+
+@THREAD
+async def test_a_timeout_that_a_thread_waits_for_is_told(kind: str) -> None:
+    """What a store's call raises reaches the handler's thread, also where it is the error of a wait that is over."""
+
+    async def fails() -> None:
+        raise asyncio.TimeoutError("its own")
+
+    with pytest.raises(asyncio.TimeoutError, match="its own"):
+        await asyncio.to_thread(wait_in_thread, fails(), asyncio.get_running_loop())
