@@ -215,6 +215,7 @@ class Checker:
         inside: set[str] = set()
         done = False
         opaque = False
+        ran = False
         overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
         runners: dict[str, set[str]] = defaultdict(set)
         left = {event["fence"]: event["t"] for event in story if event["e"] == "left"}
@@ -240,9 +241,10 @@ class Checker:
                     yield "claimed after its outcome was stored"
                 if owner and event["t"] < until - _TOLERANCE:
                     yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
-                if claimed and opaque and owner:
+                # Where there was no record, the run before has released it; its server may have died before it said so.
+                if claimed and opaque and owner and not (ran and event["over"] is None):
                     yield "opaque, and run again"
-                opaque = event["method"] == OPAQUE
+                opaque, ran = event["method"] == OPAQUE, False
                 claimed.add(fence)
             elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
                 continue  # paused before it, it comes back late and can't know: but it may change nothing
@@ -251,7 +253,8 @@ class Checker:
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
                 owner, until = fence, event["asked"] + self._lease
             elif what == "ran" and fence == owner:
-                until = 0.0  # what became of it may be stored, and its server killed before it could write so here
+                # What became of it may be stored, and its server killed before it could write so here.
+                until, ran = 0.0, True
             elif what in ("release", "wait") and fence == owner:
                 owner = ""
                 if what == "release":

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from crash.checker import Checker
+from crash.server import OPAQUE
 
 FIRST, SECOND = "1" * 32, "2" * 32
 
@@ -90,3 +91,17 @@ def test_a_handler_that_was_taken_over_may_still_run() -> None:
         event("left", 12.6, FIRST),
         event("left", 12.7, third),
     )
+
+
+def test_an_opaque_operation_runs_again_only_where_it_was_released() -> None:
+    """Its server may die before it tells of the release. A take-over is found, and so is a record that vanishes."""
+
+    def again(*between: dict[str, Any], over: str | None) -> list[str]:
+        first = event("claim", 10.0, FIRST, asked=10.0, over=None, method=OPAQUE)
+        second = event("claim", 12.0, SECOND, asked=12.0, over=over, method=OPAQUE)
+        return findings(first, event("run", 10.1, FIRST), *between, second)
+
+    ran, release = event("ran", 10.2, FIRST), event("release", 10.3, FIRST)
+    assert again(ran, release, over=None) == []
+    assert again(ran, over=None) == []
+    assert again(ran, over=FIRST) == again(over=FIRST) == again(over=None) == ["opaque, and run again"]
