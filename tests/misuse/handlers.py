@@ -91,6 +91,16 @@ class Run:
         message = StringValue(value=f"{self.case.key} {value}")
         return [message] if self.case.streams else message
 
+    def row(self, db: Any, what: str, within: str = "") -> Any:
+        sql = "INSERT INTO effects (key, what, run) VALUES (?, ?, ?)"
+        db.execute(sql, (self.case.key, what, self.number))
+        return self.stepped(what, within)
+
+    def stepped(self, name: str, within: str) -> Any:
+        if within == "raises":
+            raise ValueError(name)
+        return object() if within == "unencodable" else name
+
     def plain(self, op: Op) -> bool:
         """Does what is the same in both kinds; returns whether it was that."""
         context = self.context
@@ -208,16 +218,6 @@ class AsyncRun(Run):
             )
         return await operation.step(name, fn, undo=(lambda _: None) if undoable else None)
 
-    def row(self, db: Any, what: str, within: str = "") -> Any:
-        sql = "INSERT INTO effects (key, what, run) VALUES (?, ?, ?)"
-        db.execute(sql, (self.case.key, what, self.number))
-        return self.stepped(what, within)
-
-    def stepped(self, name: str, within: str) -> Any:
-        if within == "raises":
-            raise ValueError(name)
-        return object() if within == "unencodable" else name
-
     async def end(self, op: Op) -> Any:
         match op.what, op.arguments:
             case "transact", (_, how):
@@ -332,17 +332,10 @@ class ThreadRun(Run):
             return operation.step(name, lambda db: self.row(db, f"step:{name}", within), undo=undo, transaction=True)
         return operation.step(name, lambda: self.stepped(name, within), undo=(lambda _: None) if undoable else None)
 
-    def row(self, db: Any, what: str, within: str = "") -> Any:
-        sql = "INSERT INTO effects (key, what, run) VALUES (?, ?, ?)"
-        db.execute(sql, (self.case.key, what, self.number))
-        return self.stepped(what, within)
-
     def stepped(self, name: str, within: str) -> Any:
         if within == "sleeps":
             time.sleep(0.02)
-        if within == "raises":
-            raise ValueError(name)
-        return object() if within == "unencodable" else name
+        return super().stepped(name, within)
 
     def end(self, op: Op) -> Any:
         match op.what, op.arguments:
