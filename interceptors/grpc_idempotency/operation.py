@@ -5,13 +5,14 @@ import inspect
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
 from grpc_idempotency import _ambient
 from grpc_idempotency._scope import enter_scope, scope_of
 from grpc_idempotency._steps import Steps, Undo, Unwinding
-from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable
+from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Outcome, Step
 from grpc_idempotency.store import Database
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _PATIENCE = 10.0
 """Seconds that a run which only unwinds waits for the handler's other tasks or threads to come to their steps."""
+_LOOK_EVERY = 1.0
+"""Seconds after which a thread that waits for the loop looks whether it is still there."""
 
 
 class OperationBase:
@@ -69,6 +72,8 @@ class OperationBase:
         self.answers = answers
         """For the stores: whether a value could be the call's reply."""
         self._leased = leased
+        self._transactions: set[object] = set()
+        """The handler's own transactions that the store has not answered yet."""
 
     @property
     def over(self) -> bool:
@@ -88,6 +93,25 @@ class OperationBase:
         """
         self.steps.check_reply()
         return self._seal(reply)
+
+    def begin_transaction(self, transaction: object) -> None:
+        """For the stores: a transaction of the handler's own, no step's, is asked for.
+
+        Nobody may be waiting for its answer when the handler ends: a cancelled one, or one that a task awaits. It may
+        commit the outcome all the same, so the operation's end waits for :meth:`end_transaction`.
+
+        Raises:
+            TransactionMisuse: The handler has ended already.
+        """
+        if self.over:
+            raise TransactionMisuse(
+                "the transaction comes too late: its handler has ended. Await store.transaction before it does"
+            )
+        self._transactions.add(transaction)
+
+    def end_transaction(self, transaction: object) -> None:
+        """For the stores: this transaction is answered."""
+        self._transactions.discard(transaction)
 
     def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool, *, beside: bool) -> Step | None:
         if self.committed is not None:
@@ -229,15 +253,25 @@ class AsyncOperation(OperationBase):
         super().end()
         self._stir()
 
-    async def rest(self, *, stop: bool = False) -> None:
-        """For the interceptors: the handler has ended; waits for the steps that it has left running.
+    def end_transaction(self, transaction: object) -> None:
+        """See :meth:`OperationBase.end_transaction`; in whatever loop the transaction was awaited."""
+        super().end_transaction(transaction)
+        if _running_loop() is self._loop:
+            self._stir()
+        else:
+            with suppress(RuntimeError):  # the handler's loop is closed, and nobody waits there
+                self._loop.call_soon_threadsafe(self._stir)
 
-        What comes of them decides about the operation: one that ends late has to be undone as the others. ``stop``
-        cancels them, and so does a cancellation of the caller, which goes on once they have ended.
+    async def rest(self, *, stop: bool = False) -> None:
+        """For the interceptors: the handler has ended; waits for the steps and transactions that it has left running.
+
+        What comes of them decides about the operation: a step that ends late has to be undone as the others, and a
+        transaction may commit the outcome. ``stop`` cancels the steps, and so does a cancellation of the caller, which
+        goes on once they have ended.
         """
         self.end()
         cancelled: asyncio.CancelledError | None = None
-        while self._tasks:
+        while self._tasks or self._transactions:
             if stop:
                 stop = False
                 for task in self._tasks.values():
@@ -387,11 +421,24 @@ class Operation(OperationBase):
             super().end()
             self._moved.notify_all()
 
+    def begin_transaction(self, transaction: object) -> None:
+        """See :meth:`OperationBase.begin_transaction`."""
+        with self._moved:
+            super().begin_transaction(transaction)
+
+    def end_transaction(self, transaction: object) -> None:
+        """See :meth:`OperationBase.end_transaction`."""
+        with self._moved:
+            super().end_transaction(transaction)
+            self._moved.notify_all()
+
     def rest(self) -> None:
-        """For the interceptors: the handler has ended; waits for the steps that its other threads still run."""
+        """For the interceptors: the handler has ended; waits for its other threads' steps, and its transactions."""
         self.end()
         with self._moved:
             self._moved.wait_for(lambda: not self.steps.running)
+            while self._transactions and not (self._loop is not None and self._loop.is_closed()):
+                self._moved.wait(_LOOK_EVERY)
 
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -375,6 +376,53 @@ async def test_what_follows_a_commit_is_no_part_of_the_reply(
     key, told = new_key(), ["one", "two" if commits else "something else"]
     replies = [await service.call("Do", "a", key=key) for _ in range(2)]
     assert [(reply.texts, reply.mark) for reply in replies] == [(told, "executed"), (told, "replayed")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [("async", "cancelled"), ("async", "left to a task"), ("thread", "cancelled")]
+)
+async def test_a_transaction_that_nobody_waits_for_any_more(serve: Servers, left: str) -> None:
+    """Its outcome is sealed, not yet committed, and the handler ends: the end waits for the store's answer (5.1)."""
+    store = await prepared(serve)
+    entered, blocked, asked, sealed = Gate(), Gate(), Gate(), Gate()
+    begin, commit = threading.Event(), threading.Event()
+
+    def wait_before(_db: Any) -> None:
+        blocked.open()
+        assert begin.wait(30)
+
+    def wait_behind(_db: Any) -> None:
+        sealed.open()
+        assert commit.wait(30)
+
+    async def do(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        entered.open()
+        await blocked.wait(30)
+        task = asyncio.ensure_future(store.transaction(lambda _: [text("committed")]))
+        await asyncio.sleep(0)
+        asked.open()
+        await sealed.wait(30)
+        if left == "cancelled":
+            task.cancel()
+            await asyncio.wait([task])
+        try:
+            yield text("gave up")
+        finally:
+            asyncio.get_running_loop().call_soon(commit.set)
+
+    service = await serve({"Do": server_stream(do)}, store=store)
+    key = new_key()
+    call = asyncio.ensure_future(service.call("Do", "a", key=key))
+    await entered.wait(30)
+    before = asyncio.ensure_future(store.transaction(wait_before))
+    await asked.wait(30)
+    behind = asyncio.ensure_future(store.transaction(wait_behind))
+    await asyncio.sleep(0)
+    begin.set()
+    replies = [await call, await service.call("Do", "a", key=key)]
+    told = ["committed"]
+    assert [(reply.texts, reply.mark) for reply in replies] == [(told, "executed"), (told, "replayed")]
+    await asyncio.gather(before, behind)
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])

@@ -38,6 +38,12 @@ class Request(Generic[T]):
     """The future that the caller waits for, of asyncio or of ``concurrent.futures``."""
     tables: Tables
 
+    def begin(self) -> None:
+        """Is called before the request is queued, for those that an operation has to know of."""
+
+    def end(self) -> None:
+        """Is called where the answer can't be handed to the caller, since its loop is closed."""
+
     def settle(self) -> None:
         """Hands the answer to the caller, in its loop; nobody may be waiting any more."""
         if self.future.done():
@@ -222,6 +228,11 @@ class TransactionRequest(Request[Any]):
         self.committed: Outcome | None = None
         self.step: Step | None = None
 
+    def begin(self) -> None:
+        """Has the operation's end wait for this; a step's transaction is waited for with the step."""
+        if self.operation is not None and self.make_step is None:
+            self.operation.begin_transaction(self)
+
     def tell(self, error: StoreUnavailable) -> None:
         """Tells the operation why its transaction is not committed."""
         if self.operation is not None:
@@ -229,6 +240,13 @@ class TransactionRequest(Request[Any]):
 
     def settle(self) -> None:
         """Marks the operation even where the caller was cancelled: its outcome is stored all the same."""
-        if self.operation is not None and self.committed is not None and self.error is None:
-            self.operation.committed = self.committed
+        self.end()
         super().settle()
+
+    def end(self) -> None:
+        """Tells the operation what has become of this."""
+        if self.operation is None:
+            return
+        if self.committed is not None and self.error is None:
+            self.operation.committed = self.committed
+        self.operation.end_transaction(self)

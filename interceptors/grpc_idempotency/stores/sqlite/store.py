@@ -157,6 +157,7 @@ class AsyncSQLiteStore(SQLiteBase):
 
     def _ask(self, writer: Writer, tables: Tables, request: Request[T]) -> "asyncio.Future[T]":
         self._addressed(tables, request)
+        request.begin()
         writer.submit(request)
         future: asyncio.Future[T] = request.future
         return future

@@ -5,7 +5,6 @@ future; the thread takes all that waits, runs it as one group and hands the answ
 that a caller does, being cancelled or having its loop closed, can interrupt a group or take the connection along.
 """
 
-import contextlib
 import logging
 import sqlite3
 import threading
@@ -337,8 +336,11 @@ def _deliver(requests: Sequence[AnyRequest]) -> None:
     for request in requests:
         by_loop.setdefault(id(request.loop), []).append(request)
     for answered in by_loop.values():
-        with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
+        try:
             answered[0].loop.call_soon_threadsafe(_settle, answered)
+        except RuntimeError:  # that loop is closed, and nobody in it waits any more
+            for request in answered:
+                request.end()
 
 
 def _refuse(request: AnyRequest, error: Exception) -> None:
