@@ -20,7 +20,7 @@ def crash(folder: Path, *arguments: str) -> tuple[int, str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=290,
     )
     assert not done.stderr, done.stderr
     return done.returncode, done.stdout
@@ -46,7 +46,7 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
 def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
     """Killed between any two steps, on either side: all or nothing, soon after the restart, without a client."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "crash", "--walk"], cwd=ROOT, capture_output=True, text=True, timeout=110
+        [sys.executable, "-W", "error", "-m", "crash", "--walk"], cwd=ROOT, capture_output=True, text=True, timeout=290
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "all or nothing at 28 places" in done.stdout

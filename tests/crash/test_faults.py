@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # guards against a hang only: all faults share the wait
 
 ROOT = Path(__file__).parents[2]
 FAULTS = (
@@ -46,13 +46,13 @@ def found(
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checker_finds(fault: str, found: dict[str, Future[bool]]) -> None:
-    """A fault that was put into the servers is found. When it takes effect is chance: so in one of three small runs."""
-    assert found[fault].result(timeout=110)
+    """A fault that was put into the servers is found. When it takes effect is chance: so in one of some small runs."""
+    assert found[fault].result()
 
 
 def is_found(fault: str, folder: Path) -> bool:
     """Whether it is, in a small run."""
-    for seed in range(3):
+    for seed in range(6):
         run = folder / str(seed)
         run.mkdir()
         small = ("--kills=4", "--clients=24", "--patience=6", f"--seed={seed}", f"--folder={run}")
@@ -69,5 +69,5 @@ def test_all_faults_are_tried() -> None:
 
 def crash(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "crash", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110
+        [sys.executable, "-m", "crash", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
