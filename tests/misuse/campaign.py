@@ -1,9 +1,11 @@
 """Plays cases against the servers, then compares what clients were told with what the ledger and the files hold."""
 
 import sqlite3
+import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -111,7 +113,7 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
 
 
 def wait_for_threads(before: int) -> list[str]:
-    """Returns the names of the library's threads that are left; what handlers do may take a moment to end."""
+    """Returns the library's threads that are left, and where they are; what handlers do may take a moment to end."""
     end = time.monotonic() + 15
     while threading.active_count() > before and time.monotonic() < end:
         for thread in threading.enumerate():
@@ -119,7 +121,14 @@ def wait_for_threads(before: int) -> list[str]:
                 thread.join(0.05)
         if not any(thread.name.startswith("grpc-idempotency") for thread in threading.enumerate()):
             break
-    return [one.name for one in threading.enumerate() if one.name.startswith("grpc-idempotency")]
+    return [f"{one.name}: {_at(one)}" for one in threading.enumerate() if one.name.startswith("grpc-idempotency")]
+
+
+def _at(thread: threading.Thread) -> str:
+    """Returns where a thread is, the innermost call first."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    calls = reversed(traceback.extract_stack(frame)) if frame is not None else ()
+    return " < ".join(f"{call.name} {Path(call.filename).name}:{call.lineno}" for call in calls)
 
 
 # The client
