@@ -77,7 +77,6 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
     report = Report(cases=len(seeds))
     cases = {one.key: one for one in map(case, seeds)}
     ledger, heard = Ledger(), defaultdict[str, list[Heard]](list)
-    before = threading.active_count()
     with tempfile.TemporaryDirectory() as folder:
         faults = Faults(seeds[0], fault_rate)
         servers: list[AioServer | SyncServer] = [
@@ -104,7 +103,7 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
             report.findings += [Finding(None, "no task is left over", one) for one in server.left]
             mine = [one for one in cases.values() if server_of[one.how] is server]
             report.findings += judge_all(mine, server.path, heard, ledger, report)
-        left = wait_for_threads(before)
+        left = wait_for_threads()
         report.findings += [Finding(None, "no thread is left over", name) for name in left]
     report.calls = sum(map(len, heard.values()))
     report.runs = sum(ledger.runs.values())
@@ -112,16 +111,18 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
     return report
 
 
-def wait_for_threads(before: int) -> list[str]:
+def wait_for_threads() -> list[str]:
     """Returns the library's threads that are left, and where they are; what handlers do may take a moment to end."""
     end = time.monotonic() + 15
-    while threading.active_count() > before and time.monotonic() < end:
-        for thread in threading.enumerate():
-            if thread.name.startswith("grpc-idempotency"):
-                thread.join(0.05)
-        if not any(thread.name.startswith("grpc-idempotency") for thread in threading.enumerate()):
-            break
-    return [f"{one.name}: {_at(one)}" for one in threading.enumerate() if one.name.startswith("grpc-idempotency")]
+    while (left := ours()) and time.monotonic() < end:
+        for thread in left:
+            thread.join(0.05)
+    return [f"{one.name}: {_at(one)}" for one in left]
+
+
+def ours() -> list[threading.Thread]:
+    """Returns the library's threads."""
+    return [one for one in threading.enumerate() if one.name.startswith("grpc-idempotency")]
 
 
 def _at(thread: threading.Thread) -> str:
