@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from grpc_idempotency._steps import Steps
@@ -37,6 +38,27 @@ def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal)
         yield operation
     finally:
         enter(None)
+
+
+@contextlib.asynccontextmanager
+async def kept(store: AsyncSQLiteStore) -> AsyncIterator[None]:
+    """Keeps the connection's thread while what is within is asked for, so that all of it is there when it comes."""
+    loop, keeps, go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def keep(_db: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(keeps.set)
+        go.wait()
+
+    assert store._writer is not None
+    assert store._writer._connection is not None
+    store._writer._connection.post(keep)
+    await keeps.wait()  # a group that was answered just now may not have ended
+    try:
+        yield
+        for _ in range(3):
+            await asyncio.sleep(0)
+    finally:
+        go.set()
 
 
 async def together(store: AsyncSQLiteStore, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:

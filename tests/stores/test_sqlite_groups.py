@@ -18,7 +18,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, group
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step
 
 from .conftest import HandClock, Make
-from .operations import keyed
+from .operations import kept, keyed
 
 T = TypeVar("T")
 
@@ -47,20 +47,8 @@ async def traced(store: AsyncSQLiteStore) -> list[str]:
 
 async def together(store: AsyncSQLiteStore, calls: Iterable[Awaitable[T]]) -> list[T]:
     """Makes the calls while the connection's thread is kept, so that all are there when it comes to them."""
-    loop, kept, go = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-
-    def keep(_db: sqlite3.Connection) -> None:
-        loop.call_soon_threadsafe(kept.set)
-        go.wait()
-
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(keep)
-    await kept.wait()  # a group that was answered just now may not have ended
-    answers = asyncio.gather(*calls)
-    for _ in range(3):
-        await asyncio.sleep(0)
-    go.set()
+    async with kept(store):
+        answers = asyncio.gather(*calls)
     return await answers
 
 

@@ -15,6 +15,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 
 from .conftest import Make, MakeBlocking
+from .operations import kept
 
 
 def beside(path: Path, end: str) -> Path:
@@ -66,15 +67,16 @@ async def test_nothing_is_acknowledged(store: AsyncSQLiteStore, path: Path, way:
     """Neither writes nor reads, transactions or sweeps, and all that waited are told that nothing was written."""
     claim = a_claim()
     await store.claim(claim)
-    way(path)
-    answers = await asyncio.gather(
-        store.complete(claim.name, claim.fence, OUTCOME, TTL),
-        store.get(claim.name),
-        store.sweep(),
-        store.transaction(lambda db: db.execute("SELECT 1").fetchall()),
-        return_exceptions=True,
-    )
-    for answer in answers:
+    async with kept(store):
+        way(path)
+        asked = asyncio.gather(
+            store.complete(claim.name, claim.fence, OUTCOME, TTL),
+            store.get(claim.name),
+            store.sweep(),
+            store.transaction(lambda db: db.execute("SELECT 1").fetchall()),
+            return_exceptions=True,
+        )
+    for answer in await asked:
         assert isinstance(answer, StoreUnavailable)
         assert "while this process used it" in str(answer)
         assert answer.landed is False
