@@ -15,10 +15,12 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from crash.store import UNDO, LabStore
-from grpc_idempotency import Database, Effects, State, TransactionMisuse, _flight, _protocol
-from grpc_idempotency._aio_flights import Flight
-from grpc_idempotency._aio_run import AioRun
-from grpc_idempotency._steps import Steps
+from grpc_idempotency import Database, Effects, State, TransactionMisuse
+from grpc_idempotency._operation.steps import Steps
+from grpc_idempotency._protocol import rules as _protocol
+from grpc_idempotency._server import flight as _flight
+from grpc_idempotency._server.aio.flights import Flight
+from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import Operation, SQLiteStore
 from grpc_idempotency.operation import OperationBase, current, lend
 from grpc_idempotency.records import Claim, Outcome, Record, Step

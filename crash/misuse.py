@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from crash.files import Journal
 from grpc_idempotency import Database, current_operation
-from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.operation import OperationBase
 from shop.errors import Reason, Refused
 from shop.orders.checkout import Checkout

@@ -17,8 +17,9 @@ from crash.faults import FAULTS, Fault
 from crash.files import AUDIT, Journal
 from crash.misuse import Misuse, misbehave
 from crash.points import Point
-from grpc_idempotency import Effects, Policy, _protocol
-from grpc_idempotency._aio_run import AioRun
+from grpc_idempotency import Effects, Policy
+from grpc_idempotency._protocol import rules as _protocol
+from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import Operation
 from grpc_idempotency.operation import OperationBase
 from shop.config import Config

@@ -3,11 +3,11 @@
 Here are the interceptors and the stores for ``grpc``; those for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
 """
 
-from grpc_idempotency._answers import refusal_of, status_of
-from grpc_idempotency._client import ClientPolicy
-from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency._sync import IdempotencyInterceptor
-from grpc_idempotency._sync_client import ClientInterceptor
+from grpc_idempotency._client.answers import refusal_of, status_of
+from grpc_idempotency._client.keys import ClientPolicy
+from grpc_idempotency._client.sync import ClientInterceptor
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._server.sync.interceptor import IdempotencyInterceptor
 from grpc_idempotency.errors import (
     ConcurrentCalls,
     FenceRefused,

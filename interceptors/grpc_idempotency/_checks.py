@@ -5,7 +5,7 @@ nobody can tell which setting is to blame.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -87,3 +87,13 @@ def _told(value: object) -> str:
     """A wrong value in an error: its type, and itself where that is short and can be no secret."""
     kind = type(value).__name__
     return f"{value!r} ({kind})" if isinstance(value, int | float) or value is None else f"a {kind}"
+
+
+def checked_by_name(given: Mapping[str, T] | None, kind: type[T]) -> dict[str, T]:
+    """Policies by method name or glob, if they are some. Raises :class:`PolicyError`."""
+    by_name: dict[Any, T] = dict(one_of("methods", {} if given is None else given, Mapping))
+    for pattern, policy in by_name.items():
+        if not (isinstance(pattern, str) and pattern.startswith("/")):
+            raise PolicyError(f"{pattern!r} names no method: write /package.Service/Method, or a glob of that form.")
+        one_of(f"methods[{pattern!r}]", policy, kind)
+    return by_name

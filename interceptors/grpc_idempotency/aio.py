@@ -1,7 +1,7 @@
 """grpc-idempotency for ``grpc.aio``: the interceptors, and the stores that are awaited."""
 
-from grpc_idempotency._aio import IdempotencyInterceptor
-from grpc_idempotency._aio_client import client_interceptors, status_of
+from grpc_idempotency._client.aio import client_interceptors, status_of
+from grpc_idempotency._server.aio.interceptor import IdempotencyInterceptor
 from grpc_idempotency.operation import AsyncOperation as Operation
 from grpc_idempotency.operation import current_async_operation as current_operation
 from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from grpc_idempotency import _checks
-from grpc_idempotency._tape import frame, is_framed
+from grpc_idempotency._wire.framing import frame, is_framed
 from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
 from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store

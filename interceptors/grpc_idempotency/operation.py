@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
-from grpc_idempotency import _ambient
-from grpc_idempotency._scope import enter_scope, scope_of
-from grpc_idempotency._steps import Steps, Undo, Unwinding
+from grpc_idempotency._operation import ambient as _ambient
+from grpc_idempotency._operation.scope import enter_scope, scope_of
+from grpc_idempotency._operation.steps import Steps, Undo, Unwinding
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Outcome, Step
 from grpc_idempotency.store import Database

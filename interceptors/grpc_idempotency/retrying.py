@@ -17,9 +17,9 @@ import grpc
 import tenacity
 
 from grpc_idempotency import _checks
-from grpc_idempotency._answers import push_back, refusal_of, retry_info, status_of
-from grpc_idempotency._refusals import Reason
-from grpc_idempotency._scope import Block
+from grpc_idempotency._client.answers import push_back, refusal_of, retry_info, status_of
+from grpc_idempotency._operation.scope import Block
+from grpc_idempotency._protocol.refusals import Reason
 from grpc_idempotency.errors import PolicyError
 
 P = ParamSpec("P")

@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
-from grpc_idempotency._scope import scope_of
+from grpc_idempotency._operation.scope import scope_of
 from grpc_idempotency.operation import OperationBase, current
 from grpc_idempotency.retrying import AsyncRetrying
 

@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 import grpc_idempotency
 from grpc_idempotency import ClientInterceptor, ClientPolicy, Policy, aio
-from grpc_idempotency._client import Clients
-from grpc_idempotency._methods import Methods
+from grpc_idempotency._client.keys import Clients
+from grpc_idempotency._methods.resolve import Methods
 
 KEY = "idempotency-key"
 CHECK = "/grpc.health.v1.Health/Check"

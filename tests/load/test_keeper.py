@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import StoreUnavailable
-from grpc_idempotency._effects import Effect, Get, Pause, Plan, do
-from grpc_idempotency._sync_keeper import Keeper
+from grpc_idempotency._protocol.effects import Effect, Get, Pause, Plan, do
+from grpc_idempotency._server.sync.keeper import Keeper
 
 SOON = 20.0
 

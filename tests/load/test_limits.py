@@ -10,7 +10,8 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, State, _sync
+from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency._server.sync import interceptor as _sync
 
 from ..echo.handlers import Rpc, server_stream, text, unary
 from ..echo.helpers import Servers, new_key

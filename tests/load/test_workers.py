@@ -10,8 +10,10 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, MemoryStore, Policy, State, _sync, _workers
-from grpc_idempotency._workers import Workers, within
+from grpc_idempotency import Effects, MemoryStore, Policy, State
+from grpc_idempotency._server import workers as _workers
+from grpc_idempotency._server.sync import interceptor as _sync
+from grpc_idempotency._server.workers import Workers, within
 from grpc_idempotency.records import Claim, Fingerprint, Record, StoredRequest, Swept
 
 from ..echo.handlers import Rpc, full, server_stream, text, unary

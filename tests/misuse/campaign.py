@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from grpc_idempotency import Code, Record, SQLiteStore, State
-from grpc_idempotency._wire import digest_name
+from grpc_idempotency._wire.key import digest_name
 from grpc_idempotency.principals import SHARED
 
 from .grammar import LONG, Attempt, Case, Op, case, flat

@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import MethodOptions
 
 from grpc_idempotency import Code, Disposition, Effects, Policy, PolicyError
-from grpc_idempotency._methods import Method, Methods
+from grpc_idempotency._methods.resolve import Method, Methods
 from grpc_idempotency.v1 import policy_pb2
 
 from .helpers import add, compiled, declare, rpc, served

@@ -97,7 +97,7 @@ def test_the_page_compiles(tmp_path: Path, implementation: str) -> None:
     code = (
         "import payments_pb2, payments_pb2_grpc\n"
         "from grpc_idempotency import Policy\n"
-        "from grpc_idempotency._methods import Methods\n"
+        "from grpc_idempotency._methods.resolve import Methods\n"
         "policy = Methods(Policy(), {}, lambda policy: None)['/payments.Payments/Charge'].policy\n"
         "print(policy.effects.name, policy.required, policy.ttl.days, policy.left_out)\n"
     )

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpc_idempotency import _protocol as protocol
-from grpc_idempotency._effects import Answer, Call, Complete, Effect, Hold, Mark, Release, Renew, TryClaim
-from grpc_idempotency._refusals import Reason, Refusal
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import Answer, Call, Complete, Effect, Hold, Mark, Release, Renew, TryClaim
+from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.records import Claim, Code, Effects, Outcome
 
 from .scenarios import Scenario, Step

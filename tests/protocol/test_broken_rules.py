@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency import _protocol as protocol
-from grpc_idempotency._effects import (
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import (
     Board,
     Call,
     Executed,

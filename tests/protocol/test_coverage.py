@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grpc_idempotency import _protocol as protocol
+from grpc_idempotency._protocol import rules as protocol
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +17,7 @@ ROOT = HERE.parents[1]
 
 
 def test_every_branch_of_the_rulebook_is_driven_by_hand(tmp_path: Path) -> None:
-    """100 % of the branches of ``_protocol.py`` by ``test_rules.py`` alone (``assert_never`` lines excluded)."""
+    """100 % of the branches of ``rules.py`` by ``test_rules.py`` alone (``assert_never`` lines excluded)."""
     # A process of its own: whatever this run is called with, and whether it is measured itself, is nothing to it.
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_", "COVERAGE_"))

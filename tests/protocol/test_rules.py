@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from grpc_idempotency import _protocol as protocol
-from grpc_idempotency._codec import decode_failure, encode_failure
-from grpc_idempotency._effects import (
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
     Board,
@@ -52,8 +51,9 @@ from grpc_idempotency._effects import (
     Waits,
     Watch,
 )
-from grpc_idempotency._protocol import FAILED
-from grpc_idempotency._refusals import Reason, Refusal
+from grpc_idempotency._protocol.failures import decode_failure, encode_failure
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._protocol.rules import FAILED
 from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step, StoredRequest

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from grpc_idempotency import _protocol as protocol
-from grpc_idempotency._effects import (
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
     Board,

@@ -12,7 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, State
-from grpc_idempotency._recovery import EVERY
+from grpc_idempotency._server.recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.operation import AsyncOperation, current
 

@@ -5,9 +5,9 @@ from typing import Any
 import grpc
 
 from grpc_idempotency import Policy
-from grpc_idempotency._methods import MOST_METHODS, Method, Methods
-from grpc_idempotency._run import Target
-from grpc_idempotency._shell import StandIns
+from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
+from grpc_idempotency._server.shell import StandIns
+from grpc_idempotency._server.target import Target
 
 
 def handler(reply: bytes) -> "grpc.RpcMethodHandler[Any, Any]":

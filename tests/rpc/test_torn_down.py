@@ -14,9 +14,11 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, SQLiteStore, State, _aio, _aio_flights, aio
-from grpc_idempotency._aio_flights import Flight, Flights
-from grpc_idempotency._aio_run import wait_in_thread
+from grpc_idempotency import Effects, Policy, SQLiteStore, State, aio
+from grpc_idempotency._server.aio import flights as _aio_flights
+from grpc_idempotency._server.aio import interceptor as _aio
+from grpc_idempotency._server.aio.flights import Flight, Flights
+from grpc_idempotency._server.aio.run import wait_in_thread
 from grpc_idempotency.records import Claim
 
 from .handlers import Gate, full

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Database, Effects, Policy, State
-from grpc_idempotency._methods import Methods
-from grpc_idempotency._recovery import MOST_CUT_SHORT, Recovery
+from grpc_idempotency._methods.resolve import Methods
+from grpc_idempotency._server.recovery import MOST_CUT_SHORT, Recovery
 from grpc_idempotency.aio import SQLiteStore, current_operation
 from grpc_idempotency.records import Fingerprint, Record, StoredRequest
 

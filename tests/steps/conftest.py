@@ -46,5 +46,5 @@ async def net(kind: str, tmp_path: Path) -> AsyncIterator[Net]:
 @pytest.fixture
 def promptly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers look for operations to finish many times a second."""
-    monkeypatch.setattr("grpc_idempotency._aio.EVERY", 0.05)
-    monkeypatch.setattr("grpc_idempotency._sync.EVERY", 0.05)
+    monkeypatch.setattr("grpc_idempotency._server.aio.interceptor.EVERY", 0.05)
+    monkeypatch.setattr("grpc_idempotency._server.sync.interceptor.EVERY", 0.05)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
-from grpc_idempotency._steps import Steps
+from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency.operation import Operation, enter
 from grpc_idempotency.records import Claim, Code, Outcome
 from grpc_idempotency.store import Database

@@ -13,12 +13,12 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy
-from grpc_idempotency._aio_run import AioRun
-from grpc_idempotency._context import Snapshot
-from grpc_idempotency._effects import Answered
-from grpc_idempotency._methods import Methods
-from grpc_idempotency._run import Target
-from grpc_idempotency._sync_run import SyncRun
+from grpc_idempotency._methods.resolve import Methods
+from grpc_idempotency._protocol.effects import Answered
+from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.sync.run import SyncRun
+from grpc_idempotency._server.target import Target
 
 from ..echo.handlers import server_stream, text
 from ..echo.helpers import Servers, new_key

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_idempotency import _tape
-from grpc_idempotency._tape import Tape, frame, unframe
+from grpc_idempotency._server import buffer as _tape
+from grpc_idempotency._server.buffer import Tape
+from grpc_idempotency._wire.framing import frame, unframe
 
 WINDOW = 64
 FRAME = 4

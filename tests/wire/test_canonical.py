@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.type_pb2 import Option
 from google.rpc.status_pb2 import Status
 
-from grpc_idempotency._canonical import _may_hold_any, canonical
+from grpc_idempotency._wire.canonical import _may_hold_any, canonical
 
 
 def entry(name: str) -> bytes:

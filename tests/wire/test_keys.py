@@ -11,13 +11,14 @@ from google.protobuf.message import Message
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from grpc_idempotency._admission import Admission, NotAdmitted
-from grpc_idempotency._context import Snapshot
-from grpc_idempotency._effects import Call
-from grpc_idempotency._methods import Method
-from grpc_idempotency._refusals import Reason, Refusal
-from grpc_idempotency._run import Target
-from grpc_idempotency._wire import InvalidKey, carries_key, find_key, parse_key, reply_to
+from grpc_idempotency._methods.resolve import Method
+from grpc_idempotency._protocol.effects import Call
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._server.admission import Admission, NotAdmitted
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.key import InvalidKey, carries_key, find_key, parse_key
+from grpc_idempotency._wire.reply import reply_to
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction
 from grpc_idempotency.records import Effects

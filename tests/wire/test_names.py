@@ -4,9 +4,10 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpc_idempotency._canonical import canonical
-from grpc_idempotency._protocol import same_request
-from grpc_idempotency._wire import StreamFingerprint, digest_name, fingerprint
+from grpc_idempotency._protocol.rules import same_request
+from grpc_idempotency._wire.canonical import canonical
+from grpc_idempotency._wire.fingerprint import StreamFingerprint, fingerprint
+from grpc_idempotency._wire.key import digest_name
 from grpc_idempotency.principals import SHARED, Caller, mtls_or_shared
 from grpc_idempotency.records import Fingerprint
 

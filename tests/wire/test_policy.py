@@ -11,8 +11,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 import grpc_idempotency
 import shop.orders.v1.orders_pb2
 from grpc_idempotency import ClientPolicy, aio
-from grpc_idempotency._client import Clients
-from grpc_idempotency._methods import Methods
+from grpc_idempotency._client.keys import Clients
+from grpc_idempotency._methods.resolve import Methods
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Code, Effects

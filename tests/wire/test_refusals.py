@@ -10,10 +10,11 @@ from google.rpc import error_details_pb2, status_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpc_idempotency import _protocol as protocol
-from grpc_idempotency._effects import Answer, Call, Mark
-from grpc_idempotency._refusals import DOMAIN, Reason, Refusal
-from grpc_idempotency._wire import cap, reply_to, rfc3339
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import Answer, Call, Mark
+from grpc_idempotency._protocol.refusals import DOMAIN, Reason, Refusal
+from grpc_idempotency._wire.reply import reply_to, rfc3339
+from grpc_idempotency._wire.trailers import cap
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.records import Code, Effects, Fingerprint, Outcome, Record, State
 

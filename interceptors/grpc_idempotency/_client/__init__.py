@@ -1,0 +1,1 @@
+"""The client's half: keys, and the interceptors that attach them."""

@@ -1,0 +1,137 @@
+"""The interceptors for channels of ``grpc.aio``."""
+
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+import grpc.aio
+
+from grpc_idempotency._client.answers import status_in
+from grpc_idempotency._client.keys import UNCLEAR, ClientPolicy, Clients, known_count, prepare, readable, wants_count
+from grpc_idempotency._operation.scope import Scope, current_scope
+
+_Continuation = Callable[[Any, Any], Awaitable[Any]]
+
+
+def client_interceptors(
+    *,
+    policy: ClientPolicy = ClientPolicy(),  # noqa: B008  # frozen
+    methods: Mapping[str, ClientPolicy] | None = None,
+) -> list[grpc.aio.ClientInterceptor]:
+    """Gives each call of a channel its key: ``grpc.aio.insecure_channel(target, interceptors=client_interceptors())``.
+
+    They are four, one for each cardinality, since grpc.aio registers an interceptor for one alone. They do what
+    :class:`grpc_idempotency.ClientInterceptor` does, and take the same. Put them before interceptors that retry.
+    """
+    clients = Clients(policy, methods)
+    return [_UnaryUnary(clients), _UnaryStream(clients), _StreamUnary(clients), _StreamStream(clients)]
+
+
+async def status_of(call: grpc.aio.Call) -> str | None:
+    """How a call was answered, once it has ended: as :func:`grpc_idempotency.status_of`, which also takes errors."""
+    return status_in(await call.trailing_metadata())
+
+
+class _Interceptor:
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    async def _call(
+        self,
+        continuation: _Continuation,
+        details: Any,
+        requests: Any,
+        *,
+        streams: bool = False,
+        bidirectional: bool = False,
+    ) -> Any:
+        rules = self._clients.rules(details.method, bidirectional=bidirectional)
+        metadata, count, scope = readable(details.metadata), None, current_scope()
+        if streams and wants_count(rules, metadata):
+            requests, count = await _counted(requests, rules.count_up_to)
+        await _look_back(scope)
+        ours, ticket = prepare(rules, metadata, requests, count, scope)
+        if ours or scope is not None or metadata is not details.metadata:
+            timeout = scope.timeout(details.timeout) if scope is not None else details.timeout
+            details = _with(details, grpc.aio.Metadata(*(metadata or ()), *ours), timeout)
+        try:
+            call = await continuation(details, requests)
+        except BaseException:
+            if ticket is not None:
+                ticket.abandon()
+            raise
+        if ticket is not None:
+            ticket.begun(call)
+        return call
+
+
+class _UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._call(continuation, client_call_details, request)
+
+
+class _UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._call(continuation, client_call_details, request)
+
+
+class _StreamUnary(_Interceptor, grpc.aio.StreamUnaryClientInterceptor):
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._call(continuation, client_call_details, request_iterator, streams=True)
+
+
+class _StreamStream(_Interceptor, grpc.aio.StreamStreamClientInterceptor):
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await self._call(continuation, client_call_details, request_iterator, bidirectional=True)
+
+
+def _with(details: Any, metadata: grpc.aio.Metadata, timeout: float | None) -> grpc.aio.ClientCallDetails:
+    return grpc.aio.ClientCallDetails(
+        method=details.method,
+        timeout=timeout,
+        metadata=metadata,
+        credentials=details.credentials,
+        wait_for_ready=details.wait_for_ready,
+    )
+
+
+async def _look_back(scope: Scope | None) -> None:
+    """Finds out how the scope's latest call ended, if it has; so it waits for nothing."""
+    last = scope.last if scope is not None else None
+    if last is not None and last.call is not None and last.ended and hasattr(last.call, "code"):
+        last.unclear = await last.call.code() in UNCLEAR
+
+
+async def _counted(messages: Any, limit: int) -> tuple[Any, int | None]:
+    """A stream's messages and their number, if that is known, or found by reading ``limit`` messages at most."""
+    messages, count = known_count(messages)
+    if count is not None or not limit or _written_later(messages):
+        return messages, count
+    rest = aiter(messages) if isinstance(messages, AsyncIterable) else _as_async(messages)
+    ahead: list[Any] = []
+    async for message in rest:
+        ahead.append(message)
+        if len(ahead) > limit:
+            return _chained(ahead, rest), None
+    return tuple(ahead), len(ahead)
+
+
+def _written_later(messages: Any) -> bool:
+    """Whether the caller passes no messages but will write them: grpc.aio then has a generator of its own in place.
+
+    Nothing can be read from it beforehand, since ``write`` waits until the interceptors have let the call begin.
+    """
+    frame = messages.ag_frame if inspect.isasyncgen(messages) else None
+    return frame is not None and str(frame.f_globals.get("__name__")).startswith("grpc.aio")
+
+
+async def _as_async(messages: Iterable[Any]) -> AsyncIterator[Any]:
+    for message in messages:
+        yield message
+
+
+async def _chained(ahead: list[Any], rest: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    for message in ahead:
+        yield message
+    async for message in rest:
+        yield message

@@ -1,0 +1,186 @@
+"""What a server's methods say of themselves, and which policy each one gets (7)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor_pb2 import MethodOptions
+
+from grpc_idempotency import _checks
+from grpc_idempotency._checks import checked_by_name
+from grpc_idempotency._methods.names import REQUEST_ID, is_grpcs_own
+from grpc_idempotency._methods.option import option_of, overlay
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.records import Effects
+
+T = TypeVar("T")
+
+MOST_METHODS = 4096
+"""How many methods are kept in memory at once: a server that serves any name, as a proxy does, has no end of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method of the server, as far as idempotency goes."""
+
+    name: str
+    """``/package.Service/Method``."""
+    policy: Policy
+    passes: bool
+    """Whether its calls, keyed or not, pass through: it has no side effects, and nothing of it is to be kept."""
+    has_request_id: bool
+    """Whether its request message has the string field of AIP-155."""
+    grpcs_own: bool = False
+    """Whether it passes because it is gRPC's own, and no policy names it exactly (2.5)."""
+
+
+class Methods:
+    """Finds a method's rules, strongest source first: Python by name, by glob; its proto's options; the default.
+
+    Args:
+        default: The policy of methods that ``by_name`` does not name.
+        by_name: Policies by full method name or glob.
+        check: Raises :class:`PolicyError` for a policy that the store can't meet.
+    """
+
+    def __init__(self, default: Policy, by_name: Mapping[str, Policy] | None, check: Callable[[Policy], None]) -> None:
+        self._default = _checks.one_of("policy", default, Policy)
+        self._by_name = by_name = checked_by_name(by_name, Policy)
+        for policy in (default, *by_name.values()):
+            check(policy)
+        self._globs = [(pattern, policy) for pattern, policy in by_name.items() if any(c in pattern for c in "*?[")]
+        self._check = check
+        self._known: dict[str, Method | str] = {}
+
+    def __getitem__(self, name: str) -> Method:
+        """The rules of a method of this name, whether there is one or not.
+
+        Raises :class:`PolicyError`, each time, where its policy can't be met.
+        """
+        method = self._known.get(name)
+        if method is None:
+            try:
+                method = self._find(name)
+            except PolicyError as exc:
+                method = f"The policy of {name} can't be met: {exc}"
+            if len(self._known) >= MOST_METHODS:
+                self._known.clear()
+            self._known[name] = method
+        if isinstance(method, str):
+            raise PolicyError(method)
+        return method
+
+    def _find(self, name: str) -> Method:
+        if self._is_left_out(name):
+            return Method(name=name, policy=self._default, passes=True, has_request_id=False, grpcs_own=True)
+        descriptor = _descriptor(name)
+        level = descriptor.GetOptions().idempotency_level if descriptor else MethodOptions.IDEMPOTENCY_UNKNOWN
+        _, policy = self._configured(name)
+        if policy is None:
+            policy = self._by_proto(descriptor, level) if descriptor else self._default
+        elif name in self._by_name and descriptor:
+            _check_paths(policy.left_out, descriptor)
+        reads = level == MethodOptions.NO_SIDE_EFFECTS
+        if reads and policy.keep_reads:
+            policy = replace(policy, effects=Effects.REPEATABLE)
+        return Method(
+            name=name,
+            policy=policy,
+            passes=reads and not policy.keep_reads,
+            has_request_id=descriptor is not None and _has_request_id(descriptor),
+        )
+
+    def _is_left_out(self, name: str) -> bool:
+        """Whether neither the default policy nor a glob holds for the method, since it is gRPC's own."""
+        return is_grpcs_own(name) and name not in self._by_name
+
+    def _configured(self, name: str) -> tuple[str, Policy | None]:
+        """What Python says of the method, and under which name or glob."""
+        if name in self._by_name:
+            return name, self._by_name[name]
+        return next(((pattern, policy) for pattern, policy in self._globs if fnmatchcase(name, pattern)), ("", None))
+
+    def _by_proto(self, descriptor: MethodDescriptor, level: int) -> Policy:
+        """The default policy, with what the method's proto says laid over it."""
+        policy = self._default
+        if level == MethodOptions.IDEMPOTENT:
+            policy = replace(policy, effects=Effects.REPEATABLE)
+        option = option_of(descriptor)
+        if option is None:
+            return policy
+        policy = overlay(policy, option)
+        if level == MethodOptions.NO_SIDE_EFFECTS and option.effects and policy.effects is not Effects.REPEATABLE:
+            raise PolicyError(f"it is NO_SIDE_EFFECTS, and its effects are {policy.effects.name}.")
+        if option.left_out:
+            _check_paths(policy.left_out, descriptor)
+        self._check(policy)
+        return policy
+
+    def check(self, names: set[str]) -> None:
+        """Raises :class:`PolicyError` for all that can't be met by a server with just these methods."""
+        problems = [*self._unmatched(names), *self._unmet(names), *self._useless_paths(names)]
+        if problems:
+            raise PolicyError(" ".join(problems))
+
+    def _unmatched(self, names: set[str]) -> Iterator[str]:
+        """The configured names and globs that none of these methods answers to: a misspelling, most likely."""
+        for pattern in self._by_name:
+            if not any(pattern == name or fnmatchcase(name, pattern) for name in names):
+                yield f"There is a policy for {pattern}, but the server has no such method."
+
+    def _unmet(self, names: set[str]) -> Iterator[str]:
+        for name in sorted(names):
+            try:
+                self[name]
+            except PolicyError as exc:
+                yield str(exc)
+
+    def _useless_paths(self, names: set[str]) -> Iterator[str]:
+        """The left-out paths of the default policy and of globs that no method they hold for has in its request."""
+        governed: dict[str, list[MethodDescriptor | None]] = {}
+        for name in names:
+            if self._is_left_out(name):
+                continue
+            governed.setdefault(self._configured(name)[0], []).append(_descriptor(name))
+        for pattern, policy in (("", self._default), *self._globs):
+            methods = governed.get(pattern, [])
+            known = [method for method in methods if method is not None]
+            if known and len(known) == len(methods):
+                for path in policy.left_out:
+                    if not any(_leads(path, method.input_type) for method in known):
+                        whose = f"the policy for {pattern}" if pattern else "the default policy"
+                        yield f"Policy.left_out: none of the methods of {whose} has a field {path!r} in its request."
+
+
+def _check_paths(paths: tuple[str, ...], method: MethodDescriptor) -> None:
+    for path in paths:
+        if not _leads(path, method.input_type):
+            raise PolicyError(f"left_out: a {method.input_type.full_name} has no field {path!r} that can be left out.")
+
+
+def _leads(path: str, message: Descriptor) -> bool:
+    """Whether a dotted path names a field of a message, through messages, repeated or not, but no maps."""
+    name, _, rest = path.partition(".")
+    field = message.fields_by_name.get(name)
+    if field is None or not rest:
+        return field is not None
+    inner = field.message_type
+    return inner is not None and not inner.GetOptions().map_entry and _leads(rest, inner)
+
+
+def _descriptor(name: str) -> MethodDescriptor | None:
+    """The method's descriptor, where its generated code uses the default pool, as protoc's does."""
+    try:
+        return descriptor_pool.Default().FindMethodByName(name.lstrip("/").replace("/", "."))
+    except KeyError:
+        return None
+
+
+def _has_request_id(method: MethodDescriptor) -> bool:
+    field = method.input_type.fields_by_name.get(REQUEST_ID)
+    # A repeated field's default is a list; the attributes that say so come and go between versions of protobuf.
+    return field is not None and field.type == FieldDescriptor.TYPE_STRING and isinstance(field.default_value, str)

@@ -1,0 +1,48 @@
+"""The results of steps as bytes."""
+
+import json
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.message import Message
+
+from grpc_idempotency.errors import StepMisuse
+
+_BYTES, _MESSAGE, _JSON = b"b", b"m", b"j"
+
+
+def encode(value: object) -> bytes:
+    """A step's result: bytes, a protobuf message, or what JSON can say. Raises :class:`StepMisuse` for others."""
+    if isinstance(value, bytes):
+        return _BYTES + value
+    if isinstance(value, Message):
+        _check_known(value.DESCRIPTOR.full_name)
+        return _MESSAGE + value.DESCRIPTOR.full_name.encode() + b"\0" + value.SerializeToString()
+    try:
+        return _JSON + json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise StepMisuse(
+            f"a step's result is kept as bytes, a protobuf message or a JSON value; {type(value).__name__} is none"
+        ) from exc
+
+
+def decode(data: bytes) -> Any:
+    """The inverse of :func:`encode`, but that JSON knows no tuples."""
+    kind, rest = data[:1], data[1:]
+    if kind == _BYTES:
+        return rest
+    if kind == _JSON:
+        return json.loads(rest)
+    name, _, serialized = rest.partition(b"\0")
+    message: Message = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name.decode()))()
+    message.ParseFromString(serialized)
+    return message
+
+
+def _check_known(name: str) -> None:
+    try:
+        descriptor_pool.Default().FindMessageTypeByName(name)
+    except KeyError as exc:
+        raise StepMisuse(
+            f"a step's result can't be a {name}: no other run could read it, as it is in a pool of its own"
+        ) from exc

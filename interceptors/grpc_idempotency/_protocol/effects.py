@@ -1,0 +1,367 @@
+"""The vocabulary of the protocol: what its plans work on, what they ask of the world, and what comes of them.
+
+Types alone; the rules are in ``rules.py``.
+"""
+
+import enum
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from grpc_idempotency._protocol.refusals import Refusal
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Step, StoredRequest
+
+T = TypeVar("T")
+
+
+# What the plans work on
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A keyed call that was admitted: its key is valid, its principal known."""
+
+    name: bytes
+    method: str
+    fingerprint: Fingerprint
+    policy: Policy
+    until: float
+    """When its wait budget is spent, on the shell's monotonic clock. The protocol only hands it on."""
+    streams: bool = False
+    """Whether its answer is a stream of messages."""
+    principal: bytes = b""
+    """Whose call it is."""
+    request: StoredRequest | None = None
+    """What is stored for a run without the client; ``None`` where there is to be none."""
+    lapsed: Record | None = None
+    """Without a client: the record as it was found, which this call is to take over."""
+
+
+class Mark(enum.Enum):
+    """How a call was answered: the trailer ``idempotency-status`` (2.2)."""
+
+    EXECUTED = "executed"
+    REPLAYED = "replayed"
+    ATTACHED = "attached"
+    UNPROTECTED = "unprotected"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The handler's answer, for one call."""
+
+    outcome: Outcome
+    mark: Mark
+    created: datetime | None = None
+    """When the outcome was stored; with a replay only."""
+
+
+# How a handler can end
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """It returned, or aborted with a status."""
+
+    outcome: Outcome
+    committed: bool = False
+    """Whether its own transaction stored the outcome already (5.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """It raised; ``outcome`` is what a client gets to see of that."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """It raised because the store could not do something for it."""
+
+    outcome: Outcome
+    """As of :class:`Raised`."""
+    own: bool = True
+    """Whether that was to commit the operation's own transaction, in which the handler's effects are (5.1)."""
+
+
+class CutShort(enum.Enum):
+    """It did not get to its end; the value tells an operator why."""
+
+    CANCELLED = "the handler was cancelled from inside the server while it ran"
+    OVERRAN = "the handler ran past its execution limit and was stopped"
+    ABANDONED = "the handler ran past its execution limit and could not be stopped"
+
+
+Ended = Answered | Raised | RolledBack | CutShort
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a run ended, and what it leaves."""
+
+    ended: Ended
+    steps: bool = False
+    """Whether any step of the operation is finished, in this run or one before; or may be, since it was begun."""
+
+
+# What a flight can land with
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The handler ran, and its outcome is stored."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The handler ran, and nothing of it is kept: the operation is absent, or will be when its lease runs out."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The handler ran, and has to run again later; its steps are kept (5.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unprotected:
+    """The handler ran, the store is down, and the policy lets the answer go all the same (5.5)."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The handler did not run, or does not count: this record stands in its way. ``None``: it is gone again."""
+
+    record: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No answer can be given, to nobody of those who wait."""
+
+    refusal: Refusal
+
+
+Landing = Executed | Released | Waits | Unprotected | Found | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What a call learns of the flight that it follows."""
+
+    landing: Landing | None
+    """``None``: its time was up before."""
+    begun: bool = False
+    """Whether it has sent messages of the flight's stream already: it can't have any other answer any more."""
+
+
+class Event(enum.Enum):
+    """What an operator should read in the log."""
+
+    TOOK_OVER = "took over operation %s of %s, whose server is gone"
+    RUNS_AGAIN = "operation %s of %s runs again"
+    LOST = "operation %s of %s has been taken over or held while it ran here"
+    LAPSED = "the lease of operation %s of %s ran out while it ran here, since it could not be renewed in time"
+    HELD = "operation %s of %s is held until an operator resolves it"
+    WAITS = "operation %s of %s failed in a way that may pass, and will run again"
+    STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
+    GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
+
+
+class Fate(enum.Enum):
+    """What recovery does with a lapsed record."""
+
+    HOLD = "hold"
+    RUN = "run"
+    LEAVE = "leave"
+    """Only a retry of its client finishes it."""
+
+
+# What the plans ask of the world
+
+
+class Effect(Generic[T]):
+    """A wish of a plan; ``T`` is the type of the reply."""
+
+    __slots__ = ()
+
+
+Plan = Generator[Effect[Any], Any, T]
+
+
+def do(effect: Effect[T]) -> Plan[T]:
+    """Yields the effect and returns its reply, typed."""
+    reply: T = yield effect
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Boarded:
+    """A flight that a call is on."""
+
+    fingerprint: Fingerprint
+    founded: bool
+    """Whether this call founded it; its request is the one that the handler sees."""
+    flight: object
+    """The shell's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Board(Effect[Boarded | None]):
+    """Joins the flight of the call's name in this process, or founds one, at one instant and without I/O.
+
+    ``None``: there is none, and no further one is taken on.
+    """
+
+    call: Call
+
+
+@dataclass(frozen=True, slots=True)
+class Land(Effect[Landed]):
+    """Waits for the flight to land, until then at the latest. A stream's messages are sent on meanwhile."""
+
+    boarded: Boarded
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Watch(Effect[bool]):
+    """Waits for the end of the plan ``watch``, one for all who wait; ``False`` when the time was up first."""
+
+    name: bytes
+    fence: bytes
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class NewFence(Effect[bytes]):
+    """16 random bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TryClaim(Effect[Record | None]):
+    """The store's ``claim``."""
+
+    claim: Claim
+    over: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew(Effect[bool]):
+    """The store's ``renew``."""
+
+    name: bytes
+    fence: bytes
+    lease: timedelta
+    patience: float | None = None
+    """After how many seconds without an answer it counts as failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Complete(Effect[bool]):
+    """The store's ``complete``."""
+
+    name: bytes
+    fence: bytes
+    outcome: Outcome
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Effect[bool]):
+    """The store's ``release``."""
+
+    name: bytes
+    fence: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hold(Effect[bool]):
+    """The store's ``hold``."""
+
+    name: bytes
+    fence: bytes
+    reason: str
+    lapsed_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Effect[Record | None]):
+    """The store's ``get``."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wait(Effect[bool]):
+    """The store's ``wait``."""
+
+    name: bytes
+    fence: bytes
+    delay: timedelta
+    tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStep(Effect[bool]):
+    """The store's ``record_step``."""
+
+    name: bytes
+    fence: bytes
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSteps(Effect[Sequence[Step]]):
+    """The store's ``steps``."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Execute(Effect[Ran]):
+    """Runs the handler of the call that founded this flight; without a claim, as if the call had no key."""
+
+    claim: Claim | None
+    attempt: int = 1
+    steps: tuple[Step, ...] = ()
+    """Those finished in runs before."""
+    unwinds: bool = False
+    """Whether no further step may begin: the run is only to make known how to undo the finished ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unwind(Effect[str | None]):
+    """Undoes the finished steps of the run before, the last first; why it could not, or ``None``."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoseLease(Effect[None]):
+    """Tells the run that it has lost its lease for good: it begins no further step or undo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell(Effect[None]):
+    """Writes an event of this flight's operation to the log."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolds(Effect[bool]):
+    """Whether this flight's owner can still be taken for alive: its lease, by its own clock, has not run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Effect[None]):
+    """Lets about so much time pass, jittered."""
+
+    seconds: float

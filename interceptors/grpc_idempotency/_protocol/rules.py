@@ -1,0 +1,610 @@
+"""The rules: every transition in the life of an operation is in this file.
+
+No I/O, no gRPC, no clock, no threads. A rule that needs the world yields an :class:`Effect` and gets its reply. The
+wings of ``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of an
+operation:
+
+* :func:`answer` runs in each call: it joins the *flight* of its operation in this process, or founds one, and turns
+  what the flight landed with into this call's answer.
+* :func:`operate` is the flight: it claims the operation, lets the handler run, and settles the record. It outlives the
+  call that founded it (4.4). A process has at most one flight of a name, but for a handler that won't be stopped.
+* :func:`keep_lease` runs beside a flight; :func:`watch` looks out for a run in another process.
+* :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final, TypeGuard
+
+from grpc_idempotency._compat import assert_never
+from grpc_idempotency._protocol.effects import (
+    Answer,
+    Answered,
+    Board,
+    Call,
+    Complete,
+    CutShort,
+    Effect,
+    Event,
+    Execute,
+    Executed,
+    Fate,
+    Found,
+    Get,
+    Hold,
+    Land,
+    Landed,
+    Landing,
+    LeaseHolds,
+    LoadSteps,
+    LoseLease,
+    Mark,
+    NewFence,
+    Pause,
+    Plan,
+    Raised,
+    Ran,
+    RecordStep,
+    Refused,
+    Release,
+    Released,
+    Renew,
+    RolledBack,
+    Tell,
+    TryClaim,
+    Unprotected,
+    Unwind,
+    Wait,
+    Waits,
+    Watch,
+    do,
+)
+from grpc_idempotency._protocol.failures import decode_failure, encode_failure
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
+from grpc_idempotency.policy import Disposition, Policy
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
+
+# One call
+
+
+def answer(call: Call) -> Plan[Answer | Refusal]:
+    """What a keyed call is answered with (4.1, 4.3)."""
+    waited = False
+    while True:
+        boarded = yield from do(Board(call))
+        if boarded is None:
+            return _no_room()
+        if same_request(boarded.fingerprint, call.fingerprint):
+            landed = yield from do(Land(boarded, None if boarded.founded else call.until))
+        else:
+            landed = Landed((yield from _beside_another(call)))
+        begun = landed.begun
+        match landed.landing:
+            case None:
+                return _in_flight()
+            case Refused(refusal):
+                return refusal
+            case Executed(outcome):
+                return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
+            case Unprotected(outcome):
+                return Answer(outcome, Mark.UNPROTECTED)
+            case Released(outcome):
+                if boarded.founded or begun:
+                    return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
+                waited = True  # and contend for a new claim
+            case Waits():
+                if begun:
+                    return _not_stored()
+                waited = True  # until it is due, or somebody else has run it
+            case Found(_) if begun:
+                return _not_stored()  # another run counts, whose messages may be others
+            case Found(record):
+                if record is None:
+                    continue
+                told = _judge(call, record, waited)
+                if told is not None:
+                    return told
+                if not (yield from do(Watch(call.name, record.fence, call.until))):
+                    return _in_flight()
+                waited = True
+            case _:
+                assert_never(landed.landing)
+
+
+def _beside_another(call: Call) -> Plan[Landing]:
+    """What a call learns that meets a flight of another request: it may be that flight which reuses the key."""
+    try:
+        # The flight may not have heard yet of a record that stands in its way, and that is of this call's request.
+        record = yield from do(Get(call.name))
+    except StoreUnavailable:
+        return Refused(_store_unavailable("The handler did not run"))
+    return Refused(_key_reused(call)) if record is None else Found(record)
+
+
+def same_request(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two requests count as the same (3.2): equal bytes are enough, else an equal canonical form decides."""
+    return one.raw == other.raw or one.canonical == other.canonical
+
+
+def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
+    """What a record that is there means for a call; ``None``: it is still running."""
+    if not same_request(record.fingerprint, call.fingerprint):
+        return _key_reused(call)
+    told: Answer | Refusal | None
+    match record.state:
+        case State.RUNNING | State.WAITING:
+            told = None
+        case State.HELD:
+            told = _outcome_unknown(record.name, record.reason)
+        case State.COMPLETED:
+            told = _replay(call, record, waited)
+        case _:
+            assert_never(record.state)
+    return told
+
+
+def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
+    assert record.completed_at is not None
+    if not _is_whole(record.outcome):
+        return _not_retained(record.outcome, record.completed_at, record.resolved)
+    if waited:
+        return Answer(record.outcome, Mark.ATTACHED)
+    return Answer(record.outcome, Mark.REPLAYED, record.completed_at)
+
+
+# One flight
+
+
+@dataclass(frozen=True, slots=True)
+class _Won:
+    attempt: int = 1
+    tries: int = 0
+    waited: bool = False
+    """Whether the operation was waiting, and no server is gone."""
+
+
+def operate(call: Call) -> Plan[Landing]:
+    """Claims the operation, runs the handler, settles the record."""
+    policy = call.policy
+    claim = Claim(
+        name=call.name,
+        method=call.method,
+        fence=(yield from do(NewFence())),
+        fingerprint=call.fingerprint,
+        effects=policy.effects,
+        lease=policy.lease,
+        streams=call.streams,
+        request=call.request,
+    )
+    try:
+        seized = yield from _seize(claim, call.lapsed)
+    except StoreUnavailable:
+        return (yield from _without_claim(call))
+    match seized:
+        case Record():
+            return Found(seized)
+        case _Won(attempt, tries, waited):
+            if attempt == 1:
+                ran = yield from do(Execute(claim))
+                return (yield from settle(call, claim, ran, 0))
+            yield from do(Tell(Event.RUNS_AGAIN if waited else Event.TOOK_OVER))
+            return (yield from _run_again(call, claim, attempt, tries))
+        case _:
+            assert_never(seized)
+
+
+def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landing]:
+    """A run after one that was cut short, or that failed in a way that may pass."""
+    try:
+        steps = tuple((yield from do(LoadSteps(claim.name))))
+    except StoreUnavailable:
+        return Refused(_store_unavailable("The handler did not run"))  # the lease's end lets another try
+    failed = next((step for step in steps if step.name == FAILED), None)
+    ran = yield from do(Execute(claim, attempt, steps, unwinds=failed is not None))
+    if failed is None or ran.ended is CutShort.ABANDONED:
+        return (yield from settle(call, claim, ran, tries))
+    failure, before = decode_failure(failed.result)
+    return (yield from _unwind(call, claim, failure, before, tries))
+
+
+def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
+    """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way.
+
+    ``lapsed`` is the record that is to be taken over, where it is known already.
+    """
+    won, over = (_Won(), None) if lapsed is None else _taking_over(lapsed)
+    while True:
+        try:
+            record = yield from do(TryClaim(claim, over))
+        except StoreUnavailable as exc:
+            if exc.landed is not False:
+                yield from _give_back(claim, None if over is None else won)
+            raise
+        if record is None:
+            return won
+        # Another request must not run in the place of this one: it learns of its reused key instead.
+        if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
+            return record
+        if not _is_in_doubt(record):
+            won, over = _taking_over(record)
+        elif (yield from hold_lapsed(record)):
+            return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
+        else:
+            won, over = _Won(), None  # its owner, or another caller, was quicker
+
+
+def _give_back(claim: Claim, won: _Won | None) -> Plan[None]:
+    """Gives back a claim that may be there, of a handler that did not run: nobody should have to wait for its lease.
+
+    One that took over an operation must not forget its finished steps with it (5.2): that is due again at once.
+    """
+    with suppress(StoreUnavailable):
+        if won is None:
+            yield from do(Release(claim.name, claim.fence))
+        else:
+            yield from do(Wait(claim.name, claim.fence, timedelta(0), won.tries))
+
+
+def _taking_over(record: Record) -> tuple[_Won, bytes]:
+    """What a claim over a lapsed record wins, and over which fence."""
+    return _Won(record.attempts + 1, record.tries, record.state is State.WAITING), record.fence
+
+
+def _is_in_doubt(record: Record) -> bool:
+    """Whether nobody can know of a lapsed record what its handler did: an opaque one that was running (4.5)."""
+    return record.state is State.RUNNING and record.effects is Effects.OPAQUE
+
+
+def hold_lapsed(record: Record) -> Plan[bool]:
+    """Makes a lapsed record held whose outcome is in doubt; whether nobody was quicker (4.5)."""
+    if not (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
+        return False
+    yield from do(Tell(Event.HELD))
+    return True
+
+
+def fate(record: Record, policy: Policy) -> Fate:
+    """What recovery does with a lapsed record of a method that has this policy now (5.4).
+
+    What the record says of its handler's effects counts, since its run had that policy.
+    """
+    if _is_in_doubt(record):
+        return Fate.HOLD
+    return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
+
+
+def _without_claim(call: Call) -> Plan[Landing]:
+    """The store is down before the claim (5.5): refused, or by policy let through unprotected."""
+    if not call.policy.unprotected:
+        return Refused(_store_unavailable("The handler did not run"))
+    ended = (yield from do(Execute(None))).ended
+    return Unprotected(_CUT_SHORT if isinstance(ended, CutShort) else ended.outcome)
+
+
+def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
+    """What becomes of the record when the handler has ended (4.5, 4.6, 5.2)."""
+    opaque = claim.effects is Effects.OPAQUE
+    match ran.ended:
+        case Answered(outcome, committed=True):
+            return Executed(outcome)
+        case Answered(outcome):
+            if disposition(outcome.status, call.policy) is Disposition.STORE:
+                return (yield from _end(call, claim, outcome, ran.steps, tries))
+            return (yield from _let_go(call, claim, outcome, ran.steps, tries))
+        case Raised(outcome):
+            return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, tries))
+        case RolledBack(outcome, own):
+            if opaque and not own:  # who knows what it had done before
+                return (yield from _end(call, claim, outcome, ran.steps, tries))
+            return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
+        case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
+            if opaque:
+                return (yield from _hold(call, claim, ran.ended.value))
+            if ran.ended is CutShort.ABANDONED:
+                return Released(_CUT_SHORT)  # it still runs: only its lease's end may let another run begin
+            return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, tries))
+        case _:
+            assert_never(ran.ended)
+
+
+def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+    """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
+    if outcome.status is Code.OK or not steps:
+        return (yield from _store(call, claim, outcome))
+    # A later run knows of a stream's messages only that there were some, and must not replay the failure without them.
+    failure = replace(outcome, message=None, retained=outcome.retained and not outcome.message)
+    marker = Step(name=FAILED, position=0, result=encode_failure(failure, tries))
+    if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
+        now = yield from _overtaken(call, claim)
+        if not _is_running_under(now, claim.fence):
+            return now
+        # The record is still ours: the marker is there, and only the answer to that was lost.
+    yield from do(Tell(Event.GIVEN_UP))
+    return (yield from _unwind(call, claim, outcome, tries, tries))
+
+
+def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+    """The failure may pass. With finished steps the operation runs again by itself, but not for ever (5.2)."""
+    if not steps:
+        return (yield from _release(call, claim, outcome))
+    if tries + 1 >= call.policy.max_tries:
+        return (yield from _end(call, claim, _given_up(call, outcome, tries + 1), steps, tries))
+    return (yield from _wait(call, claim, tries + 1, tries + 1))
+
+
+def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
+    """The operation is to run again, the later the more often it has failed lately."""
+    delay = min(call.policy.retry_delay * 2 ** min(lately - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
+    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries))
+    match kept:
+        case True:
+            yield from do(Tell(Event.WAITS))
+            return Waits()
+        case False:
+            return (yield from _overtaken(call, claim))
+        case None:
+            return Refused(_not_stored())
+        case _:
+            assert_never(kept)
+
+
+def _is_running_under(landing: Landing, fence: bytes) -> bool:
+    return (
+        isinstance(landing, Found)
+        and landing.record is not None
+        and landing.record.state is State.RUNNING
+        and landing.record.fence == fence
+    )
+
+
+def _unwind(call: Call, claim: Claim, failure: Outcome, before: int, tries: int) -> Plan[Landing]:
+    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2).
+
+    ``tries`` counts the runs that failed, of which ``before`` were those that led to this.
+    """
+    try:
+        trouble = yield from do(Unwind())
+    except FenceRefused:
+        return (yield from _overtaken(call, claim))
+    if trouble is None:
+        return (yield from _store(call, claim, failure))
+    if tries + 1 - before >= call.policy.max_tries:
+        return (yield from _hold(call, claim, trouble))
+    return (yield from _wait(call, claim, tries + 1, tries + 1 - before))
+
+
+def disposition(status: Code, policy: Policy) -> Disposition:
+    """Whether an answer with this status is stored or releases the operation (4.6)."""
+    override = policy.statuses.get(status)
+    if override is not None:
+        return override
+    if status in _UNCLEAR:
+        return Disposition.STORE if policy.effects is Effects.OPAQUE else Disposition.RELEASE
+    return Disposition.RELEASE if status in _NOTHING_HAPPENED else Disposition.STORE
+
+
+def retained(outcome: Outcome, policy: Policy) -> Outcome:
+    """The part of an outcome that is kept (4.11)."""
+    if outcome.message is not None and len(outcome.message) > policy.max_response_bytes:
+        return replace(outcome, message=None, retained=False)
+    return outcome
+
+
+def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
+    kept = retained(outcome, call.policy)
+    try:
+        stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+    except Unstorable:
+        if not (outcome.details or outcome.trailers):
+            return Refused(_not_stored())
+        # The effect is there, and an answer without these is better than none: they are nobody's then.
+        yield from do(Tell(Event.STRIPPED))
+        return (yield from _store(call, claim, replace(outcome, details="", trailers=())))
+    match stored:
+        case True:
+            return Executed(outcome)
+        case False:
+            return (yield from _overtaken(call, claim))
+        case None:
+            return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(stored)
+
+
+def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
+    released = yield from _insist(Release(claim.name, claim.fence))
+    match released:
+        case True:
+            return Released(outcome)
+        case False:
+            now = yield from _overtaken(call, claim)
+            # Nothing is there any more: most likely it was released, and only the answer to that was lost.
+            return Released(outcome) if now == Found(None) else now
+        case None:
+            return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(released)
+
+
+def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
+    if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
+        return (yield from _overtaken(call, claim))
+    yield from do(Tell(Event.HELD))
+    # Where the store can't be told, the lease's end will hold the record all the same.
+    return Refused(_outcome_unknown(call.name, cause))
+
+
+def _insist(effect: Effect[bool]) -> Plan[bool | None]:
+    """Tries a write again until the owner must be presumed dead (5.5): then ``None``.
+
+    Raises :class:`Unstorable` at once: a store does not recover from what it is given.
+    """
+    pause = _FIRST_RETRY
+    while True:
+        try:
+            return (yield from do(effect))
+        except Unstorable:
+            raise
+        except StoreUnavailable:
+            if not (yield from do(LeaseHolds())):
+                return None
+        yield from do(Pause(pause))
+        pause = min(pause * 2, _LAST_RETRY)
+
+
+def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
+    """The fence was refused (4.2): the record as it is now is the truth."""
+    try:
+        record = yield from do(Get(claim.name))
+    except StoreUnavailable:
+        return Refused(_not_stored())
+    if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
+        return Executed(record.outcome)  # a transaction of ours committed, and we were cut off from its answer
+    return Found(record)
+
+
+def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
+    """Returns whether an outcome can be replayed: one whose messages were not retained can't (4.7)."""
+    if outcome is None or not outcome.retained:
+        return False
+    return outcome.message is not None or outcome.status is not Code.OK
+
+
+# Beside a flight
+
+
+def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
+    """Renews the lease of a running operation until it is lost; begins when the first renewal is due (4.9).
+
+    A renewal that failed, or is not answered in time, is tried again at once and then after short pauses. When the
+    lease has run out meanwhile the run counts as one that may have been replaced, but it goes on trying: where nobody
+    was there to take over, its next renewal makes the lease hold again.
+    """
+    patience = (claim.lease - every).total_seconds() / 2
+    pause, lapsed = 0.0, False
+    while True:
+        try:
+            if (yield from do(Renew(claim.name, claim.fence, claim.lease, patience))):
+                pause, lapsed = 0.0, False
+                yield from do(Pause(every.total_seconds()))
+                continue
+            record = yield from do(Get(claim.name))
+        except StoreUnavailable:
+            if (yield from do(LeaseHolds())):
+                yield from do(Pause(pause))
+                pause = min(max(2 * pause, _FIRST_RETRY), patience / 4)
+                continue
+            if not lapsed:
+                yield from do(Tell(Event.LAPSED))
+            lapsed = True
+            yield from do(Pause(every.total_seconds()))
+            continue
+        if record is None or record.fence != claim.fence or record.state is State.HELD:
+            yield from do(LoseLease())
+            yield from do(Tell(Event.LOST))
+        return  # else the run has come to its own end just now
+
+
+def watch(name: bytes, fence: bytes) -> Plan[None]:
+    """Ends when the run under this fence, in another process, is over or its owner is gone (4.3)."""
+    pause = _FIRST_POLL
+    while True:
+        yield from do(Pause(pause))
+        try:
+            record = yield from do(Get(name))
+        except StoreUnavailable:
+            return  # the claim that those who wait try next will say so
+        if record is None or record.fence != fence or record.state in (State.COMPLETED, State.HELD) or record.lapsed:
+            return
+        pause = min(pause * 1.5, _LAST_POLL)
+
+
+_UNCLEAR: Final = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+"""Statuses after which nobody can tell from the answer whether anything happened (4.5)."""
+_NOTHING_HAPPENED: Final = frozenset(
+    {
+        Code.UNAVAILABLE,
+        Code.RESOURCE_EXHAUSTED,
+        Code.ABORTED,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
+    }
+)
+"""Statuses by which a handler asserts that nothing happened (4.6). All others are stored."""
+
+_TOO_LARGE: Final = "It succeeded, but its response was larger than may be kept"
+_MESSAGES_LOST: Final = "It failed, and the messages that it may have sent before are not kept"
+_NOT_GIVEN: Final = "It succeeded, but an operator resolved it without giving its response"
+_OWNER_GONE: Final = "its server stopped, or was cut off from the store, while the handler ran"
+_CUT_SHORT: Final = Outcome(
+    status=Code.UNAVAILABLE,
+    details="The handler was stopped before its end, and nothing of it was kept. Retry with the same key.",
+)
+_NOT_COMMITTED: Final = Outcome(
+    status=Code.UNAVAILABLE,
+    details="The handler's transaction could not be committed, and nothing of it was kept. Retry with the same key.",
+)
+
+FAILED: Final = "!failed"
+"""The name of the step that says that an operation has failed for good, and is being undone."""
+
+_LONGEST_DELAY: Final = timedelta(minutes=1)
+_MOST_DOUBLINGS: Final = 16
+_FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
+_FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
+_COME_BACK: Final = timedelta(seconds=1)
+
+
+def _given_up(call: Call, outcome: Outcome, tries: int) -> Outcome:
+    """The failure that is stored when one that might have passed did not: no longer one that says "retry"."""
+    details = f"The operation failed {tries} times and was given up; the steps it had finished are undone"
+    retained = outcome.retained and not (call.streams and outcome.message is None)
+    return replace(outcome, status=Code.ABORTED, details=f"{details}: {outcome.details}", retained=retained)
+
+
+def _store_unavailable(effect: str) -> Refusal:
+    return Refusal(reason=Reason.STORE_UNAVAILABLE, variables={"effect": effect}, retry_after=_COME_BACK)
+
+
+def _not_stored() -> Refusal:
+    return _store_unavailable("The handler ran, but what became of it could not be stored")
+
+
+def no_room() -> Landing:
+    """What a flight lands with that could not begin, since its server lacks what it takes."""
+    return Refused(_no_room())
+
+
+def _no_room() -> Refusal:
+    return _store_unavailable("This server takes on no further operation; the handler did not run")
+
+
+def shut_down() -> Landing:
+    """What a flight lands with that its server could not bring to its end (4.4); 4.5 decides about its record."""
+    return Refused(_store_unavailable("This server stopped before the operation was over"))
+
+
+def _key_reused(call: Call) -> Refusal:
+    return Refusal(reason=Reason.KEY_REUSED, variables={"method": call.method})
+
+
+def _not_retained(outcome: Outcome | None, completed_at: datetime, resolved: bool) -> Refusal:
+    """Returns the refusal that tells how the operation ended, where its answer can't be replayed."""
+    status = Code.OK if outcome is None else outcome.status
+    succeeded = _NOT_GIVEN if resolved else _TOO_LARGE
+    cause = succeeded if status is Code.OK else _MESSAGES_LOST
+    variables = {"status": status.name, "created": completed_at.isoformat(timespec="seconds"), "cause": cause}
+    return Refusal(reason=Reason.RESPONSE_NOT_RETAINED, variables=variables)
+
+
+def _outcome_unknown(name: bytes, cause: str) -> Refusal:
+    return Refusal(reason=Reason.OUTCOME_UNKNOWN, variables={"cause": cause, "operation": name.hex()})
+
+
+def _in_flight() -> Refusal:
+    milliseconds = str(int(_COME_BACK.total_seconds() * 1000))
+    return Refusal(
+        reason=Reason.IN_FLIGHT, variables={"retry_after_ms": milliseconds}, retry_after=_COME_BACK, push_back=True
+    )

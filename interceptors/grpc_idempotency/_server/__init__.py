@@ -1,0 +1,1 @@
+"""The server's half: what both kinds of server have in common."""

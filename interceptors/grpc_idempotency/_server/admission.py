@@ -1,0 +1,213 @@
+"""From what came in to a keyed call or a refusal, in the order of the table (2.3). Shared by both kinds of server."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from grpc_idempotency import _checks
+from grpc_idempotency._methods.names import REQUEST_ID
+from grpc_idempotency._methods.resolve import Method
+from grpc_idempotency._protocol.effects import Call
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.canonical import canonical
+from grpc_idempotency._wire.fingerprint import (
+    MESSAGE_COUNT,
+    InvalidCount,
+    StreamFingerprint,
+    fingerprint,
+    message_count,
+)
+from grpc_idempotency._wire.key import InvalidKey, digest_name, find_key, parse_key
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction, principal_of
+from grpc_idempotency.records import Code, Fingerprint, Outcome, StoredRequest
+
+logger = logging.getLogger("grpc_idempotency")
+
+MESSAGE_OVERHEAD = 64
+"""Bytes that each message of a client-stream counts besides its own: an empty one takes memory as well."""
+
+
+class NotAdmitted(Exception):
+    """The call gets this answer, and goes no further."""
+
+    def __init__(self, answer: Refusal | Outcome) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+class Named(NamedTuple):
+    """What names an operation, and whose it is."""
+
+    name: bytes
+    principal: bytes
+
+
+class Admission:
+    """Decides whether a call is keyed, under which name, and what its request is."""
+
+    def __init__(self, principal: PrincipalFunction, secret: bytes | None) -> None:
+        self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
+        self._secret = _checks.secret("secret", secret)
+
+    def name(self, target: Target, snapshot: Snapshot, message: Any) -> "Named | None":
+        """The operation's name and principal, or ``None`` where no key came and none is asked for.
+
+        May raise :class:`NotAdmitted`. ``message`` is the one request message, ``None`` for a stream of them.
+        """
+        method = target.method
+        request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""
+        key = self._key(method, snapshot, request_id)
+        if key is None:
+            return None
+        principal = principal_of(self._principal, snapshot.caller)
+        if not principal:
+            raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
+        if target.request_streams and target.response_streams:
+            raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
+        return Named(digest_name(principal, method.name, key, self._secret), principal)
+
+    def leaves_to_clients(self, method: Method) -> bool:
+        """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
+        return method.has_request_id and method.policy.recovers and self._secret is not None
+
+    def call(self, target: Target, snapshot: Snapshot, named: "Named", raw: bytes, message: Any) -> Call:
+        """The call of an operation with this one request, as it came and as the handler sees it."""
+        policy = target.method.policy
+        prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret)
+        stored = (raw,) if policy.recovers and not _tells_key(target.method, message, self._secret) else None
+        return _call(target, snapshot, named, prints, stored)
+
+    def intake(self, target: Target, snapshot: Snapshot, named: "Named") -> "Intake":
+        """Takes in the messages of a client-stream. May raise :class:`NotAdmitted`."""
+        return Intake(target, snapshot, named, self._secret)
+
+    @staticmethod
+    def _key(method: Method, snapshot: Snapshot, request_id: str) -> str | None:
+        field = method.policy.headers[0]
+        try:
+            key = find_key(snapshot.caller.metadata, method.policy.headers)
+            if request_id:
+                field = REQUEST_ID
+                parsed = parse_key(request_id)
+                if key is not None and key != parsed:
+                    raise InvalidKey("another key came in the metadata, and the two differ")
+                key = parsed
+        except InvalidKey as exc:
+            refusal = Refusal(reason=Reason.KEY_INVALID, variables={"field": field, "problem": str(exc)})
+            raise NotAdmitted(refusal) from None
+        if key is None and method.policy.required:
+            raise NotAdmitted(Refusal(reason=Reason.KEY_REQUIRED, variables={"field": field, "method": method.name}))
+        return key
+
+
+class Intake:
+    """The messages of a keyed client-stream, of which nothing is executed before all have come (4.8).
+
+    Each is read and digested when it comes, so that the last one finds no heap of work; its bytes are kept only where a
+    run without the client may need them. Each step raises :class:`NotAdmitted` when the stream can't be one that is
+    executed.
+    """
+
+    def __init__(self, target: Target, snapshot: Snapshot, named: Named, secret: bytes | None) -> None:
+        self._target = target
+        self._method = target.method
+        self._snapshot = snapshot
+        self._named = named
+        self._secret = secret
+        self._prints = StreamFingerprint(secret)
+        self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
+        """What is stored, if anything is to be."""
+        self.messages: list[Any] = []
+        """Those that have come, as the handler sees them."""
+        try:
+            self._announced = message_count(snapshot.caller.metadata)
+        except InvalidCount as exc:
+            raise self._wrong_length(str(exc)) from None
+        self._room = target.method.policy.max_request_bytes
+        self._take_room(self._announced * MESSAGE_OVERHEAD)
+
+    def take(self, raw: bytes) -> None:
+        """One more message."""
+        if len(self.messages) == self._announced:
+            raise self._wrong_length(f"{self._announced} were announced, and more came")
+        self._take_room(len(raw))
+        message = read(self._target, raw)
+        self.messages.append(message)
+        self._prints.add(raw, canonical(raw, message, self._method.policy.left_out))
+        if self._raws is not None:
+            self._raws.append(raw)
+            if _tells_key(self._method, message, self._secret):
+                self._raws = None
+
+    def end(self) -> Call:
+        """The stream has ended, or looks as if it had; its call."""
+        if len(self.messages) < self._announced:
+            variables = {
+                "method": self._method.name,
+                "received": str(len(self.messages)),
+                "announced": str(self._announced),
+            }
+            raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
+        return _call(self._target, self._snapshot, self._named, self._prints.end(), self._raws)
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            details = (
+                f"The messages of a keyed call to {self._method.name} may have "
+                f"{self._method.policy.max_request_bytes} bytes in all, where each counts {MESSAGE_OVERHEAD} more than "
+                f"it has, and the {self._announced} that were announced have more."
+            )
+            raise NotAdmitted(Outcome(status=Code.RESOURCE_EXHAUSTED, details=details))
+
+    def _wrong_length(self, problem: str) -> NotAdmitted:
+        variables = {"method": self._method.name, "field": MESSAGE_COUNT, "problem": problem}
+        return NotAdmitted(Refusal(reason=Reason.STREAM_LENGTH_REQUIRED, variables=variables))
+
+
+def read(target: Target, raw: bytes) -> Any:
+    """The message as the handler sees it; bytes that are none are answered as gRPC answers them."""
+    try:
+        return target.read(raw)
+    except Exception:
+        logger.exception("a request to %s could not be deserialized", target.method.name)
+        raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
+
+
+def _call(
+    target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint, stored: Sequence[bytes] | None
+) -> Call:
+    policy = target.method.policy
+    return Call(
+        named.name,
+        target.method.name,
+        prints,
+        policy,
+        _wait_until(target.method, snapshot),
+        target.response_streams,
+        named.principal,
+        None if stored is None else _stored(policy, snapshot, named.principal, stored),
+    )
+
+
+def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:
+    """Whether a request must not be stored: a key stands in it, its own or, in a stream, another call's (6.5)."""
+    return secret is not None and method.has_request_id and getattr(message, REQUEST_ID, "") != ""
+
+
+def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence[bytes]) -> StoredRequest:
+    """What a run without the client will need (5.4)."""
+    metadata = tuple((name, value) for name, value in snapshot.caller.metadata if name in policy.kept_metadata)
+    return StoredRequest(principal=principal, metadata=metadata, messages=tuple(raws))
+
+
+def _wait_until(method: Method, snapshot: Snapshot) -> float:
+    """When a duplicate has waited long enough (4.3), on the clock of ``time.monotonic``."""
+    until = time.monotonic() + method.policy.wait.total_seconds()
+    if snapshot.deadline is not None:
+        until = min(until, snapshot.deadline - method.policy.wait_margin.total_seconds())
+    return until

@@ -1,0 +1,203 @@
+"""The recording contexts of ``grpc.aio``: of a handler in the loop, and of a ``def`` handler on a thread.
+
+gRPC's own is one object with two faces. An abort is final there: it sends the status, and nothing that the handler says
+afterwards is heard.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency._server.context import Recorder, Snapshot
+from grpc_idempotency._wire.codes import CODES
+from grpc_idempotency._wire.sendable import aio_trailers, sendable
+from grpc_idempotency.records import Code, Trailers
+
+
+def code_of(code: Any) -> Code:
+    """What grpc.aio makes of a code: a ``grpc.StatusCode`` or its number up to 15, UNKNOWN of anything else."""
+    if isinstance(code, int):
+        return Code(code) if Code.OK <= code <= Code.DATA_LOSS else Code.UNKNOWN
+    try:
+        return CODES.get(code, Code.UNKNOWN)
+    except TypeError:  # it can't be hashed
+        return Code.UNKNOWN
+
+
+def failure_code(code: Any) -> Any:
+    """The code, if it is one that a handler may abort with: OK leaves the client of grpc.aio without an answer."""
+    if code_of(code) is Code.OK:
+        raise ValueError("abort() with OK: return a message instead")
+    return code
+
+
+def _check_details(details: Any) -> None:
+    """Raises where a status message is neither text nor ``None``, or is text that can't be sent."""
+    if details is not None:
+        if not isinstance(details, str):
+            raise TypeError(f"a status message is a str, not {type(details).__name__}")
+        details.encode()
+
+
+class _AioRecorder(Recorder):
+    """What the two faces share."""
+
+    _code: Any = None
+    _status = Code.OK
+    _details: str | None = ""
+    _trailing: tuple[Any, ...] = ()
+    _trailers: Trailers = ()
+    _abort_error: BaseException | None = None
+    _final: tuple[Code, str | None, Trailers] | None = None
+    _begun = False
+    """Whether initial metadata is on its way."""
+
+    # For the interceptor
+
+    @property
+    def succeeds(self) -> bool:
+        return self._status is Code.OK and self._final is None
+
+    @property
+    def aborted(self) -> bool:
+        return self._final is not None
+
+    def sending(self) -> None:
+        self._check_open()
+        self._begun = True
+
+    def _said(self) -> tuple[Code, str | None, Trailers]:
+        return self._final or (self._status, self._details or None, self._trailers)
+
+    def _check_open(self) -> None:
+        """Nothing is sent behind an abort, also where the handler has swallowed it and goes on."""
+        if self._abort_error is not None:
+            raise self._abort_error
+
+    def _abort(self, code: Any, details: str | None, trailing_metadata: Any) -> NoReturn:
+        _check_details(details)
+        if not isinstance(trailing_metadata, tuple):
+            raise TypeError(f"abort() takes a tuple of metadata, not {type(trailing_metadata).__name__}")
+        if self._abort_error is not None:
+            raise grpc.aio.UsageError("Abort already called!")
+        status = code_of(failure_code(code))
+        if trailing_metadata or not self._trailing:
+            self.set_trailing_metadata(trailing_metadata)
+        if details != "" or not self._details:
+            self.set_details(details)
+        self._code, self._status = code, status
+        self._final = self._said()
+        self._abort_error = grpc.aio.AbortError("Locally aborted.")
+        raise self._abort_error
+
+    def _send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._check_open()
+        if self._begun:
+            raise grpc.aio.UsageError("Send initial metadata failed: already sent")
+        self.initial_metadata = sendable(tuple(initial_metadata))
+        self._begun = True
+
+    # For the handler
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        entries = aio_trailers(trailing_metadata)
+        self._trailers = sendable(entries)
+        self._trailing = entries
+
+    def set_code(self, code: Any) -> None:
+        self._code, self._status = code, code_of(code)
+
+    def set_details(self, details: Any) -> None:
+        _check_details(details)
+        self._details = details
+
+    def set_compression(self, compression: Any) -> None:
+        if self._begun:
+            raise RuntimeError("Compression setting must be specified before sending initial metadata")
+        super().set_compression(compression)
+
+    def trailing_metadata(self) -> Any:
+        return self._trailing
+
+    def code(self) -> Any:
+        return self._code
+
+    def details(self) -> Any:
+        return self._details
+
+
+class AioContext(_AioRecorder, grpc.aio.ServicerContext[Any, Any]):
+    """The recording context of an ``async def`` handler.
+
+    ``requests`` is the stream of requests for a handler that reads it, ``write`` what takes the messages of one that
+    writes.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        requests: Iterator[Any] | None = None,
+        write: Callable[[Any], Awaitable[None]] | None = None,
+    ) -> None:
+        super().__init__(snapshot)
+        self._requests = requests
+        self._write = write
+
+    async def abort(self, code: Any, details: Any = "", trailing_metadata: Any = ()) -> NoReturn:
+        self._abort(code, details, trailing_metadata)
+
+    async def abort_with_status(self, status: Any) -> NoReturn:
+        self._abort(status.code, status.details, status.trailing_metadata)
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._send_initial_metadata(initial_metadata)
+
+    async def read(self) -> Any:
+        self._check_open()
+        if self._requests is None:
+            raise grpc.aio.UsageError("This call has no stream to read from.")
+        return next(self._requests, grpc.aio.EOF)
+
+    async def write(self, message: Any) -> None:
+        if self._write is None:
+            raise grpc.aio.UsageError("This call has no stream to write to.")
+        await self._write(message)
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(partial(callback, self))
+
+    def cancelled(self) -> bool:
+        """As gRPC's, whether this is the status; its execution goes on whatever becomes of the call."""
+        return self._status is Code.CANCELLED
+
+    def done(self) -> bool:
+        return self._done or self.aborted
+
+
+class AioThreadContext(_AioRecorder, grpc.ServicerContext):
+    """The recording context of a ``def`` handler on ``grpc.aio``.
+
+    gRPC's own has no ``code``, ``details``, ``trailing_metadata``, ``abort_with_status``, ``is_active`` and ``cancel``.
+    """
+
+    def abort(self, code: Any, details: Any = "", trailing_metadata: Any = ()) -> NoReturn:
+        self._abort(code, details, trailing_metadata)
+
+    def abort_with_status(self, status: Any) -> NoReturn:
+        self._abort(status.code, status.details, status.trailing_metadata)
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._send_initial_metadata(initial_metadata)
+
+    def add_callback(self, callback: Callable[[], None]) -> Any:
+        self._callbacks.append(callback)
+
+    def is_active(self) -> bool:
+        return not (self._done or self.aborted)
+
+    def cancel(self) -> bool:
+        """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""
+        return False

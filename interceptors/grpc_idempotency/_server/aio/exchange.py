@@ -1,0 +1,146 @@
+"""One keyed call on asyncio: the only place that touches its live context."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from grpc_idempotency._protocol.effects import Board, Call, Effect, Get, Land, Watch
+from grpc_idempotency._protocol.rules import answer
+from grpc_idempotency._server.admission import Admission, NotAdmitted, read
+from grpc_idempotency._server.aio.emit import emissions, emit
+from grpc_idempotency._server.aio.flights import Flight, Flights
+from grpc_idempotency._server.aio.plain import Unkeyed
+from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.drive import drive_async
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.codes import GRPC_CODES
+from grpc_idempotency._wire.framing import unframe
+from grpc_idempotency._wire.reply import reply_to
+from grpc_idempotency.records import Code, Outcome
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    _Context = grpc.aio.ServicerContext[Any, Any]
+
+Behaviour = Callable[[Any, "_Context"], Any]
+
+
+def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+
+    ``unkeyed`` answers a call that turns out to have no key once its message is read.
+    """
+
+    async def unary(incoming: Any, context: "_Context") -> bytes | None:
+        return await _Exchange(target, admission, flights, unkeyed, context).run(incoming)
+
+    async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
+        exchange = _Exchange(target, admission, flights, unkeyed, context)
+        async with aclosing(emissions(exchange.run(incoming))) as messages:
+            async for message in messages:
+                yield message
+
+    return streaming if target.response_streams else unary
+
+
+class _Exchange:
+    """From the bytes that came in to those that go out."""
+
+    def __init__(
+        self, target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed, context: "_Context"
+    ) -> None:
+        self._target = target
+        self._admission = admission
+        self._flights = flights
+        self._unkeyed = unkeyed
+        self._context = context
+        # A context must not be asked anything once its call is over, so it is asked everything now.
+        self._snapshot = Snapshot(target.method.name, context)
+        self._messages: Sequence[Any] = ()
+        """The request messages, once they are read."""
+        self._sent = 0
+        """How many messages of a stream were sent."""
+        self._ahead: AioRun | None = None
+        """The run whose initial metadata this call is to send: its own."""
+
+    async def run(self, incoming: Any) -> bytes | None:
+        """Answers the call."""
+        try:
+            call = await self._admit(incoming)
+        except NotAdmitted as exc:
+            return await self._send(reply_to(exc.answer))
+        if call is None:
+            return await self._unkeyed(self._messages[0], self._context, emit)
+        return await self._send(reply_to(await drive_async(answer(call), self._perform)))
+
+    async def _admit(self, incoming: Any) -> Call | None:
+        if self._target.request_streams:
+            return await self._take_in(incoming)
+        message = read(self._target, incoming)
+        self._messages = (message,)
+        named = self._admission.name(self._target, self._snapshot, message)
+        if named is None:
+            return None
+        return self._admission.call(self._target, self._snapshot, named, incoming, message)
+
+    async def _take_in(self, incoming: Any) -> Call:
+        named = self._admission.name(self._target, self._snapshot, None)
+        assert named is not None, "without a key it would not have come here"
+        intake = self._admission.intake(self._target, self._snapshot, named)
+        async for raw in incoming:
+            intake.take(raw)
+        self._messages = intake.messages
+        return intake.end()
+
+    def _new_run(self) -> AioRun:
+        return AioRun(self._target, self._messages, self._snapshot)
+
+    def _perform(self, effect: Effect[Any]) -> Any:
+        """What the plan of a call may ask for."""
+        match effect:
+            case Board(call):
+                return self._flights.board(call, self._new_run)
+            case Land(boarded, until):
+                flight = boarded.flight
+                assert isinstance(flight, Flight)
+                self._ahead = flight.run if boarded.founded else None
+                return flight.follow(until, self._write if self._target.response_streams else None)
+            case Watch(name, fence, until):
+                return self._flights.watch(name, fence, until)
+            case Get(name):
+                return self._flights.store.get(name)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    # The live context
+
+    async def _send(self, outcome: Outcome) -> bytes | None:
+        """Sends what has not been sent yet, and the status."""
+        if self._target.response_streams and outcome.message is not None:
+            for number, message in enumerate(unframe(outcome.message)):
+                if number >= self._sent:
+                    await self._write(message)
+        await self._send_ahead()
+        if outcome.status is not Code.OK:
+            await self._context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers)
+        self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.details:
+            self._context.set_details(outcome.details)
+        return None if self._target.response_streams else outcome.message
+
+    async def _write(self, message: bytes) -> None:
+        await self._send_ahead()
+        await emit(message)
+        self._sent += 1
+
+    async def _send_ahead(self) -> None:
+        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        run, self._ahead = self._ahead, None
+        if run is None:
+            return
+        if run.context.compression is not None:
+            self._context.set_compression(run.context.compression)
+        if run.context.initial_metadata is not None:
+            await self._context.send_initial_metadata(run.context.initial_metadata)

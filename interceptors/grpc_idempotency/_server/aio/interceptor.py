@@ -1,0 +1,219 @@
+"""The interceptor for ``grpc.aio.server``."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency import _checks
+from grpc_idempotency._protocol.rules import hold_lapsed
+from grpc_idempotency._server.aio.attach import Attachment
+from grpc_idempotency._server.aio.exchange import keyed
+from grpc_idempotency._server.aio.flights import Flights, pause
+from grpc_idempotency._server.aio.plain import plain, refusing, unkeyed
+from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency._server.drive import drive_async
+from grpc_idempotency._server.flight import STOPPING
+from grpc_idempotency._server.recovery import EVERY, Recovery, holding
+from grpc_idempotency._server.shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
+from grpc_idempotency.errors import PolicyError, StoreUnavailable
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
+from grpc_idempotency.store import AsyncStore
+
+logger = logging.getLogger("grpc_idempotency")
+
+_GRACE = 5.0
+"""Seconds that calls have to end when the server is stopped by a cancelled ``wait_for_termination``."""
+
+if TYPE_CHECKING:
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
+    """Makes the methods of a ``grpc.aio.server`` safe to retry.
+
+    Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
+    see bytes in place of messages.
+
+    Args:
+        store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.
+        policy: What holds for methods that ``methods`` does not name.
+        methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
+            is stronger than a glob, an earlier glob than a later one.
+        principal: Names the principal that a call's key belongs to (3.1).
+        secret: Makes the stored names and fingerprints HMACs under this secret, so that a reader of the store can't
+            brute-force keys; 16 bytes or more. Every process on the store needs the same one. A request with its key in
+            ``request_id`` is then not stored, so that only a retry finishes its operation, and recovery does not.
+        sweep_every: How often expired records are deleted; ``None``: not by this process.
+        drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
+        max_detached: How many such operations there may be before no further ones are taken on.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        *,
+        policy: Policy = Policy(),  # noqa: B008  # frozen
+        methods: Mapping[str, Policy] | None = None,
+        principal: PrincipalFunction = mtls_or_shared,
+        secret: bytes | None = None,
+        sweep_every: timedelta | None = timedelta(minutes=5),
+        drain_limit: timedelta = timedelta(seconds=30),
+        max_detached: int = 10_000,
+    ) -> None:
+        if not asyncio.iscoroutinefunction(getattr(store, "claim", None)):
+            raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency.aio, whose calls are awaited.")
+        super().__init__(
+            store,
+            policy=policy,
+            methods=methods,
+            principal=principal,
+            secret=secret,
+            sweep_every=sweep_every,
+            drain_limit=drain_limit,
+        )
+        self._flights = Flights(store, max_detached=_checks.number("max_detached", max_detached))
+        self._plain = StandIns(plain, typed=True)
+        self._keyed = StandIns(
+            lambda target: keyed(target, self._admission, self._flights, unkeyed(target, self._flights.workers)),
+            typed=False,
+        )
+        self._sweeper: asyncio.Task[None] | None = None
+        self._recovery: Recovery | None = None
+        self._recovering: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Coroutine[Any, Any, "_Handler | None"]:
+        """For grpc: wraps the handler of a call. Does no I/O."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            found: Any = continuation(handler_call_details)  # of a grpc.server, which awaits nothing
+            return cast("Coroutine[Any, Any, None]", None if found is None else misplaced(found))
+        return self._intercept(continuation, handler_call_details)
+
+    async def _intercept(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        try:
+            method = self._methods[handler_call_details.method]
+        except PolicyError as exc:
+            return method_handler(handler, refusing(exc), typed=False)
+        if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
+            return handler if method.grpcs_own else self._plain.of(handler, method)
+        self._look_after_store()
+        return self._keyed.of(handler, method)
+
+    def attach(self, server: grpc.aio.Server) -> None:
+        """Ties this interceptor to the server it serves. Call it before services are added.
+
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
+        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
+        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and
+        ``wait_for_termination`` waits for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and
+        drains the server, too.
+
+        Raises:
+            PolicyError: The server is no ``grpc.aio.server``.
+        """
+        check_kind(server, awaited=True)
+        Attachment(
+            server, at_start=self._begin, at_stop=self.close, grace=min(self._drain_limit.total_seconds(), _GRACE)
+        )
+
+    async def _begin(self, served: Served) -> None:
+        self._check(served)
+        await self.open()
+        self._recovery = Recovery(self._methods, served.names, served.handlers)
+        self._look_after_store()
+
+    async def _recover(self, recovery: Recovery) -> None:
+        while True:
+            await pause(EVERY)
+            try:
+                while await self._look(recovery):
+                    pass
+            except StoreUnavailable as exc:
+                logger.warning("could not look for operations to finish: %s", exc)
+            except Exception:
+                logger.exception("could not look for operations to finish")
+
+    async def _look(self, recovery: Recovery) -> bool:
+        """Does what is to be done without clients; whether there may be more of that at once."""
+        found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        for one in found.to_run:
+            self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+        held = [await drive_async(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
+        return any(held)
+
+    async def open(self) -> None:
+        """Opens the store, so that one that can't be used is found at start and not by the first call."""
+        await self._store.open()
+
+    async def close(self) -> None:
+        """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
+
+        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
+        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
+        """
+        limit = self._drain_limit.total_seconds()
+        until = time.monotonic() + limit
+        self._closed = True
+        await _ended(self._recovering)
+        self._log_unfinished(await self._flights.close(limit))
+        await _ended(self._sweeper)
+        closing = asyncio.ensure_future(self._store.close())
+        await asyncio.wait((closing,), timeout=max(STOPPING, until - time.monotonic()))
+        if closing.done():
+            closing.result()
+        else:
+            logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
+
+    def _look_after_store(self) -> None:
+        """Begins to sweep and to recover, also after somebody has cancelled that."""
+        if self._closed:
+            return
+        if self._sweep_every is not None and (self._sweeper is None or self._sweeper.done()):
+            self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
+        if self._recovery is not None and (self._recovering is None or self._recovering.done()):
+            self._recovering = asyncio.get_running_loop().create_task(self._recover(self._recovery))
+
+    async def _sweep(self, every: float) -> None:
+        while True:
+            await asyncio.sleep(every * random.uniform(0.5, 1.0))  # noqa: S311  # so that processes take turns
+            try:
+                await self._sweep_once()
+            except Exception:
+                logger.warning("a sweep failed; the next one will try again", exc_info=True)
+
+    async def _sweep_once(self) -> None:
+        deleted = freed = 0
+        more = True
+        while more:
+            swept = await self._store.sweep()
+            deleted, freed, more = deleted + swept.deleted, freed + swept.freed_bytes, swept.more
+            await asyncio.sleep(SWEEP_PAUSE)
+        self._log_sweep(deleted, freed)
+
+
+async def _ended(task: "asyncio.Task[None] | None") -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,388 @@
+"""Handlers of calls that are not keyed, on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
+
+import asyncio
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency._server.aio.context import code_of, failure_code
+from grpc_idempotency._server.context import INTERNAL_ERROR
+from grpc_idempotency._server.shell import unmet
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._server.workers import Workers
+from grpc_idempotency._wire.codes import GRPC_CODES
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.records import Code
+
+if TYPE_CHECKING:
+    _Context = grpc.aio.ServicerContext[Any, Any]
+
+logger = logging.getLogger("grpc_idempotency")
+
+
+def plain(target: Target) -> Callable[[Any, Any], Any]:
+    """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
+    behaviour = target.behaviour
+    if target.generates:
+        return _generator(behaviour)
+    if target.awaited:
+        return _coroutine(behaviour)
+    return _thread_generator(behaviour) if target.response_streams else _thread_function(behaviour)
+
+
+Write = Callable[[bytes], Awaitable[None]]
+Unkeyed = Callable[[Any, "_Context", Write], Coroutine[Any, Any, bytes | None]]
+"""Answers a call: takes the request message, the live context and what sends a message of a stream; returns the one
+response message, serialized."""
+
+
+def unkeyed(target: Target, workers: Workers) -> Unkeyed:
+    """What answers a call that turns out to have no key once its message is read, as :func:`plain` would.
+
+    It stands behind a stand-in whose messages are bytes, so that it serializes what the handler answers. Nothing is
+    buffered, and a stream ends with its call. A ``def`` generator has one of the ``workers`` for itself.
+    """
+    behaviour = plain(target)
+
+    async def coroutine(request: Any, context: "_Context", _write: Write) -> bytes:
+        return await _serialized(target, await behaviour(request, context), context)
+
+    async def writing(request: Any, context: "_Context", write: Write) -> None:
+        async def write_message(message: Any) -> None:
+            await write(await _serialized(target, message, context))
+
+        await behaviour(request, _Writing(context, write_message))
+
+    async def generator(request: Any, context: "_Context", write: Write) -> None:
+        async with aclosing(behaviour(request, context)) as messages:
+            async for message in messages:
+                await write(await _serialized(target, message, context))
+
+    async def on_thread(request: Any, context: "_Context", _write: Write) -> bytes:
+        return await _serialized(target, await _in_thread(behaviour, request, _FromThread(context)), context)
+
+    async def generator_on_thread(request: Any, context: "_Context", write: Write) -> None:
+        messages = _Stepped(workers, behaviour(request, _FromThread(context)))
+        try:
+            while (message := await messages.next()) is not messages.end:
+                await write(await _serialized(target, message, context))
+        finally:
+            messages.close()
+
+    if target.generates:
+        return generator
+    if target.awaited:
+        return writing if target.response_streams else coroutine
+    return generator_on_thread if target.response_streams else on_thread
+
+
+async def _serialized(target: Target, message: Any, context: "_Context") -> bytes:
+    """A message as it is sent; for what can't be, the text of the error stays here as that of any other."""
+    try:
+        return target.write(message)
+    except Exception as exc:
+        logger.exception("a response of %s could not be serialized", target.method.name)
+        await context.abort(grpc.StatusCode.INTERNAL, INTERNAL_ERROR)
+        raise AssertionError("abort always raises") from exc
+
+
+def _in_thread(call: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
+    """Runs it where the loop runs what blocks, with the context variables that interceptors outside have set."""
+    here = contextvars.copy_context()
+    return asyncio.get_running_loop().run_in_executor(None, lambda: here.run(call, *arguments))
+
+
+def _coroutine(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def coroutine(request: Any, context: "_Context") -> Any:
+        try:
+            return await behaviour(request, _Live(context))
+        except BaseException as exc:
+            await _answer(exc, context)
+
+    return coroutine
+
+
+def _generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    async def generator(request: Any, context: "_Context") -> AsyncIterator[Any]:
+        try:
+            async for message in behaviour(request, _Live(context)):
+                yield message
+        except BaseException as exc:
+            await _answer(exc, context)
+
+    return generator
+
+
+def _thread_function(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def function(request: Any, context: Any) -> Any:
+        live = _LiveOnThread(context)
+        try:
+            return behaviour(request, live)
+        except grpc.aio.AbortError:
+            raise
+        except BaseException as exc:
+            logger.error("a handler raised", exc_info=exc)
+            try:
+                context.abort(*live.failure())
+            finally:
+                _end_the_server(exc)
+
+    return function
+
+
+def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def generator(request: Any, context: Any) -> Iterator[Any]:
+        live = _LiveOnThread(context)
+        try:
+            yield from behaviour(request, live)
+        except (grpc.aio.AbortError, GeneratorExit):
+            raise
+        except BaseException as exc:
+            logger.error("a handler raised", exc_info=exc)
+            _end_the_server(exc)
+            # Not abort: the loop may still be sending messages of this generator, and gRPC then fails to send a status.
+            code, details = live.failure()
+            context.set_code(code)
+            context.set_details(details)
+
+    return generator
+
+
+def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
+    """What stands in for a handler whose policy can't be met, whatever its kind."""
+
+    async def behaviour(_incoming: Any, context: "_Context") -> NoReturn:
+        outcome = unmet(error)
+        await context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers)
+
+    return behaviour
+
+
+class _Live:
+    """The live context, but for an abort with OK: grpc.aio takes that for the call's end, and then sends nothing."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> Any:
+        """As the live one; an awaitable where that one's is."""
+        return self._context.abort(failure_code(code), details, trailing_metadata)
+
+
+class _LiveOnThread(_Live):
+    """The live context of a thread. That one can't be asked what was set, so that it is kept here as well."""
+
+    __slots__ = ("_set_code", "_set_details")
+
+    def __init__(self, context: Any) -> None:
+        super().__init__(context)
+        self._set_code: Any = None
+        self._set_details: Any = None
+
+    def set_code(self, code: Any) -> None:
+        self._context.set_code(code)
+        self._set_code = code
+
+    def set_details(self, details: Any) -> None:
+        self._context.set_details(details)
+        self._set_details = details
+
+    def failure(self) -> tuple[grpc.StatusCode, str]:
+        """The answer if the handler raises now."""
+        return _failure(self._set_code, self._set_details)
+
+
+class _Writing(_Live):
+    """The live context of a handler that writes its stream to it."""
+
+    __slots__ = ("_aborted", "_write")
+
+    def __init__(self, context: Any, write: Callable[[Any], Awaitable[None]]) -> None:
+        super().__init__(context)
+        self._write = write
+        self._aborted: BaseException | None = None
+
+    async def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        await self._abort(self._context.abort(code, details, trailing_metadata))
+
+    async def abort_with_status(self, status: Any) -> None:
+        await self._abort(self._context.abort_with_status(status))
+
+    async def _abort(self, aborting: Awaitable[None]) -> None:
+        try:
+            await aborting
+        except grpc.aio.AbortError as exc:
+            self._aborted = exc
+            raise
+
+    async def write(self, message: Any) -> None:
+        if self._aborted is not None:  # nothing is sent behind an abort, also where the handler has swallowed it
+            raise self._aborted
+        await self._write(message)
+
+
+class _Stepped:
+    """A generator that runs from its start to its end in one thread, a step whenever a message is asked for."""
+
+    end = object()
+
+    def __init__(self, workers: Workers, messages: Iterator[Any]) -> None:
+        self._messages: Any = messages
+        self._loop = asyncio.get_running_loop()
+        self._asked = threading.Semaphore(0)
+        self._closed = False
+        self._answer: asyncio.Future[Any]
+        workers.take().run(partial(contextvars.copy_context().run, self._run))
+
+    async def next(self) -> Any:
+        """The next message, or ``end``."""
+        self._answer = self._loop.create_future()
+        self._asked.release()
+        return await self._answer
+
+    def close(self) -> None:
+        """Has the thread end the generator when it comes to it."""
+        self._closed = True
+        self._asked.release()
+
+    def _run(self) -> None:
+        try:
+            while self._asked.acquire() and not self._closed:
+                message, error = self._step()
+                self._loop.call_soon_threadsafe(self._settle, message, error)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits any more
+        finally:
+            self._end()
+
+    def _step(self) -> tuple[Any, BaseException | None]:
+        try:
+            return next(self._messages, self.end), None
+        except BaseException as exc:  # whatever it is, the call must hear of it
+            return None, exc
+
+    def _end(self) -> None:
+        try:
+            self._messages.close()
+        except BaseException as exc:
+            logger.error("a handler raised when its stream was ended", exc_info=exc)
+
+    def _settle(self, message: Any, error: BaseException | None) -> None:
+        if self._answer.done():  # the call has ended
+            return
+        if error is None:
+            self._answer.set_result(message)
+        else:
+            self._answer.set_exception(error)
+
+
+class _FromThread:
+    """The live context of ``grpc.aio`` for a ``def`` handler, like the one that gRPC gives it.
+
+    It must not be asked about the peer once the call has ended, and a thread can't know when: so that is asked before.
+    """
+
+    def __init__(self, context: "_Context") -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._metadata = context.invocation_metadata()
+        self._peer = context.peer()
+        self._peer_identities = context.peer_identities()
+        self._peer_identity_key = context.peer_identity_key()
+        self._auth_context = context.auth_context()
+
+    def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> None:
+        self._wait(self._context.abort(code, details, trailing_metadata))
+
+    def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._wait(self._context.send_initial_metadata(initial_metadata))
+
+    def _wait(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        self._context.set_trailing_metadata(trailing_metadata)
+
+    def set_code(self, code: Any) -> None:
+        self._context.set_code(code)
+
+    def set_details(self, details: Any) -> None:
+        self._context.set_details(details)
+
+    def set_compression(self, compression: Any) -> None:
+        self._context.set_compression(compression)
+
+    def disable_next_message_compression(self) -> None:
+        self._context.disable_next_message_compression()
+
+    def add_callback(self, callback: Callable[[], None]) -> None:
+        add: Any = self._context.add_done_callback
+        self._loop.call_soon_threadsafe(add, lambda _: callback())
+
+    def is_active(self) -> bool:
+        return not self._context.done() and not self._context.cancelled()
+
+    def time_remaining(self) -> Any:
+        return self._context.time_remaining()
+
+    def invocation_metadata(self) -> Any:
+        return self._metadata
+
+    def peer(self) -> str:
+        return self._peer
+
+    def peer_identities(self) -> Any:
+        return self._peer_identities
+
+    def peer_identity_key(self) -> Any:
+        return self._peer_identity_key
+
+    def auth_context(self) -> Any:
+        return self._auth_context
+
+
+async def _answer(error: BaseException, context: "_Context") -> NoReturn:
+    """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
+    if isinstance(error, grpc.aio.AbortError | GeneratorExit) or _from_outside(error):
+        raise error
+    if isinstance(error, asyncio.CancelledError):
+        logger.error("a handler was cancelled from inside the server")
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "The handler was cancelled.")
+    logger.error("a handler raised", exc_info=error)
+    try:
+        await context.abort(*_failure(context.code(), context.details()))
+    finally:
+        _end_the_server(error)
+
+
+def _from_outside(error: BaseException) -> bool:
+    """Whether it is the cancellation of the call, by its client or its deadline; before 3.11 nobody can tell."""
+    if not isinstance(error, asyncio.CancelledError):
+        return False
+    task = asyncio.current_task()
+    return sys.version_info < (3, 11) or task is None or task.cancelling() > 0
+
+
+def _end_the_server(error: BaseException) -> None:
+    """As without an interceptor, these end the server's loop."""
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+
+
+def _failure(code: Any, details: str | None) -> tuple[grpc.StatusCode, str]:
+    """As gRPC does it, a handler may set a code and then raise; in place of the exception's text stand its details."""
+    status = code_of(code)
+    return GRPC_CODES[Code.UNKNOWN if status is Code.OK else status], details or INTERNAL_ERROR

@@ -1,0 +1,298 @@
+"""Runs a handler on asyncio, in its own kind of thread: ``async def`` in the loop, ``def`` on a thread of its own."""
+
+import asyncio
+import concurrent.futures
+import contextvars
+import time
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from grpc_idempotency._protocol.effects import Ended
+from grpc_idempotency._server.aio.context import AioContext, AioThreadContext
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.run import Run
+from grpc_idempotency._server.target import Target
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
+
+if TYPE_CHECKING:
+    from grpc_idempotency._server.workers import Worker
+
+
+class AioRun(Run):
+    """A run that can be awaited, and its tape that can be followed."""
+
+    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
+        self._requests = iter(requests)
+        self.cancellable = target.awaited
+        """Whether it can be stopped: a ``def`` handler can't."""
+        self.worker: Worker | None = None
+        """The thread for a ``def`` handler, until it has begun."""
+        self.in_thread: asyncio.Future[tuple[Any, BaseException | None]] | None = None
+        """What its thread has to say at its end; ``None`` while nothing runs there."""
+        self.orphaned: Callable[[], object] = lambda: None
+        """Called in the thread, at its end, where the loop was closed before."""
+        super().__init__(target, self._context(target, snapshot))
+        self._taken: concurrent.futures.Future[None] | None = None
+        """What a thread waits for until there is room for more than the message that it has emitted."""
+        self.moved: asyncio.Future[None] | None = None
+        """Done when the tape has got a message, or room for one."""
+        if self.tape is not None:
+            self.moved = asyncio.get_running_loop().create_future()
+
+    def _context(self, target: Target, snapshot: Snapshot) -> AioContext | AioThreadContext:
+        if not self.cancellable:
+            return AioThreadContext(snapshot)
+        requests = self._requests if target.request_streams else None
+        return AioContext(snapshot, requests, self._emit if target.response_streams else None)
+
+    def operation(self, **known: Any) -> AsyncOperation | Operation:
+        """The operation as the handler sees it; one on a thread waits there for what the loop awaits."""
+        if self.cancellable:
+            return AsyncOperation(**known)
+        loop = asyncio.get_running_loop()
+        return Operation(wait=lambda reply: wait_in_thread(reply, loop), loop=loop, **known)
+
+    async def to_end(self, operation: OperationBase | None) -> Ended:
+        """Runs it to its end; a cancellation of this task is the caller's to explain."""
+        try:
+            return await self._ended(operation)
+        except asyncio.CancelledError:
+            await _rest(operation, stop=True)
+            if operation is None or operation.committed is None:
+                raise
+            return self.committed(None)
+        finally:
+            if operation is not None:
+                operation.end()
+            self.tell_callbacks()
+
+    async def _ended(self, operation: OperationBase | None) -> Ended:
+        """It, and each of its steps."""
+        try:
+            reply = await (self._in_loop if self.cancellable else self._on_thread)(operation)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            if self.in_thread is not None:
+                raise  # it is not the handler's: the loop is gone, and nobody goes on with this
+            await _rest(operation)
+            return self.raised(operation, exc)
+        await _rest(operation)
+        return self.returned(operation, reply)
+
+    async def _in_loop(self, operation: OperationBase | None) -> Any:
+        enter(operation)
+        target = self.target
+        request = _stream(self._requests) if target.request_streams else next(self._requests)
+        if not target.generates:
+            return await target.behaviour(request, self.context)
+        async with aclosing(target.behaviour(request, self.context)) as messages:
+            async for message in messages:
+                await self._emit(message)
+        return None
+
+    async def _on_thread(self, operation: OperationBase | None) -> Any:
+        return await self.on_thread(partial(self._call, operation, asyncio.get_running_loop()))
+
+    async def on_thread(self, call: Callable[[], Any]) -> Any:
+        """Runs something in this run's thread, and waits for its end: a thread can't be stopped.
+
+        So a cancellation does not end it, and nothing is taken for ended that still runs. Whoever runs this may leave
+        it for later when it is cancelled: see :func:`run_until_left`.
+        """
+        worker, self.worker = self.worker, None
+        assert worker is not None
+        loop = asyncio.get_running_loop()
+        self.in_thread = ended = loop.create_future()
+
+        def job() -> None:
+            outcome: tuple[Any, BaseException | None]
+            try:
+                outcome = call(), None
+            except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
+                outcome = None, exc
+            try:
+                loop.call_soon_threadsafe(ended.set_result, outcome)
+            except RuntimeError:  # the loop is closed, and nobody waits any more
+                self.orphaned()
+
+        worker.run(partial(contextvars.copy_context().run, job))
+        while not ended.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait((ended,))
+        self.in_thread = None
+        reply, error = ended.result()
+        if error is not None:
+            raise error
+        return reply
+
+    def _call(self, operation: OperationBase | None, loop: asyncio.AbstractEventLoop) -> Any:
+        enter(operation)
+        try:
+            return self._reply(loop)
+        finally:
+            if isinstance(operation, Operation):
+                operation.rest()
+
+    def _reply(self, loop: asyncio.AbstractEventLoop) -> Any:
+        target = self.target
+        request = self._requests if target.request_streams else next(self._requests)
+        reply = target.behaviour(request, self.context)
+        if self.tape is None:
+            return reply
+        self.record_all(reply, partial(self._emit_in_thread, loop))
+        return None
+
+    def _emit_in_thread(self, loop: asyncio.AbstractEventLoop, message: Any) -> None:
+        """The same as :meth:`_emit`, for a thread. No task waits for it in the loop, which could be cancelled there."""
+        taken: concurrent.futures.Future[None] = concurrent.futures.Future()
+        try:
+            loop.call_soon_threadsafe(self._take, message, taken)
+        except RuntimeError as exc:
+            raise StoreUnavailable(_LOOP_ENDED) from exc
+        _wait(taken, loop)
+
+    def _take(self, message: Any, taken: "concurrent.futures.Future[None]") -> None:
+        try:
+            self.record(message)
+        except BaseException as exc:
+            taken.set_exception(exc)
+            return
+        self._taken = taken
+        self._stir()
+
+    async def _emit(self, message: Any) -> None:
+        """Records a message of the stream; waits while those who follow are too far behind."""
+        self.record(message)
+        self._stir()
+        await asyncio.sleep(0)  # a handler that never waits must not keep its own messages from leaving
+        assert self.tape is not None
+        while self.tape.full:
+            assert self.moved is not None
+            await asyncio.wait((self.moved,))
+
+    def _stir(self) -> None:
+        """Wakes all who wait for the tape to move; those who wait after that wait for the next time."""
+        if self._taken is not None and self.tape is not None and not self.tape.full:
+            self._taken.set_result(None)
+            self._taken = None
+        if self.moved is not None:
+            self.moved.set_result(None)
+            self.moved = asyncio.get_running_loop().create_future()
+
+    async def play(
+        self, write: Callable[[bytes], Awaitable[None]], end: "asyncio.Future[Any]", until: float | None
+    ) -> tuple[bool, bool]:
+        """Hands the stream's messages to ``write``, from the first on, until the run's end.
+
+        Answers whether the end was reached, and whether a message was written. Before the first one it is given up
+        when the time is up; and at once when the first one is gone already.
+        """
+        follower, begun = object(), False
+        assert self.tape is not None
+        if not self.tape.join(follower):
+            return False, False
+        try:
+            while True:
+                message = self._next(follower)
+                if message is not None:
+                    begun = True
+                    await write(message)
+                elif end.done():
+                    return True, begun
+                elif not await self._moved(end, None if begun else until):
+                    return False, begun
+        finally:
+            self.tape.leave(follower)
+            self._stir()
+
+    async def _moved(self, end: "asyncio.Future[Any]", until: float | None) -> bool:
+        """Waits for a message or the end; ``False`` when the time is up."""
+        assert self.moved is not None
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        done, _ = await asyncio.wait((end, self.moved), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+
+    def _next(self, follower: object) -> bytes | None:
+        """A follower's next message, where there is one."""
+        assert self.tape is not None
+        held_up = self.tape.full
+        message = self.tape.read(follower)
+        if held_up and not self.tape.full:
+            self._stir()
+        return message
+
+
+@types.coroutine
+def run_until_left(
+    work: Coroutine[Any, Any, object], may_leave: Callable[[], bool], *, again: bool
+) -> Generator[Any, Any, bool]:
+    """Runs ``work`` in this task to its end, or until the task is cancelled where ``work`` may be left as it is.
+
+    Args:
+        work: What is to be run. It may be gone on with in another task.
+        may_leave: Whether it waits for something that it looks for again after a cancellation.
+        again: Whether it was left before.
+
+    Returns:
+        Whether it has come to its end.
+    """
+    step: Callable[[], Any] = partial(work.throw, asyncio.CancelledError()) if again else partial(work.send, None)
+    while True:
+        try:
+            wish = step()
+        except StopIteration:
+            return True
+        try:
+            step = partial(work.send, (yield wish))
+        except BaseException as exc:
+            if isinstance(exc, asyncio.CancelledError) and may_leave():
+                return False
+            step = partial(work.throw, exc)
+
+
+async def _rest(operation: OperationBase | None, *, stop: bool = False) -> None:
+    if isinstance(operation, AsyncOperation):
+        await operation.rest(stop=stop)
+
+
+def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what is awaited in the loop.
+
+    Raises:
+        StoreUnavailable: The loop has ended before the answer came.
+    """
+    try:
+        answer = asyncio.run_coroutine_threadsafe(work, loop)
+        return _wait(answer, loop)
+    except concurrent.futures.CancelledError as exc:
+        raise StoreUnavailable(_LOOP_ENDED, landed=None) from exc
+    except RuntimeError as exc:
+        if not loop.is_closed():
+            raise
+        work.close()
+        raise StoreUnavailable(_LOOP_ENDED) from exc
+
+
+def _wait(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what the loop answers, as long as there is a loop."""
+    while True:
+        concurrent.futures.wait((answer,), _LOOK_EVERY)  # not result(): the answer may be a TimeoutError itself
+        if answer.done():
+            return answer.result()
+        if loop.is_closed():
+            raise StoreUnavailable(_LOOP_ENDED, landed=None)
+
+
+_LOOK_EVERY = 1.0
+"""Seconds after which a thread that waits looks whether the loop is still there."""
+_LOOP_ENDED = "the event loop ended before the store had answered"
+
+
+async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:
+    for message in messages:
+        yield message

@@ -1,0 +1,202 @@
+"""The handler of a keyed call, detached from its call: what both kinds of server know of its run."""
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from grpc_idempotency._operation.steps import Unwinding
+from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
+from grpc_idempotency._protocol.rules import retained
+from grpc_idempotency._server.buffer import Tape
+from grpc_idempotency._server.context import Recorder
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.framing import frame
+from grpc_idempotency._wire.trailers import cap
+from grpc_idempotency.errors import StoreUnavailable, Unstorable
+from grpc_idempotency.operation import OperationBase
+from grpc_idempotency.records import Code, Effects, Outcome
+
+logger = logging.getLogger("grpc_idempotency")
+
+
+class TooLarge(Exception):
+    """A response that has to be held back until its transaction's commit is larger than may be buffered."""
+
+
+class Run:
+    """One run of a handler, on a recording context."""
+
+    def __init__(self, target: Target, context: Recorder) -> None:
+        self.target = target
+        self.context = context
+        self.tape = Tape(target.method.policy.max_response_bytes) if target.response_streams else None
+        self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
+        """Whether nothing of a stream may leave before the handler's end (4.8)."""
+        self._sealed: tuple[object, Outcome] | None = None
+        self._late: list[bytes] = []
+        """Messages of the stream that came after an outcome was sealed."""
+        self._unserializable: Exception | None = None
+        """What the serializer of the response raised."""
+
+    def operation(self, **known: Any) -> OperationBase:
+        """The operation as the handler sees it: the shell's."""
+        raise NotImplementedError
+
+    def seal(self, reply: object) -> Outcome:
+        """For a transaction: the outcome that is to be stored if this is the reply (5.1).
+
+        Where the method answers with a stream, the reply is the sequence of its messages.
+        """
+        self._admit_late()
+        outcome = self._outcome(reply)
+        self._sealed = (reply, outcome)
+        return retained(outcome, self.target.method.policy)
+
+    def answers(self, value: object) -> bool:
+        """For a transaction: whether a value could be the reply, by its type."""
+        messages = [value] if self.tape is None else value
+        if not isinstance(messages, list | tuple) or not messages or None in messages:
+            return False
+        try:
+            for message in messages:
+                self.target.write(message)
+        except Exception:  # a serializer's own, for what it can't serialize
+            return False
+        return True
+
+    def record_all(self, messages: Any, emit: Callable[[Any], object]) -> None:
+        """Emits the messages of a ``def`` handler, one by one."""
+        try:
+            for message in messages:
+                emit(message)
+        finally:
+            if isinstance(messages, Generator):
+                messages.close()  # it cleans up in its own thread, and not wherever it would be collected
+
+    def record(self, message: Any) -> None:
+        """One more message of the stream.
+
+        Once a transaction has the messages so far for its outcome, further ones wait for the handler's end: if it has
+        committed, they are no part of the reply, and must not be sent as if they were (4.7).
+        """
+        assert self.tape is not None
+        self.context.sending()
+        data = self._write(message)
+        if self._sealed is not None:
+            self._late.append(data)
+            return
+        self.tape.append(data)
+        if self._overflowed:
+            raise TooLarge
+
+    def _admit_late(self) -> None:
+        """The transaction before has come to nothing: what was sent since counts."""
+        self._sealed = None
+        late, self._late = self._late, []
+        for data in late:
+            assert self.tape is not None
+            self.tape.append(data)
+
+    @property
+    def _overflowed(self) -> bool:
+        """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
+        return self.held_back and self.tape is not None and not self.tape.retained
+
+    def returned(self, operation: OperationBase | None, reply: object) -> Ended:
+        """It came to its end with this reply."""
+        if operation is not None and operation.committed is not None:
+            return self.committed(reply)
+        self._admit_late()
+        if operation is not None and (forgotten := operation.steps.forgotten()):
+            logger.error(
+                "the handler of %s has left out steps it once finished: %s", self.target.method.name, forgotten
+            )
+        try:
+            return Answered(self._outcome(() if self.tape is not None else reply))
+        except Exception as exc:
+            return self.raised(operation, exc)
+
+    def raised(self, operation: OperationBase | None, error: BaseException) -> Ended:
+        """It raised, or aborted."""
+        if operation is not None and operation.committed is not None:
+            return self.committed(error)
+        self._admit_late()
+        if isinstance(error, TooLarge) or self._overflowed:
+            return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
+        crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true
+        message = None if crashed else self._streamed()
+        outcome = self._capped(self.context.failure(message, unserializable=error is self._unserializable))
+        if self.context.aborted:
+            return Answered(outcome)
+        if isinstance(error, Unwinding):
+            return Raised(outcome)
+        logger.error("the handler of %s raised", self.target.method.name, exc_info=error)
+        if isinstance(error, StoreUnavailable) and not isinstance(error, Unstorable):
+            return RolledBack(outcome, own=operation is not None and operation.uncommitted is error)
+        return Raised(outcome)
+
+    def committed(self, reply: object) -> Answered:
+        """Its transaction has committed an outcome: that one counts, whatever came after."""
+        assert self._sealed is not None
+        sealed, outcome = self._sealed
+        if reply is not sealed and self.tape is None:
+            logger.warning(
+                "%s answered otherwise than its transaction committed; what was committed counts",
+                self.target.method.name,
+            )
+        return Answered(outcome, committed=True)
+
+    def tell_callbacks(self) -> None:
+        """The handler has ended: so hear those it has asked to be told."""
+        for callback in self.context.finish():
+            try:
+                callback()
+            except Exception:
+                logger.exception("a callback of the handler of %s raised", self.target.method.name)
+
+    def _outcome(self, reply: Any) -> Outcome:
+        if self.tape is not None:
+            return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
+        return self._capped(self.context.answer(self._write(reply) if self.context.succeeds else None))
+
+    def _write(self, message: Any) -> bytes:
+        try:
+            return self.target.write(message)
+        except Exception as exc:
+            self._unserializable = exc
+            raise
+
+    def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
+        """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
+        if self.tape is None:
+            return None
+        if self._overflowed:
+            raise TooLarge
+        whole = self.tape.whole()
+        if whole is None or not more:
+            return whole
+        whole += frame(map(self._write, more))
+        if self.held_back and len(whole) > self.target.method.policy.max_response_bytes:
+            raise TooLarge
+        return whole
+
+    def _capped(self, outcome: Outcome) -> Outcome:
+        limit = self.target.method.policy.max_trailer_bytes
+        if self.tape is not None and not self.held_back and not self.tape.retained:
+            outcome = replace(outcome, retained=False)
+        outcome, dropped = cap(outcome, limit)
+        if dropped:
+            logger.warning(
+                "the status message and trailing metadata of %s exceed %d bytes; %d bytes of them were dropped",
+                self.target.method.name,
+                limit,
+                dropped,
+            )
+        return outcome
+
+
+_TOO_LARGE = (
+    "The stream's messages have to be held back until the handler's transaction is committed, and they are larger than "
+    "may be buffered. Nothing was kept."
+)

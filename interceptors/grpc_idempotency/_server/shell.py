@@ -1,0 +1,184 @@
+"""What the interceptors of both kinds of server have in common."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from grpc_idempotency import _checks
+from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
+from grpc_idempotency._server.admission import Admission
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.codes import GRPC_CODES
+from grpc_idempotency._wire.key import carries_key
+from grpc_idempotency._wire.reply import reply_to
+from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction
+from grpc_idempotency.records import Code, Effects, Outcome
+
+logger = logging.getLogger("grpc_idempotency")
+
+SWEEP_PAUSE = 0.05
+"""Seconds between two batches of a sweep, so that calls get their turn."""
+
+
+class Shell:
+    """The configuration of an interceptor, checked; and what it says of a call."""
+
+    def __init__(
+        self,
+        store: Any,
+        *,
+        policy: Policy,
+        methods: Mapping[str, Policy] | None,
+        principal: PrincipalFunction,
+        secret: bytes | None,
+        sweep_every: timedelta | None,
+        drain_limit: timedelta,
+    ) -> None:
+        self._store = store
+        self._methods = Methods(policy, methods, self._check_policy)
+        self._admission = Admission(principal, secret)
+        self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
+        self._drain_limit = _checks.duration("drain_limit", drain_limit)
+
+    def _may_be_keyed(self, method: Method, handler: Any, metadata: Any) -> bool:
+        """Whether a call has to be looked into: for all others the handler is left to itself."""
+        if method.passes:
+            return False
+        if handler.request_streaming and handler.response_streaming and method.policy.pass_bidirectional:
+            return False
+        if carries_key(metadata, method.policy.headers) or method.policy.required:
+            return True
+        return method.has_request_id and not handler.request_streaming
+
+    def _check(self, served: "Served") -> None:
+        """Finds policies that can't be met, where all methods of the server are known."""
+        if served.all_known:
+            self._methods.check(served.names)
+        left = sorted(name for name in served.names if self._admission.leaves_to_clients(self._methods[name]))
+        if left:
+            logger.info(
+                "with a secret, requests that carry their key in request_id are not stored; only a retry of its client "
+                "finishes such an operation of %s",
+                ", ".join(left),
+            )
+
+    def _check_policy(self, policy: Policy) -> None:
+        if policy.effects is Effects.TRANSACTIONAL and not hasattr(self._store, "transaction"):
+            raise PolicyError(
+                f"Effects.TRANSACTIONAL needs a store with transactions; {type(self._store).__name__} has none."
+            )
+
+    def _log_sweep(self, deleted: int, freed: int) -> None:
+        if deleted:
+            logger.info("swept %d expired records, gave back %d bytes", deleted, freed)
+
+    def _log_unfinished(self, unfinished: int) -> None:
+        if unfinished:
+            logger.error("%d operations did not end within the drain limit of %s", unfinished, self._drain_limit)
+
+
+def method_handler(
+    like: "grpc.RpcMethodHandler[Any, Any]", behaviour: Callable[[Any, Any], Any], *, typed: bool
+) -> "grpc.RpcMethodHandler[Any, Any]":
+    """A handler of the same kind with another behaviour; its messages are bytes unless ``typed``."""
+    make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[bool(like.request_streaming), bool(like.response_streaming)]
+    if typed:
+        return make(behaviour, like.request_deserializer, like.response_serializer)
+    return make(behaviour)
+
+
+class StandIns:
+    """What is given to gRPC in the place of handlers; made once for as long as a method's handler is the same one."""
+
+    def __init__(self, make: Callable[[Target], Callable[[Any, Any], Any]], *, typed: bool) -> None:
+        """``make`` makes the behaviour; ``typed`` is as with :func:`method_handler`."""
+        self._make = make
+        self._typed = typed
+        self._made: dict[str, tuple[object, grpc.RpcMethodHandler[Any, Any]]] = {}
+
+    def of(self, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+        """The one of this handler."""
+        known, made = self._made.get(method.name, (None, handler))
+        if known is not handler:
+            if len(self._made) >= MOST_METHODS:
+                self._made.clear()
+            made = method_handler(handler, self._make(Target.of(handler, method)), typed=self._typed)
+            self._made[method.name] = handler, made
+        return made
+
+
+class Served:
+    """What a server serves, as far as its handlers tell."""
+
+    def __init__(self) -> None:
+        self.handlers: list[grpc.GenericRpcHandler] = []
+        self.names: set[str] = set()
+        """The full names of the methods."""
+        self.all_known = True
+        """Whether these are all."""
+
+    def add(self, handlers: Iterable[Any]) -> None:
+        """Some handlers more."""
+        for handler in handlers:
+            # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
+            methods = getattr(handler, "_method_handlers", None)
+            self.handlers.append(handler)
+            self.names.update(methods or ())
+            self.all_known = self.all_known and methods is not None
+
+
+def unmet(error: PolicyError) -> Outcome:
+    """What every call of a method gets whose policy can't be met: it must not run as if it had another one."""
+    logger.error("a call was refused: %s", error)
+    details = "This method can't be called: its idempotency policy can't be met. The server's log says why."
+    return reply_to(Outcome(status=Code.INTERNAL, details=details))
+
+
+def check_kind(server: Any, *, awaited: bool) -> None:
+    """Raises :class:`PolicyError` for a server that the interceptor can't be attached to.
+
+    Args:
+        server: What was given to ``attach``.
+        awaited: True for the interceptor of ``grpc.aio``.
+    """
+    wrong = grpc.Server if awaited else grpc.aio.Server
+    if isinstance(server, wrong) or not callable(getattr(server, "start", None)):
+        kind, other = _KINDS if awaited else reversed(_KINDS)
+        raise PolicyError(
+            f"{kind}.IdempotencyInterceptor can't be attached to {type(server).__module__}.{type(server).__name__}: "
+            f"it serves {_SERVERS[kind]} alone. For {_SERVERS[other]} use {other}.IdempotencyInterceptor."
+        )
+
+
+def misplaced(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
+    """Stands in for a handler of a ``grpc.server`` that was given the interceptor of ``grpc.aio``: refuses its calls.
+
+    gRPC would take the coroutine for the handler, and never answer a client.
+    """
+    logger.error("a call was refused: %s", _MISPLACED)
+    return method_handler(handler, _refuse, typed=False)
+
+
+def _refuse(_incoming: Any, context: grpc.ServicerContext) -> NoReturn:
+    outcome = reply_to(Outcome(status=Code.INTERNAL, details=_MISPLACED))
+    context.set_trailing_metadata(outcome.trailers)
+    context.abort(GRPC_CODES[outcome.status], outcome.details)
+
+
+_KINDS = ("grpc_idempotency.aio", "grpc_idempotency")
+_SERVERS = {"grpc_idempotency.aio": "grpc.aio.server", "grpc_idempotency": "grpc.server"}
+_MISPLACED = (
+    "This grpc.server was given grpc_idempotency.aio.IdempotencyInterceptor, which serves grpc.aio.server alone. "
+    "Give it grpc_idempotency.IdempotencyInterceptor. No handler has run."
+)

@@ -1,0 +1,219 @@
+"""One keyed call on threads: the only place that touches its live context."""
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import grpc
+
+from grpc_idempotency._protocol.effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._protocol.rules import answer
+from grpc_idempotency._server.admission import Admission, NotAdmitted, read
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.drive import drive, drive_streaming
+from grpc_idempotency._server.sync.flights import Flight, Flights
+from grpc_idempotency._server.sync.run import SyncRun
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._wire.codes import GRPC_CODES
+from grpc_idempotency._wire.framing import unframe
+from grpc_idempotency._wire.reply import reply_to
+from grpc_idempotency.records import Code, Outcome
+
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+
+def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Behaviour) -> Behaviour:
+    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+
+    ``unkeyed`` answers a call that turns out to have no key once its message is read: in this very thread, on the live
+    context and unbuffered (2.4).
+    """
+
+    def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
+        return _Exchange(target, admission, flights, unkeyed, context).run(incoming)
+
+    def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
+        return _StreamingExchange(target, admission, flights, unkeyed, context).run(incoming)
+
+    return streaming if target.response_streams else unary
+
+
+class _Base:
+    """What unary and streaming answers have in common."""
+
+    def __init__(
+        self,
+        target: Target,
+        admission: Admission,
+        flights: Flights,
+        unkeyed: Behaviour,
+        context: grpc.ServicerContext,
+    ) -> None:
+        self._target = target
+        self._admission = admission
+        self._flights = flights
+        self._unkeyed = unkeyed
+        self._context = context
+        self._snapshot = Snapshot(target.method.name, context)
+        self._messages: Sequence[Any] = ()
+        """The request messages, once they are read."""
+        self._ahead: SyncRun | None = None
+        """The run whose initial metadata this call is to send: its own."""
+
+    def _admit(self, incoming: Any) -> Call | None:
+        if self._target.request_streams:
+            return self._take_in(incoming)
+        message = read(self._target, incoming)
+        self._messages = (message,)
+        named = self._admission.name(self._target, self._snapshot, message)
+        if named is None:
+            return None
+        return self._admission.call(self._target, self._snapshot, named, incoming, message)
+
+    def _take_in(self, incoming: Any) -> Call:
+        named = self._admission.name(self._target, self._snapshot, None)
+        assert named is not None, "without a key it would not have come here"
+        intake = self._admission.intake(self._target, self._snapshot, named)
+        for raw in incoming:
+            intake.take(raw)
+        self._messages = intake.messages
+        return intake.end()
+
+    def _new_run(self) -> SyncRun:
+        return SyncRun(self._target, self._messages, self._snapshot)
+
+    def _perform(self, effect: Effect[Any]) -> Any:
+        """What the plan of a call may ask for."""
+        match effect:
+            case Board(call):
+                return self._flights.board(call, self._new_run)
+            case Land(boarded, until):
+                return self._land(boarded, until)
+            case Watch(name, fence, until):
+                return self._watch(name, fence, until)
+            case Get(name):
+                return self._flights.store.get(name)
+            case _:
+                raise AssertionError(f"no call performs {effect!r}")
+
+    def _land(self, boarded: Boarded, until: float | None) -> Any:
+        """Waits for the flight to land: each kind in its own way."""
+        raise NotImplementedError
+
+    def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
+        with self._flights.waiting() as free:
+            return free and self._flights.watch(name, fence, until)
+
+    def _gone(self) -> bool:
+        return not self._context.is_active()
+
+    # The live context
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Sends the status."""
+        self._send_ahead()
+        self._context.set_trailing_metadata(outcome.trailers)
+        if outcome.status is not Code.OK:
+            self._context.abort(GRPC_CODES[outcome.status], outcome.details)
+        if outcome.details:
+            self._context.set_details(outcome.details)
+
+    def _send_ahead(self) -> None:
+        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        run, self._ahead = self._ahead, None
+        if run is None or self._gone():
+            return
+        if run.context.compression is not None:
+            self._context.set_compression(run.context.compression)
+        if run.context.initial_metadata is not None:
+            self._context.send_initial_metadata(tuple(run.context.initial_metadata))
+
+
+class _Exchange(_Base):
+    """A call that is answered with one message."""
+
+    def run(self, incoming: Any) -> bytes:
+        """Answers the call."""
+        try:
+            call = self._admit(incoming)
+        except NotAdmitted as exc:
+            outcome = reply_to(exc.answer)
+        else:
+            if call is None:
+                reply: bytes = self._unkeyed(self._messages[0], self._context)
+                return reply
+            outcome = reply_to(drive(answer(call), self._perform))
+        self._finish(outcome)
+        assert outcome.message is not None
+        return outcome.message
+
+    def _land(self, boarded: Boarded, until: float | None) -> Landed:
+        flight = boarded.flight
+        assert isinstance(flight, Flight)
+        self._ahead = flight.run if boarded.founded else None
+        if boarded.founded:
+            with self._flights.following(flight):
+                self._context.add_callback(flight.stir)
+                flight.depart()
+                return flight.follow(None, self._gone)
+        with self._flights.following(flight):
+            self._context.add_callback(flight.stir)
+            flight.begun(until, self._gone)
+            if flight.landed():
+                return flight.follow(until, self._gone)
+            with self._flights.waiting() as free:
+                return flight.follow(until, self._gone) if free else Landed(None)
+
+
+class _StreamingExchange(_Base):
+    """A call that is answered with a stream of messages."""
+
+    _sent = 0
+
+    def run(self, incoming: Any) -> Generator[bytes, None, None]:
+        """Answers the call."""
+        try:
+            call = self._admit(incoming)
+        except NotAdmitted as exc:
+            self._finish(reply_to(exc.answer))
+            return
+        if call is None:
+            yield from self._unkeyed(self._messages[0], self._context)
+            return
+        answered = yield from drive_streaming(answer(call), self._perform)
+        yield from self._rest(reply_to(answered))
+
+    def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
+        flight = boarded.flight
+        assert isinstance(flight, Flight)
+        self._ahead = flight.run if boarded.founded else None
+        if boarded.founded:
+            with self._flights.following(flight):
+                return (yield from self._play(flight, until, founded=True))
+        with self._flights.following(flight):
+            self._context.add_callback(flight.stir)
+            flight.begun(until, self._gone)
+            if flight.landed():
+                return (yield from self._play(flight, until, founded=False))
+            with self._flights.waiting() as free:
+                return (yield from self._play(flight, until, founded=False)) if free else Landed(None)
+
+    def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
+        self._context.add_callback(flight.stir)
+        messages = flight.play(until, self._gone, founded)
+        try:
+            while True:
+                message = next(messages)
+                self._send_ahead()
+                self._sent += 1
+                yield message
+        except StopIteration as done:
+            landed: Landed = done.value
+            return landed
+
+    def _rest(self, outcome: Outcome) -> Generator[bytes, None, None]:
+        """Yields what has not been sent yet, and sends the status."""
+        self._send_ahead()
+        for number, message in enumerate(unframe(outcome.message or b"")):
+            if number >= self._sent:
+                yield message
+        self._finish(outcome)

@@ -1,0 +1,204 @@
+"""The interceptor for ``grpc.server``."""
+
+import inspect
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from grpc_idempotency import _checks
+from grpc_idempotency._protocol.rules import hold_lapsed
+from grpc_idempotency._server.drive import drive
+from grpc_idempotency._server.flight import STOPPING
+from grpc_idempotency._server.recovery import EVERY, Recovery, holding
+from grpc_idempotency._server.shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
+from grpc_idempotency._server.sync.attach import Attachment
+from grpc_idempotency._server.sync.exchange import keyed
+from grpc_idempotency._server.sync.flights import Flights
+from grpc_idempotency._server.sync.keeper import Keeper, jittered
+from grpc_idempotency._server.sync.plain import plain, refusing, unkeyed
+from grpc_idempotency._server.sync.run import SyncRun
+from grpc_idempotency._server.workers import within
+from grpc_idempotency.errors import PolicyError, StoreUnavailable
+from grpc_idempotency.policy import Policy
+from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
+from grpc_idempotency.store import Store
+
+logger = logging.getLogger("grpc_idempotency")
+
+if TYPE_CHECKING:
+    _Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
+    """Makes the methods of a ``grpc.server`` safe to retry.
+
+    Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
+    see bytes in place of messages.
+
+    Handlers of keyed calls run in threads of the interceptor's own, which are used again, with the context variables of
+    the call's thread; what an initializer of the server's pool left in its threads they do not see. The call's thread
+    waits for the outcome while its client is there. A handler that runs past its execution limit can't be stopped: its
+    call is answered, and its thread goes on.
+
+    Args:
+        store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.
+        policy: What holds for methods that ``methods`` does not name.
+        methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
+            is stronger than a glob, an earlier glob than a later one.
+        principal: Names the principal that a call's key belongs to (3.1).
+        secret: Makes the stored names and fingerprints HMACs under this secret, so that a reader of the store can't
+            brute-force keys; 16 bytes or more. Every process on the store needs the same one. A request with its key in
+            ``request_id`` is then not stored, so that only a retry finishes its operation, and recovery does not.
+        sweep_every: How often expired records are deleted; ``None``: not by this process.
+        drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
+        max_waiters: How many threads of the server duplicates may hold up while they wait; at most a quarter of its
+            pool. Further duplicates are refused with a push-back.
+        max_detached: How many operations that no call follows there may be before no further ones are taken on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        policy: Policy = Policy(),  # noqa: B008  # frozen
+        methods: Mapping[str, Policy] | None = None,
+        principal: PrincipalFunction = mtls_or_shared,
+        secret: bytes | None = None,
+        sweep_every: timedelta | None = timedelta(minutes=5),
+        drain_limit: timedelta = timedelta(seconds=30),
+        max_waiters: int = 2,
+        max_detached: int = 10_000,
+    ) -> None:
+        if not callable(getattr(store, "claim", None)) or inspect.iscoroutinefunction(store.claim):
+            raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency for threads, whose calls block.")
+        super().__init__(
+            store,
+            policy=policy,
+            methods=methods,
+            principal=principal,
+            secret=secret,
+            sweep_every=sweep_every,
+            drain_limit=drain_limit,
+        )
+        self._flights = Flights(
+            store,
+            max_waiters=_checks.number("max_waiters", max_waiters),
+            max_detached=_checks.number("max_detached", max_detached),
+        )
+        self._plain = StandIns(plain, typed=True)
+        self._keyed = StandIns(
+            lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
+        )
+        # A thread for each, so that neither delays the other, or a limit.
+        self._sweeper = Keeper("sweeps")
+        self._recovering = Keeper("recovery")
+        self._sweeping = False
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "_Handler | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "_Handler | None":
+        """For grpc: wraps the handler of a call. Does no I/O: grpc holds the server's lock meanwhile."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        try:
+            method = self._methods[handler_call_details.method]
+        except PolicyError as exc:
+            return method_handler(handler, refusing(exc), typed=False)
+        if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
+            return handler if method.grpcs_own else self._plain.of(handler, method)
+        self._begin_sweeping()
+        return self._keyed.of(handler, method)
+
+    def attach(self, server: grpc.Server) -> None:
+        """Ties this interceptor to the server it serves. Call it before services are added.
+
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
+        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
+        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and the event
+        that it answers with, and ``wait_for_termination``, wait for that.
+
+        Raises:
+            PolicyError: The server is no ``grpc.server``.
+        """
+        check_kind(server, awaited=False)
+        Attachment(server, at_start=self._begin, at_stop=self.close)
+
+    def _begin(self, served: Served) -> None:
+        self._check(served)
+        self.open()
+        self._begin_sweeping()
+        recovery = Recovery(self._methods, served.names, served.handlers)
+        self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
+
+    def _recover(self, recovery: Recovery) -> None:
+        try:
+            while self._look(recovery):
+                pass
+        except StoreUnavailable as exc:
+            logger.warning("could not look for operations to finish: %s", exc)
+        except Exception:
+            logger.exception("could not look for operations to finish")
+        self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
+
+    def _look(self, recovery: Recovery) -> bool:
+        """Does what is to be done without clients; whether there may be more of that at once."""
+        found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        for one in found.to_run:
+            self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
+        held = [drive(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
+        return any(held)
+
+    def open(self) -> None:
+        """Opens the store, so that one that can't be used is found at start and not by the first call."""
+        self._store.open()
+
+    def close(self) -> None:
+        """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
+
+        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
+        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
+        """
+        limit = self._drain_limit.total_seconds()
+        until = time.monotonic() + limit
+        self._log_unfinished(self._flights.close(limit))
+        if not within(max(STOPPING, until - time.monotonic()), self._end):
+            logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
+
+    def _end(self) -> None:
+        self._sweeper.close()
+        self._recovering.close()
+        self._flights.end()
+        self._store.close()
+
+    def _begin_sweeping(self) -> None:
+        if not self._sweeping and self._sweep_every is not None:
+            self._sweeping = True
+            self._sweep_later(self._sweep_every.total_seconds())
+
+    def _sweep_later(self, every: float) -> None:
+        after = every * random.uniform(0.5, 1.0)  # noqa: S311  # so that processes take turns
+        self._sweeper.later(after, lambda: self._sweep(every, 0, 0))
+
+    def _sweep(self, every: float, deleted: int, freed: int) -> None:
+        """One batch; the next comes after a pause."""
+        try:
+            swept = self._store.sweep()
+        except Exception:
+            logger.warning("a sweep failed; the next one will try again", exc_info=True)
+            self._sweep_later(every)
+            return
+        deleted, freed = deleted + swept.deleted, freed + swept.freed_bytes
+        if swept.more:
+            self._sweeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed))
+        else:
+            self._log_sweep(deleted, freed)
+            self._sweep_later(every)

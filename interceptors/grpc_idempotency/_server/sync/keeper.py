@@ -1,0 +1,151 @@
+"""Threads beside those of the server, for what has to happen at its time: limits, polls, sweeps, recovery."""
+
+import heapq
+import itertools
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from grpc_idempotency._protocol.effects import Effect, Pause, Plan
+from grpc_idempotency._server.drive import Perform
+from grpc_idempotency.errors import IdempotencyError
+
+logger = logging.getLogger("grpc_idempotency")
+T = TypeVar("T")
+
+_FEW = 64
+"""So many cancelled timers are not worth being cleared away."""
+
+
+class Timer:
+    """Something that is to be done at a time, unless it is cancelled before."""
+
+    __slots__ = ("_keeper", "cancelled", "do")
+
+    def __init__(self, keeper: "Keeper", do: Callable[[], None]) -> None:
+        self._keeper = keeper
+        self.do = do
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Has it not done, if it has not begun."""
+        self.cancelled = True
+        self._keeper.forget()
+
+
+class Keeper:
+    """Runs timers in a daemon thread, one after another. The thread starts with the first timer.
+
+    Args:
+        what: Names the thread.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._due: list[tuple[float, int, Timer]] = []
+        self._cancelled = 0
+        self._number = itertools.count()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def later(self, seconds: float, do: Callable[[], None]) -> Timer:
+        """Has something done in so many seconds; where the thread can't be started, once it can."""
+        timer = Timer(self, do)
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), timer))
+            if self._due[0][2] is timer:
+                self._changed.notify()
+        try:
+            self.start()
+        except RuntimeError as exc:
+            logger.warning("what is to be done at its time has to wait: %s", exc)
+        return timer
+
+    def start(self) -> None:
+        """Starts the thread, unless there is one.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        if self._thread is None:
+            with self._changed:
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            thread = threading.Thread(target=self._run, name=f"grpc-idempotency-{self._what}", daemon=True)
+            thread.start()
+            self._thread = thread  # not before: one that could not be started will be tried again
+
+    def forget(self) -> None:
+        """A timer was cancelled. Most are, long before their time, so they are cleared away when they are many."""
+        with self._changed:
+            self._cancelled += 1
+            if self._cancelled > _FEW and self._cancelled * 2 > len(self._due):
+                self._due = [due for due in self._due if not due[2].cancelled]
+                heapq.heapify(self._due)
+                self._cancelled = 0
+
+    def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> Timer:
+        """Runs a plan in this thread, which is free for others while the plan pauses.
+
+        Answers what cancels it: what it is doing is done, and nothing after that.
+        """
+        carried = Timer(self, lambda: None)
+
+        def step(resume: Callable[[], Effect[Any]]) -> None:
+            try:
+                effect = resume()
+                while not isinstance(effect, Pause):
+                    if carried.cancelled:
+                        return
+                    try:
+                        reply = perform(effect)
+                    except IdempotencyError as exc:
+                        effect = plan.throw(exc)
+                    else:
+                        effect = plan.send(reply)
+            except StopIteration as done:
+                then(done.value)
+                return
+            if not carried.cancelled:
+                self.later(jittered(effect.seconds), lambda: step(lambda: plan.send(None)))
+
+        self.later(0.0, lambda: step(lambda: next(plan)))
+        return carried
+
+    def close(self) -> None:
+        """Ends the thread, after what it is doing."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (timer := self._next()) is not None:
+            try:
+                timer.do()
+            except Exception:
+                logger.exception("something that was to be done at its time failed")
+
+    def _next(self) -> Timer | None:
+        with self._changed:
+            while not self._closed:
+                wait = self._due[0][0] - time.monotonic() if self._due else None
+                if wait is None or wait > 0:
+                    self._changed.wait(wait)
+                    continue
+                timer = heapq.heappop(self._due)[2]
+                if not timer.cancelled:
+                    return timer
+            return None
+
+
+def jittered(seconds: float) -> float:
+    """About so many seconds, so that processes do not move in step."""
+    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load, guards nothing

@@ -1,0 +1,109 @@
+"""Runs a handler in the thread that it is called in."""
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+from grpc_idempotency._protocol.effects import Ended
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.run import Run
+from grpc_idempotency._server.sync.context import ThreadContext
+from grpc_idempotency._server.target import Target
+from grpc_idempotency.operation import Operation, OperationBase, enter
+
+
+class SyncRun(Run):
+    """A run that blocks, and its tape that other threads can follow."""
+
+    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
+        super().__init__(target, ThreadContext(snapshot))
+        self._requests: Iterator[Any] = iter(requests)
+        self.moved = threading.Condition()
+        """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
+
+    def operation(self, **known: Any) -> Operation:
+        """The operation as the handler sees it."""
+        return Operation(**known)
+
+    def to_end(self, operation: OperationBase | None) -> Ended:
+        """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
+        assert operation is None or isinstance(operation, Operation)
+        return contextvars.copy_context().run(self._to_end, operation)
+
+    def unwind(self, operation: Operation) -> str | None:
+        """Undoes what the operation has finished, in a context of its own."""
+        return contextvars.copy_context().run(operation.unwind)
+
+    def _to_end(self, operation: Operation | None) -> Ended:
+        enter(operation)
+        try:
+            return self.returned(operation, self._ended(operation))
+        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            return self.raised(operation, exc)
+        finally:
+            self.tell_callbacks()
+
+    def _ended(self, operation: Operation | None) -> Any:
+        """Its reply, once each of its steps has ended too."""
+        try:
+            return self._reply()
+        finally:
+            if operation is not None:
+                operation.rest()
+
+    def _reply(self) -> Any:
+        target = self.target
+        request = self._requests if target.request_streams else next(self._requests)
+        reply = target.behaviour(request, self.context)
+        if self.tape is None:
+            return reply
+        self.record_all(reply, self._emit)
+        return None
+
+    def _emit(self, message: Any) -> None:
+        """Records a message of the stream; waits while those who follow are too far behind."""
+        assert self.tape is not None
+        with self.moved:
+            self.record(message)
+            self.moved.notify_all()
+            while self.tape.full:
+                self.moved.wait()
+
+    def play(
+        self, over: Callable[[], bool], until: float | None, begin: Callable[[], object] | None = None
+    ) -> Generator[bytes, None, tuple[bool, bool]]:
+        """Yields the stream's messages, from the first on, until the run is over.
+
+        ``begin`` begins the run, for the one who has to: only once it is followed, or its first messages might be gone.
+
+        Answers whether that was reached, and whether a message was yielded. Before the first one it is given up when
+        the time is up; and at once when the first one is gone already.
+        """
+        follower, begun = object(), False
+        assert self.tape is not None
+        with self.moved:
+            if not self.tape.join(follower):
+                return False, False
+        try:
+            if begin is not None:
+                begin()
+            while True:
+                with self.moved:
+                    message = self.tape.read(follower)
+                    if message is None and over():
+                        return True, begun
+                    if message is None and not self._wait(None if begun else until):
+                        return False, begun
+                    self.moved.notify_all()
+                if message is not None:
+                    begun = True
+                    yield message
+        finally:
+            with self.moved:
+                self.tape.leave(follower)
+                self.moved.notify_all()
+
+    def _wait(self, until: float | None) -> bool:
+        return self.moved.wait(None if until is None else max(0.0, until - time.monotonic()))

@@ -1,0 +1,1 @@
+"""What goes over the wire: bytes and metadata in, values out, and back."""

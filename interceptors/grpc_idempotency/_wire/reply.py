@@ -1,0 +1,65 @@
+"""What a call is answered: an outcome or a refusal, with the trailers of ours (2.2, 2.3)."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from grpc_idempotency._protocol.effects import Answer
+from grpc_idempotency._protocol.refusals import DOMAIN, Refusal
+from grpc_idempotency._wire.trailers import CREATED, PUSH_BACK, REFUSED, STATUS, STATUS_DETAILS
+from grpc_idempotency.records import Outcome, Trailers
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+
+def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
+    """What is sent: an outcome with the trailers that are ours (2.2).
+
+    A bare outcome is a refusal as gRPC itself would make it, which is in no table of ours.
+    """
+    if isinstance(answer, Refusal):
+        return _refusal_outcome(answer)
+    if isinstance(answer, Outcome):
+        return replace(answer, trailers=((STATUS, REFUSED),))
+    ours: Trailers = ((STATUS, answer.mark.value),)
+    if answer.created is not None:
+        ours += ((CREATED, rfc3339(answer.created)),)
+    told = answer.outcome
+    return Outcome(status=told.status, message=told.message, details=told.details, trailers=told.trailers + ours)
+
+
+def _refusal_outcome(refusal: Refusal) -> Outcome:
+    trailers: Trailers = ((STATUS, REFUSED), (STATUS_DETAILS, _details_of(refusal).SerializeToString()))
+    if refusal.push_back and refusal.retry_after is not None:
+        trailers += ((PUSH_BACK, str(round(refusal.retry_after / timedelta(milliseconds=1)))),)
+    return Outcome(status=refusal.reason.status, details=refusal.message, trailers=trailers)
+
+
+def _details_of(refusal: Refusal) -> status_pb2.Status:
+    """The refusal as AIP-193 wants it: an ErrorInfo, and what the table adds to it."""
+    info = error_details_pb2.ErrorInfo(reason=refusal.reason.name, domain=DOMAIN, metadata=dict(refusal.variables))
+    details: list[Message] = [info]
+    if refusal.reason.value.bad_request:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=refusal.variables["field"], description=refusal.message
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if refusal.retry_after is not None:
+        delay = duration_pb2.Duration()
+        delay.FromTimedelta(refusal.retry_after)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    status = status_pb2.Status(code=refusal.reason.status, message=refusal.message)
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def rfc3339(moment: datetime) -> str:
+    """An instant in UTC, to the millisecond (RFC 3339)."""
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
