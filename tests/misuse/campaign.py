@@ -1,7 +1,6 @@
 """Plays cases against the servers, then compares what clients were told with what the ledger and the files hold."""
 
 import sqlite3
-import sys
 import tempfile
 import threading
 import time
@@ -19,6 +18,7 @@ import grpc
 from grpc_idempotency import Code, Record, SQLiteStore, State
 from grpc_idempotency._wire.key import digest_name
 from grpc_idempotency.principals import SHARED
+from grpc_idempotency.stores.sqlite import nesting
 
 from .grammar import LONG, Attempt, Case, Op, case, flat
 from .ledger import Ledger
@@ -127,7 +127,7 @@ def ours() -> list[threading.Thread]:
 
 def _at(thread: threading.Thread) -> str:
     """Returns where a thread is, the innermost call first."""
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = nesting._frames().get(thread.ident or 0)
     calls = reversed(traceback.extract_stack(frame)) if frame is not None else ()
     return " < ".join(f"{call.name} {Path(call.filename).name}:{call.lineno}" for call in calls)
 

@@ -3,6 +3,8 @@
 import asyncio
 import concurrent.futures
 import functools
+import gc
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,3 +217,19 @@ def test_nobody_waits_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert answers[0].landed is False
     assert store.get(b"name") is None
     store.close()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_no_collection_while_the_interpreter_looks_at_its_threads(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool
+) -> None:
+    """One could deadlock the process (CPython's gh-106883); whether there are collections stays as it was."""
+    seen: list[bool] = []
+    frames = sys._current_frames
+    monkeypatch.setattr(sys, "_current_frames", lambda: (seen.append(gc.isenabled()), frames())[1])
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert threading.get_ident() in nesting._frames()
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()

@@ -9,6 +9,7 @@ that does not tell, it bounds how long others wait for one function.
 import concurrent.futures
 import concurrent.futures.thread
 import contextvars
+import gc
 import sys
 import threading
 import time
@@ -87,7 +88,7 @@ class Watch:
                 view, since = now, time.monotonic()
 
     def _look(self, lasts: float) -> None:
-        frames = sys._current_frames()  # noqa: SLF001 - this is what it is documented for
+        frames = _frames()
         stacks = [list(_stack(frames.get(thread))) for thread in _waited_for(self.guard.thread, frames)]
         if stacks:
             for request in self._queue.withdraw(lambda one: _asks(one, stacks)):
@@ -95,6 +96,27 @@ class Watch:
         if lasts > self._patience:
             for request in self._queue.withdraw(lambda one: not isinstance(one, Flush)):
                 self._refuse(request, StoreUnavailable(f"a transaction's function has been running for {lasts:.1f} s"))
+
+
+def _frames() -> dict[int, FrameType]:
+    """Returns where each thread is.
+
+    Up to Python 3.11 the interpreter keeps a lock while it finds out. A garbage collection meanwhile may let another
+    thread go on, and one that starts a thread then waits for that lock with the interpreter's own: a deadlock of the
+    whole process (CPython's gh-106883). So there is no collection meanwhile.
+    """
+    with _no_collection:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames()  # noqa: SLF001 - this is what it is documented for
+        finally:
+            if enabled:
+                gc.enable()
+
+
+_no_collection = threading.Lock()
+"""Held by the thread that has switched the collector off, so that no other takes that for the embedder's wish."""
 
 
 def _waited_for(thread: int | None, frames: dict[int, FrameType]) -> set[int]:
