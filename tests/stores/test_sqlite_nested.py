@@ -226,7 +226,12 @@ def test_no_collection_while_the_interpreter_looks_at_its_threads(
     """One could deadlock the process (CPython's gh-106883); whether there are collections stays as it was."""
     seen: list[bool] = []
     frames = sys._current_frames
-    monkeypatch.setattr(sys, "_current_frames", lambda: (seen.append(gc.isenabled()), frames())[1])
+
+    def looked() -> Any:
+        seen.append(gc.isenabled())
+        return frames()
+
+    monkeypatch.setattr(sys, "_current_frames", looked)
     (gc.enable if enabled else gc.disable)()
     try:
         assert threading.get_ident() in nesting._frames()

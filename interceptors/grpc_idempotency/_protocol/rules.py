@@ -1,8 +1,8 @@
 """The rules: every transition in the life of an operation is in this file.
 
 No I/O, no gRPC, no clock, no threads. A rule that needs the world yields an :class:`Effect` and gets its reply. The
-wings of ``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of an
-operation:
+wings of ``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of
+an operation:
 
 * :func:`answer` runs in each call: it joins the *flight* of its operation in this process, or founds one, and turns
   what the flight landed with into this call's answer.
