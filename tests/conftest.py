@@ -4,10 +4,14 @@ import gc
 import signal
 
 import hypothesis
+import pytest
 
 from .matrix.table import pytest_runtest_logreport, pytest_terminal_summary
 
 __all__ = ["pytest_collection_finish", "pytest_runtest_logreport", "pytest_terminal_summary"]
+
+# The contract suite is the library's: pytest rewrites its asserts only on request.
+pytest.register_assert_rewrite("grpc_idempotency.testing")
 
 # A shell that runs the tests in the background has them ignore this, and their processes would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

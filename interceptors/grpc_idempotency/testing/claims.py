@@ -1,0 +1,121 @@
+"""The contract for claims and take-overs."""
+
+import os
+from dataclasses import replace
+from datetime import timezone
+
+from grpc_idempotency.records import Effects, State
+from grpc_idempotency.testing.harness import AsyncStoreHarness
+from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, TICK, TTL, a_claim
+from grpc_idempotency.testing.states import assert_refused, put_completed, put_held, put_running, put_waiting, record_of
+
+
+class ClaimContract:
+    """Claims and take-overs."""
+
+    async def test_a_claim_of_an_absent_operation_is_won(self, harness: AsyncStoreHarness) -> None:
+        """It answers ``None``, and the record holds what was claimed, running under the claim's fence."""
+        store = await harness.store()
+        claim = a_claim()
+        assert await store.claim(claim) is None
+        record = await record_of(store, claim)
+        assert (record.name, record.method, record.fence) == (claim.name, claim.method, claim.fence)
+        assert (record.fingerprint, record.effects) == (claim.fingerprint, claim.effects)
+        assert (record.state, record.attempts, record.lapsed, record.reason) == (State.RUNNING, 1, False, "")
+        assert (record.completed_at, record.expires_at, record.outcome) == (None, None, None)
+        assert record.created_at.tzinfo is timezone.utc
+
+    async def test_every_kind_of_effects_is_kept(self, harness: AsyncStoreHarness) -> None:
+        """``effects`` is as it was in the claim."""
+        store = await harness.store()
+        for effects in Effects:
+            claim = replace(a_claim(), effects=effects)
+            await store.claim(claim)
+            assert (await record_of(store, claim)).effects is effects
+
+    async def test_a_claim_is_lost_to_a_record_in_any_state(self, harness: AsyncStoreHarness) -> None:
+        """It answers the record that stands in its way, and changes nothing."""
+        store = await harness.store()
+        for prepare in (put_running, put_held, put_waiting, put_completed):
+            first = await prepare(store)
+            record = await record_of(store, first)
+            assert await store.claim(a_claim(first.name)) == record
+            assert await record_of(store, first) == record
+
+    async def test_a_lapsed_lease_alone_gives_nothing_away(self, harness: AsyncStoreHarness) -> None:
+        """A claim that does not say whom it takes over is lost to a lapsed record, too."""
+        store = await harness.store()
+        first = await put_running(store)
+        await harness.elapse(LEASE)
+        lost_to = await store.claim(a_claim(first.name))
+        assert lost_to is not None
+        assert lost_to.lapsed
+        assert lost_to.fence == first.fence
+
+    async def test_a_lapsed_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """The record is the new claim's: one attempt more, under a new lease, created when it first was."""
+        store = await harness.store()
+        first = await put_running(store)
+        created_at = (await record_of(store, first)).created_at
+        await harness.elapse(LEASE)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        record = await record_of(store, second)
+        assert (record.fence, record.fingerprint, record.attempts) == (second.fence, second.fingerprint, 2)
+        assert (record.created_at, record.lapsed, record.state) == (created_at, False, State.RUNNING)
+        await assert_refused(store, first.name, first.fence)
+
+    async def test_the_kind_of_call_is_kept(self, harness: AsyncStoreHarness) -> None:
+        """Whether the method answers with a stream is as of the last claim, in every state."""
+        store = await harness.store()
+        for streams in (False, True):
+            first = a_claim(streams=not streams)
+            assert await store.claim(first) is None
+            assert (await record_of(store, first)).streams is not streams
+            await harness.elapse(LEASE)
+            second = a_claim(first.name, streams=streams)
+            assert await store.claim(second, over=first.fence) is None
+            assert (await record_of(store, second)).streams is streams
+            assert await store.hold(second.name, second.fence, "its server died")
+            assert (await record_of(store, second)).streams is streams
+            assert await store.resolve(second.name, second.fence, OTHER_OUTCOME, TTL)
+            assert (await record_of(store, second)).streams is streams
+            await harness.elapse(TTL)
+            third = a_claim(first.name, streams=not streams)
+            assert await store.claim(third) is None
+            record = await record_of(store, third)
+            assert (record.streams, record.resolved) == (not streams, False)
+
+    async def test_a_live_record_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Not one tick before its lease has run out."""
+        store = await harness.store()
+        first = await put_running(store)
+        await harness.elapse(LEASE - TICK)
+        assert await store.claim(a_claim(first.name), over=first.fence) == await record_of(store, first)
+
+    async def test_a_record_of_another_fence_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Of two that saw the same lapsed record, one takes it over."""
+        store = await harness.store()
+        first = await put_running(store)
+        await harness.elapse(LEASE)
+        second, third = a_claim(first.name, lease=TICK), a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        await harness.elapse(LEASE)
+        lost_to = await store.claim(third, over=first.fence)
+        assert lost_to is not None
+        assert lost_to.fence == second.fence
+
+    async def test_held_and_completed_records_are_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """``over`` is for running and waiting records alone."""
+        store = await harness.store()
+        for prepare in (put_held, put_completed):
+            first = await prepare(store)
+            await harness.elapse(LEASE)
+            assert await store.claim(a_claim(first.name), over=first.fence) == await record_of(store, first)
+
+    async def test_a_take_over_of_an_absent_record_is_a_claim(self, harness: AsyncStoreHarness) -> None:
+        """A record that was released in the meantime stands in nobody's way; the attempts count from 1 again."""
+        store = await harness.store()
+        claim = a_claim()
+        assert await store.claim(claim, over=os.urandom(16)) is None
+        assert (await record_of(store, claim)).attempts == 1

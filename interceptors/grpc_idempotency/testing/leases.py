@@ -1,0 +1,60 @@
+"""The contract for leases: how they end, and how they are renewed."""
+
+import os
+
+from grpc_idempotency.records import State
+from grpc_idempotency.testing.harness import AsyncStoreHarness
+from grpc_idempotency.testing.makers import LEASE, TICK, a_claim
+from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
+
+
+class LeaseContract:
+    """Leases: how they end, and how they are renewed."""
+
+    async def test_a_lease_lapses_at_its_instant(self, harness: AsyncStoreHarness) -> None:
+        """It is live until just before ``lease`` has passed, and has run out from then on."""
+        store = await harness.store()
+        claim = await put_running(store)
+        await harness.elapse(LEASE - TICK)
+        assert not (await record_of(store, claim)).lapsed
+        await harness.elapse(TICK)
+        assert (await record_of(store, claim)).lapsed
+        assert (await record_of(store, claim)).state is State.RUNNING
+
+    async def test_a_renewed_lease_ends_so_long_from_now(self, harness: AsyncStoreHarness) -> None:
+        """From now, not from the end that it had."""
+        store = await harness.store()
+        claim = await put_running(store)
+        await harness.elapse(LEASE / 2)
+        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        await harness.elapse(LEASE - TICK)
+        assert not (await record_of(store, claim)).lapsed
+        await harness.elapse(TICK)
+        assert (await record_of(store, claim)).lapsed
+
+    async def test_a_lapsed_lease_can_be_renewed(self, harness: AsyncStoreHarness) -> None:
+        """As long as nobody took over, and with the effect that nobody can."""
+        store = await harness.store()
+        claim = await put_running(store)
+        await harness.elapse(LEASE * 2)
+        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        assert not (await record_of(store, claim)).lapsed
+        assert await store.claim(a_claim(claim.name), over=claim.fence) is not None
+
+    async def test_a_renewal_may_shorten_a_lease(self, harness: AsyncStoreHarness) -> None:
+        """The lease ends so long from now, whatever it was before."""
+        store = await harness.store()
+        claim = await put_running(store)
+        assert await store.renew(claim.name, claim.fence, TICK)
+        await harness.elapse(TICK)
+        assert (await record_of(store, claim)).lapsed
+
+    async def test_only_running_records_are_renewed(self, harness: AsyncStoreHarness) -> None:
+        """``False`` for held, waiting, completed and absent ones."""
+        store = await harness.store()
+        for prepare in (put_held, put_waiting, put_completed):
+            claim = await prepare(store)
+            record = await record_of(store, claim)
+            assert await store.renew(claim.name, claim.fence, LEASE) is False
+            assert await record_of(store, claim) == record
+        assert await store.renew(os.urandom(16), os.urandom(16), LEASE) is False

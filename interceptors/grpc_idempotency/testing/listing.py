@@ -1,0 +1,59 @@
+"""The contract for lists of records."""
+
+from grpc_idempotency.records import Record, State
+from grpc_idempotency.testing.harness import AsyncStoreHarness
+from grpc_idempotency.testing.makers import METHOD, TICK, TTL, a_claim
+from grpc_idempotency.testing.states import names_of, put_completed, put_held, put_running, put_waiting, record_of
+
+
+class ListContract:
+    """Lists of records."""
+
+    async def test_a_list_is_in_the_order_of_claims(self, harness: AsyncStoreHarness) -> None:
+        """Oldest first, whole records, at most ``limit``."""
+        store = await harness.store()
+        claims = []
+        for _ in range(5):
+            claims.append(await put_running(store))
+            await harness.elapse(TICK)
+        records = await store.list()
+        assert [one.name for one in records] == [one.name for one in claims]
+        assert list(records) == [await record_of(store, one) for one in claims]
+        assert [one.name for one in await store.list(limit=2)] == [one.name for one in claims[:2]]
+
+    async def test_a_list_goes_on_behind_a_record(self, harness: AsyncStoreHarness) -> None:
+        """Page after page, each record once, also where many were claimed at one instant or one is gone by now."""
+        store = await harness.store()
+        claims = [await put_running(store) for _ in range(7)]
+        await harness.elapse(TICK)
+        claims += [await put_running(store) for _ in range(4)]
+        found: list[Record] = []
+        while page := await store.list(after=found[-1] if found else None, limit=3):
+            assert len(page) <= 3
+            found += page
+            await store.release(page[-1].name, page[-1].fence)
+        assert sorted(one.name for one in found) == sorted(one.name for one in claims)
+        assert [one.created_at for one in found] == sorted(one.created_at for one in found)
+
+    async def test_a_list_can_be_narrowed(self, harness: AsyncStoreHarness) -> None:
+        """By state, by method, by both; ``limit`` counts those that are answered."""
+        store = await harness.store()
+        other = a_claim(method="/a.B/Other")
+        await store.claim(other)
+        running = [await put_running(store) for _ in range(2)]
+        held, waiting, completed = await put_held(store), await put_waiting(store), await put_completed(store)
+        assert await names_of(store.list(state=State.HELD)) == {held.name}
+        assert await names_of(store.list(state=State.WAITING)) == {waiting.name}
+        assert await names_of(store.list(state=State.COMPLETED, limit=1)) == {completed.name}
+        assert await names_of(store.list(method="/a.B/Other")) == {other.name}
+        assert await names_of(store.list(state=State.RUNNING, method=METHOD)) == {one.name for one in running}
+        assert await names_of(store.list(method="/a.B/None")) == set()
+
+    async def test_a_list_leaves_expired_records_out(self, harness: AsyncStoreHarness) -> None:
+        """They are absent, and take no place in a page either."""
+        store = await harness.store()
+        for _ in range(5):
+            await put_completed(store)
+        await harness.elapse(TTL)
+        kept = await put_completed(store)
+        assert await names_of(store.list(limit=2)) == {kept.name}

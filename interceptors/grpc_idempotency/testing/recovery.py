@@ -1,0 +1,113 @@
+"""The contract for pending records, and the requests with which they are finished."""
+
+import os
+from dataclasses import replace
+
+from grpc_idempotency.testing.harness import AsyncStoreHarness
+from grpc_idempotency.testing.makers import LEASE, METHOD, OUTCOME, TICK, TTL, a_claim, a_recoverable_claim, a_request
+from grpc_idempotency.testing.states import names_of, record_of
+
+
+class RecoveryContract:
+    """Pending records, and the requests with which they are finished."""
+
+    async def test_what_can_be_run_again_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed and due records, whole, with their requests; not one tick earlier."""
+        store = await harness.store()
+        running, waiting = a_recoverable_claim(b"a"), a_recoverable_claim(b"b", b"", os.urandom(1 << 20))
+        assert await store.claim(running) is None
+        await harness.elapse(TICK)
+        assert await store.claim(waiting) is None
+        assert await store.wait(waiting.name, waiting.fence, LEASE, 2)
+        await harness.elapse(LEASE - TICK * 2)
+        assert list(await store.pending([METHOD])) == []
+        await harness.elapse(TICK)
+        assert await names_of(store.pending([METHOD])) == {running.name}
+        await harness.elapse(TICK)
+        expected = [replace(await record_of(store, one), request=one.request) for one in (running, waiting)]
+        assert list(await store.pending([METHOD, "/a.B/Other"])) == expected
+        assert [one.lapsed for one in expected] == [True, True]
+
+    async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """Neither what could be run again and has no request, nor what is held or completed; nor other methods."""
+        store = await harness.store()
+        claims = [a_recoverable_claim() for _ in range(4)]
+        claims.append(replace(claims[0], name=os.urandom(16), request=None))
+        claims.append(replace(claims[0], name=os.urandom(16), request=None))
+        claims.append(replace(claims[0], name=os.urandom(16), method="/a.B/Other"))
+        for claim in claims:
+            assert await store.claim(claim) is None
+        assert await store.wait(claims[5].name, claims[5].fence, TICK, 1)
+        assert await store.hold(claims[1].name, claims[1].fence, "held")
+        assert await store.complete(claims[2].name, claims[2].fence, OUTCOME, LEASE * 2)
+        assert await store.release(claims[3].name, claims[3].fence)
+        await harness.elapse(LEASE)
+        assert await names_of(store.pending([METHOD])) == {claims[0].name}
+        assert await names_of(store.pending(["/a.B/Other"])) == {claims[6].name}
+        assert list(await store.pending([])) == []
+
+    async def test_what_is_in_doubt_is_pending_first(self, harness: AsyncStoreHarness) -> None:
+        """Opaque and running, with a request and without: not one tick early, and until it is held."""
+        store = await harness.store()
+        older, doubtful = a_recoverable_claim(), [a_claim(), a_claim(request=a_request(b"a"))]
+        for claim in (older, *doubtful):
+            assert await store.claim(claim) is None
+            await harness.elapse(TICK)
+        await harness.elapse(LEASE - TICK * 3)
+        assert await names_of(store.pending([METHOD])) == {older.name}
+        await harness.elapse(TICK * 2)
+        expected = [replace(await record_of(store, one), request=one.request) for one in (*doubtful, older)]
+        assert list(await store.pending([METHOD])) == expected
+        assert list(await store.pending([METHOD], limit=1)) == expected[:1]
+        assert await store.hold(doubtful[0].name, doubtful[0].fence, "in doubt", lapsed_only=True)
+        assert list(await store.pending([METHOD])) == expected[1:]
+
+    async def test_an_opaque_operation_that_waits_is_pending(self, harness: AsyncStoreHarness) -> None:
+        """It is known how its last run ended."""
+        store = await harness.store()
+        claim = a_claim(request=a_request(b"a"))
+        assert await store.claim(claim) is None
+        assert await store.wait(claim.name, claim.fence, TICK, 1)
+        await harness.elapse(TICK)
+        assert await names_of(store.pending([METHOD])) == {claim.name}
+
+    async def test_the_oldest_are_pending_first(self, harness: AsyncStoreHarness) -> None:
+        """In the order of their first claims, and no more than asked for."""
+        store = await harness.store()
+        claims = [replace(a_recoverable_claim(), method=f"/a.B/{n % 2}") for n in range(5)]
+        for claim in claims:
+            assert await store.claim(claim) is None
+            await harness.elapse(TICK)
+        await harness.elapse(LEASE)
+        again = replace(claims[0], fence=os.urandom(16), lease=TICK)
+        assert await store.claim(again, over=claims[0].fence) is None
+        await harness.elapse(TICK)
+        methods = {"/a.B/0", "/a.B/1"}
+        assert [one.name for one in await store.pending(methods)] == [one.name for one in claims]
+        assert [one.name for one in await store.pending(methods, limit=2)] == [one.name for one in claims[:2]]
+
+    async def test_a_take_over_keeps_the_first_request(self, harness: AsyncStoreHarness) -> None:
+        """What the retry brought along is not kept; a claim that begins anew has its own."""
+        store = await harness.store()
+        first = a_recoverable_claim(b"first")
+        assert await store.claim(first) is None
+        await harness.elapse(LEASE)
+        second = replace(first, fence=os.urandom(16), request=a_request(b"second"))
+        assert await store.claim(second, over=first.fence) is None
+        await harness.elapse(LEASE)
+        assert [one.request for one in await store.pending([METHOD])] == [first.request]
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
+        await harness.elapse(TTL)
+        third = replace(first, fence=os.urandom(16), request=a_request(b"third"))
+        assert await store.claim(third) is None
+        await harness.elapse(LEASE)
+        assert [one.request for one in await store.pending([METHOD])] == [third.request]
+
+    async def test_requests_are_for_recovery_alone(self, harness: AsyncStoreHarness) -> None:
+        """No other answer has them."""
+        store = await harness.store()
+        claim = a_recoverable_claim(b"secret")
+        assert await store.claim(claim) is None
+        lost_to = await store.claim(a_claim(claim.name))
+        assert lost_to == await record_of(store, claim)
+        assert [lost_to.request, *(one.request for one in await store.list())] == [None, None]

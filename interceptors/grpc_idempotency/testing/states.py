@@ -1,0 +1,65 @@
+"""Puts records into each state, and reads and checks them."""
+
+import os
+from collections.abc import Awaitable, Sequence
+from datetime import timedelta
+
+from grpc_idempotency.records import Claim, Record
+from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim, a_step
+
+
+async def put_running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
+    """Claims a fresh operation, and returns its claim."""
+    claim = a_claim(lease=lease)
+    assert await store.claim(claim) is None
+    return claim
+
+
+async def put_held(store: AsyncStore) -> Claim:
+    """Claims a fresh operation and holds it."""
+    claim = await put_running(store)
+    assert await store.hold(claim.name, claim.fence, "its server died")
+    return claim
+
+
+async def put_waiting(store: AsyncStore, *, delay: timedelta = LEASE, tries: int = 1) -> Claim:
+    """Claims a fresh operation and makes it wait."""
+    claim = await put_running(store)
+    assert await store.wait(claim.name, claim.fence, delay, tries) is True
+    return claim
+
+
+async def put_completed(store: AsyncStore, *, ttl: timedelta = TTL) -> Claim:
+    """Claims a fresh operation and completes it with ``OUTCOME``."""
+    claim = await put_running(store)
+    assert await store.complete(claim.name, claim.fence, OUTCOME, ttl)
+    return claim
+
+
+async def record_of(store: AsyncStore, claim: Claim) -> Record:
+    """The record of a claim, which has to be there."""
+    record = await store.get(claim.name)
+    assert record is not None
+    return record
+
+
+async def names_of(records: Awaitable[Sequence[Record]]) -> set[bytes]:
+    """The names of the records that a call answers."""
+    return {one.name for one in await records}
+
+
+async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
+    """Asserts that every fenced call under the fence answers False and leaves what is there."""
+    before, steps = await store.get(name), await store.steps(name)
+    assert await store.renew(name, fence, LEASE * 2) is False
+    assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is False
+    assert await store.release(name, fence) is False
+    assert await store.wait(name, fence, TICK, 99) is False
+    assert await store.record_step(name, fence, a_step(os.urandom(8).hex())) is False
+    assert await store.hold(name, fence, "no") is False
+    assert await store.hold(name, fence, "no", lapsed_only=True) is False
+    assert await store.resolve(name, fence, OTHER_OUTCOME, TTL) is False
+    assert await store.resolve(name, fence, None, TTL) is False
+    assert await store.get(name) == before
+    assert await store.steps(name) == steps

@@ -1,0 +1,116 @@
+"""The contract for waiting records: those that will be run again."""
+
+import asyncio
+import os
+from dataclasses import replace
+from datetime import timedelta
+
+from grpc_idempotency.records import State
+from grpc_idempotency.testing.harness import AsyncStoreHarness
+from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim
+from grpc_idempotency.testing.states import assert_refused, put_completed, put_held, put_running, put_waiting, record_of
+
+
+class WaitContract:
+    """Waiting records: those that will be run again."""
+
+    async def test_a_waiting_record_is_due_at_its_instant(self, harness: AsyncStoreHarness) -> None:
+        """It keeps its fence, has no lease, and is due when ``delay`` has passed, not a tick earlier."""
+        store = await harness.store()
+        claim = await put_running(store)
+        assert await store.wait(claim.name, claim.fence, LEASE * 2, 3) is True
+        record = await record_of(store, claim)
+        assert (record.state, record.fence, record.tries, record.attempts) == (State.WAITING, claim.fence, 3, 1)
+        assert (record.lapsed, record.outcome, record.expires_at) == (False, None, None)
+        await harness.elapse(LEASE * 2 - TICK)
+        assert await record_of(store, claim) == record
+        await harness.elapse(TICK)
+        assert await record_of(store, claim) == replace(record, lapsed=True)
+
+    async def test_no_delay_means_now(self, harness: AsyncStoreHarness) -> None:
+        """The record is due at once."""
+        store = await harness.store()
+        claim = await put_waiting(store, delay=timedelta(0))
+        assert (await record_of(store, claim)).lapsed
+
+    async def test_a_waiting_record_does_not_expire(self, harness: AsyncStoreHarness) -> None:
+        """However long it is due."""
+        store = await harness.store()
+        claim = await put_waiting(store)
+        await harness.elapse(timedelta(days=400))
+        assert (await store.sweep()).deleted == 0
+        assert (await record_of(store, claim)).state is State.WAITING
+
+    async def test_only_running_records_wait(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed ones too, as long as nobody took over; ``False`` for held, waiting and completed ones."""
+        store = await harness.store()
+        claim = await put_running(store)
+        await harness.elapse(LEASE)
+        assert await store.wait(claim.name, claim.fence, LEASE, 1) is True
+        for prepare in (put_held, put_waiting, put_completed):
+            claim = await prepare(store)
+            record = await record_of(store, claim)
+            assert await store.wait(claim.name, claim.fence, TICK, 9) is False
+            assert await record_of(store, claim) == record
+
+    async def test_nobody_has_a_say_over_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
+        """Its fence neither: whoever would go on with it claims it, once it is due."""
+        store = await harness.store()
+        claim = await put_waiting(store)
+        await assert_refused(store, claim.name, claim.fence)
+        await harness.elapse(LEASE)
+        await assert_refused(store, claim.name, claim.fence)
+
+    async def test_a_due_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """One attempt more, under a new lease, with its tries; the fence that waited is spent."""
+        store = await harness.store()
+        first = await put_waiting(store, tries=4)
+        created_at = (await record_of(store, first)).created_at
+        await harness.elapse(LEASE)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        record = await record_of(store, second)
+        assert (record.state, record.fence, record.fingerprint) == (State.RUNNING, second.fence, second.fingerprint)
+        assert (record.attempts, record.tries, record.created_at, record.lapsed) == (2, 4, created_at, False)
+        await assert_refused(store, first.name, first.fence)
+        await harness.elapse(LEASE)
+        assert (await record_of(store, second)).lapsed
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
+
+    async def test_a_record_that_is_not_due_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
+        """Not one tick before, and under no other fence."""
+        store = await harness.store()
+        first = await put_waiting(store)
+        await harness.elapse(LEASE - TICK)
+        assert await store.claim(a_claim(first.name), over=first.fence) == await record_of(store, first)
+        await harness.elapse(TICK)
+        assert await store.claim(a_claim(first.name), over=os.urandom(16)) == await record_of(store, first)
+        assert await store.claim(a_claim(first.name)) == await record_of(store, first)
+
+    async def test_tries_are_as_of_the_last_wait(self, harness: AsyncStoreHarness) -> None:
+        """They stay with the record to its end, and a claim that begins anew has none."""
+        store = await harness.store()
+        first = await put_waiting(store, delay=TICK, tries=1)
+        await harness.elapse(TICK)
+        second = a_claim(first.name)
+        assert await store.claim(second, over=first.fence) is None
+        assert await store.wait(second.name, second.fence, TICK, 2) is True
+        await harness.elapse(TICK)
+        third = a_claim(first.name)
+        assert await store.claim(third, over=second.fence) is None
+        assert await store.complete(third.name, third.fence, OUTCOME, TTL)
+        record = await record_of(store, third)
+        assert (record.attempts, record.tries) == (3, 2)
+        await harness.elapse(TTL)
+        assert await store.claim(a_claim(first.name)) is None
+        record = await record_of(store, first)
+        assert (record.attempts, record.tries) == (1, 0)
+
+    async def test_of_many_that_run_a_due_record_again_one_wins(self, harness: AsyncStoreHarness) -> None:
+        """50 at once."""
+        store = await harness.store()
+        first = await put_waiting(store)
+        await harness.elapse(LEASE)
+        answers = await asyncio.gather(*(store.claim(a_claim(first.name), over=first.fence) for _ in range(50)))
+        assert answers.count(None) == 1
+        assert (await record_of(store, first)).attempts == 2
