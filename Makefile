@@ -95,13 +95,11 @@ check_drift = mkdir -p "$$scratch/tree" "$$scratch/fresh/grpc_idempotency/v1"; \
 
 # --- Set-up ---------------------------------------------------------------------------------------------------------
 
-# A stock Debian python3 makes a venv only without pip; then a pip from outside (22.3 or newer) installs into it.
-$(BIN)/python:
+# A stock Debian python3 makes a venv only without pip. A pip from outside (22.3 or newer), or else ensurepip, then puts a
+# pip into it that knows dependency groups.
+$(VENV)/.pip:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv --without-pip $(VENV)
-
-define install
-	@echo "Setting up $(VENV) $(2) (once; some 30 s)"
 	@set -e; \
 	for pip in pip pip3 "$(PYTHON) -m pip" none; do \
 		if $$pip --python $(BIN)/python --version >/dev/null 2>&1; then break; fi; \
@@ -109,17 +107,20 @@ define install
 	if [ "$$pip" = none ]; then \
 		$(BIN)/python -m ensurepip >/dev/null || { echo "This needs pip 22.3 or newer, or python3-venv." >&2; exit 1; }; \
 		pip="$(BIN)/python -m pip"; \
-	else \
-		pip="$$pip --python $(BIN)/python"; \
 	fi; \
-	$$pip install -qq --disable-pip-version-check --editable '.[$(1)]'
+	$$pip --python $(BIN)/python install -qq --disable-pip-version-check 'pip>=25.1'
+	@touch $@
+
+define install
+	@echo "Setting up $(VENV) $(3) (once; some 30 s)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(1)' --group $(2)
 endef
 
 # Each rule touches its stamp last, so that an interrupted set-up is done again.
-$(VENV)/.shop: pyproject.toml | $(BIN)/python
-	$(call install,shop,to run the shop)
+$(VENV)/.shop: pyproject.toml | $(VENV)/.pip
+	$(call install,.,shop,to run the shop)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(call install,dev,for development)
+$(VENV)/.dev: pyproject.toml | $(VENV)/.pip
+	$(call install,.[retry],dev,for development)
 	@touch $@ $(VENV)/.shop

@@ -74,19 +74,6 @@ HEAD = ["row", "protobuf", "grpcio", "compiled by", *(f"{implementation} {kind}"
 WIDTHS = [12, 8, 7, 17, *map(len, HEAD[4:])]
 
 
-def pip(python: Path) -> list[str]:
-    """A pip that installs into the venv of this Python, which has none of its own (see the Makefile)."""
-    for command in (["pip"], ["pip3"], [sys.executable, "-m", "pip"]):
-        try:
-            done = subprocess.run([*command, "--python", str(python), "--version"], capture_output=True, check=False)
-        except FileNotFoundError:
-            continue
-        if done.returncode == 0:
-            return [*command, "--python", str(python)]
-    run([str(python), "-m", "ensurepip"])
-    return [str(python), "-m", "pip"]
-
-
 def run(command: Sequence[str | Path], **environment: str) -> str:
     """Runs a command, and tells what it said where it fails."""
     done = subprocess.run(
@@ -105,7 +92,8 @@ def install(row: Row, wheel: Path) -> None:
     """Makes the row's venv, or what an earlier run made of it, what the row asks for."""
     if not row.python.exists():
         venv.create(VENVS / row.name, with_pip=False)
-    command = [*pip(row.python), "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
+    pip = [sys.executable, "-m", "pip", "--python", str(row.python)]  # the venv has none of its own
+    command = [*pip, "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
     # No new version number comes with a change, so the wheel is installed anew, and by itself.
     run([*command, "--force-reinstall", "--no-deps", str(wheel)])
     run([*command, "--upgrade", str(wheel), *row.requirements])
