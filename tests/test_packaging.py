@@ -76,6 +76,16 @@ def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
         assert [line.split()[-1] for line in told.splitlines()] == ["executed", "replayed"]
 
 
+def test_the_wheel_brings_a_command(wheel: Path, tmp_path: Path) -> None:
+    """``grpc-idempotency`` is what ``python -m grpc_idempotency`` is, and ``__version__`` that of the wheel."""
+    python = _installed(wheel, tmp_path / "empty")
+    command = "[c] = m.entry_points(group='console_scripts', name='grpc-idempotency'); sys.exit(c.load()())"
+    for how in (["-c", f"import importlib.metadata as m, sys; {command}"], ["-m", "grpc_idempotency"]):
+        assert _run(python, *how, "--help", cwd=tmp_path).startswith("usage: grpc-idempotency [-h] COMMAND")
+    (version,) = metadata(wheel)["Version"]
+    assert _run(python, "-c", "import grpc_idempotency as g; print(g.__version__)", cwd=tmp_path).strip() == version
+
+
 def _installed(wheel: Path, folder: Path) -> str:
     """A new environment with the wheel, and links to what the wheel says it depends on; answers its Python."""
     venv.create(folder, with_pip=False, symlinks=True)

@@ -31,6 +31,8 @@ from grpc_idempotency.store import Database
 from grpc_idempotency.stores.memory import MemoryStore
 from grpc_idempotency.stores.sqlite import SQLiteStore
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Caller",
     "ClientInterceptor",

@@ -1,4 +1,4 @@
-"""``python -m grpc_idempotency``: lists, shows and resolves operations (6.4)."""
+"""``grpc-idempotency``, or ``python -m grpc_idempotency``: lists, shows and resolves operations (6.4)."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: Exception, code: int) -> int:
-    print(f"grpc_idempotency: {error}", file=sys.stderr)
+    print(f"grpc-idempotency: {error}", file=sys.stderr)
     return code
 
 
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("name", metavar="OPERATION", help="its name in hex, or so much of it that it is the only one")
 
-    parser = argparse.ArgumentParser(prog="python -m grpc_idempotency", description="Lists and resolves operations.")
+    parser = argparse.ArgumentParser(prog="grpc-idempotency", description="Lists and resolves operations.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="all operations, oldest first")
     listing.add_argument("--state", choices=[state.value for state in State])

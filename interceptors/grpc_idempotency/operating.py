@@ -1,6 +1,6 @@
 """What an operator does with operations: sees them, and says of held ones what became of them (6.4).
 
-``python -m grpc_idempotency`` is these functions as a command. They work on any store whose calls block; one that
+``grpc-idempotency`` is these functions as a command. They work on any store whose calls block; one that
 :func:`open_store` opens can be used beside the servers on it.
 """
 

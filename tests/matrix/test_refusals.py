@@ -166,7 +166,7 @@ async def test_outcome_unknown(cell: Cell) -> None:
     refused(await cell.call(play, key=key, variant="limited"), "OUTCOME_UNKNOWN", PRECONDITION)
     answer = await cell.call(play, key=key, variant="limited")
     refused(answer, "OUTCOME_UNKNOWN", PRECONDITION)
-    assert "python -m grpc_idempotency" in answer.details
+    assert "grpc-idempotency resolve" in answer.details
     record = await cell.record()
     assert record is not None
     assert record.state is State.HELD

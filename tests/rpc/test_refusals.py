@@ -150,7 +150,7 @@ async def test_outcome_unknown(serve: Servers, kind: str) -> None:
     key = new_key()
     for reply in [await service.call("Do", key=key) for _ in range(3)]:
         refused(reply, "OUTCOME_UNKNOWN", PRECONDITION)
-        readable(reply, "operator", "it completed", "it never happened", "python -m grpc_idempotency resolve")
+        readable(reply, "operator", "it completed", "it never happened", "grpc-idempotency resolve")
         record = await service.the_record()
         assert info_of(reply) == {"cause": record.reason, "operation": record.name.hex()}
         bare(reply)

@@ -118,7 +118,7 @@ async def test_a_killed_opaque_handler_is_resolved(net: Net, tmp_path: Path) -> 
         for point, key in keys.items():
             reply = await client.call("Opaque", point, key=key)
             refused(reply, "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
-            named = re.search(r"'python -m grpc_idempotency resolve STORE (\w{32})'", reply.details)
+            named = re.search(r"'grpc-idempotency resolve STORE (\w{32})'", reply.details)
             assert named is not None
             names[point] = named[1]
 
@@ -320,7 +320,7 @@ def test_show_of_none(store: SQLiteStore, url: str, capsys: pytest.CaptureFixtur
     assert main(["show", url, name]) == 1
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1)
-    assert error.startswith("grpc_idempotency: ")
+    assert error.startswith("grpc-idempotency: ")
 
 
 # resolve

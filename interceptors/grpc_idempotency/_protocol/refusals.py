@@ -71,7 +71,7 @@ class Reason(enum.Enum):
         Code.FAILED_PRECONDITION,
         "Nobody can know whether the operation of this idempotency key took effect: {cause}. It is held and will not "
         "run again by itself. An operator can find out what it did and then say that it completed, or that it never "
-        "happened, with 'python -m grpc_idempotency resolve STORE {operation}'.",
+        "happened, with 'grpc-idempotency resolve STORE {operation}'.",
     )
     RESPONSE_NOT_RETAINED = _Row(
         Code.FAILED_PRECONDITION,
