@@ -16,13 +16,14 @@ from typing import Any, TypeVar, cast
 
 from crash.store import UNDO, LabStore
 from grpc_idempotency import Database, Effects, State, TransactionMisuse
+from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server import flight as _flight
 from grpc_idempotency._server.aio.flights import Flight
 from grpc_idempotency._server.aio.run import AioRun
-from grpc_idempotency.aio import Operation, SQLiteStore
-from grpc_idempotency.operation import OperationBase, current, lend
+from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency.operation import Running, current, lend
 from grpc_idempotency.records import Claim, Outcome, Record, Step
 from grpc_idempotency.stores.sqlite.view import _rows_of
 from shop.errors import Refused
@@ -50,7 +51,7 @@ class _Faulty(LabStore):
 
         await asyncio.to_thread(execute)
 
-    async def unrecorded(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def unrecorded(self, operation: Running, fn: Callable[[Database], T]) -> T:
         """The handler's rows are kept, and it is taken for completed; its record is not touched."""
         reply = await self.plain(fn)
         operation.committed = operation.seal(reply)
@@ -64,7 +65,7 @@ class _Faulty(LabStore):
             return super().transaction(fn, step=step)
         return self.reply(operation, fn)
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         """The transaction of a keyed call, in whatever task it is awaited."""
         context = contextvars.Context()
         lend(context, operation)
@@ -78,7 +79,7 @@ class _RolledBack(Exception):
 class CompletionBeforeCommit(_Faulty):
     """The outcome is stored first, and the rows in a transaction of their own."""
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         replies: list[T] = []
         said: list[tuple[str, Sequence[Any], bool]] = []
 
@@ -121,7 +122,7 @@ class _Listening:
 class DroppedFence(_Faulty):
     """Who has lost the operation goes on as if it had not."""
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         await asyncio.sleep(0.3)
         record = await self.get(operation.name)
         if record is not None and record.fence != operation.fence:
@@ -137,7 +138,7 @@ class SkippedClaim(_Faulty):
             return None
         return await super().claim(claim, over=over)
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         record = await self.get(operation.name)
         if record is None or record.fence != operation.fence:
             return await self.unrecorded(operation, fn)
@@ -164,7 +165,7 @@ class StepsReleased(_Faulty):
 class ReleasedAfterOk(_Faulty):
     """A record that was completed is deleted."""
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         reply = await super().reply(operation, fn)
         await self.statement("DELETE FROM grpc_idempotency_operations WHERE name = ?", operation.name)
         return reply
@@ -173,7 +174,7 @@ class ReleasedAfterOk(_Faulty):
 class LostCompletion(_Faulty):
     """Now and then the rows are committed, and the outcome is not."""
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if _random.random() < 0.2:
             return await self.unrecorded(operation, fn)
         return await super().reply(operation, fn)
@@ -212,7 +213,7 @@ class LeaseIgnored(_Faulty):
         await self.statement("UPDATE grpc_idempotency_operations SET lease_until = 0 WHERE name = ?", record.name)
         return await super().claim(claim, over=record.fence)
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         await asyncio.sleep(0.02)
         return await super().reply(operation, fn)
 
@@ -224,7 +225,7 @@ class OpaqueAgain(_Faulty):
         record = await super().claim(claim, over=over)
         return record if record is None else replace(record, effects=Effects.REPEATABLE)
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if operation.method.endswith("CancelOrder"):
             await asyncio.sleep(0.5)  # so that servers do die in it
         return await super().reply(operation, fn)
@@ -233,7 +234,7 @@ class OpaqueAgain(_Faulty):
 class SwallowedRollback(_Faulty):
     """After a rollback of the whole transaction its function goes on, and what it writes is committed by itself."""
 
-    async def reply(self, operation: OperationBase, fn: Callable[[Database], T]) -> T:
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         replies: list[T] = []
 
         def unwatched(db: Database) -> T:
@@ -290,10 +291,10 @@ class _Counting:
 def _lose_undos() -> None:
     """Nothing is undone, and counts as undone."""
 
-    async def unwind(_: Operation) -> str | None:
+    async def unwind(_: AsyncRunning) -> str | None:
         return None
 
-    operation: Any = Operation
+    operation: Any = AsyncRunning
     operation.unwind = unwind
 
 
@@ -320,16 +321,16 @@ def _capture_twice() -> None:
 
 def _forget_cut_steps() -> None:
     """A step that is cancelled while the store keeps it is not known to its run, which so does not undo it."""
-    run = Operation._run
+    run = AsyncRunning._run
 
-    async def forgetful(self: Operation, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+    async def forgetful(self: AsyncRunning, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
         try:
             return await run(self, name, fn, transaction)
         except asyncio.CancelledError:
             self.steps._finished.pop(name, None)
             raise
 
-    operation: Any = Operation
+    operation: Any = AsyncRunning
     operation._run = forgetful
     steps: Any = Steps
     steps.learn = lambda *_: None

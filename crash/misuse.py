@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from crash.files import Journal
-from grpc_idempotency import Database, current_operation
+from grpc_idempotency import Database
 from grpc_idempotency._server.aio.run import AioRun
-from grpc_idempotency.operation import OperationBase
+from grpc_idempotency.operation import Running, current
 from shop.errors import Reason, Refused
 from shop.orders.checkout import Checkout
 from shop.orders.v1.orders_pb2 import Order
@@ -45,15 +45,15 @@ class Misuse:
         self._share = share
         self._random = random.Random()
 
-    def transacts_badly(self, operation: OperationBase) -> bool:
+    def transacts_badly(self, operation: Running) -> bool:
         """Whether the operation's next transaction is to misbehave."""
         return self._happens(operation, self._share)
 
-    def handles_badly(self, operation: OperationBase) -> bool:
+    def handles_badly(self, operation: Running) -> bool:
         """Whether the operation's handler is to misbehave in this run."""
         return self._happens(operation, self._share * _HANDLERS)
 
-    def _happens(self, operation: OperationBase, share: float) -> bool:
+    def _happens(self, operation: Running, share: float) -> bool:
         # Later runs behave: else an operation whose servers were killed, too, would back off for longer and longer.
         return operation.attempt <= _WORST_RUNS and self._random.random() < share
 
@@ -65,7 +65,7 @@ class Misuse:
         """One of them, by chance."""
         return self._random.choice(names)
 
-    def note(self, event: str, operation: OperationBase) -> None:
+    def note(self, event: str, operation: Running) -> None:
         """Writes down what an operation did."""
         self._journal.write(event, name=operation.name.hex(), fence=operation.fence.hex())
 
@@ -148,7 +148,9 @@ def _cut_steps(misuse: Misuse) -> None:
     run = Checkout.run
 
     async def hasty(self: Checkout) -> Order:
-        if not misuse.handles_badly(self._operation):
+        operation = current()
+        assert operation is not None, "a checkout has a key"
+        if not misuse.handles_badly(operation):
             return await run(self)
         inside: Any = self
         inside._operation = _Hasty(self._operation, misuse)
@@ -179,7 +181,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
     tasks: dict[bytes, asyncio.Task[Any]] = {}
     to_end = AioRun.to_end
 
-    async def known(self: AioRun, operation: OperationBase | None) -> Any:
+    async def known(self: AioRun, operation: Running | None) -> Any:
         task = asyncio.current_task()
         if operation is None or self.cancellable or task is None:
             return await to_end(self, operation)
@@ -193,7 +195,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
     add_credit: Any = getattr(UserService.AddCredit, "__wrapped__")  # noqa: B009  # what functools.wraps leaves
 
     def plain(self: UserService, request: AddCreditRequest, context: Any) -> User:
-        operation = current_operation()
+        operation = current()
         assert operation is not None, "all calls of the lab have keys"
         misuse.note("entered", operation)
         try:

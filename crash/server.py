@@ -18,10 +18,10 @@ from crash.files import AUDIT, Journal
 from crash.misuse import Misuse, misbehave
 from crash.points import Point
 from grpc_idempotency import Effects, Policy
+from grpc_idempotency._operation.aio import AsyncRunning
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server.aio.run import AioRun
-from grpc_idempotency.aio import Operation
-from grpc_idempotency.operation import OperationBase
 from shop.config import Config
 
 OPAQUE = "/shop.orders.v1.OrderService/CancelOrder"
@@ -117,7 +117,7 @@ def _equip(job: Job) -> None:
 def _watch_runs(journal: Journal) -> None:
     to_end = AioRun.to_end
 
-    async def watched(self: AioRun, operation: OperationBase | None) -> Any:
+    async def watched(self: AioRun, operation: Running | None) -> Any:
         if operation is None:
             return await to_end(self, operation)
         what = {"name": operation.name.hex(), "fence": operation.fence.hex()}
@@ -131,16 +131,16 @@ def _watch_runs(journal: Journal) -> None:
 
 
 def _watch_steps(journal: Journal) -> None:
-    run = Operation._run
+    run = AsyncRunning._run
 
-    async def watched(self: Operation, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+    async def watched(self: AsyncRunning, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
         what = {"name": self.name.hex(), "fence": self.fence.hex(), "step": name}
         journal.write("began", **what)
         result = await run(self, name, fn, transaction)
         journal.write("finished", **what)
         return result
 
-    patched: Any = Operation
+    patched: Any = AsyncRunning
     patched._run = watched
 
 

@@ -9,7 +9,7 @@ from crash.misuse import Misuse
 from crash.points import Point
 from grpc_idempotency import Database, TransactionMisuse
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.operation import OperationBase, current
+from grpc_idempotency.operation import Running, current
 from grpc_idempotency.records import Claim, Outcome, Record, Step
 from shop.errors import Reason, Refused
 
@@ -102,19 +102,19 @@ class LabStore(SQLiteStore):
 
         return within
 
-    async def _replied(self, operation: OperationBase, committing: Coroutine[Any, Any, T]) -> T:
+    async def _replied(self, operation: Running, committing: Coroutine[Any, Any, T]) -> T:
         reply = await committing
         self._note("done", operation.name, operation.fence, status=0)
         self.point.reach("after-commit")
         return reply
 
-    async def _stepped(self, operation: OperationBase, kept: "_Kept[T]", committing: Coroutine[Any, Any, T]) -> T:
+    async def _stepped(self, operation: Running, kept: "_Kept[T]", committing: Coroutine[Any, Any, T]) -> T:
         reply = await committing
         self._note("step", operation.name, operation.fence, step=kept.name, asked=kept.asked)
         self.point.reach("after-undo" if kept.undoes else "between-steps")
         return reply
 
-    async def _lost(self, operation: OperationBase, committing: Coroutine[Any, Any, T]) -> T:
+    async def _lost(self, operation: Running, committing: Coroutine[Any, Any, T]) -> T:
         """Tells the caller of a transaction that is rolled back to come again: nothing has happened."""
         try:
             return await committing

@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
 from grpc_idempotency._operation.scope import scope_of
-from grpc_idempotency.operation import OperationBase, current
+from grpc_idempotency.operation import Running, current
 from grpc_idempotency.retrying import AsyncRetrying
 
 from ..rpc.handlers import Blocking, Counting
@@ -59,7 +59,7 @@ async def start(net: Net, below: Server, outer: Outer, *, fails: int = 0) -> Ser
     return await Services(net, below, outer, fails).start()
 
 
-def step(name: str, operation: OperationBase | None = None) -> Any:
+def step(name: str, operation: Running | None = None) -> Any:
     operation = operation or current()
     assert operation is not None
     return operation.scope.child(name).opened()

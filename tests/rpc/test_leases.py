@@ -11,10 +11,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
-from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency import Effects, Policy, State, aio
 from grpc_idempotency._server.recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
-from grpc_idempotency.operation import AsyncOperation, current
+from grpc_idempotency.operation import current
 
 from .handlers import Blocking, Gate
 from .helpers import Servers, ms, new_key, refused, text, until
@@ -106,14 +106,16 @@ class Charging:
         self.charged: list[int] = []
 
     async def __call__(self, _request: Any, _context: Any) -> StringValue:
-        operation: Any = current()
-        attempt = operation.attempt
+        running = current()
+        assert running is not None
+        attempt = running.attempt
         if attempt == 1:
             self.began.open()
             await self.go.wait()
         try:
+            operation: Any = aio.current_operation() if running.awaited else grpc_idempotency.current_operation()
             step = operation.step("charge", lambda: self.charged.append(attempt))
-            if isinstance(operation, AsyncOperation):
+            if running.awaited:
                 await step
         except FenceRefused:
             self.refused.open()

@@ -19,7 +19,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, MemoryStore, Policy, Record, SQLiteStore, aio
-from grpc_idempotency.operation import OperationBase, current
+from grpc_idempotency.operation import current
 
 from ..rpc.handlers import SERVICE, Handler, full, of_kind
 from ..rpc.helpers import Client, ms
@@ -33,7 +33,7 @@ REPEATABLE = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), lease=ms(300
 class Here:
     """The operation of a handler of whatever kind."""
 
-    def __init__(self, operation: OperationBase) -> None:
+    def __init__(self, operation: "grpc_idempotency.Operation | aio.Operation") -> None:
         self.operation: Any = operation
 
     async def step(self, name: str, fn: Callable[..., Any], **options: Any) -> Any:
@@ -42,7 +42,9 @@ class Here:
 
 
 def here() -> Here:
-    operation = current()
+    running = current()
+    assert running is not None
+    operation = aio.current_operation() if running.awaited else grpc_idempotency.current_operation()
     assert operation is not None
     return Here(operation)
 

@@ -143,7 +143,9 @@ async def test_awaited_in_another_task(net: Net, way: str) -> None:
             reply = await asyncio.shield(transaction)
         else:
             reply = await asyncio.create_task(transaction)
-        assert here().operation.committed is not None
+        running = current()
+        assert running is not None
+        assert running.committed is not None
         return reply
 
     service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
@@ -160,7 +162,9 @@ async def test_run_in_the_loop_for_a_thread(net: Net) -> None:
 
     async def do(_request: StringValue, _context: Any) -> Any:
         reply = rows.transact_on_thread(insert("own", text("reply")))
-        assert here().operation.committed is not None
+        running = current()
+        assert running is not None
+        assert running.committed is not None
         return reply
 
     service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))

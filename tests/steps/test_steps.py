@@ -283,6 +283,24 @@ async def test_which_current_operation(net: Net) -> None:
     )
 
 
+async def test_a_handler_sees_only_what_it_may_use(net: Net) -> None:
+    """Of its operation it has the name, the attempt, the principal and the steps; asked again, it is the same one."""
+    record: list[tuple[bytes, int, bytes]] = []
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        operation = here().operation
+        assert here().operation is operation
+        record.append((operation.name, operation.attempt, operation.principal))
+        with pytest.raises(AttributeError):
+            operation.attempt = 2
+        return text(" ".join(name for name in dir(operation) if not name.startswith("_")))
+
+    service = await net.serve({"Do": do}, principal=lambda _: "alice")
+    assert (await service.call("Do", key=new_key())).text == "attempt name principal step"
+    ((name, attempt, principal),) = record
+    assert (name, attempt, principal) == ((await service.the_record()).name, 1, b"alice")
+
+
 # Concurrent
 
 

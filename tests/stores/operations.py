@@ -7,8 +7,9 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
+from grpc_idempotency._operation.running import enter
 from grpc_idempotency._operation.steps import Steps
-from grpc_idempotency.operation import Operation, enter
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.records import Claim, Code, Outcome
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
@@ -20,9 +21,9 @@ def seal(reply: object) -> Outcome:
 
 
 @contextlib.contextmanager
-def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[Operation]:
+def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[SyncRunning]:
     """What the interceptor does around a handler."""
-    operation = Operation(
+    operation = SyncRunning(
         name=claim.name,
         method=claim.method,
         fence=claim.fence,

@@ -4,6 +4,7 @@ import logging
 import secrets
 from typing import Any
 
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol.effects import (
     Call,
@@ -27,7 +28,6 @@ from grpc_idempotency._protocol.effects import (
 )
 from grpc_idempotency._server.leases import Lease, Leases, now
 from grpc_idempotency._server.run import Run
-from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Claim
 
 logger = logging.getLogger("grpc_idempotency")
@@ -46,7 +46,7 @@ class FlightBase:
         self._leases = leases
         self._lease: Lease | None = None
         self._claim: Claim | None = None
-        self._operation: OperationBase | None = None
+        self._operation: Running | None = None
         self._asked_at = 0.0
         """When the store was last asked for a claim."""
 
@@ -89,7 +89,7 @@ class FlightBase:
             case _:
                 raise AssertionError(f"no flight performs {effect!r}")
 
-    def execute(self, operation: OperationBase | None) -> Any:
+    def execute(self, operation: Running | None) -> Any:
         """Runs the handler to its end: the shell's."""
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class FlightBase:
         """Lets time pass: the shell's."""
         raise NotImplementedError
 
-    def _begin(self, claim: Claim | None, attempt: int, steps: Steps) -> OperationBase | None:
+    def _begin(self, claim: Claim | None, attempt: int, steps: Steps) -> Running | None:
         if claim is None:
             return None
         self._claim = claim

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
 from grpc_idempotency._protocol.rules import retained
@@ -14,7 +15,6 @@ from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.framing import frame
 from grpc_idempotency._wire.trailers import cap
 from grpc_idempotency.errors import StoreUnavailable, Unstorable
-from grpc_idempotency.operation import OperationBase
 from grpc_idempotency.records import Code, Effects, Outcome
 
 logger = logging.getLogger("grpc_idempotency")
@@ -39,8 +39,8 @@ class Run:
         self._unserializable: Exception | None = None
         """What the serializer of the response raised."""
 
-    def operation(self, **known: Any) -> OperationBase:
-        """The operation as the handler sees it: the shell's."""
+    def operation(self, **known: Any) -> Running:
+        """The operation, of the handler's kind: the shell's."""
         raise NotImplementedError
 
     def seal(self, reply: object) -> Outcome:
@@ -103,7 +103,7 @@ class Run:
         """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
         return self.held_back and self.tape is not None and not self.tape.retained
 
-    def returned(self, operation: OperationBase | None, reply: object) -> Ended:
+    def returned(self, operation: Running | None, reply: object) -> Ended:
         """It came to its end with this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(reply)
@@ -117,7 +117,7 @@ class Run:
         except Exception as exc:
             return self.raised(operation, exc)
 
-    def raised(self, operation: OperationBase | None, error: BaseException) -> Ended:
+    def raised(self, operation: Running | None, error: BaseException) -> Ended:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(error)

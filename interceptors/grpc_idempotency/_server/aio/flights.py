@@ -7,6 +7,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from grpc_idempotency._operation.aio import AsyncRunning
+from grpc_idempotency._operation.running import Running
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
 from grpc_idempotency._protocol.rules import no_room, operate, settle, shut_down, watch
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
@@ -14,7 +17,6 @@ from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.flight import STOPPING, FlightBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.workers import Worker, Workers
-from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase
 from grpc_idempotency.store import AsyncStore
 
 logger = logging.getLogger("grpc_idempotency")
@@ -163,7 +165,7 @@ class Flight(FlightBase):
         """Lets time pass."""
         return pause(seconds)
 
-    async def execute(self, operation: OperationBase | None) -> Ran:
+    async def execute(self, operation: Running | None) -> Ran:
         """Runs the handler in this task."""
         ended = await self._execute(operation)
         return Ran(ended, operation is not None and bool(operation.steps))
@@ -182,16 +184,16 @@ class Flight(FlightBase):
 
     async def _unwind(self) -> str | None:
         operation = self._operation
-        if isinstance(operation, AsyncOperation):
+        if isinstance(operation, AsyncRunning):
             return await operation.unwind()
-        assert isinstance(operation, Operation)
+        assert isinstance(operation, SyncRunning)
         self.run.worker = self._flights.worker()
         if self.run.worker is None:
             return "it has failed and could not be undone: no thread could be started for that"
         trouble: str | None = await self.run.on_thread(operation.unwind)
         return trouble
 
-    async def _execute(self, operation: OperationBase | None) -> Ended:
+    async def _execute(self, operation: Running | None) -> Ended:
         self._limit_time()
         try:
             return await self.run.to_end(operation)

@@ -10,13 +10,15 @@ from contextlib import aclosing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from grpc_idempotency._operation.aio import AsyncRunning
+from grpc_idempotency._operation.running import Running, enter
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import Ended
 from grpc_idempotency._server.aio.context import AioContext, AioThreadContext
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.run import Run
 from grpc_idempotency._server.target import Target
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.operation import AsyncOperation, Operation, OperationBase, enter
 
 if TYPE_CHECKING:
     from grpc_idempotency._server.workers import Worker
@@ -49,14 +51,14 @@ class AioRun(Run):
         requests = self._requests if target.request_streams else None
         return AioContext(snapshot, requests, self._emit if target.response_streams else None)
 
-    def operation(self, **known: Any) -> AsyncOperation | Operation:
-        """The operation as the handler sees it; one on a thread waits there for what the loop awaits."""
+    def operation(self, **known: Any) -> AsyncRunning | SyncRunning:
+        """The operation, of the handler's kind; one on a thread waits there for what the loop awaits."""
         if self.cancellable:
-            return AsyncOperation(**known)
+            return AsyncRunning(**known)
         loop = asyncio.get_running_loop()
-        return Operation(wait=lambda reply: wait_in_thread(reply, loop), loop=loop, **known)
+        return SyncRunning(wait=lambda reply: wait_in_thread(reply, loop), loop=loop, **known)
 
-    async def to_end(self, operation: OperationBase | None) -> Ended:
+    async def to_end(self, operation: Running | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
         try:
             return await self._ended(operation)
@@ -70,7 +72,7 @@ class AioRun(Run):
                 operation.end()
             self.tell_callbacks()
 
-    async def _ended(self, operation: OperationBase | None) -> Ended:
+    async def _ended(self, operation: Running | None) -> Ended:
         """It, and each of its steps."""
         try:
             reply = await (self._in_loop if self.cancellable else self._on_thread)(operation)
@@ -84,7 +86,7 @@ class AioRun(Run):
         await _rest(operation)
         return self.returned(operation, reply)
 
-    async def _in_loop(self, operation: OperationBase | None) -> Any:
+    async def _in_loop(self, operation: Running | None) -> Any:
         enter(operation)
         target = self.target
         request = _stream(self._requests) if target.request_streams else next(self._requests)
@@ -95,7 +97,7 @@ class AioRun(Run):
                 await self._emit(message)
         return None
 
-    async def _on_thread(self, operation: OperationBase | None) -> Any:
+    async def _on_thread(self, operation: Running | None) -> Any:
         return await self.on_thread(partial(self._call, operation, asyncio.get_running_loop()))
 
     async def on_thread(self, call: Callable[[], Any]) -> Any:
@@ -130,12 +132,12 @@ class AioRun(Run):
             raise error
         return reply
 
-    def _call(self, operation: OperationBase | None, loop: asyncio.AbstractEventLoop) -> Any:
+    def _call(self, operation: Running | None, loop: asyncio.AbstractEventLoop) -> Any:
         enter(operation)
         try:
             return self._reply(loop)
         finally:
-            if isinstance(operation, Operation):
+            if isinstance(operation, SyncRunning):
                 operation.rest()
 
     def _reply(self, loop: asyncio.AbstractEventLoop) -> Any:
@@ -255,8 +257,8 @@ def run_until_left(
             step = partial(work.throw, exc)
 
 
-async def _rest(operation: OperationBase | None, *, stop: bool = False) -> None:
-    if isinstance(operation, AsyncOperation):
+async def _rest(operation: Running | None, *, stop: bool = False) -> None:
+    if isinstance(operation, AsyncRunning):
         await operation.rest(stop=stop)
 
 

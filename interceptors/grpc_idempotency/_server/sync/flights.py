@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from grpc_idempotency._operation.running import Running
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import (
     Boarded,
     Call,
@@ -33,7 +35,6 @@ from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.sync.keeper import Keeper, Timer, jittered
 from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.workers import Worker, Workers
-from grpc_idempotency.operation import Operation, OperationBase
 from grpc_idempotency.store import Store
 
 logger = logging.getLogger("grpc_idempotency")
@@ -146,7 +147,7 @@ class Flight(FlightBase):
         """Lets time pass."""
         time.sleep(jittered(seconds))
 
-    def execute(self, operation: OperationBase | None) -> Ran:
+    def execute(self, operation: Running | None) -> Ran:
         """Runs the handler in this thread."""
         with self.run.moved:
             self._runs = True
@@ -156,14 +157,14 @@ class Flight(FlightBase):
 
     def unwind(self) -> str | None:
         """Undoes what the operation has finished."""
-        assert isinstance(self._operation, Operation)
+        assert isinstance(self._operation, SyncRunning)
         limit = self._limit_time()
         try:
             return self.run.unwind(self._operation)
         finally:
             limit.cancel()
 
-    def _execute(self, operation: OperationBase | None) -> Ended:
+    def _execute(self, operation: Running | None) -> Ended:
         limit = self._limit_time()
         try:
             return self.run.to_end(operation)

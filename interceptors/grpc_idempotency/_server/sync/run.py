@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
+from grpc_idempotency._operation.running import Running, enter
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import Ended
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.run import Run
 from grpc_idempotency._server.sync.context import ThreadContext
 from grpc_idempotency._server.target import Target
-from grpc_idempotency.operation import Operation, OperationBase, enter
 
 
 class SyncRun(Run):
@@ -23,20 +24,20 @@ class SyncRun(Run):
         self.moved = threading.Condition()
         """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
 
-    def operation(self, **known: Any) -> Operation:
-        """The operation as the handler sees it."""
-        return Operation(**known)
+    def operation(self, **known: Any) -> SyncRunning:
+        """The operation, of the handler's kind."""
+        return SyncRunning(**known)
 
-    def to_end(self, operation: OperationBase | None) -> Ended:
+    def to_end(self, operation: Running | None) -> Ended:
         """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
-        assert operation is None or isinstance(operation, Operation)
+        assert operation is None or isinstance(operation, SyncRunning)
         return contextvars.copy_context().run(self._to_end, operation)
 
-    def unwind(self, operation: Operation) -> str | None:
+    def unwind(self, operation: SyncRunning) -> str | None:
         """Undoes what the operation has finished, in a context of its own."""
         return contextvars.copy_context().run(operation.unwind)
 
-    def _to_end(self, operation: Operation | None) -> Ended:
+    def _to_end(self, operation: SyncRunning | None) -> Ended:
         enter(operation)
         try:
             return self.returned(operation, self._ended(operation))
@@ -45,7 +46,7 @@ class SyncRun(Run):
         finally:
             self.tell_callbacks()
 
-    def _ended(self, operation: Operation | None) -> Any:
+    def _ended(self, operation: SyncRunning | None) -> Any:
         """Its reply, once each of its steps has ended too."""
         try:
             return self._reply()

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.operation import OperationBase
+from grpc_idempotency.operation import Running
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite.tables import Tables
@@ -214,7 +214,7 @@ class TransactionRequest(Request[Any]):
     def __init__(
         self,
         fn: Callable[[Database], Any],
-        operation: OperationBase | None = None,
+        operation: Running | None = None,
         make_step: Callable[[Any], Step] | None = None,
         *,
         reads: bool = False,

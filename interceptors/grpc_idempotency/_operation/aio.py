@@ -1,0 +1,167 @@
+"""The operation of an ``async def`` handler."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from grpc_idempotency._operation import ambient
+from grpc_idempotency._operation.running import NOT_OURS, PATIENCE, Kept, Running, running_loop, trouble, undoing
+from grpc_idempotency._operation.steps import Unwinding
+from grpc_idempotency.errors import FenceRefused, StepMisuse
+from grpc_idempotency.records import Step
+
+T = TypeVar("T")
+
+
+class AsyncRunning(Running):
+    """The operation of an ``async def`` handler."""
+
+    awaited = True
+
+    def __init__(self, **known: Any) -> None:
+        super().__init__(**known)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[str, asyncio.Task[Any] | None] = {}
+        """The task of each step that runs."""
+        self._moved: asyncio.Future[None] | None = None
+        """What those wait for who want to hear of a step's beginning or end, or the handler's."""
+
+    async def step(self, name: str, fn: Callable[..., Any], undo: Callable[..., Any] | None, transaction: bool) -> Any:
+        """See :meth:`grpc_idempotency.aio.Operation.step`."""
+        known = await self._begin(name, undo, transaction)
+        if known is not None:
+            return self.steps.finish(known)
+        return await self._run(name, fn, transaction)
+
+    async def _begin(self, name: str, undo: Callable[..., Any] | None, transaction: bool) -> Step | None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise StepMisuse(f"step {name!r} of an async def handler runs in the handler's own event loop alone")
+        beside = self._is_beside(name)
+        try:
+            return self._ask(name, undo, transaction, beside=beside)
+        except Unwinding:
+            await self._let_others_come(beside)
+            raise
+        finally:
+            self._stir()
+
+    async def _let_others_come(self, beside: bool) -> None:
+        """Waits until the handler's other tasks have made known how their finished steps are undone."""
+        until = self._loop.time() + PATIENCE
+        while not self.over and self.steps.missing(beside=beside) and (left := until - self._loop.time()) > 0:
+            await asyncio.wait((self._next_move(),), timeout=left)
+
+    async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        self._tasks[name] = asyncio.current_task()
+        try:
+            with self.scope.child(name).opened():
+                return await (self._transact(name, fn) if transaction else self._do(name, fn))
+        finally:
+            del self._tasks[name]
+            self.steps.ended(name)
+            self._stir()
+
+    async def _do(self, name: str, fn: Callable[..., Any]) -> Any:
+        with ambient.holding(self, name):
+            result = fn()
+            step = self.steps.made(name, await result if inspect.isawaitable(result) else result)
+        return await _uncut(self._record(step))
+
+    async def _record(self, step: Step) -> Any:
+        try:
+            kept = await self.store.record_step(self.name, self.fence, step)
+        except BaseException:
+            self.steps.finish(step)  # it has been done, and perhaps kept: it is undone in either case
+            raise
+        if not kept:
+            raise FenceRefused(NOT_OURS)
+        return self.steps.finish(step)
+
+    async def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
+        transaction, kept = self._transacting(), Kept(self.steps, name)
+
+        async def transact() -> Any:
+            with ambient.holding(self, name):
+                await transaction(fn, step=kept)
+            return self.steps.finish(kept.step)
+
+        return await _uncut(transact())
+
+    def end(self) -> None:
+        """See :meth:`Running.end`."""
+        super().end()
+        self._stir()
+
+    def end_transaction(self, transaction: object) -> None:
+        """See :meth:`Running.end_transaction`; in whatever loop the transaction was awaited."""
+        super().end_transaction(transaction)
+        if running_loop() is self._loop:
+            self._stir()
+        else:
+            with suppress(RuntimeError):  # the handler's loop is closed, and nobody waits there
+                self._loop.call_soon_threadsafe(self._stir)
+
+    async def rest(self, *, stop: bool = False) -> None:
+        """For the interceptors: the handler has ended; waits for the steps and transactions that it has left running.
+
+        What comes of them decides about the operation: a step that ends late has to be undone as the others, and a
+        transaction may commit the outcome. ``stop`` cancels the steps, and so does a cancellation of the caller, which
+        goes on once they have ended.
+        """
+        self.end()
+        cancelled: asyncio.CancelledError | None = None
+        while self._tasks or self._transactions:
+            if stop:
+                stop = False
+                for task in self._tasks.values():
+                    assert task is not None
+                    task.cancel()
+            try:
+                await asyncio.wait((self._next_move(),))
+            except asyncio.CancelledError as exc:
+                cancelled, stop = exc, True
+        if cancelled is not None:
+            raise cancelled
+
+    def _next_move(self) -> "asyncio.Future[None]":
+        if self._moved is None:
+            self._moved = self._loop.create_future()
+        return self._moved
+
+    def _stir(self) -> None:
+        if self._moved is not None:
+            self._moved.set_result(None)
+            self._moved = None
+
+    async def unwind(self) -> str | None:
+        """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
+        try:
+            self.steps.learn(await self.store.steps(self.name))
+            for name, undo, result in self.steps.to_undo():
+                self._check_lease()
+                self.steps.begin_undo(name)
+                await self._run(name, undoing(undo, result), undo.transaction)
+        except (FenceRefused, asyncio.CancelledError):
+            raise
+        except BaseException as exc:  # whatever it is, it must not end the operation's own task
+            return trouble(self.method, exc)
+        return None
+
+
+async def _uncut(work: Coroutine[Any, Any, T]) -> T:
+    """Awaits it to its end, also where the caller is cancelled meanwhile: the cancellation goes on after that.
+
+    It has a task of its own, since a cancellation goes down to whatever future a task waits for.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()
