@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from grpc_idempotency import Code, Record, SQLiteStore, State
+from grpc_idempotency._server.context import INTERNAL_ERROR
 from grpc_idempotency._wire.key import digest_name
 from grpc_idempotency.principals import SHARED
 from grpc_idempotency.stores.sqlite import nesting
@@ -288,6 +289,8 @@ def released(one: Case, answer: Heard) -> bool:
     """Returns whether the answer says that the operation is to run again (4.5, 4.6)."""
     if answer.mark == "refused":
         return True
+    if one.effects != "opaque" and answer.details == INTERNAL_ERROR:
+        return True  # the handler raised, whatever code it had set before
     passing = {"UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}
     unclear = {"UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"}
     return answer.code in (passing if one.effects == "opaque" else passing | unclear)

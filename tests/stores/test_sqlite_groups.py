@@ -52,15 +52,24 @@ async def together(store: AsyncSQLiteStore, calls: Iterable[Awaitable[T]]) -> li
     return await answers
 
 
+def commits(statements: Iterable[str]) -> int:
+    """How many transactions have written operations; the heartbeat has some of its own."""
+    count, writes = 0, False
+    for statement in statements:
+        writes = not statement.startswith("BEGIN") and (writes or "grpc_idempotency_operations" in statement)
+        count += writes and statement == "COMMIT"
+    return count
+
+
 async def test_many_calls_share_a_commit(store: AsyncSQLiteStore) -> None:
     """200 claims at once take one transaction of a few statements, and so do their completions."""
     statements = await traced(store)
     claims = [a_claim() for _ in range(200)]
     assert await together(store, map(store.claim, claims)) == [None] * 200
-    assert statements.count("COMMIT") == 1
-    assert len(statements) <= 6
+    assert commits(statements) == 1
+    assert len([one for one in statements if "grpc_idempotency_operations" in one]) <= 3
     assert all(await together(store, (store.complete(one.name, one.fence, OUTCOME, TTL) for one in claims)))
-    assert statements.count("COMMIT") == 2
+    assert commits(statements) == 2
 
 
 async def test_steps_and_requests_cost_the_others_nothing(store: AsyncSQLiteStore) -> None:
@@ -363,7 +372,7 @@ async def test_a_sweep_lets_others_in(store: AsyncSQLiteStore, clock: HandClock)
     statements = await traced(store)
     swept = await store.sweep(limit=500)
     assert (swept.deleted, swept.more) == (500, True)
-    assert statements.count("COMMIT") == 5
+    assert commits(statements) == 5
     assert (await store.sweep(limit=500)).deleted == 200
 
 
