@@ -71,3 +71,8 @@ __all__ = [
     "status_of",
     "token_subject",
 ]
+
+# Tracebacks, reprs and pickles name the place that users import these from, not the one where they are written.
+for _public in (ClientInterceptor, ClientPolicy, IdempotencyInterceptor, Reason, Refusal, refusal_of, status_of):
+    _public.__module__ = __name__
+del _public

@@ -16,3 +16,8 @@ __all__ = [
     "current_operation",
     "status_of",
 ]
+
+# As in grpc_idempotency: what users see is where they import from.
+for _public in (IdempotencyInterceptor, client_interceptors, status_of):
+    _public.__module__ = __name__
+del _public

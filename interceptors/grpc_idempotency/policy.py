@@ -1,9 +1,10 @@
 """What an embedder decides about the methods of a server (7): one frozen value, by default and per method."""
 
 import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from functools import partial
 from types import MappingProxyType
 
 from grpc_idempotency import _checks
@@ -110,6 +111,11 @@ class Policy:
             if name != name.lower():
                 raise PolicyError(f"Policy.kept_metadata: {name!r} is not a lower-case metadata name.")
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
+
+    def __reduce__(self) -> tuple[Callable[[], "Policy"], tuple[()]]:
+        """Copies and pickles it as what it was made with, since a mapping that can't be changed is not pickled."""
+        given = {one.name: getattr(self, one.name) for one in fields(self)} | {"statuses": dict(self.statuses)}
+        return partial(type(self), **given), ()
 
 
 def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[str, ...]:

@@ -1,0 +1,106 @@
+"""What users import: the names say where they are from, and survive pickling."""
+
+import copy
+import importlib
+import pickle
+import pkgutil
+import typing
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from datetime import datetime, timedelta, timezone
+from types import FunctionType, ModuleType
+
+import pytest
+
+import grpc_idempotency
+from grpc_idempotency import (
+    ClientPolicy,
+    Code,
+    Disposition,
+    Effects,
+    Outcome,
+    Policy,
+    Reason,
+    Record,
+    Refusal,
+    State,
+    aio,
+    errors,
+    records,
+)
+
+
+def public_modules() -> Iterator[ModuleType]:
+    """The library's modules that are not private; those of ``v1`` are generated."""
+    yield grpc_idempotency
+    for module in pkgutil.walk_packages(grpc_idempotency.__path__, "grpc_idempotency."):
+        if not any(part.startswith("_") or part == "v1" for part in module.name.split(".")):
+            yield importlib.import_module(module.name)
+
+
+EXPORTED = [(module, name) for module in public_modules() for name in getattr(module, "__all__", ())]
+"""Each public name of each module that lists them."""
+ERRORS = [error for error in vars(errors).values() if isinstance(error, type)]
+RECORD = Record(
+    name=b"n" * 16,
+    method="/shop.orders.v1.OrderService/CreateOrder",
+    state=State.COMPLETED,
+    fence=b"f" * 16,
+    fingerprint=records.Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
+    effects=Effects.REPEATABLE,
+    attempts=1,
+    created_at=datetime(2026, 1, 31, tzinfo=timezone.utc),
+    outcome=Outcome(status=Code.NOT_FOUND, details="no such user", trailers=(("a-bin", b"1"),)),
+)
+VALUES = [
+    ClientPolicy(headers=("x-key",)),
+    Policy(effects=Effects.REPEATABLE, statuses={Code.INTERNAL: Disposition.RELEASE}, ttl=timedelta(hours=1)),
+    RECORD,
+    Refusal(reason=Reason.IN_FLIGHT, retry_after=timedelta(seconds=1)),
+    *(member for enum in (Code, Disposition, Effects, Reason, State) for member in enum),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), EXPORTED, ids=lambda one: getattr(one, "__name__", one))
+def test_a_public_name_says_where_it_is_from(module: ModuleType, name: str) -> None:
+    """The module that a public class or function names is a public one, and has it under the name that it gives."""
+    value = getattr(module, name)
+    if isinstance(value, type | FunctionType):
+        assert not any(part.startswith("_") for part in value.__module__.split("."))
+        assert getattr(importlib.import_module(value.__module__), value.__qualname__) is value
+        assert pickle.loads(pickle.dumps(value)) is value  # noqa: S301  # our own
+
+
+def test_what_users_read() -> None:
+    """A repr names what a user can import, where the library's own modules lie deeper."""
+    assert repr(grpc_idempotency.IdempotencyInterceptor) == "<class 'grpc_idempotency.IdempotencyInterceptor'>"
+    assert repr(aio.IdempotencyInterceptor) == "<class 'grpc_idempotency.aio.IdempotencyInterceptor'>"
+    assert repr(grpc_idempotency.SQLiteStore) == "<class 'grpc_idempotency.stores.sqlite.SQLiteStore'>"
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_are_pickled(value: object) -> None:
+    """A public value is the same again after it was pickled, or copied."""
+    assert pickle.loads(pickle.dumps(value)) == value  # noqa: S301  # our own
+    assert copy.deepcopy(value) == value
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_errors_are_pickled(error: type[Exception]) -> None:
+    """An error keeps its class, its message and what it knows."""
+    raised = error("told")
+    again = pickle.loads(pickle.dumps(raised))  # noqa: S301  # our own
+    assert (type(again), again.args, vars(again)) == (error, ("told",), vars(raised))
+
+
+def test_an_unsure_error_is_pickled() -> None:
+    """A :class:`StoreUnavailable` still says that nobody knows whether the write took effect."""
+    raised = errors.StoreUnavailable("told", landed=None)
+    assert pickle.loads(pickle.dumps(raised)).landed is None  # noqa: S301  # our own
+
+
+def test_hints_are_resolved() -> None:
+    """The annotations of public values can be read, wherever the class says that it is from."""
+    for value in (getattr(module, name) for module, name in EXPORTED):
+        if isinstance(value, type) and is_dataclass(value):
+            assert typing.get_type_hints(value)
