@@ -1,9 +1,12 @@
-"""What users import: the names say where they are from, and survive pickling."""
+"""What users import: the names say where they are from, and nothing is loaded before it is used."""
 
 import copy
 import importlib
+import inspect
 import pickle
 import pkgutil
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -104,3 +107,42 @@ def test_hints_are_resolved() -> None:
     for value in (getattr(module, name) for module, name in EXPORTED):
         if isinstance(value, type) and is_dataclass(value):
             assert typing.get_type_hints(value)
+
+
+def test_names_are_listed_in_order() -> None:
+    """``__all__`` is sorted, and ``dir`` shows all of it, also what was not imported yet."""
+    for module in (grpc_idempotency, aio):
+        assert module.__all__ == sorted(module.__all__)
+        assert set(module.__all__) <= set(dir(module))
+
+
+def test_a_wrong_name_is_told() -> None:
+    """A name that a module does not have is an AttributeError, as with any module."""
+    for module in (grpc_idempotency, aio):
+        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'RedisStore'"):
+            module.RedisStore  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["grpc_idempotency", "grpc_idempotency.aio"])
+def test_a_store_is_imported_on_use(module: str) -> None:
+    """SQLite's driver is loaded with the store that needs it, and not with an interceptor on another store."""
+    loaded_by(
+        f"""
+        import {module} as library
+        assert not loaded & sys.modules.keys()
+        library.IdempotencyInterceptor(library.MemoryStore())
+        assert not loaded & sys.modules.keys()
+        library.SQLiteStore
+        assert loaded <= sys.modules.keys()
+        assert "SQLiteStore" in vars(library)
+        """
+    )
+
+
+def loaded_by(lines: str) -> None:
+    """Runs lines in a new process, where ``loaded`` is what the SQLite store brings."""
+    script = "import sys\nloaded = {'aiosqlite', 'sqlite3', 'grpc_idempotency.stores.sqlite'}\n" + inspect.cleandoc(
+        lines
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,8 @@
 Here are the interceptors and the stores for ``grpc``; those for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
 """
 
+from typing import TYPE_CHECKING
+
 from grpc_idempotency._client.answers import refusal_of, status_of
 from grpc_idempotency._client.keys import ClientPolicy
 from grpc_idempotency._client.sync import ClientInterceptor
@@ -28,8 +30,10 @@ from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores.memory import MemoryStore
-from grpc_idempotency.stores.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from grpc_idempotency.stores.memory import MemoryStore
+    from grpc_idempotency.stores.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
 
@@ -76,3 +80,20 @@ __all__ = [
 for _public in (ClientInterceptor, ClientPolicy, IdempotencyInterceptor, Reason, Refusal, refusal_of, status_of):
     _public.__module__ = __name__
 del _public
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type:
+        """Imports a store, and its driver with it, when it is first asked for."""
+        if name == "MemoryStore":
+            from grpc_idempotency.stores.memory import MemoryStore as Store
+        elif name == "SQLiteStore":
+            from grpc_idempotency.stores.sqlite import SQLiteStore as Store
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = Store
+        return Store
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -1,11 +1,15 @@
 """grpc-idempotency for ``grpc.aio``: the interceptors, and the stores that are awaited."""
 
+from typing import TYPE_CHECKING
+
 from grpc_idempotency._client.aio import client_interceptors, status_of
 from grpc_idempotency._server.aio.interceptor import IdempotencyInterceptor
 from grpc_idempotency.operation import AsyncOperation as Operation
 from grpc_idempotency.operation import current_async_operation as current_operation
-from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as SQLiteStore
+
+if TYPE_CHECKING:
+    from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore
+    from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as SQLiteStore
 
 __all__ = [
     "IdempotencyInterceptor",
@@ -21,3 +25,20 @@ __all__ = [
 for _public in (IdempotencyInterceptor, client_interceptors, status_of):
     _public.__module__ = __name__
 del _public
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> type:
+        """Imports a store, and its driver with it, when it is first asked for."""
+        if name == "MemoryStore":
+            from grpc_idempotency.stores.memory import AsyncMemoryStore as Store
+        elif name == "SQLiteStore":
+            from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as Store
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = Store
+        return Store
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
