@@ -17,14 +17,15 @@ from typing import Any, TypeVar, cast
 from crash.store import UNDO, LabStore
 from grpc_idempotency import Database, Effects, State, TransactionMisuse
 from grpc_idempotency._operation.aio import AsyncRunning
+from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server import flight as _flight
 from grpc_idempotency._server.aio.flights import Flight
 from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.operation import Running, current, lend
 from grpc_idempotency.records import Claim, Outcome, Record, Step
+from grpc_idempotency.store import lend
 from grpc_idempotency.stores.sqlite.view import _rows_of
 from shop.errors import Refused
 from shop.money import Amount

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 from crash.files import Journal
 from grpc_idempotency import Database
+from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._server.aio.run import AioRun
-from grpc_idempotency.operation import Running, current
 from shop.errors import Reason, Refused
 from shop.orders.checkout import Checkout
 from shop.orders.v1.orders_pb2 import Order

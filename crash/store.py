@@ -8,8 +8,8 @@ from crash.files import Journal
 from crash.misuse import Misuse
 from crash.points import Point
 from grpc_idempotency import Database, TransactionMisuse
+from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.operation import Running, current
 from grpc_idempotency.records import Claim, Outcome, Record, Step
 from shop.errors import Reason, Refused
 

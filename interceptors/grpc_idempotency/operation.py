@@ -1,12 +1,10 @@
 """What a handler may ask of the operation that it runs in."""
 
-import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, overload
 
-from grpc_idempotency._operation import ambient as _ambient
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.running import Running as Running
+from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StepMisuse
 from grpc_idempotency.store import Database
@@ -109,23 +107,6 @@ class Operation(_Operation):
     ) -> Any:
         """The same as :meth:`AsyncOperation.step`, blocking; what holds there for tasks holds here for threads."""
         return self._running.step(name, fn, undo, transaction)
-
-
-def current() -> Running | None:
-    """The operation of whichever kind that the caller has: a handler itself or one of its steps (for the stores)."""
-    holder = _ambient.held()
-    return holder.operation if holder is not None else None
-
-
-def behind() -> Running | None:
-    """The operation of the handler that has started the calling task or thread, while it runs (for the stores)."""
-    holder = _ambient.inherited()
-    return None if holder is None or holder.operation.over else holder.operation
-
-
-def lend(context: contextvars.Context, operation: Running) -> None:
-    """Gives the operation to a transaction's function, which runs in this context on the database's thread."""
-    _ambient.lend(context, operation)
 
 
 def current_operation() -> Operation | None:

@@ -17,140 +17,250 @@ call below happens at one instant, as durably as it can, or not at all.
   should take little longer than one of them, and should not wait behind what can be long.
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
-``grpc_idempotency.testing`` holds the suite that every store passes.
+A store whose database can hold a handler's rows takes part in the operation that the handler runs in. It asks
+:func:`current` for it when ``transaction`` is called, and reads and marks it as :class:`RunningOperation` says.
+
+``grpc_idempotency.testing`` holds the suites that every store passes.
 """
 
+import contextvars
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+from grpc_idempotency._operation import ambient, running
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 
 T = TypeVar("T")
 
 
 class AsyncStore(Protocol):
-    """A store as ``grpc_idempotency.aio`` uses it."""
+    """A store as ``grpc_idempotency.aio`` uses it.
+
+    Raises:
+        StoreUnavailable: From every call that the store can't do; its ``landed`` says what is known of the write.
+    """
 
     async def open(self) -> None:
-        """Makes the store ready: connects, creates or migrates its tables. Again on an open store: nothing.
+        """Makes the store ready: connects, creates or migrates its tables. Does nothing on an open store.
 
         Every other call opens the store first where that has not been done.
         """
 
     async def close(self) -> None:
-        """Finishes what was begun and lets go of everything. Again on a closed store: nothing."""
+        """Finishes what was begun and lets go of everything. Does nothing on a closed store."""
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        """Claims the operation if it is absent (or expired): a record *running* under ``claim.fence``.
+        """Claims an operation that is absent or expired: makes a record *running* under ``claim.fence``.
 
-        With ``over`` also if the record is running under the fence ``over`` and its lease has run out, or waiting under
-        it and due: a take-over, which counts one attempt more and keeps ``created_at``, ``tries``, the steps, and the
-        request of the first claim.
+        Args:
+            claim: What is to be written.
+            over: A fence. The operation is then claimed also if its record is running under this fence and the lease
+                has run out, or is waiting under it and due: a take-over. It counts one attempt more, and keeps
+                ``created_at``, ``tries``, the steps, and the request of the first claim.
 
-        Answers ``None`` when the claim was won, else the record that stands in its way.
+        Returns:
+            ``None`` if the claim was won, else the record that stands in its way.
         """
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now, also when it has run out already."""
+        """Makes the lease of a running record end ``lease`` from now, also if it has run out already.
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            lease: How long the lease is good for, by the store's clock.
+
+        Returns:
+            ``True`` if the record was changed.
+        """
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record; it expires ``ttl`` from now. Its request is kept no longer.
+        """Stores the outcome of a running or held record, and drops its request.
 
-        A record that is completed under this very fence with this very outcome already answers ``True`` and is left
-        alone, so that a completion can be tried again when its answer was lost.
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            outcome: What the handler answered.
+            ttl: How long from now until the record expires.
+
+        Returns:
+            ``True`` if the outcome was stored. Also ``True`` if the record is completed under this very fence with this
+            very outcome: it is left alone then, so that a completion whose answer was lost can be tried again.
         """
 
     async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record and its steps: the operation is absent again, and its fence is spent."""
+        """Deletes a running or held record and its steps: the operation is absent again, and its fence is spent.
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+
+        Returns:
+            ``True`` if the record was deleted.
+        """
 
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record *waiting*: it has no lease, keeps its steps, and is due ``delay`` from now."""
+        """Makes a running record *waiting*: it has no lease and keeps its steps.
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            delay: How long from now until the record is due.
+            tries: How many runs have failed in a way that may pass, this one included.
+
+        Returns:
+            ``True`` if the record was changed.
+        """
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record. A step of this name is there already: ``False``."""
+        """Keeps a finished step of a running or held record.
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            step: The step, whose name no other step of the operation has.
+
+        Returns:
+            ``True`` if the step was kept; ``False`` also if a step of this name is there already.
+        """
 
     async def steps(self, name: bytes) -> Sequence[Step]:
-        """The finished steps of an operation, in the order in which they were recorded; kept as long as its record."""
+        """Reads the finished steps of an operation, which are kept as long as its record.
+
+        Args:
+            name: The operation's name.
+
+        Returns:
+            The steps in the order in which they were recorded.
+        """
 
     async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that can be dealt with without their clients (5.4), up to ``limit``.
+        """Reads lapsed records that can be dealt with without their clients (5.4).
 
-        First those that are opaque and running, which nobody may run again, then those that were claimed with a
-        request; the oldest claims first among each.
+        Args:
+            methods: The full names of the methods whose records are wanted.
+            limit: The most records to answer.
+
+        Returns:
+            Records with their requests. First those that are opaque and running, which nobody may run again, then those
+            that were claimed with a request; the oldest claims first among each.
         """
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         """Makes a running record *held*: it keeps its fence, has no lease and does not expire.
 
-        With ``lapsed_only`` nothing changes (``False``) unless its lease has run out: for those who are not its owner.
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            reason: Why it is held, in words for an operator.
+            lapsed_only: Changes nothing unless the lease has run out. For callers that do not own the record.
+
+        Returns:
+            ``True`` if the record was changed.
         """
 
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """An operator's word on a held record: completed with ``outcome``, or with ``None`` as never happened."""
+        """Settles a held record as an operator says (6.4).
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            outcome: The outcome to complete the record with; ``None`` makes the operation absent, as one that never
+                happened.
+            ttl: How long from now until the completed record expires.
+
+        Returns:
+            ``True`` if the record was changed.
+        """
 
     async def get(self, name: bytes) -> Record | None:
-        """The record, or ``None`` where it is absent."""
+        """Reads a record.
+
+        Args:
+            name: The operation's name.
+
+        Returns:
+            The record, or ``None`` if the operation is absent.
+        """
 
     async def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """Up to ``limit`` records, oldest claim first, expired ones left out; ``after`` continues behind a record."""
+        """Reads records in the order of their first claims, the oldest first; expired ones are left out.
+
+        Args:
+            state: Only records in this state.
+            method: Only records of the method with this full name.
+            after: The record behind which to go on: the last one of the page before.
+            limit: The most records to answer.
+
+        Returns:
+            The records. Fewer than ``limit`` means that there are no more.
+        """
 
     async def sweep(self, limit: int = 500) -> Swept:
-        """Deletes up to ``limit`` expired records and gives space back where the store can. One small batch."""
+        """Deletes one small batch of expired records, and gives space back where the store can.
+
+        Args:
+            limit: The most records to delete.
+
+        Returns:
+            What was done, and whether expired records are left.
+        """
 
 
 class Store(Protocol):
     """A store as ``grpc_idempotency`` uses it in threads: the same calls, which block."""
 
     def open(self) -> None:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.open`."""
 
     def close(self) -> None:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.close`."""
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.claim`."""
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.renew`."""
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.complete`."""
 
     def release(self, name: bytes, fence: bytes) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.release`."""
 
     def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.wait`."""
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.record_step`."""
 
     def steps(self, name: bytes) -> Sequence[Step]:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.steps`."""
 
     def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.pending`."""
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.hold`."""
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.resolve`."""
 
     def get(self, name: bytes) -> Record | None:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.get`."""
 
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.list`."""
 
     def sweep(self, limit: int = 500) -> Swept:
-        """See :class:`AsyncStore`."""
+        """See :meth:`AsyncStore.sweep`."""
 
 
 class Rows(Protocol):
@@ -201,42 +311,171 @@ class Database(Protocol):
         """
 
 
+class RunningOperation(Protocol):
+    """A keyed call that runs, as its store's ``transaction`` sees it: claimed, under a fence, without an outcome yet.
+
+    The store asks for it with :func:`current` when ``transaction`` is called. It calls :meth:`begin_transaction` before
+    it queues the transaction, and :meth:`end_transaction` once that is answered. In between it runs the function, asks
+    :meth:`seal` for the outcome of what the function returned, and commits rows and outcome together.
+    """
+
+    committed: Outcome | None
+    """The outcome that a transaction of this run has committed. Set by the store before it ends the transaction."""
+    uncommitted: StoreUnavailable | None
+    """The error with which a transaction of this run could not be committed. Set by the store before it raises it."""
+
+    @property
+    def name(self) -> bytes:
+        """The operation's name: 16 bytes."""
+
+    @property
+    def fence(self) -> bytes:
+        """The fence of this run: 16 bytes. Only a record that is running or held under it may be completed."""
+
+    @property
+    def ttl(self) -> timedelta:
+        """How long the outcome is kept, from its commit."""
+
+    @property
+    def store(self) -> object:
+        """The store that holds the operation's record. In any other database a transaction is just a transaction."""
+
+    @property
+    def over(self) -> bool:
+        """``True`` once the handler has ended."""
+
+    def seal(self, reply: object) -> Outcome:
+        """Makes the outcome that the call has if ``reply`` is its reply, with the status and trailers set so far.
+
+        Called in the transaction, behind its function.
+
+        Args:
+            reply: What the transaction's function returned.
+
+        Returns:
+            The outcome. If its status is not OK, the transaction has to be rolled back, and is answered all the same.
+
+        Raises:
+            Exception: The response's serializer fails, so the transaction has to be rolled back and fails with this.
+            TransactionMisuse: One of the operation's steps is still running.
+            BaseException: This run only makes known how its steps are undone, and has no reply.
+        """
+
+    def answers(self, value: object) -> bool:
+        """Tells whether a value could be the call's reply, by its type.
+
+        Args:
+            value: What the function of a transaction returned that is not the handler's own; see :func:`behind`.
+
+        Returns:
+            ``True`` if the method's serializer takes it.
+        """
+
+    def begin_transaction(self, transaction: object) -> None:
+        """Makes the operation's end wait for a transaction of the handler's own, not a step's.
+
+        The handler may end while its transaction still runs: it was cancelled, or has left it to a task. The outcome
+        may be committed all the same.
+
+        Args:
+            transaction: Anything that tells this transaction from others.
+
+        Raises:
+            TransactionMisuse: The handler has ended already.
+        """
+
+    def end_transaction(self, transaction: object) -> None:
+        """Tells the operation that a transaction is answered, in whichever thread. Again for the same one: nothing.
+
+        Args:
+            transaction: What :meth:`begin_transaction` was called with.
+        """
+
+
+def current() -> RunningOperation | None:
+    """Finds the operation that a transaction belongs to.
+
+    Returns:
+        The operation of the caller, be it the handler itself or one of its steps; ``None`` in an un-keyed call, outside
+        of handlers, and in a task or thread that a handler has started.
+    """
+    return running.current()
+
+
+def behind() -> RunningOperation | None:
+    """Finds the operation whose handler has started the calling task or thread, or is it.
+
+    A transaction that such a task or thread makes commits no reply. What its function returns must not be a value that
+    the operation :meth:`~RunningOperation.answers`: somebody has put the handler itself into a task, and would lose it.
+
+    Returns:
+        The operation, while its handler runs; else ``None``.
+    """
+    return running.behind()
+
+
+def lend(context: contextvars.Context, operation: RunningOperation) -> None:
+    """Gives an operation to the function of a transaction, in whatever thread the database runs it.
+
+    Args:
+        context: The context that the function will be run in: a copy of its caller's.
+        operation: The caller's operation.
+    """
+    ambient.lend(context, operation)
+
+
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can hold the handler's own rows too (5.1)."""
 
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
-        """Runs the plain function ``fn(db)`` in one transaction and answers what it returned, once that is durable.
+        """Runs a plain function in one transaction, and answers what it returned once that is durable.
 
         In a keyed call of this store, called by the handler itself, what ``fn`` returns is the call's reply: its rows
-        and the operation's outcome commit together, or neither does. ``fn`` runs on the database's thread, does no I/O
-        but ``db``, is short, and may raise to roll back. It is run again where the database has rolled it back for the
-        sake of another, in a conflict or since they shared a commit; so it changes nothing outside of ``db``.
-
-        This is a plain function: the operation is that of the caller, wherever the answer is awaited then. In a task or
-        thread that a handler has started it is just a transaction.
+        and the operation's outcome commit together, or neither does. This is a plain function: the operation is that of
+        the caller, wherever the answer is awaited then. In a task or thread that a handler has started it is just a
+        transaction.
 
         A transaction that the database has rolled back under ``fn``, by a constraint, a trigger or a full disk, has
         failed even if ``fn`` catches the error: further statements raise, and what ``fn`` returns is discarded.
 
-        With ``step``, for :meth:`~grpc_idempotency.operation.Operation.step`: instead of the outcome, the step that
-        ``step`` makes of what ``fn`` returned is kept, in the same transaction.
+        Args:
+            fn: Called as ``fn(db)`` on the database's thread. It does no I/O but ``db``, is short, and may raise to
+                roll back. It is run again where the database has rolled it back for the sake of another, in a conflict
+                or since they shared a commit; so it changes nothing outside of ``db``.
+            step: For :meth:`grpc_idempotency.aio.Operation.step`. Makes of what ``fn`` returned the step that is kept
+                in the same transaction, instead of the outcome.
 
-        Raises what ``fn`` raised; :class:`~grpc_idempotency.errors.FenceRefused` when the operation has another owner
-        by now; :class:`~grpc_idempotency.errors.StoreUnavailable` when it could not be committed;
-        :class:`~grpc_idempotency.errors.TransactionMisuse` for a second transaction in a call whose first committed,
-        for a function that went on after the error by which its transaction was rolled back, for one that returns the
-        method's response in a task or thread of the running handler, and for any call of a store within ``fn``, also by
-        way of a thread or a loop that ``fn`` waits for.
+        Returns:
+            What ``fn`` returned.
+
+        Raises:
+            Exception: Whatever ``fn`` raised.
+            FenceRefused: The operation has another owner by now, or has kept a step of this name. Nothing is kept.
+            StoreUnavailable: The transaction could not be committed.
+            TransactionMisuse: This is a second transaction in a call whose first committed. Or ``fn`` went on after the
+                error by which its transaction was rolled back, returned the method's response in a task or thread of
+                the running handler, called a store (also by way of a thread or a loop that it waits for), or is not a
+                plain function. Or a step is to be kept outside of a keyed call of this store.
         """
 
     async def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what the plain function ``fn(db)`` reads: all of it as it was at one instant.
+        """Answers what a plain function reads: all of it as it was at one instant.
 
         In a keyed call it is not the reply, so that a handler may read as often as it likes before, or without, its one
-        transaction. A statement that would write, be it rows or tables, raises
-        :class:`~grpc_idempotency.errors.TransactionMisuse`. For the rest as :meth:`transaction`.
+        transaction.
+
+        Args:
+            fn: Called as ``fn(db)``, as by :meth:`transaction`; it only reads.
+
+        Returns:
+            What ``fn`` returned.
+
+        Raises:
+            Exception: Whatever ``fn`` raised.
+            StoreUnavailable: The database could not be read.
+            TransactionMisuse: ``fn`` would write rows or tables, called a store, or is not a plain function.
         """
 
 
@@ -244,7 +483,7 @@ class TransactionalStore(Store, Protocol):
     """A store for threads whose database can hold the handler's own rows too (5.1)."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        """See :class:`AsyncTransactionalStore`."""
+        """See :meth:`AsyncTransactionalStore.transaction`; in the handler's own thread."""
 
     def read(self, fn: Callable[[Database], T]) -> T:
-        """See :class:`AsyncTransactionalStore`."""
+        """See :meth:`AsyncTransactionalStore.read`."""

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
+from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.scope import scope_of
-from grpc_idempotency.operation import Running, current
 from grpc_idempotency.retrying import AsyncRetrying
 
 from ..rpc.handlers import Blocking, Counting

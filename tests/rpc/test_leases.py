@@ -12,9 +12,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, State, aio
+from grpc_idempotency._operation.running import current
 from grpc_idempotency._server.recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
-from grpc_idempotency.operation import current
 
 from .handlers import Blocking, Gate
 from .helpers import Servers, ms, new_key, refused, text, until

@@ -12,7 +12,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Caller, token_subject
-from grpc_idempotency.operation import current
+from grpc_idempotency._operation.running import current
 
 from .handlers import EACH_SERVER, Counting
 from .helpers import Client, Servers, new_key, refused, text

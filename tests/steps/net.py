@@ -19,7 +19,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, MemoryStore, Policy, Record, SQLiteStore, aio
-from grpc_idempotency.operation import current
+from grpc_idempotency._operation.running import current
 
 from ..rpc.handlers import SERVICE, Handler, full, of_kind
 from ..rpc.helpers import Client, ms

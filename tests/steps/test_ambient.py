@@ -11,8 +11,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from grpc_idempotency import Database, Effects, Policy
+from grpc_idempotency._operation.running import current
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.operation import current
 
 from ..rpc.handlers import Gate
 from ..rpc.helpers import new_key, text

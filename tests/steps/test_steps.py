@@ -990,7 +990,7 @@ async def test_left_out_steps_are_logged(net: Net, log: Log, caplog: pytest.LogC
 
 async def test_without_a_key_there_is_no_operation(net: Net) -> None:
     """A call without a key has no operation, and so no steps (2.4)."""
-    from grpc_idempotency.operation import current
+    from grpc_idempotency._operation.running import current
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text(str(current()))

@@ -62,8 +62,7 @@ class Running:
         self.scope = scope_of(name)
         """Where calls to other services get their keys from, outside of steps (5.3)."""
         self._seal = seal
-        self.answers = answers
-        """For the stores: whether a value could be the call's reply."""
+        self._answers = answers
         self._leased = leased
         self._transactions: set[object] = set()
         """The handler's own transactions that the store has not answered yet."""
@@ -88,6 +87,10 @@ class Running:
         """
         self.steps.check_reply()
         return self._seal(reply)
+
+    def answers(self, value: object) -> bool:
+        """For the stores: whether a value could be the call's reply."""
+        return self._answers(value)
 
     def begin_transaction(self, transaction: object) -> None:
         """For the stores: a transaction of the handler's own, no step's, is asked for.
@@ -171,6 +174,18 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:  # this thread has none
         return None
+
+
+def current() -> Running | None:
+    """The operation that the caller has, be it a handler itself or one of its steps."""
+    holder = ambient.held()
+    return holder.operation if holder is not None else None
+
+
+def behind() -> Running | None:
+    """The operation whose handler has started the calling task or thread, or is it, while the handler runs."""
+    holder = ambient.inherited()
+    return None if holder is None or holder.operation.over else holder.operation
 
 
 def enter(operation: Running | None) -> None:

@@ -10,9 +10,8 @@ from typing import Any, Literal, TypeVar
 
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, StoreUnusable, TransactionMisuse
-from grpc_idempotency.operation import Running, behind, current, lend
 from grpc_idempotency.records import Record, State, Step, Swept
-from grpc_idempotency.store import Database
+from grpc_idempotency.store import Database, RunningOperation, behind, current, lend
 from grpc_idempotency.stores.sqlite import nesting, registry, rows
 from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
 from grpc_idempotency.stores.sqlite.connection import Settings
@@ -151,7 +150,7 @@ class SQLiteBase:
             raise TransactionMisuse("a read's function must be a plain def: it runs on the database's thread")
         return TransactionRequest(fn, reads=True)
 
-    def _own(self, operation: Running | None) -> Running | None:
+    def _own(self, operation: RunningOperation | None) -> RunningOperation | None:
         """The operation, if this store's database holds its record."""
         if operation is None:
             return None
@@ -203,7 +202,7 @@ class SQLiteBase:
         finalizer()
 
 
-def _without_reply(fn: Callable[[Database], T], operation: Running) -> Callable[[Database], T]:
+def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> Callable[[Database], T]:
     """The function of a transaction that a handler's task or thread makes: the reply is not for it to commit.
 
     A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Its rows

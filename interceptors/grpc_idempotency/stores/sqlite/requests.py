@@ -7,9 +7,8 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.operation import Running
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
-from grpc_idempotency.store import Database
+from grpc_idempotency.store import Database, RunningOperation
 from grpc_idempotency.stores.sqlite.tables import Tables
 
 T = TypeVar("T")
@@ -214,7 +213,7 @@ class TransactionRequest(Request[Any]):
     def __init__(
         self,
         fn: Callable[[Database], Any],
-        operation: Running | None = None,
+        operation: RunningOperation | None = None,
         make_step: Callable[[Any], Step] | None = None,
         *,
         reads: bool = False,

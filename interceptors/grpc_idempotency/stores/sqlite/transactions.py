@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
-from grpc_idempotency.operation import Running
 from grpc_idempotency.records import Code
+from grpc_idempotency.store import RunningOperation
 from grpc_idempotency.stores.sqlite import nesting, room, rows
 from grpc_idempotency.stores.sqlite.faults import fault_of, translated
 from grpc_idempotency.stores.sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
@@ -119,7 +119,7 @@ class Transactions:
             return False
         return True
 
-    def _admit(self, operation: Running | None) -> None:
+    def _admit(self, operation: RunningOperation | None) -> None:
         if operation is None:
             return
         if operation.name in self._outcomes or operation.committed is not None:
@@ -155,14 +155,14 @@ class Transactions:
         room.remember(self._tables, error, _A_PAGE)
         return translated(error, self._tables.path)
 
-    def _count_owned(self, operations: Sequence[Running]) -> int:
+    def _count_owned(self, operations: Sequence[RunningOperation]) -> int:
         size = padded(len(operations))
         values: list[Any] = [part for operation in operations for part in (operation.name, operation.fence)]
         values += [None] * (2 * (size - len(operations)))
         count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
         return count
 
-    def _standing(self, operation: Running) -> tuple[bytes, int] | None:
+    def _standing(self, operation: RunningOperation) -> tuple[bytes, int] | None:
         sql, parameters = self._tables.sql.by_names("standing", [operation.name])
         row = self._db.execute(sql, [*parameters, self._tables.clock.now()]).fetchone()
         return None if row is None else (row[1], row[2])
