@@ -1,66 +1,86 @@
-"""``python -m bench``: measures what the interceptor costs, and shows it as a table."""
+"""``python -m bench``: measures what the interceptor costs, and shows it beside the targets."""
 
 import argparse
-import json
-import os
-import platform
-import sqlite3
 import sys
 from pathlib import Path
 
-import grpc
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from bench.cases import CASES, SIDES, Case
-from bench.load import CALLERS, CONNECTIONS
-from bench.measure import Figure, Setting, folder_on_disk, measure, processors
+from bench import report
+from bench.cases import CALLERS, CASES, KINDS, Case
+from bench.measure import SIDES, Figure, Setting, measure
+from bench.places import folder_on_disk
 from bench.processes import Failed
+from bench.setup import Tuning
 
-_FULL = Setting(pairs=7, seconds=3.0, warm_up=0.5)
-_QUICK = Setting(pairs=2, seconds=0.5, warm_up=0.2)
-_LOAD_LIMIT = 0.7
-"""The share of its processor above which the load may have held a server back."""
+_FULL = Setting(pairs=7, seconds=2.0, warm_up=0.3)
+_QUICK = Setting(pairs=2, seconds=0.4, warm_up=0.1)
 
 
 def main() -> int:
-    """Measures; 1 when calls failed, else 0, whether the aims are met or not."""
+    """Measures; 1 when calls failed, else 0, whether the targets are met or not."""
     arguments = _arguments()
-    setting = _QUICK if arguments.quick else _FULL
-    setting = Setting(
-        pairs=arguments.pairs or setting.pairs,
-        seconds=arguments.seconds or setting.seconds,
-        warm_up=setting.warm_up,
-    )
-    cases = [case for case in CASES if arguments.only in (None, case.name)]
     console = Console()
-    try:
-        figures = _measure_all(cases, setting, console)
-    except Failed as error:
-        console.print(f"[red]{escape(str(error))}[/red]")
-        return 1
-    _show(figures, setting, console)
+    if arguments.show:
+        figures, told = report.read(Path(arguments.show))
+    else:
+        setting = _setting(arguments)
+        cases = [case for case in CASES if not arguments.only or case.name in arguments.only]
+        try:
+            figures = _measure_all(cases, setting, console)
+        except Failed as error:
+            console.print(f"[red]{escape(str(error))}[/red]")
+            return 1
+        told = report.conditions(setting)
+    report.show(figures, told, console)
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps([figure.as_json() for figure in figures], indent=1) + "\n")
+        report.write(figures, told, Path(arguments.json))
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(report.markdown(figures), encoding="utf-8")
+    if arguments.plot:
+        from bench.plot import draw  # only here: drawing takes longer to load than all the rest
+
+        draw(figures, report.sentence(told), Path(arguments.plot))
     return 1 if any(figure.faults for figure in figures) else 0
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measures servers behind the interceptor, as ratios to the same servers without it.",
+        description="Measures servers with the interceptor, as ratios to servers without it or with another guard.",
     )
-    parser.add_argument("--pairs", type=_positive(int), help=f"pairs of bursts per case (default: {_FULL.pairs})")
-    parser.add_argument("--seconds", type=_positive(float), help=f"length of a burst (default: {_FULL.seconds:g})")
-    parser.add_argument("--only", choices=[case.name for case in CASES], help="one case instead of all")
-    parser.add_argument("--quick", action="store_true", help="some 15 seconds in all, for a first impression")
+    names = [case.name for case in CASES]
+    parser.add_argument("--pairs", type=positive(int), help=f"pairs of bursts for each figure (default: {_FULL.pairs})")
+    parser.add_argument("--seconds", type=positive(float), help=f"length of a burst (default: {_FULL.seconds:g})")
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=f"some of {', '.join(names)}")
+    parser.add_argument("--callers", nargs="+", type=positive(int), metavar="N", help="default: 1 16 64")
+    parser.add_argument("--quick", action="store_true", help="short bursts, for a first impression")
+    parser.add_argument("--synchronous", choices=["NORMAL", "FULL", "EXTRA"], default="FULL", help="of every database")
+    parser.add_argument("--uvloop", action="store_true", help=f"run the servers on {KINDS['aio']} on uvloop")
+    parser.add_argument("--gc-threshold", type=positive(int), help="first threshold of the servers' garbage collector")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables there, too")
+    parser.add_argument("--plot", metavar="FILE", help="draw the figures there, as .svg and as .png")
+    parser.add_argument("--show", metavar="FILE", help="measure nothing; show what --json wrote")
     return parser.parse_args()
 
 
-def _positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
+def _setting(arguments: argparse.Namespace) -> Setting:
+    default = _QUICK if arguments.quick else _FULL
+    return Setting(
+        pairs=arguments.pairs or default.pairs,
+        seconds=arguments.seconds or default.seconds,
+        warm_up=default.warm_up,
+        callers=arguments.callers or CALLERS,
+        tuning=Tuning(synchronous=arguments.synchronous, uvloop=arguments.uvloop, gc_threshold=arguments.gc_threshold),
+    )
+
+
+def positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
+    """A type for argparse: a number above 0."""
+
     def parse(text: str) -> int | float:
         value = kind(text)
         if value <= 0:
@@ -74,72 +94,12 @@ def _positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
 def _measure_all(cases: list[Case], setting: Setting, console: Console) -> list[Figure]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with folder_on_disk() as folder, Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(cases) * setting.pairs * len(SIDES))
+        task = progress.add_task("", total=len(cases) * len(setting.callers) * setting.pairs * len(SIDES))
         figures = []
         for case in cases:
-            progress.update(task, description=case.title)
-            figures.append(measure(case, setting, Path(folder), lambda: progress.advance(task)))
+            progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")
+            figures += measure(case, setting, Path(folder), lambda: progress.advance(task))
         return figures
-
-
-def _show(figures: list[Figure], setting: Setting, console: Console) -> None:
-    table = Table(title="Calls per second without the interceptor and with it")
-    for heading in ("", "without", "with", "ratio", "min-max", "by CPU", "aim", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
-    details = Table(title="Without / with: latency, processor time per call, use of a processor")
-    for heading in ("", "p50 ms", "p99 ms", "µs/call", "server %", "load %"):
-        details.add_column(heading, justify="left" if not heading else "right")
-    for figure in figures:
-        table.add_row(
-            figure.case.title,
-            *(f"{figure.median(side, 'throughput'):,.0f}" for side in SIDES),
-            f"{figure.ratio:.2f}",
-            f"{min(figure.ratios, default=0):.2f}-{max(figure.ratios, default=0):.2f}",
-            f"{figure.cpu_ratio:.2f}",
-            f"≥ {figure.case.aim:.2f}",
-            "[green]met[/green]" if figure.met else "[red]missed[/red]",
-        )
-        details.add_row(
-            figure.case.title,
-            *(
-                " / ".join(f"{figure.median(side, what) * factor:.{digits}f}" for side in SIDES)
-                for what, factor, digits in (
-                    ("p50", 1e3, 1),
-                    ("p99", 1e3, 1),
-                    ("cpu_per_call", 1e6, 0),
-                    ("server_cpu", 100, 0),
-                    ("load_cpu", 100, 0),
-                )
-            ),
-        )
-    for each in (table, details):
-        console.print(each)
-    console.print(_conditions(setting))
-    _warn(figures, console)
-
-
-def _conditions(setting: Setting) -> str:
-    pinned = "servers on one of them, the load on the others" if processors()[0] else "nothing pinned"
-    return (
-        f"{setting.pairs} pairs of {setting.seconds:g} s each, without and with in turn; {CALLERS} callers on "
-        f"{CONNECTIONS} connections; {os.cpu_count()} processors, {pinned}; {platform.python_implementation()} "
-        f"{platform.python_version()}, SQLite {sqlite3.sqlite_version}, grpcio {grpc.__version__}, "
-        f"{platform.system()}. The ratio is the median of the pairs' ratios; by CPU: "
-        "of the servers' processor time per call, which others on the machine disturb less."
-    )
-
-
-def _warn(figures: list[Figure], console: Console) -> None:
-    for figure in figures:
-        for side in SIDES:
-            busy = figure.median(side, "load_cpu")
-            if busy > _LOAD_LIMIT:
-                console.print(
-                    f"[yellow]{figure.case.title}, {side}: the load used {busy:.0%} of its processor, and may have "
-                    "been the bottleneck.[/yellow]"
-                )
-        for fault in figure.faults:
-            console.print(f"[red]{escape(fault)}[/red]")
 
 
 if __name__ == "__main__":

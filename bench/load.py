@@ -5,36 +5,61 @@ import itertools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from bench.cases import CASES, Case
-from bench.http2 import Call, Connection
-from bench.processes import stay_on_cpus, take_orders
+from google.protobuf.wrappers_pb2 import StringValue
+from google.type.money_pb2 import Money
 
-CALLERS = 64
+from bench.cases import Service
+from bench.http2 import Call, Connection
+from bench.processes import stay_on_cpus, take_orders_blocking
+from shop.orders.v1.orders_pb2 import CreateOrderRequest, OrderItem
+
 CONNECTIONS = 4
-_STORED_PER_CALLER = 16
+"""How many there are, unless there are fewer callers."""
+_ECHO = StringValue(value="a request of some forty characters, as is usual").SerializeToString()
+_ORDER = CreateOrderRequest(
+    customer_id="cust_123",
+    items=[OrderItem(sku=f"SKU00{n}", quantity=n) for n in (1, 2, 3)],
+    total_amount=Money(currency_code="USD", units=55, nanos=990_000_000),
+).SerializeToString()
+METHODS: Mapping[Service, tuple[str, bytes]] = MappingProxyType(
+    {"echo": ("/bench.Echo/Say", _ECHO), "order": ("/bench.Orders/CreateOrder", _ORDER)}
+)
+"""The full name of each service's one method, and the request that all calls of it have."""
 
 
 class Burst:
-    """Calls to one server for a while; those that end within the measured part of it count."""
+    """Calls to one server: ``most`` of them, or for a while; those that end within its measured part count."""
 
-    def __init__(self, keys: Iterator[str | None], *, warm_up: float, seconds: float, most: int | None = None) -> None:
+    def __init__(
+        self,
+        keys: Iterator[str | None],
+        *,
+        warm_up: float = 0,
+        seconds: float = 0,
+        most: int | None = None,
+        keep: bool = False,
+        expected: dict[str | None, bytes] | None = None,
+    ) -> None:
         self._keys = keys
         self._left = most
+        self._seconds = seconds
+        self._keep = keep
+        self._expected = expected
         now = time.perf_counter()
         self._from, self._until = now + warm_up, now + warm_up + seconds
         self._cpu_from: float | None = None
         self._cpu_until = 0.0
-        self.calls = 0
-        """All of them, those of the warm-up and the end included."""
-        self.failed: Counter[str] = Counter()
-        self.statuses: Counter[str] = Counter()
+        self._calls = 0
+        self._failed: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
         self.bodies: dict[str | None, bytes] = {}
-        """The reply of each key, for keys whose outcome is to be stored."""
-        self.expected: dict[str | None, bytes] | None = None
-        self.took: list[float] = []
+        """The reply of each key, if they are kept."""
+        self._took: list[float] = []
 
     def next_call(self) -> Call | None:
         """For a caller that has nothing to do."""
@@ -44,39 +69,43 @@ class Burst:
             self._left -= 1
         elif time.perf_counter() >= self._until:
             return None
-        return Call(next(self._keys))
+        try:
+            return Call(next(self._keys))
+        except StopIteration:
+            self._failed["no stored key was left"] = 1
+            return None
 
     def ended(self, call: Call) -> None:
         """Looks at a reply and counts it."""
-        self.calls += 1
+        self._calls += 1
         self._look(call)
         if call.ended >= self._from:
             if self._cpu_from is None:
                 self._cpu_from = time.process_time()
             if call.ended < self._until:
                 self._cpu_until = time.process_time()
-                self.took.append(call.ended - call.started)
+                self._took.append(call.ended - call.started)
 
     def _look(self, call: Call) -> None:
         code = call.headers.get(b"grpc-status")
         if code != b"0":
             message = call.headers.get(b"grpc-message", b"").decode(errors="replace")
-            self.failed[f"status {code!r}: {message}"] += 1
+            self._failed[f"status {code!r}: {message}"] += 1
             return
-        self.statuses[call.headers.get(b"idempotency-status", b"").decode()] += 1
-        if self.expected is None:
-            if self._left is not None:
-                self.bodies[call.key] = call.body
-        elif self.expected[call.key] != call.body:
-            self.failed["a replay that differs from the first reply"] += 1
+        self._statuses[call.headers.get(b"idempotency-status", b"").decode()] += 1
+        if self._keep:
+            self.bodies[call.key] = call.body
+        if self._expected is not None and self._expected[call.key] != call.body:
+            self._failed["a replay that differs from the first reply"] += 1
 
-    def result(self, seconds: float) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What came out, as JSON takes it."""
-        took = sorted(self.took)
+        took = sorted(self._took)
+        seconds = self._seconds or 1.0
         return {
-            "calls": self.calls,
-            "failed": dict(self.failed),
-            "statuses": dict(self.statuses),
+            "calls": self._calls,
+            "failed": dict(self._failed),
+            "statuses": dict(self._statuses),
             "throughput": len(took) / seconds,
             "p50": took[len(took) // 2] if took else 0.0,
             "p99": took[len(took) * 99 // 100] if took else 0.0,
@@ -90,41 +119,50 @@ class Load:
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex[:24]
         self._numbers = itertools.count()
-        self._stored: dict[int, dict[str | None, bytes]] = {}
+        self._stored: dict[str | None, bytes] = {}
 
-    async def answer(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Either stores outcomes for later replays or measures for so many seconds."""
-        case = next(case for case in CASES if case.name == order["case"])
-        port = order["port"]
-        if order["do"] == "store":
-            burst = Burst(self._unique(), warm_up=0, seconds=0, most=CALLERS * _STORED_PER_CALLER)
-            await self._play(burst, case, port)
-            self._stored[port] = burst.bodies
-            return burst.result(1)
-        keys = {"none": itertools.repeat(None), "unique": self._unique()}.get(case.keys)
-        stored = self._stored.get(port)
-        if keys is None:
-            assert stored is not None
-            keys = itertools.cycle(stored)
-        burst = Burst(keys, warm_up=order["warm_up"], seconds=order["seconds"])
-        if order["exact"]:
-            burst.expected = stored
-        await self._play(burst, case, port)
-        return burst.result(order["seconds"])
+    def answer(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Makes ``count`` first calls, or measures for so many seconds."""
+        if order["do"] == "make":
+            burst = Burst(self._unique(), most=order["count"], keep=order["keep"])
+        else:
+            replays = order["keys"] in ("hot", "cold")
+            burst = Burst(
+                self._keys(order["keys"]),
+                warm_up=order["warm_up"],
+                seconds=order["seconds"],
+                expected=self._stored if replays else None,
+            )
+        method, request = METHODS[order["service"]]
+        asyncio.run(_play(burst, method, request, order["port"], order["callers"]))
+        if burst.bodies:
+            self._stored = burst.bodies
+        return burst.result()
+
+    def _keys(self, kind: str) -> Iterator[str | None]:
+        if kind == "none":
+            return itertools.repeat(None)
+        if kind == "unique":
+            return self._unique()
+        return itertools.cycle(self._stored) if kind == "hot" else iter(self._stored)
 
     def _unique(self) -> Iterator[str | None]:
         return (f"{self._run}-{number:011d}" for number in self._numbers)
 
-    async def _play(self, burst: Burst, case: Case, port: int) -> None:
-        def connection() -> Connection:
-            callers = CALLERS // CONNECTIONS
-            return Connection(case.method, case.request, callers=callers, next_call=burst.next_call, ended=burst.ended)
 
-        loop = asyncio.get_running_loop()
-        made = [await loop.create_connection(connection, "127.0.0.1", port) for _ in range(CONNECTIONS)]
-        await asyncio.gather(*(each.closed for _, each in made))
+async def _play(burst: Burst, method: str, request: bytes, port: int, callers: int) -> None:
+    """Makes the calls of a burst from so many callers, spread over the connections."""
+    connections = min(CONNECTIONS, callers)
+    shares = [callers // connections + (number < callers % connections) for number in range(connections)]
+
+    def connection(share: int) -> Connection:
+        return Connection(method, request, callers=share, next_call=burst.next_call, ended=burst.ended)
+
+    loop = asyncio.get_running_loop()
+    made = [await loop.create_connection(partial(connection, share), "127.0.0.1", port) for share in shares]
+    await asyncio.gather(*(each.closed for _, each in made))
 
 
 if __name__ == "__main__":
     stay_on_cpus()
-    asyncio.run(take_orders(Load().answer))
+    take_orders_blocking(Load().answer)

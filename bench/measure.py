@@ -1,30 +1,36 @@
 """Measures a case: both servers at once, load on one and then the other, again and again."""
 
-import os
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bench.cases import SIDES, Case, Side
+from bench.cases import CALLERS, Case, Keys, Kind, Role, Service
+from bench.places import processors
 from bench.processes import Process
+from bench.setup import Setup, Tuning
 
-_IN_MEMORY = ("tmpfs", "ramfs")
+Side = Literal["reference", "measured"]
+SIDES: tuple[Side, Side] = ("reference", "measured")
+_HOT = 1_024
+"""How many keys hot replays go over."""
+_MOST_PER_SECOND = 8_000
+"""More replays than a server is thought to answer in a second: so many are stored for each second of a burst."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How long to measure."""
+    """How to measure."""
 
     pairs: int
     seconds: float
     """Of each burst of calls; a pair has two."""
     warm_up: float
+    callers: Sequence[int] = CALLERS
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,7 @@ class Burst:
     p50: float
     """Seconds."""
     p99: float
+    """Seconds."""
     server_cpu: float
     """The share of one processor that the server used."""
     load_cpu: float
@@ -44,153 +51,218 @@ class Burst:
     """The server's processor time per call, in seconds."""
 
 
-class Figure:
-    """What came out for one case."""
+class Bursts:
+    """The bursts of two servers in turn."""
 
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.bursts: dict[Side, list[Burst]] = {side: [] for side in SIDES}
+    def __init__(self) -> None:
+        self.of: dict[Side, list[Burst]] = {side: [] for side in SIDES}
         self.faults: list[str] = []
 
-    @property
-    def ratios(self) -> list[float]:
-        """Throughput with the interceptor to that without, for each pair."""
-        pairs = zip(self.bursts["guarded"], self.bursts["bare"], strict=True)
-        return [guarded.throughput / bare.throughput for guarded, bare in pairs if bare.throughput]
+    def ratios(self, what: str) -> list[float]:
+        """A value of the measured server to that of the reference, for each pair."""
+        pairs = zip(self.of["measured"], self.of["reference"], strict=True)
+        values = [(getattr(measured, what), getattr(reference, what)) for measured, reference in pairs]
+        return [measured / reference for measured, reference in values if reference]
 
-    @property
-    def ratio(self) -> float:
+    def ratio(self, what: str) -> float:
         """The median over the pairs."""
-        return statistics.median(self.ratios) if self.ratios else 0.0
-
-    @property
-    def cpu_ratio(self) -> float:
-        """The same by the servers' processor time per call: what the throughput would tell on a quiet machine."""
-        pairs = zip(self.bursts["guarded"], self.bursts["bare"], strict=True)
-        ratios = [bare.cpu_per_call / guarded.cpu_per_call for guarded, bare in pairs if guarded.cpu_per_call]
+        ratios = self.ratios(what)
         return statistics.median(ratios) if ratios else 0.0
-
-    @property
-    def met(self) -> bool:
-        """Whether the aim was met, as rounded in the table."""
-        return round(self.ratio, 2) >= self.case.aim
 
     def median(self, side: Side, what: str) -> float:
         """The median of one value over the bursts of a side."""
-        values: list[float] = [getattr(burst, what) for burst in self.bursts[side]]
-        return statistics.median(values)
+        values: list[float] = [getattr(burst, what) for burst in self.of[side]]
+        return statistics.median(values or [0.0])
+
+    def medians(self, side: Side) -> dict[str, float]:
+        """All of them."""
+        return {name: self.median(side, name) for name in Burst.__dataclass_fields__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """What came out for one case and number of callers; as it stands in the JSON file."""
+
+    case: str
+    title: str
+    kind: Kind
+    versus: Role
+    callers: int
+    ratio: float
+    """The median of the pairs' ratios."""
+    ratios: list[float]
+    cpu_ratio: float
+    """The same by the servers' processor time per call."""
+    target: float | None
+    reference: dict[str, float]
+    measured: dict[str, float]
+    faults: list[str]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target was met, as rounded in the table; ``None`` where there is none."""
+        return None if self.target is None else round(self.ratio, 2) >= self.target
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        names = tuple(Burst.__dataclass_fields__)
-        return {
-            "case": self.case.name,
-            "aim": self.case.aim,
-            "ratio": self.ratio,
-            "ratios": self.ratios,
-            "cpu_ratio": self.cpu_ratio,
-            "met": self.met,
-            "faults": self.faults,
-            **{side: {name: self.median(side, name) for name in names} for side in SIDES if self.bursts[side]},
-        }
+        return {**asdict(self), "met": self.met}
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> "Figure":
+        """Reads what :meth:`as_json` wrote."""
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
-def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], None]) -> Figure:
-    """Runs all pairs of a case; ``progress`` is told of each burst."""
-    servers_cpus, load_cpus = processors()
-    figure = Figure(case)
+def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], None]) -> list[Figure]:
+    """Runs all pairs of a case, for each number of callers; ``progress`` is told of each burst."""
     with ExitStack() as ends:
-
-        def started(module: str, *arguments: str, cpus: set[int] | None) -> Process:
-            process = Process(module, *arguments, cpus=cpus)
-            ends.callback(process.end)
-            return process
-
-        databases = {side: str(folder / f"{case.name}-{side}.db") for side in SIDES}
-        servers = {side: started("bench.server", case.name, side, databases[side], cpus=servers_cpus) for side in SIDES}
-        load = started("bench.load", cpus=load_cpus)
-        if case.keys == "stored":
-            for side in SIDES:
-                _store(figure, side, servers[side], load)
-        for _ in range(setting.pairs):
-            for side in SIDES:
-                figure.bursts[side].append(_burst(figure, side, servers[side], load, setting))
-                progress()
-    return figure
-
-
-def _store(figure: Figure, side: Side, server: Process, load: Process) -> None:
-    before = server.ask()
-    result = load.ask(do="store", case=figure.case.name, port=before["port"])
-    effects = server.ask()["effects"] - before["effects"]
-    _check(figure, side, result, effects=effects, expected=result["calls"], status="executed")
+        servers = {side: Server(_setup(case, side, setting, folder)) for side in SIDES}
+        for server in servers.values():
+            ends.callback(server.end)
+        load = Load(ends, case.service)
+        faults = _store(case, setting, servers["measured"], load)
+        figures = []
+        for callers in setting.callers:
+            bursts = Bursts()
+            bursts.faults += faults
+            for _ in range(setting.pairs):
+                for side in SIDES:
+                    _burst(bursts, case, callers, setting, side, servers[side], load)
+                    progress()
+            figures.append(_figure(case, callers, bursts))
+            faults = []
+        return figures
 
 
-def _burst(figure: Figure, side: Side, server: Process, load: Process, setting: Setting) -> Burst:
-    case = figure.case
-    replays = side == "guarded" and case.keys == "stored"
-    before, began = server.ask(), time.perf_counter()
-    result = load.ask(
-        do="measure",
-        case=case.name,
-        port=before["port"],
-        warm_up=setting.warm_up,
-        seconds=setting.seconds,
-        exact=replays,
-    )
-    took, after = time.perf_counter() - began, server.ask()
-    expected = 0 if replays else result["calls"]
-    _check(figure, side, result, effects=after["effects"] - before["effects"], expected=expected, status=case.status)
-    cpu = after["cpu"] - before["cpu"]
-    return Burst(
-        throughput=result["throughput"],
-        p50=result["p50"],
-        p99=result["p99"],
-        server_cpu=cpu / took,
-        load_cpu=result["cpu"],
-        cpu_per_call=cpu / max(1, result["calls"]),
+def _setup(case: Case, side: Side, setting: Setting, folder: Path) -> Setup:
+    return Setup(
+        kind=case.kind,
+        role="ours" if side == "measured" else case.reference,
+        service=case.service,
+        database=str(folder / f"{case.name}-{side}.db"),
+        tuning=setting.tuning,
     )
 
 
-def _check(
-    figure: Figure, side: Side, result: dict[str, Any], *, effects: int, expected: int, status: str | None
+def _store(case: Case, setting: Setting, server: "Server", load: "Load") -> list[str]:
+    """Stores the outcomes that will be replayed; answers what went wrong."""
+    if case.keys not in ("hot", "cold"):
+        return []
+    seconds = setting.warm_up + setting.seconds
+    count = _HOT if case.keys == "hot" else max(_HOT, int(_MOST_PER_SECOND * seconds))
+    return load.make(server, count, keep=True)
+
+
+def _burst(
+    bursts: Bursts, case: Case, callers: int, setting: Setting, side: Side, server: "Server", load: "Load"
 ) -> None:
-    """Notes what went wrong: calls that failed, replies that are marked otherwise, effects that are not there."""
-    where = f"{figure.case.name}, {side}"
-    figure.faults += [f"{where}: {count} calls failed with {why}" for why, count in result["failed"].items()]
-    mark = (side == "guarded" and status) or ""
+    if case.keys == "cold":
+        server.restart()
+    keys: Keys = case.keys
+    if side == "reference" and keys in ("hot", "cold"):
+        keys = "unique"  # what they are is nothing to a server that knows none
+    status = case.status if side == "measured" else None
+    burst, faults = load.burst(server, keys, callers, setting, status=status)
+    bursts.of[side].append(burst)
+    bursts.faults += faults
+
+
+def _figure(case: Case, callers: int, bursts: Bursts) -> Figure:
+    cpu = bursts.ratio("cpu_per_call")
+    return Figure(
+        case=case.name,
+        title=case.title,
+        kind=case.kind,
+        versus=case.reference,
+        callers=callers,
+        ratio=bursts.ratio("throughput"),
+        ratios=bursts.ratios("throughput"),
+        cpu_ratio=1 / cpu if cpu else 0.0,
+        target=case.targets.get(callers),
+        reference=bursts.medians("reference"),
+        measured=bursts.medians("measured"),
+        faults=bursts.faults,
+    )
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.process = self._start()
+
+    def _start(self) -> Process:
+        return Process("bench.server", self.setup.as_argument(), cpus=processors()[0])
+
+    def restart(self) -> None:
+        """Ends it and starts another one on the same file."""
+        self.process.end()
+        self.process = self._start()
+
+    def ask(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return self.process.ask()
+
+    def end(self) -> None:
+        """Lets it end."""
+        self.process.end()
+
+
+class Load:
+    """The process that makes the calls, and what there is to check of them."""
+
+    def __init__(self, ends: ExitStack, service: Service) -> None:
+        self._process = ends.enter_context(Process("bench.load", cpus=processors()[1]))
+        self._service = service
+
+    def make(self, server: Server, count: int, *, keep: bool = False, callers: int = CALLERS[-1]) -> list[str]:
+        """Makes so many first calls and, if asked to, keeps their replies for replays; answers what went wrong."""
+        before = server.ask()
+        result = self._order(do="make", port=before["port"], callers=callers, count=count, keep=keep)
+        return _faults(server, result, server.ask()["effects"] - before["effects"], "executed")
+
+    def burst(
+        self, server: Server, keys: Keys, callers: int, setting: Setting, *, status: str | None
+    ) -> tuple[Burst, list[str]]:
+        """Measures for a while; answers the figures, and what went wrong."""
+        before, began = server.ask(), time.perf_counter()
+        result = self._order(
+            do="measure",
+            port=before["port"],
+            callers=callers,
+            keys=keys,
+            warm_up=setting.warm_up,
+            seconds=setting.seconds,
+        )
+        took, after = time.perf_counter() - began, server.ask()
+        cpu = after["cpu"] - before["cpu"]
+        burst = Burst(
+            throughput=result["throughput"],
+            p50=result["p50"],
+            p99=result["p99"],
+            server_cpu=cpu / took,
+            load_cpu=result["cpu"],
+            cpu_per_call=cpu / max(1, result["calls"]),
+        )
+        return burst, _faults(server, result, after["effects"] - before["effects"], status)
+
+    def _order(self, **order: Any) -> dict[str, Any]:
+        return self._process.ask(service=self._service, **order)
+
+
+def _faults(server: Server, result: dict[str, Any], effects: int, status: str | None) -> list[str]:
+    """What went wrong: calls that failed, replies that are marked otherwise, effects that are not there."""
+    setup = server.setup
+    where = f"{Path(setup.database).stem}, {setup.role}"
+    faults = [f"{where}: {count} calls failed with {why}" for why, count in result["failed"].items()]
+    mark = status or ""
     others = {name: count for name, count in result["statuses"].items() if name != mark}
     if others:
-        figure.faults.append(f"{where}: replies marked {others} where {mark!r} was due")
+        faults.append(f"{where}: replies marked {others} where {mark!r} was due")
     if not result["calls"]:
-        figure.faults.append(f"{where}: no call was made")
+        faults.append(f"{where}: no call was made")
+    expected = 0 if status == "replayed" else result["calls"]
     if effects != expected:
-        figure.faults.append(f"{where}: {result['calls']} calls took effect {effects} times instead of {expected}")
-
-
-def processors() -> tuple[set[int] | None, set[int] | None]:
-    """Those for the servers, one of them, and those for the load; ``None`` where processes can't be pinned."""
-    if sys.platform != "linux":
-        return None, None
-    cpus = sorted(os.sched_getaffinity(0))
-    return ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (None, None)
-
-
-def folder_on_disk() -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder on a real disk: a commit that reaches only memory would cost nothing."""
-    places = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]  # noqa: S108 - only to put a random name in
-    place = next((place for place in places if place.is_dir() and _file_system(place) not in _IN_MEMORY), places[-1])
-    return tempfile.TemporaryDirectory(prefix="grpc-idempotency-bench-", dir=place)
-
-
-def _file_system(folder: Path) -> str:
-    """The kind of file system that holds a folder, where the system tells."""
-    holding = {mount: kind for mount, kind in _mounts() if folder.resolve().is_relative_to(mount)}
-    return holding[max(holding, key=len)] if holding else ""
-
-
-def _mounts() -> Iterator[tuple[str, str]]:
-    table = Path("/proc/self/mounts")
-    for line in table.read_text(encoding="utf-8").splitlines() if table.exists() else ():
-        _, mount, kind, *_ = line.split(" ")
-        yield mount, kind
+        faults.append(f"{where}: {result['calls']} calls took effect {effects} times instead of {expected}")
+    return faults

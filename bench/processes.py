@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-Answering = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Answering = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Failed(Exception):
@@ -16,7 +18,7 @@ class Failed(Exception):
 
 
 class Process:
-    """One such process, seen from outside."""
+    """One such process, seen from outside. It ends at the end of its ``with`` block."""
 
     def __init__(self, module: str, *arguments: str, cpus: set[int] | None) -> None:
         self._name = " ".join((module, *arguments))
@@ -28,6 +30,17 @@ class Process:
             text=True,
             env={**os.environ, "BENCH_CPUS": pinned, "GRPC_VERBOSITY": "ERROR"},
         )
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
 
     def ask(self, **order: Any) -> dict[str, Any]:
         """Gives one order and waits for the answer."""
@@ -43,12 +56,21 @@ class Process:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Keeps it from using a processor within the block."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         """Lets it end by itself, for a while."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -57,12 +79,18 @@ class Process:
 
 
 async def take_orders(answering: Answering) -> None:
-    """The inner side: answers each order of the standard input."""
+    """The inner side on an event loop: answers each order of the standard input."""
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while line := await orders.readline():
-        print(json.dumps(await answering(json.loads(line))), flush=True)
+        print(json.dumps(answering(json.loads(line))), flush=True)
+
+
+def take_orders_blocking(answering: Answering) -> None:
+    """The inner side without an event loop."""
+    for line in sys.stdin:
+        print(json.dumps(answering(json.loads(line))), flush=True)
 
 
 def stay_on_cpus() -> None:

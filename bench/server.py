@@ -1,198 +1,177 @@
-"""A server to measure: ``python -m bench.server CASE SIDE DATABASE``, with the interceptor or without."""
+"""A server to measure: ``python -m bench.server SETUP``, where SETUP is the JSON of :class:`bench.setup.Setup`."""
 
 import asyncio
+import gc
+import logging
+import os
 import sys
 import time
-import uuid
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-import aiosqlite
+import grpc
 import grpc.aio
-from google.protobuf.wrappers_pb2 import Int64Value, StringValue
+from google.protobuf.wrappers_pb2 import StringValue
 
-from bench.cases import ECHO, ORDER
-from bench.processes import stay_on_cpus, take_orders
+import grpc_idempotency
+import grpc_idempotency.aio
+from bench import aio_handlers, sync_handlers
+from bench.guard import TABLE, Guard
+from bench.load import METHODS
+from bench.processes import stay_on_cpus, take_orders, take_orders_blocking
+from bench.setup import Setup
 from grpc_idempotency import Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
-from grpc_idempotency.store import Database
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
-_TABLES = """
-CREATE TABLE orders (
-    id TEXT PRIMARY KEY, customer_id TEXT, currency TEXT, units INTEGER, nanos INTEGER, made_ms INTEGER
-);
-CREATE TABLE items (id INTEGER PRIMARY KEY, order_id TEXT NOT NULL, sku TEXT NOT NULL, quantity INTEGER NOT NULL);
-"""
-_NEW_ORDER = "INSERT INTO orders (id, customer_id, currency, units, nanos, made_ms) VALUES (?, ?, ?, ?, ?, ?)"
-_NEW_ITEM = "INSERT INTO items (order_id, sku, quantity) VALUES (?, ?, ?)"
-_Context = grpc.aio.ServicerContext[Any, Any]
+_THREADS = 64
+"""Threads of a ``grpc.server``: one for each caller of the largest load."""
+_OPTIONS = [("grpc.so_reuseport", 0)]
 
 
-class Service(Protocol):
-    """What is served; ``effects`` says how often it took effect."""
-
-    async def handle(self, request: Any, context: Any) -> Any:
-        """The one method."""
-
-    async def effects(self) -> int:
-        """How often it took effect since the server's start."""
-
-    async def close(self) -> None:
-        """Once the server has stopped."""
-
-
-class Echo:
-    """A trivial handler: counts, and answers the count, so that no two executions have the same reply."""
+class Sweeps(logging.Handler):
+    """Counts the sweeps that the interceptor says it has finished."""
 
     def __init__(self) -> None:
-        self._count = 0
+        super().__init__(logging.INFO)
+        self.finished = 0
 
-    async def handle(self, _request: StringValue, _context: _Context) -> Int64Value:
-        self._count += 1
-        return Int64Value(value=self._count)
+    def emit(self, record: logging.LogRecord) -> None:
+        self.finished += str(record.msg).startswith("swept ")
 
-    async def effects(self) -> int:
-        return self._count
-
-    async def close(self) -> None:
-        pass
-
-
-class Orders:
-    """CreateOrder as its service would be without this project: a transaction and a commit per call."""
-
-    def __init__(self, db: aiosqlite.Connection) -> None:
-        self._db = db
-        self._turn = asyncio.Lock()
-
-    @classmethod
-    async def open(cls, database: str) -> "Orders":
-        db = await aiosqlite.connect(database, isolation_level=None)
-        await db.execute("PRAGMA journal_mode = WAL")
-        await db.execute("PRAGMA synchronous = FULL")
-        await db.executescript(_TABLES)
-        return cls(db)
-
-    async def handle(self, request: CreateOrderRequest, _context: _Context) -> Order:
-        order = _new(request)
-        async with self._turn:
-            await self._db.execute("BEGIN IMMEDIATE")
-            await self._db.execute(_NEW_ORDER, _row(order))
-            await self._db.executemany(_NEW_ITEM, _item_rows(order))
-            await self._db.execute("COMMIT")
-        return order
-
-    async def effects(self) -> int:
-        return await _count(self._db)
-
-    async def close(self) -> None:
-        await self._db.close()
-
-
-class OrdersInTransactions:
-    """CreateOrder with ``store.transaction``."""
-
-    def __init__(self, store: SQLiteStore, database: str) -> None:
-        self._store = store
-        self._database = database
-
-    @classmethod
-    async def open(cls, store: SQLiteStore, database: str) -> "OrdersInTransactions":
-        async with aiosqlite.connect(database) as db:
-            await db.executescript(_TABLES)
-        return cls(store, database)
-
-    async def handle(self, request: CreateOrderRequest, _context: _Context) -> Order:
-        def create(db: Database) -> Order:
-            order = _new(request)
-            db.execute(_NEW_ORDER, _row(order))
-            db.executemany(_NEW_ITEM, _item_rows(order))
-            return order
-
-        return await self._store.transaction(create)
-
-    async def effects(self) -> int:
-        async with aiosqlite.connect(self._database) as db:
-            return await _count(db)
-
-    async def close(self) -> None:
-        pass
-
-
-def _new(request: CreateOrderRequest) -> Order:
-    order = Order(
-        id=uuid.uuid4().hex,
-        customer_id=request.customer_id,
-        items=request.items,
-        total_amount=request.total_amount,
-        state=Order.STATE_PENDING,
-    )
-    order.create_time.GetCurrentTime()
-    return order
-
-
-def _row(order: Order) -> tuple[Any, ...]:
-    total = order.total_amount
-    made_ms = order.create_time.ToMilliseconds()
-    return order.id, order.customer_id, total.currency_code, total.units, total.nanos, made_ms
-
-
-def _item_rows(order: Order) -> list[tuple[Any, ...]]:
-    return [(order.id, item.sku, item.quantity) for item in order.items]
-
-
-async def _count(db: aiosqlite.Connection) -> int:
-    """How many orders there are; each must have its three items."""
-    async with db.execute("SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM items)") as cursor:
-        row = await cursor.fetchone()
-    assert row is not None
-    orders, items = row
-    assert items == 3 * orders, f"{orders} orders have {items} items"
-    return int(orders)
+    def listen(self) -> None:
+        """Makes the interceptor's log come here."""
+        logger = logging.getLogger("grpc_idempotency")
+        logger.addHandler(self)
+        logger.setLevel(logging.INFO)
 
 
 class Serving:
-    """One server, and what there is to ask of it."""
+    """What there is to ask of a running server."""
 
-    def __init__(self, port: int, service: Service) -> None:
+    def __init__(self, port: int, effects: Callable[[], int], sweeps: Sweeps) -> None:
         self._port = port
-        self._service = service
+        self._effects = effects
+        self._sweeps = sweeps
 
-    async def answer(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """The port, the processor time used so far, and the number of effects."""
+    def answer(self, _order: dict[str, Any]) -> dict[str, Any]:
+        """The port, the processor time used so far, the resident memory, and the numbers of effects and sweeps."""
         cpu = time.process_time()  # before the effects are counted
-        return {"port": self._port, "cpu": cpu, "effects": await self._service.effects()}
+        return {
+            "port": self._port,
+            "cpu": cpu,
+            "rss": _resident(),
+            "effects": self._effects(),
+            "sweeps": self._sweeps.finished,
+        }
 
 
-async def _serve(case: str, side: str, database: str) -> None:
-    interceptors = []
-    service: Service = await Orders.open(database) if (case, side) == ("order", "bare") else Echo()
-    if side == "guarded":
-        store = SQLiteStore(database)
-        await store.open()
-        effects = Effects.TRANSACTIONAL if case == "order" else Effects.OPAQUE
-        interceptors.append(IdempotencyInterceptor(store, policy=Policy(effects=effects)))
-        if case == "order":
-            service = await OrdersInTransactions.open(store, database)
-    server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers([_handlers(case, service)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    await take_orders(Serving(port, service).answer)
-    await server.stop(None)
-    for interceptor in interceptors:
-        await interceptor.close()
-    await service.close()
+def _resident() -> int | None:
+    """The resident memory in bytes, where the system tells."""
+    table = Path("/proc/self/statm")
+    return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else None
 
 
-def _handlers(case: str, service: Service) -> grpc.GenericRpcHandler:
-    request: Any = CreateOrderRequest if case == "order" else StringValue
-    reply: Any = Order if case == "order" else Int64Value
-    _, name, method = (ORDER if case == "order" else ECHO).split("/")
-    handler = grpc.unary_unary_rpc_method_handler(service.handle, request.FromString, reply.SerializeToString)
+def _handlers(setup: Setup, handle: Any) -> grpc.GenericRpcHandler:
+    request: Any = CreateOrderRequest if setup.service == "order" else StringValue
+    reply: Any = Order if setup.service == "order" else StringValue
+    _, name, method = METHODS[setup.service][0].split("/")
+    handler = grpc.unary_unary_rpc_method_handler(handle, request.FromString, reply.SerializeToString)
     return grpc.method_handlers_generic_handler(name, {method: handler})
+
+
+def _policy(setup: Setup) -> Policy:
+    effects = Effects.TRANSACTIONAL if setup.service == "order" else Effects.OPAQUE
+    if setup.ttl is None:
+        return Policy(effects=effects)
+    return Policy(effects=effects, ttl=timedelta(seconds=setup.ttl))
+
+
+def _sweep_every(setup: Setup) -> timedelta | None:
+    return None if setup.sweep_every is None else timedelta(seconds=setup.sweep_every)
+
+
+async def _serve_aio(setup: Setup, sweeps: Sweeps) -> None:
+    """Serves on ``grpc.aio`` until the orders end."""
+    synchronous = setup.tuning.synchronous
+    interceptors: list[Any] = []
+    closing: list[Callable[[], Coroutine[Any, Any, None]]] = []
+    service: aio_handlers.Echo | aio_handlers.Orders | aio_handlers.TransactionalOrders
+    service = aio_handlers.Echo(setup.reply_length)
+    if setup.role == "ours":
+        store = grpc_idempotency.aio.SQLiteStore(setup.database, synchronous=synchronous)
+        await store.open()
+        interceptor = grpc_idempotency.aio.IdempotencyInterceptor(
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup)
+        )
+        interceptors.append(interceptor)
+        closing.append(interceptor.close)
+        if setup.service == "order":
+            service = aio_handlers.TransactionalOrders(store, setup.database)
+    elif setup.role == "guard":
+        db = await aio_handlers.connect(setup.database, synchronous, isolation_level="DEFERRED")
+        await db.execute(TABLE)
+        interceptors.append(Guard(db))
+        closing.append(db.close)
+    elif setup.service == "order":
+        service = await aio_handlers.Orders.open(setup.database, synchronous)
+    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+    server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, sweeps)
+    await server.start()
+    await take_orders(serving.answer)
+    await server.stop(None)
+    for close in (*closing, service.close):
+        await close()
+
+
+def _serve_sync(setup: Setup, sweeps: Sweeps) -> None:
+    """Serves on ``grpc.server`` until the orders end."""
+    synchronous = setup.tuning.synchronous
+    interceptors: list[grpc.ServerInterceptor] = []
+    closing: list[Callable[[], None]] = []
+    service: sync_handlers.Echo | sync_handlers.Orders | sync_handlers.TransactionalOrders
+    service = sync_handlers.Echo(setup.reply_length)
+    if setup.role == "ours":
+        store = grpc_idempotency.SQLiteStore(setup.database, synchronous=synchronous)
+        store.open()
+        interceptor = grpc_idempotency.IdempotencyInterceptor(
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup)
+        )
+        interceptors.append(interceptor)
+        closing.append(interceptor.close)
+        if setup.service == "order":
+            service = sync_handlers.TransactionalOrders(store, setup.database)
+    elif setup.service == "order":
+        service = sync_handlers.Orders(setup.database, synchronous)
+    server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=interceptors, options=_OPTIONS)
+    server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, sweeps)
+    server.start()
+    take_orders_blocking(serving.answer)
+    server.stop(None).wait()
+    for close in (*closing, service.close):
+        close()
+
+
+def main(setup: Setup) -> None:
+    """Serves until the standard input ends."""
+    sweeps = Sweeps()
+    sweeps.listen()
+    if setup.tuning.gc_threshold is not None:
+        gc.set_threshold(setup.tuning.gc_threshold)
+    if setup.kind == "sync":
+        _serve_sync(setup, sweeps)
+    elif setup.tuning.uvloop:
+        import uvloop
+
+        uvloop.run(_serve_aio(setup, sweeps))
+    else:
+        asyncio.run(_serve_aio(setup, sweeps))
 
 
 if __name__ == "__main__":
     stay_on_cpus()
-    asyncio.run(_serve(*sys.argv[1:]))
+    main(Setup.of_argument(sys.argv[1]))

@@ -1,0 +1,98 @@
+"""The handlers on ``grpc.aio``."""
+
+import asyncio
+from typing import Any, Literal
+
+import aiosqlite
+import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
+
+from bench import orders
+from bench.setup import Synchronous
+from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency.store import Database
+from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Echo:
+    """A trivial handler: answers how often it ran, so that no two executions have the same reply."""
+
+    def __init__(self, reply_length: int) -> None:
+        self._length = reply_length
+        self._count = 0
+
+    async def handle(self, _request: StringValue, _context: Context) -> StringValue:
+        self._count += 1
+        return StringValue(value=str(self._count).zfill(self._length))
+
+    def effects(self) -> int:
+        return self._count
+
+    async def close(self) -> None:
+        pass
+
+
+class Orders:
+    """CreateOrder as its service would be without this project: one connection, a transaction and a commit per call."""
+
+    def __init__(self, db: aiosqlite.Connection, database: str) -> None:
+        self._db = db
+        self._database = database
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, database: str, synchronous: Synchronous) -> "Orders":
+        db = await connect(database, synchronous)
+        orders.create_tables(database)
+        return cls(db, database)
+
+    async def handle(self, request: CreateOrderRequest, _context: Context) -> Order:
+        order = orders.new(request)
+        async with self._turn:
+            await self._db.execute("BEGIN IMMEDIATE")
+            await self._db.execute(orders.NEW_ORDER, orders.row(order))
+            await self._db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            await self._db.execute("COMMIT")
+        return order
+
+    def effects(self) -> int:
+        return orders.count(self._database)
+
+    async def close(self) -> None:
+        await self._db.close()
+
+
+class TransactionalOrders:
+    """CreateOrder with ``store.transaction``."""
+
+    def __init__(self, store: SQLiteStore, database: str) -> None:
+        self._store = store
+        self._database = database
+        orders.create_tables(database)
+
+    async def handle(self, request: CreateOrderRequest, _context: Context) -> Order:
+        def create(db: Database) -> Order:
+            order = orders.new(request)
+            db.execute(orders.NEW_ORDER, orders.row(order))
+            db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            return order
+
+        return await self._store.transaction(create)
+
+    def effects(self) -> int:
+        return orders.count(self._database)
+
+    async def close(self) -> None:
+        pass
+
+
+async def connect(
+    database: str, synchronous: Synchronous, *, isolation_level: Literal["DEFERRED"] | None = None
+) -> aiosqlite.Connection:
+    """A connection to a file in WAL mode, as the store's is."""
+    db = await aiosqlite.connect(database, isolation_level=isolation_level)
+    await db.execute("PRAGMA journal_mode = WAL")
+    await db.execute(f"PRAGMA synchronous = {synchronous}")
+    return db

@@ -1,0 +1,85 @@
+"""The handlers on ``grpc.server``."""
+
+import sqlite3
+import threading
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+
+from bench import orders
+from bench.setup import Synchronous
+from grpc_idempotency import SQLiteStore
+from grpc_idempotency.store import Database
+from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
+
+
+class Echo:
+    """A trivial handler: answers how often it ran, so that no two executions have the same reply."""
+
+    def __init__(self, reply_length: int) -> None:
+        self._length = reply_length
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def handle(self, _request: StringValue, _context: grpc.ServicerContext) -> StringValue:
+        with self._lock:
+            self._count += 1
+            count = self._count
+        return StringValue(value=str(count).zfill(self._length))
+
+    def effects(self) -> int:
+        return self._count
+
+    def close(self) -> None:
+        pass
+
+
+class Orders:
+    """CreateOrder as its service would be without this project: one connection, a lock, and a commit per call."""
+
+    def __init__(self, database: str, synchronous: Synchronous) -> None:
+        self._database = database
+        self._db = sqlite3.connect(database, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        self._turn = threading.Lock()
+        orders.create_tables(database)
+
+    def handle(self, request: CreateOrderRequest, _context: grpc.ServicerContext) -> Order:
+        order = orders.new(request)
+        with self._turn:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(orders.NEW_ORDER, orders.row(order))
+            self._db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            self._db.execute("COMMIT")
+        return order
+
+    def effects(self) -> int:
+        return orders.count(self._database)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+class TransactionalOrders:
+    """CreateOrder with ``store.transaction``."""
+
+    def __init__(self, store: SQLiteStore, database: str) -> None:
+        self._store = store
+        self._database = database
+        orders.create_tables(database)
+
+    def handle(self, request: CreateOrderRequest, _context: grpc.ServicerContext) -> Order:
+        def create(db: Database) -> Order:
+            order = orders.new(request)
+            db.execute(orders.NEW_ORDER, orders.row(order))
+            db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            return order
+
+        return self._store.transaction(create)
+
+    def effects(self) -> int:
+        return orders.count(self._database)
+
+    def close(self) -> None:
+        pass
