@@ -214,7 +214,7 @@ class TestTriggersOnTheStoresTables:
         other = a_claim()
         _directly(
             store,
-            "CREATE TRIGGER t BEFORE INSERT ON grpc_idempotency_operations WHEN new.effects = 'repeatable' "
+            "CREATE TRIGGER t BEFORE INSERT ON grpc_idempotency_operations WHEN new.effects = 2 "
             "BEGIN SELECT RAISE(ROLLBACK, 'not here'); END",
         )
         bad = a_claim(effects=Effects.REPEATABLE)

@@ -100,7 +100,7 @@ SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires
 -- Completes one held operation with what an operator says.
 UPDATE {p}operations SET
     state = 1, reason = '', resolved = 1, completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, retained = ?,
-    details = ?, trailers = ?, message = ?, request = NULL
+    details = ?, trailers = ?, message = ?
 WHERE name = ? AND fence = ? AND state = 2
 
 -- name: forget_held
@@ -127,10 +127,10 @@ SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, co
     method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
-    WHERE lease_until <= ? AND (request IS NOT NULL OR (state = 0 AND effects = 'opaque')) AND method IN ({rows})
-    ORDER BY state = 0 AND effects = 'opaque' DESC, created_ms, name LIMIT ?
+    WHERE lease_until <= ? AND (request IS NOT NULL OR (state = 0 AND effects = 0)) AND method IN ({rows})
+    ORDER BY state = 0 AND effects = 0 DESC, created_ms, name LIMIT ?
 )
-ORDER BY state = 0 AND effects = 'opaque' DESC, created_ms, name
+ORDER BY state = 0 AND effects = 0 DESC, created_ms, name
 
 -- name: sweep
 -- Deletes a few of the operations that are expired.

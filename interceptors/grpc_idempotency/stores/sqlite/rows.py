@@ -21,8 +21,10 @@ from grpc_idempotency.records import (
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _FRAME = struct.Struct(">HI?")
+_LENGTH = struct.Struct(">I")
 RUNNING, COMPLETED, HELD, WAITING = range(4)
 STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING)
+EFFECTS = (Effects.OPAQUE, Effects.TRANSACTIONAL, Effects.REPEATABLE)
 OWNED = (RUNNING, HELD)
 """The states in which its fence has a say over a record."""
 EXPIRES_AT = 10
@@ -54,8 +56,8 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
         claim.method,
         claim.fence,
         prints.raw,
-        prints.canonical,
-        claim.effects.value,
+        None if prints.canonical == prints.raw else prints.canonical,
+        EFFECTS.index(claim.effects),
         claim.streams,
         wall,
         lease,
@@ -113,8 +115,8 @@ def record(row: Row, now: int) -> Record:
         method=method,
         state=STATES[state],
         fence=fence,
-        fingerprint=Fingerprint(raw=raw, canonical=canonical),
-        effects=Effects(effects),
+        fingerprint=Fingerprint(raw=raw, canonical=raw if canonical is None else canonical),
+        effects=EFFECTS[effects],
         streams=bool(streams),
         attempts=attempts,
         tries=tries,
@@ -129,12 +131,12 @@ def record(row: Row, now: int) -> Record:
     )
 
 
-def packed(trailers: Trailers) -> bytes | None:
-    """Trailers as one value: length-framed, in their order; ``None`` where there are none."""
-    if not trailers:
+def packed(metadata: Trailers) -> bytes | None:
+    """Metadata as one value: length-framed, in their order; ``None`` where there are none."""
+    if not metadata:
         return None
     parts: list[bytes] = []
-    for key, value in trailers:
+    for key, value in metadata:
         name, content = key.encode(), value if isinstance(value, bytes) else value.encode()
         parts += (_FRAME.pack(len(name), len(content), isinstance(value, bytes)), name, content)
     return b"".join(parts)
@@ -142,37 +144,36 @@ def packed(trailers: Trailers) -> bytes | None:
 
 def unpacked(data: bytes | None) -> Trailers:
     """The inverse of :func:`packed`."""
-    trailers: list[tuple[str, str | bytes]] = []
+    metadata: list[tuple[str, str | bytes]] = []
     at, end = 0, len(data or b"")
     while data and at < end:
         name_length, length, binary = _FRAME.unpack_from(data, at)
         at += _FRAME.size
         name, at = data[at : at + name_length].decode(), at + name_length
         content, at = data[at : at + length], at + length
-        trailers.append((name, content if binary else content.decode()))
-    return tuple(trailers)
+        metadata.append((name, content if binary else content.decode()))
+    return tuple(metadata)
 
 
 def packed_request(request: StoredRequest | None) -> bytes | None:
-    """A request as one value, framed as trailers are: the principal under the count of metadata; these; messages."""
+    """Returns a request as one value: principal, metadata and the messages, each behind its length."""
     if request is None:
         return None
-    head = (str(len(request.metadata)), request.principal)
-    return packed((head, *request.metadata, *(("", message) for message in request.messages)))
+    parts = (request.principal, packed(request.metadata) or b"", *request.messages)
+    return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 
 def unpacked_request(data: bytes) -> StoredRequest:
     """The inverse of :func:`packed_request`."""
-    (count, principal), *entries = unpacked(data)
-    metadata, messages = entries[: int(count)], entries[int(count) :]
-    return StoredRequest(
-        principal=_binary(principal), metadata=tuple(metadata), messages=tuple(_binary(value) for _, value in messages)
-    )
-
-
-def _binary(value: str | bytes) -> bytes:
-    assert isinstance(value, bytes)
-    return value
+    parts: list[bytes] = []
+    at = 0
+    while at < len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        parts.append(data[at : at + length])
+        at += length
+    principal, metadata, *messages = parts
+    return StoredRequest(principal=principal, metadata=unpacked(metadata), messages=tuple(messages))
 
 
 def flat(rows: Sequence[Row]) -> list[Any]:

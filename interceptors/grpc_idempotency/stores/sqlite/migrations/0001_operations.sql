@@ -6,7 +6,7 @@ CREATE TABLE {p}operations (
     name BLOB NOT NULL,
     state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting
     fence BLOB NOT NULL,
-    effects TEXT NOT NULL,
+    effects INTEGER NOT NULL,                -- 0 opaque, 1 transactional, 2 repeatable
     streams INTEGER NOT NULL DEFAULT 0,      -- whether the method answers with a stream; then message is framed
     attempts INTEGER NOT NULL DEFAULT 1,
     tries INTEGER NOT NULL DEFAULT 0,
@@ -19,7 +19,7 @@ CREATE TABLE {p}operations (
     status INTEGER,
     method TEXT NOT NULL,
     raw BLOB NOT NULL,
-    canonical BLOB NOT NULL,
+    canonical BLOB,                          -- NULL where it is the same as raw, as it mostly is
     reason TEXT NOT NULL DEFAULT '',
     resolved INTEGER NOT NULL DEFAULT 0,     -- whether the outcome is an operator's word
     retained INTEGER NOT NULL DEFAULT 1,     -- 0 where the message was larger than may be kept
