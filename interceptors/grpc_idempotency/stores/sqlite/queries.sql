@@ -120,6 +120,12 @@ SELECT name, state, method, created_ms, expires_at FROM {p}operations
 WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
+-- name: scan_open
+-- The same of one state, which is not that of the completed ones.
+SELECT name, state, method, created_ms, expires_at FROM {p}operations
+WHERE state = ? AND state <> 1 AND created_ms >= ? AND (created_ms > ? OR name > ?)
+ORDER BY created_ms, name LIMIT ?
+
 -- name: pending
 -- Lapsed operations of some methods that can be dealt with without their clients: first those in doubt, opaque and
 -- running, then those that have a request; the oldest first among each. The method's NULLs match nothing.
@@ -163,7 +169,7 @@ DELETE FROM {p}meta WHERE key = 'probe'
 
 -- name: clamp_leases
 -- After a new beginning of the clock: no lease or wait is longer from now on than its own length.
-UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state IN (0, 3) AND lease_until > ? + lease_ms
+UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state <> 1 AND lease_until > ? + lease_ms
 
 -- name: beat
 -- Says that this process uses the file.

@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 
-from grpc_idempotency.records import Swept
+from grpc_idempotency.records import State, Swept
 from grpc_idempotency.stores.sqlite import rows
 from grpc_idempotency.stores.sqlite.requests import (
     GetRequest,
@@ -36,7 +36,11 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
 def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
     """Looks through a bounded part of the records in the order of their age, and reads some of those asked for."""
     created_ms, name = request.after
-    seen = db.execute(tables.sql["scan"], (created_ms, created_ms, name, _SCANNED_AT_ONCE)).fetchall()
+    behind_it = (created_ms, created_ms, name, _SCANNED_AT_ONCE)
+    if request.state in (None, State.COMPLETED):
+        seen = db.execute(tables.sql["scan"], behind_it).fetchall()
+    else:
+        seen = db.execute(tables.sql["scan_open"], (rows.STATES.index(request.state), *behind_it)).fetchall()
     now = tables.clock.now()
     most = min(request.limit, _READ_AT_ONCE)
     chosen = [row for row in seen if _is_asked_for(row, request, now)][: most + 1]

@@ -36,6 +36,8 @@ CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
 -- For recovery: what runs or waits, and that is never many at a time.
 CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE lease_until IS NOT NULL;
+-- For lists of one state: they read nothing of what is completed, and that is nearly everything.
+CREATE INDEX {p}operations_open ON {p}operations (state, created_ms, name) WHERE state <> 1;
 -- One row per finished step; the ids of an operation's are in the order in which they were recorded.
 CREATE TABLE {p}steps (
     id INTEGER PRIMARY KEY,
