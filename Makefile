@@ -5,6 +5,7 @@ ARGS ?=
 ROWS ?= all
 KILLS ?= 25
 CASES ?= 2000
+KEYS ?= 10000000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,13 +17,13 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test test-all protos lint format bench crash misuse compat clean
+.PHONY: help demo run test test-all protos lint format bench bench-scale crash misuse compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='…']"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
 	@$(BIN)/python -m shop.demo $(ARGS)
@@ -54,8 +55,11 @@ format: $(VENV)/.dev ## Put code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/buf format --write protos
 
-bench: $(VENV)/.dev ## Measure what the interceptor costs
+bench: $(VENV)/.dev ## Measure what the interceptor costs, beside targets and a guard written by hand
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, and after a million calls
+	@$(BIN)/python -m bench.scale --keys $(KEYS) $(ARGS)
 
 crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
 	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)

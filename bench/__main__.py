@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import report
+from bench.arguments import positive
 from bench.cases import CALLERS, CASES, KINDS, Case
 from bench.measure import SIDES, Figure, Setting, measure
 from bench.places import folder_on_disk
@@ -76,19 +77,6 @@ def _setting(arguments: argparse.Namespace) -> Setting:
         callers=arguments.callers or CALLERS,
         tuning=Tuning(synchronous=arguments.synchronous, uvloop=arguments.uvloop, gc_threshold=arguments.gc_threshold),
     )
-
-
-def positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
-    """A type for argparse: a number above 0."""
-
-    def parse(text: str) -> int | float:
-        value = kind(text)
-        if value <= 0:
-            raise ValueError
-        return value
-
-    parse.__name__ = "positive number"
-    return parse  # type: ignore[return-value]  # argparse takes any function; its name is for its messages
 
 
 def _measure_all(cases: list[Case], setting: Setting, console: Console) -> list[Figure]:

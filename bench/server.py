@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import sys
 import time
@@ -31,40 +30,21 @@ _THREADS = 64
 _OPTIONS = [("grpc.so_reuseport", 0)]
 
 
-class Sweeps(logging.Handler):
-    """Counts the sweeps that the interceptor says it has finished."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.finished = 0
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.finished += str(record.msg).startswith("swept ")
-
-    def listen(self) -> None:
-        """Makes the interceptor's log come here."""
-        logger = logging.getLogger("grpc_idempotency")
-        logger.addHandler(self)
-        logger.setLevel(logging.INFO)
-
-
 class Serving:
     """What there is to ask of a running server."""
 
-    def __init__(self, port: int, effects: Callable[[], int], sweeps: Sweeps) -> None:
+    def __init__(self, port: int, effects: Callable[[], int]) -> None:
         self._port = port
         self._effects = effects
-        self._sweeps = sweeps
 
     def answer(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """The port, the processor time used so far, the resident memory, and the numbers of effects and sweeps."""
+        """The port, the processor time used so far, the resident memory, and the number of effects."""
         cpu = time.process_time()  # before the effects are counted
         return {
             "port": self._port,
             "cpu": cpu,
             "rss": _resident(),
             "effects": self._effects(),
-            "sweeps": self._sweeps.finished,
         }
 
 
@@ -93,7 +73,7 @@ def _sweep_every(setup: Setup) -> timedelta | None:
     return None if setup.sweep_every is None else timedelta(seconds=setup.sweep_every)
 
 
-async def _serve_aio(setup: Setup, sweeps: Sweeps) -> None:
+async def _serve_aio(setup: Setup) -> None:
     """Serves on ``grpc.aio`` until the orders end."""
     synchronous = setup.tuning.synchronous
     interceptors: list[Any] = []
@@ -119,7 +99,7 @@ async def _serve_aio(setup: Setup, sweeps: Sweeps) -> None:
         service = await aio_handlers.Orders.open(setup.database, synchronous)
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
-    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, sweeps)
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)
     await server.start()
     await take_orders(serving.answer)
     await server.stop(None)
@@ -127,7 +107,7 @@ async def _serve_aio(setup: Setup, sweeps: Sweeps) -> None:
         await close()
 
 
-def _serve_sync(setup: Setup, sweeps: Sweeps) -> None:
+def _serve_sync(setup: Setup) -> None:
     """Serves on ``grpc.server`` until the orders end."""
     synchronous = setup.tuning.synchronous
     interceptors: list[grpc.ServerInterceptor] = []
@@ -148,7 +128,7 @@ def _serve_sync(setup: Setup, sweeps: Sweeps) -> None:
         service = sync_handlers.Orders(setup.database, synchronous)
     server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
-    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, sweeps)
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)
     server.start()
     take_orders_blocking(serving.answer)
     server.stop(None).wait()
@@ -158,18 +138,16 @@ def _serve_sync(setup: Setup, sweeps: Sweeps) -> None:
 
 def main(setup: Setup) -> None:
     """Serves until the standard input ends."""
-    sweeps = Sweeps()
-    sweeps.listen()
     if setup.tuning.gc_threshold is not None:
         gc.set_threshold(setup.tuning.gc_threshold)
     if setup.kind == "sync":
-        _serve_sync(setup, sweeps)
+        _serve_sync(setup)
     elif setup.tuning.uvloop:
         import uvloop
 
-        uvloop.run(_serve_aio(setup, sweeps))
+        uvloop.run(_serve_aio(setup))
     else:
-        asyncio.run(_serve_aio(setup, sweeps))
+        asyncio.run(_serve_aio(setup))
 
 
 if __name__ == "__main__":

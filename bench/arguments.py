@@ -1,0 +1,14 @@
+"""Types of command-line arguments."""
+
+
+def positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
+    """A type for argparse: a number above 0."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if value <= 0:
+            raise ValueError
+        return value
+
+    parse.__name__ = "positive number"
+    return parse  # type: ignore[return-value]  # argparse takes any function; its name is for its messages

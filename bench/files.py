@@ -1,0 +1,57 @@
+"""Makes a store's file with millions of completed operations, much faster than calls would."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+TABLE = "grpc_idempotency_operations"
+_PART = 50_000
+"""Rows of one transaction."""
+_OWN = {"name": "randomblob(length(name))", "fence": "randomblob(length(fence))"}
+"""What differs from row to row; everything else is copied."""
+_BYTES_PER_NAME = 64
+"""A generous guess of what a row takes in the index of names, the one tree that is written at random places."""
+_LEAST_CACHE, _MOST_CACHE = 64 << 20, 2 << 30
+
+
+def multiply(database: Path, count: int, progress: Callable[[int], None]) -> None:
+    """Copies the one operation of a file until there are ``count``, each with a name and a fence of its own.
+
+    The tables and indexes are the store's own, and rows go into them one by one as calls would put them. No server may
+    have the file open.
+
+    Args:
+        database: A file in which a store has kept one completed operation.
+        count: How many operations there are to be.
+        progress: Is told how many were added, now and then.
+    """
+    with closing(sqlite3.connect(database, isolation_level=None)) as db:
+        # Not durable: if this is cut short, the file is thrown away.
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute("PRAGMA synchronous = OFF")
+        cache = min(max(count * _BYTES_PER_NAME, _LEAST_CACHE), _MOST_CACHE)
+        db.execute(f"PRAGMA cache_size = -{cache >> 10}")
+        columns = [name for _, name, *_ in db.execute(f"PRAGMA table_info({TABLE})") if name != "id"]
+        values = ", ".join(_OWN.get(name, name) for name in columns)
+        (model,) = db.execute(f"SELECT id FROM {TABLE}").fetchall()
+        statement = (
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+            f"INSERT INTO {TABLE} ({', '.join(columns)}) SELECT {values} FROM n JOIN {TABLE} ON id = ?"
+        )
+        left = count - 1
+        while left:
+            part = min(left, _PART)
+            db.execute("BEGIN")
+            db.execute(statement, (part, *model))
+            db.execute("COMMIT")
+            left -= part
+            progress(part)
+        db.execute("PRAGMA journal_mode = WAL")
+
+
+def swept(database: Path, count: int) -> int:
+    """How many of the operations that :func:`multiply` made are gone, since sweeps take the oldest first."""
+    with closing(sqlite3.connect(database)) as db:
+        (first,) = db.execute(f"SELECT min(id) FROM {TABLE}").fetchone()
+    return count if first is None else min(count, first - 1)

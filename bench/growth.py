@@ -1,0 +1,259 @@
+"""Measures what grows, and what must not: with stored keys, in a sweep, with calls."""
+
+import statistics
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.progress import Progress
+
+from bench.cases import CALLERS, Kind
+from bench.files import multiply, swept
+from bench.measure import SIDES, Bursts, Load, Server, Setting, Side
+from bench.setup import Setup
+
+_MIB = 1 << 20
+_REPLY_LENGTH = 197
+"""Characters of a reply; as a message it has three bytes more: 200."""
+_LOOK_EVERY = 0.02
+"""Seconds between two looks at the size of a WAL."""
+_CALLS_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much of everything."""
+
+    keys: int
+    few: int
+    expired: int
+    calls: int
+    first_calls: int
+    pairs: int
+    seconds: float
+    warm_up: float = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One figure, and its target."""
+
+    name: str
+    what: str
+    value: float | None
+    """``None`` where the system does not tell."""
+    unit: str
+    target: float
+    at_least: bool = False
+    """Whether the target is the least that is aimed at, instead of the most."""
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target was met; ``None`` where there is no figure."""
+        if self.value is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+class Growth:
+    """Runs the measurements one after another.
+
+    Args:
+        kind: The kind of server.
+        sizes: How much of everything.
+        folder: Where the files go.
+        progress: Shows how far it is.
+    """
+
+    def __init__(self, kind: Kind, sizes: Sizes, folder: Path, progress: Progress) -> None:
+        self._kind: Kind = kind
+        self._sizes = sizes
+        self._folder = folder
+        self._progress = progress
+        self._setting = Setting(pairs=sizes.pairs, seconds=sizes.seconds, warm_up=sizes.warm_up)
+        self.faults: list[str] = []
+
+    def stored_keys(self) -> list[Row]:
+        """First calls on a file with many keys against one with few, and the memory that both servers have after."""
+        sizes = self._sizes
+        with ExitStack() as ends:
+            load = Load(ends, "echo")
+            counts: dict[Side, int] = {"reference": sizes.few, "measured": sizes.keys}
+            for side, count in counts.items():
+                self._fill(load, f"{side}-keys", count)
+            servers = {side: self._started(ends, f"{side}-keys") for side in SIDES}
+            bursts = Bursts()
+            with self._task(f"first calls with {sizes.keys:,} keys", sizes.pairs * 2) as advance:
+                for _ in range(sizes.pairs):
+                    for side in SIDES:
+                        self._burst(bursts, side, servers[side], load)
+                        advance(1)
+            memory = [servers[side].ask()["rss"] for side in SIDES]
+        ratios = bursts.ratios("throughput")
+        versus = f"first calls with {sizes.keys:,} stored keys against {sizes.few:,}"
+        return [
+            Row(
+                name="keys-throughput",
+                what=versus,
+                value=bursts.ratio("throughput"),
+                unit="",
+                target=0.90,
+                at_least=True,
+                note=f"{min(ratios):.2f}-{max(ratios):.2f}; by CPU {1 / bursts.ratio('cpu_per_call'):.2f}",
+            ),
+            Row(
+                name="keys-memory",
+                what="more memory with them",
+                value=_more(*memory),
+                unit="MiB",
+                target=32,
+            ),
+        ]
+
+    def sweep(self) -> list[Row]:
+        """First calls while expired operations are swept against the same with nothing to sweep.
+
+        The sweeping server is suspended while the other one is measured.
+        """
+        sizes = self._sizes
+        with ExitStack() as ends:
+            load = Load(ends, "echo")
+            self._fill(load, "resting", 1)
+            self._fill(load, "sweeping", sizes.expired, ttl=0.001)
+            resting, sweeping = self._started(ends, "resting"), self._started(ends, "sweeping", sweep_every=0.001)
+            bursts = Bursts()
+            database = Path(sweeping.setup.database)
+            wal, gone = Path(f"{database}-wal"), 0
+            with largest(wal) as size, self._task(f"sweep of {sizes.expired:,}", sizes.expired) as advance:
+                while gone < sizes.expired:
+                    with sweeping.process.suspended():
+                        self._burst(bursts, "reference", resting, load)
+                    self._burst(bursts, "measured", sweeping, load)
+                    before, gone = gone, swept(database, sizes.expired)
+                    advance(gone - before)
+        ratios = bursts.ratios("p99")
+        # The last pair is the one in which the sweep came to its end.
+        during = ratios[:-1] or ratios
+        return [
+            Row(
+                name="sweep-p99",
+                what=f"p99 while {sizes.expired:,} operations are swept against none",
+                value=statistics.median(during),
+                unit="",
+                target=2,
+                note=f"{min(during):.2f}-{max(during):.2f} in {len(during)} pairs; p99 "
+                f"{bursts.median('reference', 'p99') * 1e3:.1f} / {bursts.median('measured', 'p99') * 1e3:.1f} ms",
+            ),
+            Row(name="sweep-wal", what="largest WAL meanwhile", value=size[0] / _MIB, unit="MiB", target=64),
+        ]
+
+    def many_calls(self) -> list[Row]:
+        """Memory after many keyed calls against fewer, and the size of the file for each key."""
+        sizes = self._sizes
+        with ExitStack() as ends:
+            load = Load(ends, "echo")
+            server = self._server("calls")
+            with self._ending(server), self._task(f"{sizes.calls:,} calls", sizes.calls) as advance:
+                self._make(load, server, sizes.first_calls, advance)
+                before = server.ask()["rss"]
+                self._make(load, server, sizes.calls - sizes.first_calls, advance)
+                after = server.ask()["rss"]
+            size = Path(server.setup.database).stat().st_size
+        return [
+            Row(
+                name="bytes-per-key",
+                what=f"size of the file for each of {sizes.calls:,} keys, with a reply of 200 bytes",
+                value=size / sizes.calls,
+                unit="bytes",
+                target=450,
+            ),
+            Row(
+                name="calls-memory",
+                what=f"more memory after {sizes.calls:,} keyed calls than after {sizes.first_calls:,}",
+                value=_more(before, after),
+                unit="MiB",
+                target=16,
+                note=f"{(after or 0) / _MIB:.0f} MiB in all",
+            ),
+        ]
+
+    def _server(self, name: str, *, ttl: float | None = None, sweep_every: float | None = None) -> Server:
+        return Server(
+            Setup(
+                kind=self._kind,
+                role="ours",
+                service="echo",
+                database=str(self._folder / f"{name}.db"),
+                reply_length=_REPLY_LENGTH,
+                ttl=ttl,
+                sweep_every=sweep_every,
+            )
+        )
+
+    @staticmethod
+    @contextmanager
+    def _ending(server: Server) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            server.end()
+
+    def _started(self, ends: ExitStack, name: str, *, sweep_every: float | None = None) -> Server:
+        server = self._server(name, sweep_every=sweep_every)
+        ends.callback(server.end)
+        return server
+
+    def _fill(self, load: Load, name: str, count: int, *, ttl: float | None = None) -> None:
+        """Makes a file with so many operations: one by a call, the others as copies of it."""
+        server = self._server(name, ttl=ttl)
+        with self._ending(server):
+            self.faults += load.make(server, 1, callers=1)
+        with self._task(f"{count:,} keys into a file", count) as advance:
+            multiply(Path(server.setup.database), count, advance)
+
+    def _make(self, load: Load, server: Server, count: int, advance: Callable[[int], None]) -> None:
+        while count:
+            part = min(count, _CALLS_AT_ONCE)
+            self.faults += load.make(server, part)
+            count -= part
+            advance(part)
+
+    def _burst(self, bursts: Bursts, side: Side, server: Server, load: Load) -> None:
+        burst, faults = load.burst(server, "unique", CALLERS[-1], self._setting, status="executed")
+        bursts.of[side].append(burst)
+        self.faults += faults
+
+    @contextmanager
+    def _task(self, what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+        task = self._progress.add_task(what, total=total)
+        yield lambda count: self._progress.advance(task, count)
+        self._progress.remove_task(task)
+
+
+@contextmanager
+def largest(file: Path) -> Iterator[list[int]]:
+    """Watches the size of a file within the block; the one value of the list is the largest seen."""
+    size = [0]
+    done = threading.Event()
+
+    def watch() -> None:
+        ended = False
+        while not ended:
+            ended = done.wait(_LOOK_EVERY)  # and once more at the end
+            if file.exists():
+                size[0] = max(size[0], file.stat().st_size)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield size
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _more(before: int | None, after: int | None) -> float | None:
+    return None if before is None or after is None else (after - before) / _MIB
