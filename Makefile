@@ -83,7 +83,8 @@ protoc = $(BIN)/python -m grpc_tools.protoc -Iprotos -I"$(google)"
 compile = $(protoc) --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	--python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) --mypy_grpc_out=quiet,generate_concrete_servicer_stubs:$(1) \
 	$(filter protos/shop/%,$(PROTOS)); \
-	$(protoc) --pyi_out=$(2) --descriptor_set_out=$(2)/grpc_idempotency/v1/policy.binpb $(OPTION)
+	$(protoc) --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:$(2) \
+	--descriptor_set_out=$(2)/grpc_idempotency/v1/policy.binpb $(OPTION)
 
 in_scratch = set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT;
 

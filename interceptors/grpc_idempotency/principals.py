@@ -10,7 +10,7 @@ from typing import Any
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 
-logger = logging.getLogger("grpc_idempotency")
+_log = logging.getLogger("grpc_idempotency")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +56,7 @@ def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
     try:
         principal: object = function(caller)
     except Exception:
-        logger.exception("the principal function failed for a call to %s; it is refused", caller.method)
+        _log.exception("the principal function failed for a call to %s; it is refused", caller.method)
         return b""
     if principal is None or isinstance(principal, bytes):
         return principal or b""
@@ -64,7 +64,7 @@ def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
         with suppress(UnicodeEncodeError):  # its text quotes the principal
             return principal.encode()
     _discard(principal)
-    logger.error(
+    _log.error(
         "the principal function answered with %s that is no name: text in UTF-8, or bytes; a call to %s is refused",
         type(principal).__name__,
         caller.method,
@@ -105,7 +105,7 @@ def token_subject(
             claims: object = verify(token)
         except Exception as exc:
             # Not its text, which may quote the token.
-            logger.warning("the token of a call to %s is not verified: %s", caller.method, type(exc).__name__)
+            _log.warning("the token of a call to %s is not verified: %s", caller.method, type(exc).__name__)
             return None
         if not isinstance(claims, Mapping):
             _discard(claims)

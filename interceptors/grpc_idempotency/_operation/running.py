@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from grpc_idempotency._operation import ambient
-from grpc_idempotency._operation.scope import enter_scope, scope_of
+from grpc_idempotency._operation.scope import Scope, enter_scope, scope_of
 from grpc_idempotency._operation.steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Outcome, Step
@@ -59,7 +59,7 @@ class Running:
         """The error with which a transaction of this run could not be committed, if so. Set by the store."""
         self.steps = steps
         """For the interceptors: the steps of this run."""
-        self.scope = scope_of(name)
+        self.scope: Scope = scope_of(name)
         """Where calls to other services get their keys from, outside of steps (5.3)."""
         self._seal = seal
         self._answers = answers

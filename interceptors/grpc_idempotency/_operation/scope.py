@@ -26,15 +26,15 @@ class Ticket:
     __slots__ = ("_call", "fingerprint", "key", "method", "number", "over", "unclear")
 
     def __init__(self, key: str, method: str, number: int, fingerprint: bytes | None) -> None:
-        self.key = key
-        self.method = method
-        self.number = number
-        self.fingerprint = fingerprint
+        self.key: str = key
+        self.method: str = method
+        self.number: int = number
+        self.fingerprint: bytes | None = fingerprint
         """The digest of its requests, where they are known beforehand."""
         self._call: Callable[[], Any] | None = None
-        self.over = False
+        self.over: bool = False
         """Whether it has ended, where there is no call to ask."""
-        self.unclear = False
+        self.unclear: bool = False
         """Whether it has ended, and nobody knows whether it took effect."""
 
     def begun(self, call: Any, *, weakly: bool = False) -> None:
@@ -75,7 +75,7 @@ class Scope:
         self._vouched: bool | None = None
         self.last: Ticket | None = None
         """The latest call that was given a key."""
-        self.over = False
+        self.over: bool = False
         """Whether what it is the scope of has ended: what that left behind makes calls of its own, with new keys."""
 
     def child(self, name: str) -> "Scope":
