@@ -18,7 +18,8 @@ from grpc_idempotency._wire.framing import frame, is_framed
 from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
 from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store
-from grpc_idempotency.stores.sqlite import SQLiteStore, open_read_only
+from grpc_idempotency.stores._sqlite.connection import open_read_only
+from grpc_idempotency.stores.sqlite import SQLiteStore
 
 TTL = timedelta(hours=24)
 """How long what an operator says of an operation is kept, if nothing else is said."""

@@ -19,7 +19,7 @@ from grpc_idempotency import Code, Record, SQLiteStore, State
 from grpc_idempotency._server.context import INTERNAL_ERROR
 from grpc_idempotency._wire.key import digest_name
 from grpc_idempotency.principals import SHARED
-from grpc_idempotency.stores.sqlite import nesting
+from grpc_idempotency.stores._sqlite import nesting
 
 from .grammar import LONG, Attempt, Case, Op, case, flat
 from .ledger import Ledger

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from grpc_idempotency import SQLiteStore, State
-from grpc_idempotency.stores.sqlite import rows
+from grpc_idempotency.stores._sqlite import rows
 
 from ..rpc.helpers import Client, Reply, new_key, outcome, refused, until
 from ..rpc.processes import Process

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore, registry
+from grpc_idempotency.stores._sqlite import registry
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 
 
 @dataclass

@@ -16,8 +16,8 @@ import pytest
 
 from grpc_idempotency.errors import PolicyError, StoreUnavailable, StoreUnusable
 from grpc_idempotency.records import Code, Outcome
+from grpc_idempotency.stores._sqlite.tables import _corrupts
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.stores.sqlite.tables import _corrupts
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 
 from .conftest import Make
@@ -163,7 +163,7 @@ async def test_a_locked_file_is_waited_for(
         waits.set()
         return high
 
-    monkeypatch.setattr("grpc_idempotency.stores.sqlite.turns.random.uniform", jitter)
+    monkeypatch.setattr("grpc_idempotency.stores._sqlite.turns.random.uniform", jitter)
     with other_connection(path) as db:
         db.execute("BEGIN IMMEDIATE")
         claiming = asyncio.ensure_future(store.claim(a_claim()))

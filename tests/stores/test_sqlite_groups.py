@@ -14,7 +14,8 @@ import pytest
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Code, Effects, Outcome, State
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, group
+from grpc_idempotency.stores._sqlite import group
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step
 
 from .conftest import HandClock, Make

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.stores.sqlite import writer as writer_module
-from grpc_idempotency.stores.sqlite.connection import Settings
-from grpc_idempotency.stores.sqlite.guard import Guard
-from grpc_idempotency.stores.sqlite.queue import Queue
-from grpc_idempotency.stores.sqlite.requests import THREADS, Flush, Request
-from grpc_idempotency.stores.sqlite.writer import Writer
+from grpc_idempotency.stores._sqlite import writer as writer_module
+from grpc_idempotency.stores._sqlite.connection import Settings
+from grpc_idempotency.stores._sqlite.guard import Guard
+from grpc_idempotency.stores._sqlite.queue import Queue
+from grpc_idempotency.stores._sqlite.requests import THREADS, Flush, Request
+from grpc_idempotency.stores._sqlite.writer import Writer
 
 MOST = 50_000
 """More schedules than any of these scenarios has."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.records import Code, Fingerprint, Outcome, State
-from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, reads
-from grpc_idempotency.stores.sqlite.requests import ListRequest
+from grpc_idempotency.stores._sqlite import reads
+from grpc_idempotency.stores._sqlite.requests import ListRequest
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL, a_claim
 
 from .conftest import Make

@@ -18,10 +18,10 @@ from types import FrameType
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
-from grpc_idempotency.stores.sqlite.guard import Guard
-from grpc_idempotency.stores.sqlite.queue import Queue
-from grpc_idempotency.stores.sqlite.requests import Flush, Request, Threads
-from grpc_idempotency.stores.sqlite.view import View
+from grpc_idempotency.stores._sqlite.guard import Guard
+from grpc_idempotency.stores._sqlite.queue import Queue
+from grpc_idempotency.stores._sqlite.requests import Flush, Request, Threads
+from grpc_idempotency.stores._sqlite.view import View
 
 _MISUSE = "a store must not be called within a transaction's function, which it would wait for: use the function's db"
 _LOOK = 0.1

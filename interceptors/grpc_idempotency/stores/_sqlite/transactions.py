@@ -10,13 +10,13 @@ from typing import Any
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Code
 from grpc_idempotency.store import RunningOperation
-from grpc_idempotency.stores.sqlite import nesting, room, rows
-from grpc_idempotency.stores.sqlite.faults import fault_of, translated
-from grpc_idempotency.stores.sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
-from grpc_idempotency.stores.sqlite.requests import TransactionRequest
-from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.view import View
+from grpc_idempotency.stores._sqlite import nesting, room, rows
+from grpc_idempotency.stores._sqlite.faults import fault_of, translated
+from grpc_idempotency.stores._sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
+from grpc_idempotency.stores._sqlite.requests import TransactionRequest
+from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.view import View
 
 _A_PAGE = 4096
 

@@ -5,10 +5,10 @@ import sqlite3
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnusable
-from grpc_idempotency.stores.sqlite.clock import Anchor, RawClock, StoreClock
-from grpc_idempotency.stores.sqlite.guard import GuardedConnection
-from grpc_idempotency.stores.sqlite.sql import Sql
-from grpc_idempotency.stores.sqlite.turns import Turns, begin
+from grpc_idempotency.stores._sqlite.clock import Anchor, RawClock, StoreClock
+from grpc_idempotency.stores._sqlite.guard import GuardedConnection
+from grpc_idempotency.stores._sqlite.sql import Sql
+from grpc_idempotency.stores._sqlite.turns import Turns, begin
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 _INCREMENTAL = 2

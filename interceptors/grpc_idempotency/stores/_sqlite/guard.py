@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpc_idempotency.stores.sqlite.view import View
+    from grpc_idempotency.stores._sqlite.view import View
 
 STORE, TRANSACTION, READ = "", " ", "\n"
 """Whose statements are being run; the value is what a function's statements get as a prefix."""

@@ -12,10 +12,10 @@ from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, StoreUnusable, TransactionMisuse
 from grpc_idempotency.records import Record, State, Step, Swept
 from grpc_idempotency.store import Database, RunningOperation, behind, current, lend
-from grpc_idempotency.stores.sqlite import nesting, registry, rows
-from grpc_idempotency.stores.sqlite.clock import MachineClock, RawClock
-from grpc_idempotency.stores.sqlite.connection import Settings
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import nesting, registry, rows
+from grpc_idempotency.stores._sqlite.clock import MachineClock, RawClock
+from grpc_idempotency.stores._sqlite.connection import Settings
+from grpc_idempotency.stores._sqlite.requests import (
     GetRequest,
     ListRequest,
     PendingRequest,
@@ -24,9 +24,9 @@ from grpc_idempotency.stores.sqlite.requests import (
     SweepRequest,
     TransactionRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import Sql
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.writer import Writer
+from grpc_idempotency.stores._sqlite.sql import Sql
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.writer import Writer
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
 _LONGEST_BUSY_TIMEOUT = timedelta(days=1)  # SQLite counts it in milliseconds, and wraps after some weeks

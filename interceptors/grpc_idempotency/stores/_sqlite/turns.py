@@ -11,8 +11,8 @@ import sqlite3
 import time
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.stores.sqlite.faults import Fault, fault_of
-from grpc_idempotency.stores.sqlite.sql import Sql
+from grpc_idempotency.stores._sqlite.faults import Fault, fault_of
+from grpc_idempotency.stores._sqlite.sql import Sql
 
 GAP = 0.005
 """Seconds between two groups while others use the file."""

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.stores.sqlite.faults import fault_of
-from grpc_idempotency.stores.sqlite.guard import STORE, GuardedConnection
+from grpc_idempotency.stores._sqlite.faults import fault_of
+from grpc_idempotency.stores._sqlite.guard import STORE, GuardedConnection
 
 
 class Rows:

@@ -13,9 +13,9 @@ from urllib.parse import quote
 import aiosqlite
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.stores.sqlite.faults import UNUSABLE, Fault
-from grpc_idempotency.stores.sqlite.guard import Guard, GuardedConnection
-from grpc_idempotency.stores.sqlite.place import Place, identity_of
+from grpc_idempotency.stores._sqlite.faults import UNUSABLE, Fault
+from grpc_idempotency.stores._sqlite.guard import Guard, GuardedConnection
+from grpc_idempotency.stores._sqlite.place import Place, identity_of
 
 _STATEMENTS_KEPT = 512
 _WAL_KEPT = 4 << 20

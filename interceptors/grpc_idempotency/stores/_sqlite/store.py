@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores.sqlite import registry
-from grpc_idempotency.stores.sqlite.base import Asking, SQLiteBase
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import registry
+from grpc_idempotency.stores._sqlite.base import Asking, SQLiteBase
+from grpc_idempotency.stores._sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
     Flush,
@@ -27,8 +27,8 @@ from grpc_idempotency.stores.sqlite.requests import (
     TransactionRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.writer import Writer
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.writer import Writer
 
 T = TypeVar("T")
 

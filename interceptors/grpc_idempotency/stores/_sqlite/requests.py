@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
 from grpc_idempotency.store import Database, RunningOperation
-from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.tables import Tables
 
 T = TypeVar("T")
 

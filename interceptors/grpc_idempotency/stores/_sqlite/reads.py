@@ -5,17 +5,17 @@ import sqlite3
 from collections.abc import Sequence
 
 from grpc_idempotency.records import State, Swept
-from grpc_idempotency.stores.sqlite import rows
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import rows
+from grpc_idempotency.stores._sqlite.requests import (
     GetRequest,
     ListRequest,
     PendingRequest,
     StepsRequest,
     SweepRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.turns import begin
+from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.turns import begin
 
 _SCANNED_AT_ONCE = 256
 _READ_AT_ONCE = 32

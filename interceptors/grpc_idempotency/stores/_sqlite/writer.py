@@ -13,16 +13,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.stores.sqlite import reads
-from grpc_idempotency.stores.sqlite.clock import RawClock
-from grpc_idempotency.stores.sqlite.connection import Connection, Settings, connect
-from grpc_idempotency.stores.sqlite.faults import translated
-from grpc_idempotency.stores.sqlite.group import Group
-from grpc_idempotency.stores.sqlite.guard import GuardedConnection
-from grpc_idempotency.stores.sqlite.nesting import Watch
-from grpc_idempotency.stores.sqlite.place import Place
-from grpc_idempotency.stores.sqlite.queue import Queue
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import reads
+from grpc_idempotency.stores._sqlite.clock import RawClock
+from grpc_idempotency.stores._sqlite.connection import Connection, Settings, connect
+from grpc_idempotency.stores._sqlite.faults import translated
+from grpc_idempotency.stores._sqlite.group import Group
+from grpc_idempotency.stores._sqlite.guard import GuardedConnection
+from grpc_idempotency.stores._sqlite.nesting import Watch
+from grpc_idempotency.stores._sqlite.place import Place
+from grpc_idempotency.stores._sqlite.queue import Queue
+from grpc_idempotency.stores._sqlite.requests import (
     Flush,
     GetRequest,
     ListRequest,
@@ -32,8 +32,8 @@ from grpc_idempotency.stores.sqlite.requests import (
     StepsRequest,
     SweepRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import Sql
-from grpc_idempotency.stores.sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.sql import Sql
+from grpc_idempotency.stores._sqlite.tables import Tables
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 AnyRequest = Request[Any]

@@ -3,8 +3,8 @@
 import sqlite3
 from typing import Any
 
-from grpc_idempotency.stores.sqlite import rows
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import rows
+from grpc_idempotency.stores._sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
     FencedRequest,
@@ -14,7 +14,7 @@ from grpc_idempotency.stores.sqlite.requests import (
     TransactionRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import Sql
+from grpc_idempotency.stores._sqlite.sql import Sql
 
 
 def owner(request: Request[Any]) -> tuple[bytes, bytes]:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.stores.sqlite import room, rows
-from grpc_idempotency.stores.sqlite.faults import Fault, fault_of, translated
-from grpc_idempotency.stores.sqlite.guard import GuardedConnection
-from grpc_idempotency.stores.sqlite.landing import landed, owner
-from grpc_idempotency.stores.sqlite.requests import (
+from grpc_idempotency.stores._sqlite import room, rows
+from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
+from grpc_idempotency.stores._sqlite.guard import GuardedConnection
+from grpc_idempotency.stores._sqlite.landing import landed, owner
+from grpc_idempotency.stores._sqlite.requests import (
     ClaimRequest,
     CompleteRequest,
     FencedRequest,
@@ -29,10 +29,10 @@ from grpc_idempotency.stores.sqlite.requests import (
     TransactionRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores.sqlite.sql import MOST_ROWS, padded
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.transactions import Transactions
-from grpc_idempotency.stores.sqlite.turns import begin
+from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.transactions import Transactions
+from grpc_idempotency.stores._sqlite.turns import begin
 
 BUDGET = 0.05
 """Seconds after which a group takes up nothing more (5.1)."""

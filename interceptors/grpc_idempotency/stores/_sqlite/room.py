@@ -3,9 +3,9 @@
 import sqlite3
 import time
 
-from grpc_idempotency.stores.sqlite.faults import Fault, fault_of
-from grpc_idempotency.stores.sqlite.tables import Tables
-from grpc_idempotency.stores.sqlite.turns import begin
+from grpc_idempotency.stores._sqlite.faults import Fault, fault_of
+from grpc_idempotency.stores._sqlite.tables import Tables
+from grpc_idempotency.stores._sqlite.turns import begin
 
 PROBE_EVERY = 0.25
 """Seconds between two looks whether a full disk has room again."""

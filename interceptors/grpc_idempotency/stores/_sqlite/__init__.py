@@ -1,0 +1,1 @@
+"""The insides of the store in an SQLite file: connection, tables, transactions, and the thread that writes."""
