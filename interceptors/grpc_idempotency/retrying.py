@@ -6,7 +6,6 @@ a channel with this library's client interceptor, which gives all attempts the s
 
 import functools
 import inspect
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import tenacity
 
 from grpc_idempotency import _checks
 from grpc_idempotency._client.answers import push_back, refusal_of, retry_info, status_of
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._operation.scope import Block
 from grpc_idempotency._protocol.refusals import Reason
 from grpc_idempotency.errors import PolicyError
@@ -110,7 +110,7 @@ class _Retries:
         asked = _asked(error) if error is not None else None
         if asked is None:
             return float(self._backoff(state))
-        return asked.total_seconds() * random.uniform(1.0, 1.1)  # noqa: S311  # so that clients do not come all at once
+        return asked.total_seconds() * uniform(1.0, 1.1)
 
     @contextmanager
     def _attempt(self, block: Block, began: float) -> Iterator[None]:

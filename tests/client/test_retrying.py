@@ -1,6 +1,7 @@
 """The retry helper: one key for all attempts, for as long as it makes sense (issue 4, 3)."""
 
 import asyncio
+import re
 import sqlite3
 import time
 from contextlib import closing
@@ -14,6 +15,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.wrappers_pb2 import StringValue
 from google.rpc import error_details_pb2, status_pb2
 
+import grpc_idempotency
 from grpc_idempotency import Policy, PolicyError, Reason, UnkeyedRetry, refusal_of, status_of
 from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
@@ -324,3 +326,10 @@ async def test_a_server_that_is_killed_and_comes_back(net: Net, tmp_path: Path) 
         first.discard()
         if second is not None:
             second.discard()
+
+
+def test_nothing_shares_pythons_generator() -> None:
+    """An embedder may have seeded it, in every process alike: then delays would fall together."""
+    package = Path(grpc_idempotency.__file__).parent
+    users = [path.name for path in package.rglob("*.py") if re.search(r"\brandom\.(?!SystemRandom)", path.read_text())]
+    assert users == []

@@ -163,7 +163,7 @@ async def test_a_locked_file_is_waited_for(
         waits.set()
         return high
 
-    monkeypatch.setattr("grpc_idempotency.stores._sqlite.turns.random.uniform", jitter)
+    monkeypatch.setattr("grpc_idempotency.stores._sqlite.turns.uniform", jitter)
     with other_connection(path) as db:
         db.execute("BEGIN IMMEDIATE")
         claiming = asyncio.ensure_future(store.claim(a_claim()))

@@ -12,7 +12,6 @@ import concurrent.futures
 import contextvars
 import logging
 import math
-import random
 import threading
 import time
 import weakref
@@ -22,6 +21,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.effects import Effect, Event, Get, LeaseHolds, LoseLease, Pause, Renew, Tell
 from grpc_idempotency._protocol.rules import keep_lease
 from grpc_idempotency._server.drive import drive_async
@@ -206,7 +206,7 @@ class Leases:
                 return lease.tell(event)
             case Pause(seconds):
                 # Earlier rather than later: a bit of jitter keeps processes out of step.
-                return asyncio.sleep(seconds * random.uniform(0.8, 1.0))  # noqa: S311  # spreads load, guards nothing
+                return asyncio.sleep(seconds * uniform(0.8, 1.0))
             case _:
                 raise AssertionError(f"no lease performs {effect!r}")
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
@@ -397,4 +397,4 @@ def _awaited(call: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
 
 async def pause(seconds: float) -> None:
     """Sleeps about so long: jittered, so that processes do not move in step."""
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.5))  # noqa: S311  # spreads load, guards nothing
+    await asyncio.sleep(seconds * uniform(0.5, 1.5))

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
@@ -13,6 +12,7 @@ import grpc
 import grpc.aio
 
 from grpc_idempotency import _checks
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.aio.attach import Attachment
 from grpc_idempotency._server.aio.exchange import keyed
@@ -197,7 +197,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
 
     async def _sweep(self, every: float) -> None:
         while True:
-            await asyncio.sleep(every * random.uniform(0.5, 1.0))  # noqa: S311  # so that processes take turns
+            await asyncio.sleep(every * uniform(0.5, 1.0))
             try:
                 await self._sweep_once()
             except Exception:

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import random
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from grpc_idempotency import _checks
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.drive import drive
 from grpc_idempotency._server.flight import STOPPING
@@ -185,7 +185,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             self._sweep_later(self._sweep_every.total_seconds())
 
     def _sweep_later(self, every: float) -> None:
-        after = every * random.uniform(0.5, 1.0)  # noqa: S311  # so that processes take turns
+        after = every * uniform(0.5, 1.0)
         self._sweeper.later(after, lambda: self._sweep(every, 0, 0))
 
     def _sweep(self, every: float, deleted: int, freed: int) -> None:

@@ -3,12 +3,12 @@
 import heapq
 import itertools
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.effects import Effect, Pause, Plan
 from grpc_idempotency._server.drive import Perform
 from grpc_idempotency.errors import IdempotencyError
@@ -148,4 +148,4 @@ class Keeper:
 
 def jittered(seconds: float) -> float:
     """About so many seconds, so that processes do not move in step."""
-    return seconds * random.uniform(0.5, 1.5)  # noqa: S311  # spreads load, guards nothing
+    return seconds * uniform(0.5, 1.5)

@@ -5,11 +5,11 @@ leaves a gap between its groups, but only while another is known to use the file
 from time to time, within groups that it writes anyway. One that has not told yet finds its first turn by polling.
 """
 
-import random
 import secrets
 import sqlite3
 import time
 
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._sqlite.faults import Fault, fault_of
 from grpc_idempotency.stores._sqlite.sql import Sql
@@ -80,7 +80,7 @@ def begin(db: sqlite3.Connection, patience: float, path: str) -> None:
             raise
     give_up_at = time.monotonic() + patience
     while True:
-        time.sleep(random.uniform(0.001, 0.003))  # noqa: S311 - no secret, only jitter
+        time.sleep(uniform(0.001, 0.003))
         try:
             db.execute("BEGIN IMMEDIATE")
             return
