@@ -17,7 +17,7 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test test-all protos lint format bench bench-scale crash misuse compat clean
+.PHONY: help demo run test test-all protos lint format bench bench-scale flame crash misuse compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -60,6 +60,9 @@ bench: $(VENV)/.dev ## Measure what the interceptor costs, beside targets and a 
 
 bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, and after a million calls
 	@$(BIN)/python -m bench.scale --keys $(KEYS) $(ARGS)
+
+flame: $(VENV)/.dev ## Draw where a server's time goes under load (ARGS='--case first-sync --callers 1')
+	@$(BIN)/python -m bench.flame $(ARGS)
 
 crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
 	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)

@@ -120,7 +120,7 @@ def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], N
         for server in servers.values():
             ends.callback(server.end)
         load = Load(ends, case.service)
-        faults = _store(case, setting, servers["measured"], load)
+        faults = prepared(case, setting, servers["measured"], load)
         figures = []
         for callers in setting.callers:
             bursts = Bursts()
@@ -144,7 +144,7 @@ def _setup(case: Case, side: Side, setting: Setting, folder: Path) -> Setup:
     )
 
 
-def _store(case: Case, setting: Setting, server: "Server", load: "Load") -> list[str]:
+def prepared(case: Case, setting: Setting, server: "Server", load: "Load") -> list[str]:
     """Stores the outcomes that will be replayed; answers what went wrong."""
     if case.keys not in ("hot", "cold"):
         return []
