@@ -375,7 +375,7 @@ class RunningOperation(Protocol):
         """Makes the operation's end wait for a transaction of the handler's own, not a step's.
 
         The handler may end while its transaction still runs: it was cancelled, or has left it to a task. The outcome
-        may be committed all the same.
+        may be committed all the same. A store that blocks its caller until it has answered need not call this.
 
         Args:
             transaction: Anything that tells this transaction from others.

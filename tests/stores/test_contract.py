@@ -5,9 +5,16 @@ from datetime import timedelta
 
 import pytest
 
-from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
-from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness, in_threads
+from grpc_idempotency.testing import (
+    AsyncStoreContract,
+    AsyncStoreHarness,
+    AsyncTransactionalStoreContract,
+    AsyncTransactionHarness,
+    TransactionalStoreContract,
+    in_threads,
+)
 
 from .conftest import HandClock, Make, MakeBlocking
 
@@ -27,11 +34,13 @@ class MemoryHarness:
 
 
 class SQLiteHarness:
-    def __init__(self, clock: HandClock, make: Callable[[], AsyncStore]) -> None:
+    placeholder = "?"
+
+    def __init__(self, clock: HandClock, make: Callable[[], AsyncTransactionalStore]) -> None:
         self._clock = clock
         self._make = make
 
-    async def store(self) -> AsyncStore:
+    async def store(self) -> AsyncTransactionalStore:
         return self._make()
 
     async def elapse(self, duration: timedelta) -> None:
@@ -50,3 +59,15 @@ class TestStores(AsyncStoreContract):
             "sqlite in threads": lambda: SQLiteHarness(clock, lambda: in_threads(make_blocking())),
         }
         return harnesses[request.param]()
+
+
+class TestTransactions(AsyncTransactionalStoreContract):
+    @pytest.fixture
+    def harness(self, clock: HandClock, make: Make) -> AsyncTransactionHarness:
+        return SQLiteHarness(clock, make)
+
+
+class TestTransactionsInThreads(TransactionalStoreContract):
+    @pytest.fixture
+    def harness(self, clock: HandClock, make_blocking: MakeBlocking) -> AsyncTransactionHarness:
+        return SQLiteHarness(clock, lambda: in_threads(make_blocking()))

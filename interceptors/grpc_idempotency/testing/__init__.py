@@ -7,26 +7,37 @@ store's author writes a harness and one class::
         @pytest.fixture
         async def harness(self) -> AsyncIterator[MyHarness]: ...
 
-and each test gets the harness by the fixture's name. A store that blocks is tested by the same suite through
-:func:`in_threads`. Each module here holds one contract. A conftest that calls
+and each test gets the harness by the fixture's name. A store with transactions passes
+:class:`AsyncTransactionalStoreContract`, too. A store that blocks is tested by way of :func:`in_threads`, its
+transactions by :class:`TransactionalStoreContract`. Each module here holds one contract. A conftest that calls
 ``pytest.register_assert_rewrite("grpc_idempotency.testing")`` before it imports from here makes pytest explain a failed
 ``assert``.
 """
 
+from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
 from grpc_idempotency.testing.crowds import CrowdContract
 from grpc_idempotency.testing.fences import FenceContract
-from grpc_idempotency.testing.harness import AsyncStoreHarness, in_threads
+from grpc_idempotency.testing.handlers import Orders, keyed, opened, sealed, step_of
+from grpc_idempotency.testing.harness import AsyncStoreHarness, AsyncTransactionHarness, in_threads
 from grpc_idempotency.testing.held import HeldContract
 from grpc_idempotency.testing.leases import LeaseContract
 from grpc_idempotency.testing.life import LifeContract
 from grpc_idempotency.testing.listing import ListContract
 from grpc_idempotency.testing.makers import LEASE, METHOD, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim, a_request, a_step
 from grpc_idempotency.testing.outcomes import OutcomeContract
+from grpc_idempotency.testing.reading import ReadContract
 from grpc_idempotency.testing.recovery import RecoveryContract
+from grpc_idempotency.testing.replies import ReplyContract
 from grpc_idempotency.testing.steps import StepContract
-from grpc_idempotency.testing.suite import AsyncStoreContract
+from grpc_idempotency.testing.suite import (
+    AsyncStoreContract,
+    AsyncTransactionalStoreContract,
+    TransactionalStoreContract,
+)
 from grpc_idempotency.testing.sweeping import SweepContract
+from grpc_idempotency.testing.transacted_steps import TransactedStepContract
+from grpc_idempotency.testing.transactions import TransactionContract
 from grpc_idempotency.testing.waiting import WaitContract
 
 __all__ = [
@@ -38,6 +49,9 @@ __all__ = [
     "TTL",
     "AsyncStoreContract",
     "AsyncStoreHarness",
+    "AsyncTransactionHarness",
+    "AsyncTransactionalStoreContract",
+    "AwaitedContract",
     "ClaimContract",
     "CrowdContract",
     "FenceContract",
@@ -45,13 +59,23 @@ __all__ = [
     "LeaseContract",
     "LifeContract",
     "ListContract",
+    "Orders",
     "OutcomeContract",
+    "ReadContract",
     "RecoveryContract",
+    "ReplyContract",
     "StepContract",
     "SweepContract",
+    "TransactedStepContract",
+    "TransactionContract",
+    "TransactionalStoreContract",
     "WaitContract",
     "a_claim",
     "a_request",
     "a_step",
     "in_threads",
+    "keyed",
+    "opened",
+    "sealed",
+    "step_of",
 ]

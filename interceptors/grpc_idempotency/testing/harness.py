@@ -1,16 +1,25 @@
-"""What the suite needs of the store that it tests."""
+"""What the suites need of the store that they test."""
 
 import asyncio
+import contextvars
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, overload
 
-from grpc_idempotency.store import AsyncStore, Store
+from grpc_idempotency.store import (
+    AsyncStore,
+    AsyncTransactionalStore,
+    Database,
+    Store,
+    TransactionalStore,
+    current,
+    lend,
+)
 
 
 class AsyncStoreHarness(Protocol):
-    """What the suite needs beyond the contract. The database is empty at first, and time stands still."""
+    """What the suites need beyond the contract. The database is empty at first, and time stands still."""
 
     async def store(self) -> AsyncStore:
         """One more store on the same database, not opened yet. The harness closes it at the end."""
@@ -19,12 +28,32 @@ class AsyncStoreHarness(Protocol):
         """Lets time pass for the database's clock, by exactly so much."""
 
 
+class AsyncTransactionHarness(AsyncStoreHarness, Protocol):
+    """What the suite of transactions needs."""
+
+    placeholder: str
+    """How the engine writes a parameter in a statement, as ``?`` or ``%s``."""
+
+    async def store(self) -> AsyncTransactionalStore:
+        """See :meth:`AsyncStoreHarness.store`."""
+
+
 class _InThreads:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Any) -> None:
+        self.blocking = store
 
     def __getattr__(self, name: str) -> Any:
-        return functools.partial(_in_thread, getattr(self._store, name))
+        value = getattr(self.blocking, name)
+        return functools.partial(_in_thread, value) if callable(value) else value
+
+
+class _TransactionsInThreads(_InThreads):
+    def transaction(self, fn: Callable[[Database], Any], **options: Any) -> Coroutine[Any, Any, Any]:
+        """The operation is the caller's, and so it has to be that of the thread."""
+        context, operation = contextvars.copy_context(), current()
+        if operation is not None:
+            lend(context, operation)
+        return _in_thread(context.run, self.blocking.transaction, fn, **options)
 
 
 async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -37,6 +66,15 @@ async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> An
         raise
 
 
-def in_threads(store: Store) -> AsyncStore:
-    """A store that blocks, as the suite wants it: each call runs in a thread of its own."""
-    return cast(AsyncStore, _InThreads(store))
+@overload
+def in_threads(store: TransactionalStore) -> AsyncTransactionalStore: ...
+@overload
+def in_threads(store: Store) -> AsyncStore: ...
+def in_threads(store: Any) -> Any:
+    """A store that blocks, as the suites want it: each call runs in a thread of its own."""
+    return cast(Any, (_TransactionsInThreads if hasattr(store, "transaction") else _InThreads)(store))
+
+
+def unwrapped(store: object) -> object:
+    """The store itself, where :func:`in_threads` has made what the suites call."""
+    return store.blocking if isinstance(store, _InThreads) else store

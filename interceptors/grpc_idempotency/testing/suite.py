@@ -1,5 +1,6 @@
-"""All contracts in one class."""
+"""All contracts in three classes: of every store, and of the transactions of one for asyncio and one for threads."""
 
+from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
 from grpc_idempotency.testing.crowds import CrowdContract
 from grpc_idempotency.testing.fences import FenceContract
@@ -8,9 +9,13 @@ from grpc_idempotency.testing.leases import LeaseContract
 from grpc_idempotency.testing.life import LifeContract
 from grpc_idempotency.testing.listing import ListContract
 from grpc_idempotency.testing.outcomes import OutcomeContract
+from grpc_idempotency.testing.reading import ReadContract
 from grpc_idempotency.testing.recovery import RecoveryContract
+from grpc_idempotency.testing.replies import ReplyContract
 from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.sweeping import SweepContract
+from grpc_idempotency.testing.transacted_steps import TransactedStepContract
+from grpc_idempotency.testing.transactions import TransactionContract
 from grpc_idempotency.testing.waiting import WaitContract
 
 
@@ -31,4 +36,22 @@ class AsyncStoreContract(
     """All contracts of an asyncio store.
 
     Inherit from it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncStoreHarness`.
+    """
+
+
+class TransactionalStoreContract(TransactionContract, ReadContract, ReplyContract, TransactedStepContract):
+    """All contracts of ``transaction`` and ``read`` of a store for threads, by way of ``in_threads``.
+
+    Inherit from it and provide the fixture ``harness``, an
+    :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
+    """
+
+
+class AsyncTransactionalStoreContract(
+    TransactionContract, ReadContract, ReplyContract, AwaitedContract, TransactedStepContract
+):
+    """All contracts of ``transaction`` and ``read`` of an asyncio store.
+
+    Inherit from it and provide the fixture ``harness``, an
+    :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
     """

@@ -1,0 +1,51 @@
+"""The contract for a keyed call's transaction that is awaited elsewhere, or not at all."""
+
+import asyncio
+
+from grpc_idempotency.errors import TransactionMisuse
+from grpc_idempotency.records import State
+from grpc_idempotency.store import Database
+from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.harness import AsyncTransactionHarness
+from grpc_idempotency.testing.raising import raises
+from grpc_idempotency.testing.states import put_running, record_of
+
+
+class AwaitedContract:
+    """A keyed call's transaction that is awaited elsewhere, or not at all: for asyncio stores alone."""
+
+    async def test_the_handlers_end_waits_for_its_transaction(self, harness: AsyncTransactionHarness) -> None:
+        """A caller that is cancelled leaves it behind; what the operation knows then is what is stored."""
+        store, orders = await opened(harness)
+        claim, loop, runs = await put_running(store), asyncio.get_running_loop(), asyncio.Event()
+
+        def fn(db: Database) -> str:
+            loop.call_soon_threadsafe(runs.set)
+            return orders.insert("a")(db)
+
+        async with keyed(store, claim) as operation:
+            task = asyncio.create_task(store.transaction(fn))
+            await runs.wait()
+            task.cancel()
+            await asyncio.wait([task])
+        outcome, names = (await record_of(store, claim)).outcome, await orders.names(store)
+        assert (operation.committed, outcome, names) in ((sealed("a"), sealed("a"), ["a"]), (None, None, []))
+
+    async def test_a_transaction_that_comes_too_late_is_refused(self, harness: AsyncTransactionHarness) -> None:
+        """One that the handler has made, and that is awaited when the handler has ended."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim):
+            late = store.transaction(orders.insert("late"))
+        with raises(TransactionMisuse):
+            await late
+        assert await orders.names(store) == []
+        assert (await record_of(store, claim)).state is State.RUNNING
+
+    async def test_whose_a_transaction_is_is_decided_when_it_is_called(self, harness: AsyncTransactionHarness) -> None:
+        """Wherever it is awaited then, it commits the reply."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim) as operation:
+            assert await asyncio.create_task(store.transaction(orders.insert("a"))) == "a"
+        assert operation.committed == sealed("a")

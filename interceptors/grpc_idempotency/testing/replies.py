@@ -1,0 +1,231 @@
+"""The contract for the transaction of a keyed call: rows and outcome commit together, or neither does."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+from grpc_idempotency._operation.steps import Unwinding
+from grpc_idempotency.errors import FenceRefused, TransactionMisuse
+from grpc_idempotency.records import Claim, Code, Outcome, State
+from grpc_idempotency.store import AsyncTransactionalStore, Database, current
+from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.harness import AsyncTransactionHarness
+from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim
+from grpc_idempotency.testing.raising import raises
+from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
+
+
+class ReplyContract:
+    """The transaction of a keyed call, whose result is the call's reply."""
+
+    async def test_rows_and_outcome_commit_together(self, harness: AsyncTransactionHarness) -> None:
+        """The record is completed with the sealed reply, expires ``ttl`` from now, and the operation knows."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim) as operation:
+            assert await store.transaction(orders.insert("a")) == "a"
+            assert operation.committed == sealed("a")
+        record = await record_of(await harness.store(), claim)
+        assert (record.state, record.outcome, record.fence) == (State.COMPLETED, sealed("a"), claim.fence)
+        assert record.completed_at is not None
+        assert record.expires_at == record.completed_at + TTL
+        assert await orders.names(store) == ["a"]
+
+    async def test_the_function_has_its_callers_operation(self, harness: AsyncTransactionHarness) -> None:
+        """So has the making of its outcome; in a call without a key there is none."""
+        store, _ = await opened(harness)
+        claim = await put_running(store)
+        seen: list[object] = []
+
+        def seal(reply: object) -> Outcome:
+            seen.extend((reply, current()))
+            return sealed(reply)
+
+        assert await store.transaction(lambda _: current()) is None
+        async with keyed(store, claim, seal) as operation:
+            found = await store.transaction(lambda _: current())
+        assert found is operation
+        assert seen == [operation, operation]
+
+    async def test_what_the_function_raises_leaves_the_record_running(self, harness: AsyncTransactionHarness) -> None:
+        """There are neither rows nor an outcome; the handler may try another transaction."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim) as operation:
+            with raises(ZeroDivisionError):
+                await store.transaction(lambda db: (orders.insert("a")(db), 1 // 0))
+            assert operation.committed is None
+            assert (await record_of(store, claim)).state is State.RUNNING
+            assert await store.transaction(orders.insert("b")) == "b"
+        assert await orders.names(store) == ["b"]
+
+    async def test_a_reply_that_is_no_success_is_rolled_back(self, harness: AsyncTransactionHarness) -> None:
+        """It is answered all the same, and the record is left to the interceptor."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim, lambda _: Outcome(status=Code.NOT_FOUND)) as operation:
+            assert await store.transaction(orders.insert("a")) == "a"
+            assert operation.committed is None
+        assert await orders.names(store) == []
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+
+    async def test_a_reply_that_can_not_be_sealed_is_rolled_back(self, harness: AsyncTransactionHarness) -> None:
+        """The error of the response's serializer is the transaction's."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+
+        def seal(_: object) -> Outcome:
+            raise TypeError("not a message")
+
+        async with keyed(store, claim, seal):
+            with raises(TypeError):
+                await store.transaction(orders.insert("a"))
+        assert await orders.names(store) == []
+        assert (await record_of(store, claim)).state is State.RUNNING
+
+    async def test_a_run_that_only_undoes_has_no_reply(self, harness: AsyncTransactionHarness) -> None:
+        """What ``seal`` raises then is no ``Exception``; it rolls back as well."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim, unwinds=True):
+            with raises(Unwinding):
+                await store.transaction(orders.insert("a"))
+        assert await orders.names(store) == []
+        assert (await record_of(store, claim)).state is State.RUNNING
+
+    async def test_a_fence_that_is_spent_commits_nothing(self, harness: AsyncTransactionHarness) -> None:
+        """After a take-over, a release, a wait: no rows, no outcome. The successor's transaction commits."""
+        store, orders = await opened(harness)
+        zombie = await put_running(store)
+        await harness.elapse(LEASE)
+        successor = a_claim(zombie.name)
+        assert await store.claim(successor, over=zombie.fence) is None
+        released = await put_running(store)
+        assert await store.release(released.name, released.fence)
+        for claim in (zombie, released, await put_waiting(store), a_claim()):
+            before = await store.get(claim.name)
+            async with keyed(store, claim) as operation:
+                with raises(FenceRefused):
+                    await store.transaction(orders.insert("zombie"))
+                assert operation.committed is None
+            assert await store.get(claim.name) == before
+        async with keyed(store, successor):
+            await store.transaction(orders.insert("successor"))
+        assert await orders.names(store) == ["successor"]
+
+    async def test_a_completed_operation_commits_no_other_outcome(self, harness: AsyncTransactionHarness) -> None:
+        """Under its own fence neither."""
+        store, orders = await opened(harness)
+        claim = await put_completed(store)
+        async with keyed(store, claim):
+            with raises(TransactionMisuse, FenceRefused):
+                await store.transaction(orders.insert("a"))
+        assert await orders.names(store) == []
+        assert (await record_of(store, claim)).outcome == OUTCOME
+
+    async def test_a_lapsed_or_held_owner_may_still_commit(self, harness: AsyncTransactionHarness) -> None:
+        """As long as nobody took over: the owner was only slow."""
+        store, orders = await opened(harness)
+        for name, prepare in (("a", put_running), ("b", put_held)):
+            claim = await prepare(store)
+            await harness.elapse(LEASE * 2)
+            async with keyed(store, claim):
+                assert await store.transaction(orders.insert(name)) == name
+            assert (await record_of(store, claim)).outcome == sealed(name)
+        assert await orders.names(store) == ["a", "b"]
+
+    async def test_of_a_transaction_and_a_take_over_one_wins(self, harness: AsyncTransactionHarness) -> None:
+        """The slow owner's rows and outcome are stored, or the operation is another's; never both."""
+        store, orders = await opened(harness)
+        for _ in range(20):
+            first = await put_running(store, lease=TICK)
+            await harness.elapse(TICK)
+            name = os.urandom(8).hex()
+
+            paid, lost_to = await asyncio.gather(
+                asyncio.create_task(_pay(store, first, orders.insert(name))),
+                store.claim(a_claim(first.name), over=first.fence),
+                return_exceptions=True,
+            )
+            refused = isinstance(paid, FenceRefused)
+            assert refused or paid == name
+            assert refused == (lost_to is None)
+            assert (name in await orders.names(store)) is not refused
+            record = await record_of(store, first)
+            assert record.state is (State.RUNNING if refused else State.COMPLETED)
+
+    async def test_a_call_has_one_transaction(self, harness: AsyncTransactionHarness) -> None:
+        """The first that commits is the reply: one after it is refused, and one beside it too."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(store, claim):
+            await store.transaction(orders.insert("a"))
+            with raises(TransactionMisuse):
+                await store.transaction(orders.insert("b"))
+        claim = await put_running(store)
+        async with keyed(store, claim) as operation:
+            answers = await asyncio.gather(
+                store.transaction(orders.insert("c")), store.transaction(orders.insert("d")), return_exceptions=True
+            )
+        (won,) = [answer for answer in answers if isinstance(answer, str)]
+        assert [type(answer) for answer in answers if answer != won] == [TransactionMisuse]
+        assert operation.committed == (await record_of(store, claim)).outcome == sealed(won)
+        assert await orders.names(store) == ["a", won]
+
+    async def test_a_handlers_task_has_transactions_of_its_own(self, harness: AsyncTransactionHarness) -> None:
+        """They commit no reply, any number of them; one whose function returns the response is rolled back."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+
+        async def beside() -> None:
+            for name in ("a", "b"):
+                await store.transaction(_without_reply(orders.insert(name)))
+            with raises(TransactionMisuse):
+                await store.transaction(orders.insert("stray"))
+
+        async with keyed(store, claim) as operation:
+            await asyncio.create_task(beside())
+            assert operation.committed is None
+            assert await store.transaction(orders.insert("own")) == "own"
+        assert await orders.names(store) == ["a", "b", "own"]
+
+    async def test_an_operation_of_another_database_is_none_of_ours(self, harness: AsyncTransactionHarness) -> None:
+        """Then it is just a transaction; the operation of another store on the same database is ours."""
+        store, orders = await opened(harness)
+        claim = await put_running(store)
+        async with keyed(object(), claim) as operation:
+            await store.transaction(orders.insert("a"))
+            await store.transaction(orders.insert("b"))
+            assert operation.committed is None
+        async with keyed(await harness.store(), claim) as operation:
+            await store.transaction(orders.insert("c"))
+            assert operation.committed == sealed("c")
+        assert (await record_of(store, claim)).outcome == sealed("c")
+
+    async def test_of_many_keyed_transactions_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
+        """Rows and outcomes of 60 at once are there, but for every fourth, whose fence is spent."""
+        store, orders = await opened(harness)
+        claims = [await put_running(store) for _ in range(60)]
+        for claim in claims[::4]:
+            await store.release(claim.name, claim.fence)
+
+        payments = [_pay(store, claim, orders.insert(f"{n:02}")) for n, claim in enumerate(claims)]
+        answers = await asyncio.gather(*map(asyncio.create_task, payments), return_exceptions=True)
+        assert [isinstance(answer, FenceRefused) for answer in answers] == [n % 4 == 0 for n in range(60)]
+        kept = [n for n in range(60) if n % 4]
+        assert await orders.names(store) == [f"{n:02}" for n in kept]
+        for n in kept:
+            assert (await record_of(store, claims[n])).outcome == sealed(f"{n:02}")
+
+
+async def _pay(store: AsyncTransactionalStore, claim: Claim, fn: Callable[[Database], str]) -> str:
+    """A handler whose transaction is its reply."""
+    async with keyed(store, claim):
+        return await store.transaction(fn)
+
+
+def _without_reply(fn: Callable[[Database], object]) -> Callable[[Database], None]:
+    def silent(db: Database) -> None:
+        fn(db)
+
+    return silent
