@@ -150,7 +150,7 @@ class StepNotStored(_Faulty):
     """A step counts as kept, and is not."""
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        if step.name.startswith((UNDO, "!")):
+        if step.name.startswith(UNDO):
             return await super().record_step(name, fence, step)
         await asyncio.sleep(0.02)
         return True
@@ -159,7 +159,7 @@ class StepNotStored(_Faulty):
 class StepsReleased(_Faulty):
     """What should wait with its finished steps is released."""
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
         return await self.release(name, fence)
 
 

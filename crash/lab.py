@@ -261,9 +261,9 @@ async def _said(word: str, rest: str) -> tuple[str, str]:
 
 
 def under_way(file: Path) -> list[tuple[str, str]]:
-    """Methods and names of operations that have not ended: running (0) or waiting (3)."""
+    """Methods and names of operations that have not ended: running (0), waiting (3) or undoing (4)."""
     with closing(sqlite3.connect(file)) as db:
-        sql = "SELECT method, hex(name) FROM grpc_idempotency_operations WHERE state IN (0, 3)"
+        sql = "SELECT method, hex(name) FROM grpc_idempotency_operations WHERE state IN (0, 3, 4)"
         return db.execute(sql).fetchall()
 
 

@@ -109,6 +109,8 @@ def _show(store: Store, given: argparse.Namespace) -> None:
         message = record.outcome.message
         values["message"] = None if message is None else message.hex()
         values["trailers"] = [[name, _text(value)] for name, value in record.outcome.trailers]
+    if given.body and record.failure is not None:
+        values["failure_trailers"] = [[name, _text(value)] for name, value in record.failure.trailers]
     values["steps"] = [_step(step, given.body) for step in store.steps(record.name)]
     _print(values, given.json)
 
@@ -154,9 +156,10 @@ def _values(record: Record) -> dict[str, Any]:
         "effects": record.effects.value,
         "attempts": record.attempts,
         "tries": record.tries,
+        "undo_tries": record.undo_tries,
         "created": _time(record.created_at),
     }
-    if record.state in (State.RUNNING, State.WAITING):
+    if record.state in (State.RUNNING, State.UNDOING, State.WAITING):
         values["lapsed"] = record.lapsed
     if record.reason:
         values["reason"] = record.reason
@@ -166,6 +169,8 @@ def _values(record: Record) -> dict[str, Any]:
         message = record.outcome.message
         values |= {"status": record.outcome.status.name, "details": record.outcome.details}
         values["message_bytes"] = None if message is None else len(message)
+    if record.failure is not None:
+        values |= {"failure": record.failure.status.name, "failure_details": record.failure.details}
     return values
 
 
@@ -206,8 +211,10 @@ def _why(record: Record) -> str:
     """What is most worth knowing of its state."""
     if record.outcome is not None:
         return record.outcome.status.name
-    if record.state is State.RUNNING and record.lapsed:
+    if record.state in (State.RUNNING, State.UNDOING) and record.lapsed:
         return "its server is gone"
+    if record.state is not State.HELD and record.failure is not None:
+        return f"failed with {record.failure.status.name}"
     return _plain(record.reason)
 
 

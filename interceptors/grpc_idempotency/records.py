@@ -46,8 +46,10 @@ class State(enum.Enum):
 
     RUNNING = "running"
     COMPLETED = "completed"
+    UNDOING = "undoing"
+    """It has failed for good, and its finished steps are being undone under a lease (5.2)."""
     WAITING = "waiting"
-    """To be run again, with the steps that it has finished kept (5.2)."""
+    """To be run again, or to be undone again, with the steps that it has finished kept (5.2)."""
     HELD = "held"
 
 
@@ -139,17 +141,22 @@ class Record:
     attempts: int
     """How many times the operation was claimed: 1, and one more for each take-over."""
     tries: int = 0
-    """How many of its runs have failed in a way that may pass; as of the last ``wait``."""
+    """How many runs of its handler have failed in a way that may pass; as of the last ``wait``."""
+    undo_tries: int = 0
+    """How many runs have failed to undo it; as of the last ``wait``."""
     created_at: datetime
     """When it was first claimed; aware, UTC."""
     lapsed: bool = False
-    """Whether it is running under a lease that has run out by the store's clock, or waiting and due to run again."""
+    """Whether its lease has run out by the store's clock, or it is waiting and due."""
     completed_at: datetime | None = None
     """When the outcome was stored; aware, UTC; ``None`` unless completed."""
     expires_at: datetime | None = None
     """When a completed record stops being there; aware, UTC."""
     outcome: Outcome | None = None
     """The outcome of a completed record."""
+    failure: Outcome | None = None
+    """The failure that it is being undone for, without a message; in a waiting or held record too, ``None`` when it is
+    completed."""
     reason: str = ""
     """Why it is held, in words for an operator."""
     resolved: bool = False

@@ -7,7 +7,7 @@ call below happens at one instant, as durably as it can, or not at all.
 * **Time** is the store's own: leases and expiry are measured by one clock that all processes on the store share, so
   that a host whose clock is wrong can neither steal a live lease nor keep a dead one (4.9).
 * **Expiry** is exact: from the instant ``expires_at`` on, a completed record is absent to every call below, swept or
-  not (6.3). Running and held records do not expire.
+  not (6.3). Other records do not expire.
 * **Fences**: a fenced call under another fence than the record's changes nothing and answers ``False`` (4.2).
 * **Errors**: a store that can't do a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`; its ``landed``
   says whether the write may have taken effect all the same. No driver's exception leaves a store.
@@ -57,16 +57,17 @@ class AsyncStore(Protocol):
 
         Args:
             claim: What is to be written.
-            over: A fence. The operation is then claimed also if its record is running under this fence and the lease
-                has run out, or is waiting under it and due: a take-over. It counts one attempt more, and keeps
-                ``created_at``, ``tries``, the steps, and the request of the first claim.
+            over: A fence. The operation is then claimed also if its record is running or undoing under this fence and
+                the lease has run out, or is waiting under it and due: a take-over. It counts one attempt more, and
+                keeps ``created_at``, both counts of tries, the failure, the steps, and the request of the first claim.
+                With a failure the record is *undoing* after it.
 
         Returns:
             ``None`` if the claim was won, else the record that stands in its way.
         """
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now, also if it has run out already.
+        """Makes the lease of a running or undoing record end ``lease`` from now, also if it has run out already.
 
         Args:
             name: The operation's name.
@@ -78,7 +79,7 @@ class AsyncStore(Protocol):
         """
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record, and drops its request.
+        """Stores the outcome of a running, undoing or held record, and drops its failure and its request.
 
         Args:
             name: The operation's name.
@@ -92,7 +93,7 @@ class AsyncStore(Protocol):
         """
 
     async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record and its steps: the operation is absent again, and its fence is spent.
+        """Deletes a running, undoing or held record and its steps: the operation is absent, and its fence is spent.
 
         Args:
             name: The operation's name.
@@ -102,21 +103,38 @@ class AsyncStore(Protocol):
             ``True`` if the record was deleted.
         """
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record *waiting*: it has no lease and keeps its steps.
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record *waiting*: it has no lease and keeps its steps.
 
         Args:
             name: The operation's name.
             fence: The fence that its record has to have.
             delay: How long from now until the record is due.
-            tries: How many runs have failed in a way that may pass, this one included.
+            tries: How many runs of the handler have failed in a way that may pass, this one included.
+            undo_tries: How many runs have failed to undo the operation, this one included.
 
         Returns:
             ``True`` if the record was changed.
         """
 
+    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record *undoing*: it has failed for good, keeps its lease, its steps and this failure.
+
+        The failure stays with the record while it waits and when it is held, until it is completed. A take-over of a
+        record with a failure makes it undoing, not running.
+
+        Args:
+            name: The operation's name.
+            fence: The fence that its record has to have.
+            failure: What the operation is to be completed with once its steps are undone. It has no message.
+
+        Returns:
+            ``True`` if the record was changed. Also ``True`` if it is undoing under this very fence with this very
+            failure: it is left alone then, so that a call whose answer was lost can be tried again.
+        """
+
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record.
+        """Keeps a finished step of a running, undoing or held record.
 
         Args:
             name: The operation's name.
@@ -145,12 +163,12 @@ class AsyncStore(Protocol):
             limit: The most records to answer.
 
         Returns:
-            Records with their requests. First those that are opaque and running, which nobody may run again, then those
-            that were claimed with a request; the oldest claims first among each.
+            Records with their requests. First those that are opaque and running or undoing, which nobody may run again,
+            then those that were claimed with a request; the oldest claims first among each.
         """
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running record *held*: it keeps its fence, has no lease and does not expire.
+        """Makes a running or undoing record *held*: it keeps its fence, has no lease and does not expire.
 
         Args:
             name: The operation's name.
@@ -233,8 +251,11 @@ class Store(Protocol):
     def release(self, name: bytes, fence: bytes) -> bool:
         """See :meth:`AsyncStore.release`."""
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
         """See :meth:`AsyncStore.wait`."""
+
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """See :meth:`AsyncStore.undo`."""
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         """See :meth:`AsyncStore.record_step`."""

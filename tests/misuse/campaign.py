@@ -245,7 +245,7 @@ def judge(
             yield "the first answer is the one that is replayed (4.7)", f"{answer}, replayed {stored}; {seen}"
 
     # Settled
-    if state is State.WAITING or (state is State.RUNNING and not may_be_abandoned(one)):
+    if state is State.WAITING or (state in (State.RUNNING, State.UNDOING) and not may_be_abandoned(one)):
         yield "an operation comes to its end (4.4, 5.2)", seen
     if state is None and not any(released(one, answer) or answer.mark == "refused" for answer in heard):
         yield "an operation that was not released is there (4.5)", f"{heard}; {seen}"

@@ -30,6 +30,7 @@ _FAILING = (
     "complete",
     "release",
     "wait",
+    "undo",
     "record_step",
     "steps",
     "hold",

@@ -37,7 +37,6 @@ from grpc_idempotency._protocol.effects import (
     Plan,
     Raised,
     Ran,
-    RecordStep,
     Refused,
     Release,
     Released,
@@ -45,15 +44,14 @@ from grpc_idempotency._protocol.effects import (
     RolledBack,
     Tell,
     TryClaim,
+    Undo,
     Unprotected,
     Unwind,
     Wait,
     Waits,
     Watch,
 )
-from grpc_idempotency._protocol.failures import decode_failure, encode_failure
 from grpc_idempotency._protocol.refusals import Reason, Refusal
-from grpc_idempotency._protocol.rules import FAILED
 from grpc_idempotency.errors import FenceRefused, StoreError, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step, StoredRequest
@@ -299,6 +297,8 @@ def test_a_reused_key_is_told_whatever_state_its_operation_is_in(state: State) -
 
 def test_a_run_in_another_process_is_watched() -> None:
     """The call waits for the end of exactly that run, then looks again (4.3)."""
+    for state in (State.RUNNING, State.UNDOING, State.WAITING):
+        assert landed(Found(record(state))).asked(Watch).fence == b"theirs"
     hand = landed(Found(record()))
     watch = hand.asked(Watch)
     assert (watch.name, watch.fence, watch.until) == (b"name", b"theirs", CALL.until)
@@ -378,8 +378,14 @@ def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_
 
 @pytest.mark.parametrize(
     "standing",
-    [record(), record(State.HELD), record(State.COMPLETED), record(lapsed=True, fingerprint=ANOTHER)],
-    ids=["running", "held", "completed", "another request's"],
+    [
+        record(),
+        record(State.UNDOING),
+        record(State.HELD),
+        record(State.COMPLETED),
+        record(lapsed=True, fingerprint=ANOTHER),
+    ],
+    ids=["running", "undoing", "held", "completed", "another request's"],
 )
 def test_a_record_in_the_way_is_left_alone(standing: Record) -> None:
     """No handler runs; nobody takes over for another request (2.3, 4.1, 4.9)."""
@@ -392,6 +398,7 @@ def test_what_is_safe_to_run_again_is_taken_over(effects: Effects) -> None:
     hand = claiming(record(lapsed=True, effects=effects, attempts=2), effects=effects)
     assert hand.asked(TryClaim).over == b"theirs"
     hand.reply(TryClaim, None)
+    hand.reply(Get, record(fence=b"mine", effects=effects, attempts=3))
     hand.reply(LoadSteps, [])
     execute = hand.asked(Execute)
     assert (execute.attempt, execute.claim) == (3, claim(effects))
@@ -425,6 +432,7 @@ def test_recovery_takes_over_what_it_has_seen() -> None:
     hand.reply(NewFence, b"mine")
     assert hand.asked(TryClaim).over == b"theirs"
     hand.reply(TryClaim, None)
+    hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=3, tries=1))
     hand.reply(LoadSteps, ())
     assert hand.asked(Execute).attempt == 3
     assert hand.told == [Event.TOOK_OVER]
@@ -450,6 +458,12 @@ FATES: dict[str, tuple[Record, Policy, Fate]] = {
     "in doubt": (record(lapsed=True), Policy(), Fate.HOLD),
     "in doubt, recover=True": (record(lapsed=True, request=REQUEST), Policy(recover=True), Fate.HOLD),
     "in doubt, recover=False": (record(lapsed=True), Policy(recover=False), Fate.HOLD),
+    "in doubt, being undone": (record(State.UNDOING, lapsed=True, request=REQUEST), Policy(recover=True), Fate.HOLD),
+    "being undone": (
+        record(State.UNDOING, lapsed=True, effects=Effects.REPEATABLE, request=REQUEST),
+        REPEATS,
+        Fate.RUN,
+    ),
     "in doubt, of a method that repeats by now": (record(lapsed=True), REPEATS, Fate.HOLD),
     "repeatable": (record(lapsed=True, effects=Effects.REPEATABLE, request=REQUEST), REPEATS, Fate.RUN),
     "opaque and waiting": (record(State.WAITING, lapsed=True, request=REQUEST), Policy(recover=True), Fate.RUN),
@@ -516,13 +530,14 @@ def test_a_claim_that_may_be_there_is_given_back(fails: bool) -> None:
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
-@pytest.mark.parametrize("state", [State.WAITING, State.RUNNING])
+@pytest.mark.parametrize("state", [State.WAITING, State.RUNNING, State.UNDOING])
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_take_over_that_may_be_there_forgets_no_steps(state: State, fails: bool) -> None:
     """It is due again at once, with the steps that the operation has finished, and is not released (5.2, 5.5)."""
-    hand = claiming(record(state, lapsed=True, effects=Effects.REPEATABLE, tries=2), effects=Effects.REPEATABLE)
+    seen = record(state, lapsed=True, effects=Effects.REPEATABLE, tries=2, undo_tries=3)
+    hand = claiming(seen, effects=Effects.REPEATABLE)
     hand.fail(TryClaim, LOST)
-    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(0), 2)
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(0), 2, 3)
     if fails:
         hand.fail(Wait, DOWN)
     else:
@@ -812,9 +827,8 @@ def test_success_after_steps_is_stored_like_any_other() -> None:
 def test_an_operation_that_fails_for_good_is_undone_first() -> None:
     """That it has failed is kept, then its steps are undone, and only then the failure is stored (5.2)."""
     hand = stepping(Answered(FAILURE))
-    marker = hand.asked(RecordStep).step
-    assert (marker.name, decode_failure(marker.result)) == (FAILED, (FAILURE, 0))
-    hand.reply(RecordStep, True)
+    assert hand.asked(Undo) == Undo(b"name", b"mine", FAILURE)
+    hand.reply(Undo, True)
     assert hand.told == [Event.GIVEN_UP]
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == FAILURE
@@ -826,9 +840,8 @@ def test_a_stream_that_fails_after_steps_keeps_its_messages() -> None:
     """They are stored with its failure; a later run, which has none, must not replay it without them (4.7, 5.2)."""
     failed = replace(FAILURE, message=b"part of a stream")
     hand = stepping(Answered(failed))
-    marker = hand.asked(RecordStep).step
-    assert decode_failure(marker.result) == (replace(FAILURE, retained=False), 0)
-    hand.reply(RecordStep, True)
+    assert hand.asked(Undo).failure == replace(FAILURE, retained=False)
+    hand.reply(Undo, True)
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == failed
     hand.reply(Complete, True)
@@ -845,42 +858,57 @@ def test_a_stream_that_is_given_up_keeps_its_messages(message: bytes | None) -> 
         0,
     )
     hand = Hand(plan)
-    hand.reply(RecordStep, True)
+    hand.reply(Undo, True)
     hand.reply(Unwind, None)
     outcome = hand.asked(Complete).outcome
     assert (outcome.status, outcome.message, outcome.retained) == (Code.ABORTED, message, message is not None)
 
 
-@pytest.mark.parametrize("kept", [False, None])
-def test_nothing_is_undone_whose_failure_could_not_be_kept(kept: bool | None) -> None:
+def test_nothing_is_undone_whose_failure_could_not_be_kept() -> None:
     """A zombie, or one whose store is gone, leaves it to the next run (4.2, 5.2)."""
     hand = stepping(Answered(FAILURE))
-    if kept is None:
-        hand.fail(RecordStep, DOWN)
-        hand.reply(LeaseHolds, False)
-    else:
-        hand.reply(RecordStep, kept)
+    hand.reply(Undo, False)
     theirs = record(fence=b"theirs")
     hand.reply(Get, theirs)
     assert hand.result == Found(theirs)
+    hand = stepping(Answered(FAILURE))
+    hand.fail(Undo, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
 def test_a_failure_whose_keeping_was_answered_late() -> None:
-    """The write took effect and its answer was lost: the record is still ours, and the undoing goes on (5.5)."""
+    """It is asked for again, and the undoing goes on (5.5)."""
     hand = stepping(Answered(FAILURE))
-    hand.fail(RecordStep, LOST)
+    hand.fail(Undo, LOST)
     hand.reply(LeaseHolds, True)
     hand.reply(Pause, None)
-    hand.reply(RecordStep, False)
-    hand.reply(Get, record(fence=b"mine"))
+    assert hand.asked(Undo).failure == FAILURE
+    hand.reply(Undo, True)
     hand.asked(Unwind)
+
+
+def test_a_failure_that_a_store_can_not_keep_is_kept_without_its_text() -> None:
+    """Its steps are undone all the same, and what is stored then is what was kept (5.2, 5.5)."""
+    hand = stepping(Answered(FAILURE))
+    hand.fail(Undo, Unstorable("not in this table"))
+    assert hand.told == [Event.STRIPPED]
+    bare = replace(FAILURE, details="")
+    assert hand.asked(Undo).failure == bare
+    hand.reply(Undo, True)
+    hand.reply(Unwind, None)
+    hand.reply(Complete, True)
+    assert hand.result == Executed(bare)
+    hand = stepping(Answered(bare))
+    hand.fail(Undo, Unstorable("not in this table"))
+    assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
 @pytest.mark.parametrize("ended", [Answered(PASSING), Raised(FAILURE), RolledBack(FAILURE), CutShort.OVERRAN])
 def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: Ended) -> None:
     """What may pass makes it run again, with its steps kept (4.6, 5.2)."""
     hand = stepping(ended)
-    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 1)
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 1, 0)
     hand.reply(Wait, True)
     assert hand.told == [Event.WAITS]
     assert hand.result == Waits()
@@ -908,7 +936,7 @@ def test_a_wait_that_can_not_be_kept() -> None:
 def test_what_does_not_pass_is_given_up() -> None:
     """After N tries it is undone, and the failure that is stored no longer says "retry" (5.2)."""
     hand = stepping(Answered(PASSING), tries=4)
-    hand.reply(RecordStep, True)
+    hand.reply(Undo, True)
     hand.reply(Unwind, None)
     given_up = hand.asked(Complete).outcome
     assert given_up.status is Code.ABORTED
@@ -919,7 +947,7 @@ def test_what_does_not_pass_is_given_up() -> None:
 def test_an_exception_of_an_opaque_handler_with_steps_is_final() -> None:
     """It is stored, as without steps, and what it had finished is undone before (4.5, 5.2)."""
     hand = stepping(Raised(FAILURE), effects=Effects.OPAQUE)
-    hand.reply(RecordStep, True)
+    hand.reply(Undo, True)
     hand.reply(Unwind, None)
     hand.reply(Complete, True)
     assert hand.result == Executed(FAILURE)
@@ -935,12 +963,13 @@ def test_a_waiting_call_looks_out_for_the_next_run() -> None:
     assert reason_of(begun(Waits(), founded=True)) is Reason.STORE_UNAVAILABLE
 
 
-def running_again(*, steps: list[Step], tries: int, state: State = State.WAITING) -> Hand:
-    """A flight that has claimed an operation which is due to run again."""
+def running_again(*, steps: list[Step], state: State = State.WAITING, **said: Any) -> Hand:
+    """A flight that has claimed an operation which is due to run again; what was ``said`` is in its record."""
     hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
     hand.reply(NewFence, b"mine")
-    hand.reply(TryClaim, record(state, lapsed=True, effects=Effects.REPEATABLE, attempts=tries + 1, tries=tries))
+    hand.reply(TryClaim, record(state, lapsed=True, effects=Effects.REPEATABLE, **said))
     hand.reply(TryClaim, None)
+    hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=4, **said))
     hand.reply(LoadSteps, steps)
     return hand
 
@@ -955,13 +984,39 @@ def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
     assert hand.asked(Wait).tries == 3
 
 
-def test_a_run_whose_steps_can_not_be_read_does_not_begin() -> None:
-    """It would run them again (5.2)."""
+def taken_over() -> Hand:
+    """A flight that has just taken over an operation whose server is gone."""
     hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
     hand.reply(NewFence, b"mine")
     hand.reply(TryClaim, record(lapsed=True, effects=Effects.REPEATABLE))
     hand.reply(TryClaim, None)
-    hand.fail(LoadSteps, DOWN)
+    return hand
+
+
+def test_what_failed_for_good_in_the_last_moment_is_undone() -> None:
+    """Between the look at a lapsed record and its take-over its slow owner may have given it up (4.2, 5.2)."""
+    hand = taken_over()
+    hand.reply(Get, record(State.UNDOING, fence=b"mine", attempts=2, failure=FAILURE))
+    hand.reply(LoadSteps, [STEP])
+    assert hand.asked(Execute).unwinds
+
+
+def test_a_take_over_that_was_taken_over_does_not_begin() -> None:
+    """Another caller was quicker than this one, which was held up on its way (4.1)."""
+    for now in (None, record(fence=b"another")):
+        hand = taken_over()
+        hand.reply(Get, now)
+        hand.reply(LoadSteps, [])
+        assert hand.result == Found(now)
+
+
+@pytest.mark.parametrize("what", [Get, LoadSteps])
+def test_a_run_whose_steps_can_not_be_read_does_not_begin(what: type[Effect[Any]]) -> None:
+    """It would run them again (5.2)."""
+    hand = taken_over()
+    if what is LoadSteps:
+        hand.reply(Get, record(fence=b"mine"))
+    hand.fail(what, DOWN)
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
@@ -973,29 +1028,28 @@ def test_an_opaque_operation_that_waits_runs_again() -> None:
     assert hand.asked(TryClaim).over == b"theirs"
 
 
-def unwinding(*, tries: int, before: int) -> Hand:
+def unwinding(**said: Any) -> Hand:
     """A flight of an operation that failed for good and was not undone yet."""
-    marker = Step(name=FAILED, position=0, result=encode_failure(FAILURE, before))
-    hand = running_again(steps=[STEP, marker], tries=tries)
+    hand = running_again(steps=[STEP], failure=FAILURE, **said)
     assert hand.asked(Execute).unwinds
     return hand
 
 
 def test_a_failed_operation_is_undone_by_whoever_runs_it_next() -> None:
     """However its handler ends now: the failure that was kept counts (5.2)."""
-    hand = unwinding(tries=1, before=1)
+    hand = unwinding(tries=1)
     hand.reply(Execute, Ran(Answered(OK), steps=True))
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == FAILURE
 
 
 def test_an_undo_that_fails_is_tried_again_and_then_held() -> None:
-    """Only an undo that fails N times makes it held; the tries before do not count (5.2)."""
-    hand = unwinding(tries=4, before=4)
+    """Only an undo that fails N times makes it held; the tries before do not count, nor do they slow it (5.2)."""
+    hand = unwinding(tries=4)
     hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
     hand.reply(Unwind, "an undo failed")
-    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 5)
-    hand = unwinding(tries=8, before=4)
+    assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 4, 1)
+    hand = unwinding(tries=4, undo_tries=4)
     hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
     hand.reply(Unwind, "an undo failed")
     assert hand.asked(Hold).reason == "an undo failed"
@@ -1003,7 +1057,7 @@ def test_an_undo_that_fails_is_tried_again_and_then_held() -> None:
 
 def test_a_zombie_undoes_nothing_more() -> None:
     """Its fence is refused in the middle (4.2)."""
-    hand = unwinding(tries=0, before=0)
+    hand = unwinding()
     hand.reply(Execute, Ran(CutShort.CANCELLED, steps=True))
     hand.fail(Unwind, FenceRefused("not ours"))
     hand.reply(Get, None)
@@ -1012,7 +1066,7 @@ def test_a_zombie_undoes_nothing_more() -> None:
 
 def test_a_handler_that_can_not_be_stopped_is_not_undone_beside() -> None:
     """It may still be at its steps (4.1)."""
-    hand = unwinding(tries=0, before=0)
+    hand = unwinding()
     hand.reply(Execute, Ran(CutShort.ABANDONED, steps=True))
     assert hand.result == Released(protocol._CUT_SHORT)
 

@@ -80,9 +80,9 @@ class FlakyStore(SQLiteStore, Faults):
         self.check("hold")
         return await super().hold(name, fence, reason, lapsed_only=lapsed_only)
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
         self.check("wait")
-        return await super().wait(name, fence, delay, tries)
+        return await super().wait(name, fence, delay, tries, undo_tries)
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         self.check("record_step")
@@ -133,9 +133,9 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         self._flaky.check("hold")
         return super().hold(name, fence, reason, lapsed_only=lapsed_only)
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
         self._flaky.check("wait")
-        return super().wait(name, fence, delay, tries)
+        return super().wait(name, fence, delay, tries, undo_tries)
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         self._flaky.check("record_step")

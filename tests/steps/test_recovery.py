@@ -422,7 +422,7 @@ async def test_what_failed_often_is_not_poison(net: Net, left_behind: SQLiteStor
     for tries in range(1, 25):
         record = left_behind.get(name)
         assert record is not None
-        assert left_behind.wait(name, record.fence, timedelta(0), tries)
+        assert left_behind.wait(name, record.fence, timedelta(0), tries, 0)
         claim = Claim(
             name=name,
             method=f"/{SERVICE}/Do",

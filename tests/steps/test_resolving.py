@@ -312,6 +312,28 @@ def test_show(store: SQLiteStore, url: str, printed: Printed) -> None:
     assert (values["message"], values["details"]) == ("cafe", "a\nb")
 
 
+def test_what_is_being_undone(store: SQLiteStore, url: str, printed: Printed) -> None:
+    """The list and the operation tell for which failure, also when an operator has to go on with it (5.2, 6.4)."""
+    claim = add(store)
+    failure = Outcome(status=Code.NOT_FOUND, details="no such user", trailers=(("x-mine", "1"),))
+    assert store.undo(claim.name, claim.fence, failure)
+    assert main(["list", url, "--state", "undoing"]) == 0
+    assert printed().rstrip().endswith("failed with NOT_FOUND")
+    assert store.wait(claim.name, claim.fence, timedelta(hours=1), 0, 1)
+    assert main(["list", url]) == 0
+    assert printed().rstrip().endswith("failed with NOT_FOUND")
+    assert main(["show", url, claim.name.hex(), "--body"]) == 0
+    lines = printed().splitlines()
+    for line in (
+        "state: waiting",
+        "undo_tries: 1",
+        "failure: NOT_FOUND",
+        "failure_details: no such user",
+        "failure_trailer: x-mine 1",
+    ):
+        assert line in lines
+
+
 @pytest.mark.parametrize("name", ["a", "ad", "ab" * 15 + "aa", "xyz", "ab" * 17])
 def test_show_of_none(store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """No such operation, or several: one line says so, and the exit code is 1 (6.4)."""

@@ -132,7 +132,7 @@ async def test_a_wait_goes_by_the_stores_clock(make: Make, clock: HandClock, tmp
     await store.open()
     clock.elapse(timedelta(seconds=9))
     await store.claim(claim)
-    assert await store.wait(claim.name, claim.fence, DAY, 1)
+    assert await store.wait(claim.name, claim.fence, DAY, 1, 0)
     clock.jump(DAY * 2)
     record = await store.get(claim.name)
     assert record is not None

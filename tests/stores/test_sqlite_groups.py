@@ -222,7 +222,9 @@ class TestFailedCommits:
             assert await store.transaction(lambda db: 1, step=lambda one: a_step("b")) == 1
         assert list(await store.steps(another.name)) == [a_step("b")]
         failing.append(True)
-        assert await store.wait(another.name, another.fence, LEASE, 1) is True
+        assert await store.undo(another.name, another.fence, OUTCOME) is True
+        failing.append(True)
+        assert await store.wait(another.name, another.fence, LEASE, 1, 0) is True
 
     async def test_what_did_not_land_is_unavailable(self, store: AsyncSQLiteStore, failing: list[bool]) -> None:
         """And nothing of it is there."""
@@ -236,7 +238,8 @@ class TestFailedCommits:
             lambda: store.complete(claim.name, claim.fence, OUTCOME, TTL),
             lambda: store.hold(claim.name, claim.fence, "reason"),
             lambda: store.renew(claim.name, claim.fence, LEASE),
-            lambda: store.wait(claim.name, claim.fence, LEASE, 1),
+            lambda: store.wait(claim.name, claim.fence, LEASE, 1, 0),
+            lambda: store.undo(claim.name, claim.fence, OUTCOME),
             lambda: store.record_step(claim.name, claim.fence, a_step("a")),
             lambda: keyed_step(store, claim),
             lambda: store.release(claim.name, claim.fence),

@@ -532,7 +532,7 @@ class TestSteps:
     async def test_a_waiting_operation_takes_no_step(self, store: AsyncSQLiteStore) -> None:
         """A run that goes on behind its record's back commits nothing."""
         claim = await claimed(store)
-        assert await store.wait(claim.name, claim.fence, LEASE, 1)
+        assert await store.wait(claim.name, claim.fence, LEASE, 1, 0)
         with keyed(store, claim), pytest.raises(FenceRefused):
             await store.transaction(insert("a"), step=make_step("a"))
         assert await orders(store) == []

@@ -12,7 +12,6 @@ logger = logging.getLogger("grpc_idempotency")
 
 UNDO = "undo:"
 """What the name of an undo's own step begins with."""
-_RESERVED = ("!", UNDO)
 
 BESIDE = -1
 """The position of a step that ran in a task or thread which the handler had started."""
@@ -37,7 +36,7 @@ class Steps:
     """The steps of one run. On threads, whoever calls has locked them for himself."""
 
     def __init__(self, finished: Sequence[Step], *, unwinds: bool) -> None:
-        self._finished = {step.name: step for step in finished if not step.name.startswith("!")}
+        self._finished = {step.name: step for step in finished}
         self._unwinds = unwinds
         self._asked: dict[str, Undo | None] = {}
         self._running: dict[str, int] = {}
@@ -79,8 +78,8 @@ class Steps:
         return step
 
     def _check(self, name: str) -> None:
-        if not name or name.startswith(_RESERVED):
-            raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {' or '.join(_RESERVED)}")
+        if not name or name.startswith(UNDO):
+            raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {UNDO}")
         if self.over:
             raise StepMisuse(f"step {name!r} can't begin any more: the handler has ended")
         if name in self._asked:
@@ -130,7 +129,7 @@ class Steps:
 
     def learn(self, finished: Sequence[Step]) -> None:
         """Takes over what the store has, in its order: a step may be there though its run did not hear so."""
-        self._finished = {step.name: step for step in finished if not step.name.startswith("!")} | self._finished
+        self._finished = {step.name: step for step in finished} | self._finished
 
     def missing(self, *, beside: bool) -> bool:
         """Whether a run that unwinds may still come to a finished step, in another task or thread than the caller's.

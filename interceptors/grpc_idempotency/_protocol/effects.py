@@ -308,15 +308,16 @@ class Wait(Effect[bool]):
     fence: bytes
     delay: timedelta
     tries: int
+    undo_tries: int
 
 
 @dataclass(frozen=True, slots=True)
-class RecordStep(Effect[bool]):
-    """The store's ``record_step``."""
+class Undo(Effect[bool]):
+    """The store's ``undo``."""
 
     name: bytes
     fence: bytes
-    step: Step
+    failure: Outcome
 
 
 @dataclass(frozen=True, slots=True)

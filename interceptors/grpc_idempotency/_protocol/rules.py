@@ -45,7 +45,6 @@ from grpc_idempotency._protocol.effects import (
     Plan,
     Raised,
     Ran,
-    RecordStep,
     Refused,
     Release,
     Released,
@@ -53,6 +52,7 @@ from grpc_idempotency._protocol.effects import (
     RolledBack,
     Tell,
     TryClaim,
+    Undo,
     Unprotected,
     Unwind,
     Wait,
@@ -60,11 +60,10 @@ from grpc_idempotency._protocol.effects import (
     Watch,
     do,
 )
-from grpc_idempotency._protocol.failures import decode_failure, encode_failure
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
 
 # One call
 
@@ -134,7 +133,7 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
         return _key_reused(call)
     told: Answer | Refusal | None
     match record.state:
-        case State.RUNNING | State.WAITING:
+        case State.RUNNING | State.UNDOING | State.WAITING:
             told = None
         case State.HELD:
             told = _outcome_unknown(record.name, record.reason)
@@ -159,10 +158,8 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
 
 @dataclass(frozen=True, slots=True)
 class _Won:
-    attempt: int = 1
-    tries: int = 0
-    waited: bool = False
-    """Whether the operation was waiting, and no server is gone."""
+    over: Record | None
+    """The record that was taken over, as it was seen before."""
 
 
 def operate(call: Call) -> Plan[Landing]:
@@ -185,28 +182,30 @@ def operate(call: Call) -> Plan[Landing]:
     match seized:
         case Record():
             return Found(seized)
-        case _Won(attempt, tries, waited):
-            if attempt == 1:
+        case _Won(over):
+            if over is None:
                 ran = yield from do(Execute(claim))
                 return (yield from settle(call, claim, ran, 0))
-            yield from do(Tell(Event.RUNS_AGAIN if waited else Event.TOOK_OVER))
-            return (yield from _run_again(call, claim, attempt, tries))
+            yield from do(Tell(Event.RUNS_AGAIN if over.state is State.WAITING else Event.TOOK_OVER))
+            return (yield from _run_again(call, claim))
         case _:
             assert_never(seized)
 
 
-def _run_again(call: Call, claim: Claim, attempt: int, tries: int) -> Plan[Landing]:
+def _run_again(call: Call, claim: Claim) -> Plan[Landing]:
     """A run after one that was cut short, or that failed in a way that may pass."""
     try:
+        # Its owner may have gone on between the look and the take-over, and have failed for good, say.
+        record = yield from do(Get(claim.name))
         steps = tuple((yield from do(LoadSteps(claim.name))))
     except StoreUnavailable:
         return Refused(_store_unavailable("The handler did not run"))  # the lease's end lets another try
-    failed = next((step for step in steps if step.name == FAILED), None)
-    ran = yield from do(Execute(claim, attempt, steps, unwinds=failed is not None))
-    if failed is None or ran.ended is CutShort.ABANDONED:
-        return (yield from settle(call, claim, ran, tries))
-    failure, before = decode_failure(failed.result)
-    return (yield from _unwind(call, claim, failure, before, tries))
+    if record is None or record.fence != claim.fence:
+        return Found(record)
+    ran = yield from do(Execute(claim, record.attempts, steps, unwinds=record.failure is not None))
+    if record.failure is None or ran.ended is CutShort.ABANDONED:
+        return (yield from settle(call, claim, ran, record.tries))
+    return (yield from _unwind(call, claim, record.failure, record.tries, record.undo_tries))
 
 
 def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
@@ -214,47 +213,42 @@ def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
 
     ``lapsed`` is the record that is to be taken over, where it is known already.
     """
-    won, over = (_Won(), None) if lapsed is None else _taking_over(lapsed)
+    over = lapsed
     while True:
         try:
-            record = yield from do(TryClaim(claim, over))
+            record = yield from do(TryClaim(claim, None if over is None else over.fence))
         except StoreUnavailable as exc:
             if exc.landed is not False:
-                yield from _give_back(claim, None if over is None else won)
+                yield from _give_back(claim, over)
             raise
         if record is None:
-            return won
+            return _Won(over)
         # Another request must not run in the place of this one: it learns of its reused key instead.
         if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
             return record
         if not _is_in_doubt(record):
-            won, over = _taking_over(record)
+            over = record
         elif (yield from hold_lapsed(record)):
             return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
         else:
-            won, over = _Won(), None  # its owner, or another caller, was quicker
+            over = None  # its owner, or another caller, was quicker
 
 
-def _give_back(claim: Claim, won: _Won | None) -> Plan[None]:
+def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
     """Gives back a claim that may be there, of a handler that did not run: nobody should have to wait for its lease.
 
     One that took over an operation must not forget its finished steps with it (5.2): that is due again at once.
     """
     with suppress(StoreUnavailable):
-        if won is None:
+        if over is None:
             yield from do(Release(claim.name, claim.fence))
         else:
-            yield from do(Wait(claim.name, claim.fence, timedelta(0), won.tries))
-
-
-def _taking_over(record: Record) -> tuple[_Won, bytes]:
-    """What a claim over a lapsed record wins, and over which fence."""
-    return _Won(record.attempts + 1, record.tries, record.state is State.WAITING), record.fence
+            yield from do(Wait(claim.name, claim.fence, timedelta(0), over.tries, over.undo_tries))
 
 
 def _is_in_doubt(record: Record) -> bool:
-    """Whether nobody can know of a lapsed record what its handler did: an opaque one that was running (4.5)."""
-    return record.state is State.RUNNING and record.effects is Effects.OPAQUE
+    """Whether nobody can know of a lapsed record what its handler did: an opaque one that did not wait (4.5)."""
+    return record.state in (State.RUNNING, State.UNDOING) and record.effects is Effects.OPAQUE
 
 
 def hold_lapsed(record: Record) -> Plan[bool]:
@@ -315,14 +309,21 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
         return (yield from _store(call, claim, outcome))
     # A later run knows of a stream's messages only that there were some, and must not replay the failure without them.
     failure = replace(outcome, message=None, retained=outcome.retained and not outcome.message)
-    marker = Step(name=FAILED, position=0, result=encode_failure(failure, tries))
-    if (yield from _insist(RecordStep(claim.name, claim.fence, marker))) is not True:
-        now = yield from _overtaken(call, claim)
-        if not _is_running_under(now, claim.fence):
-            return now
-        # The record is still ours: the marker is there, and only the answer to that was lost.
-    yield from do(Tell(Event.GIVEN_UP))
-    return (yield from _unwind(call, claim, outcome, tries, tries))
+    try:
+        kept = yield from _insist(Undo(claim.name, claim.fence, failure))
+    except Unstorable:
+        stripped = yield from _stripped(outcome)
+        return Refused(_not_stored()) if stripped is None else (yield from _end(call, claim, stripped, steps, tries))
+    match kept:
+        case True:
+            yield from do(Tell(Event.GIVEN_UP))
+            return (yield from _unwind(call, claim, outcome, tries, 0))
+        case False:
+            return (yield from _overtaken(call, claim))
+        case None:
+            return Refused(_not_stored())
+        case _:
+            assert_never(kept)
 
 
 def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
@@ -331,13 +332,14 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
         return (yield from _release(call, claim, outcome))
     if tries + 1 >= call.policy.max_tries:
         return (yield from _end(call, claim, _given_up(call, outcome, tries + 1), steps, tries))
-    return (yield from _wait(call, claim, tries + 1, tries + 1))
+    return (yield from _wait(call, claim, tries + 1, 0))
 
 
-def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
-    """The operation is to run again, the later the more often it has failed lately."""
-    delay = min(call.policy.retry_delay * 2 ** min(lately - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
-    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries))
+def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing]:
+    """The operation is to run again, or to be undone again, the later the more often that has failed."""
+    failed = undo_tries or tries
+    delay = min(call.policy.retry_delay * 2 ** min(failed - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
+    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries, undo_tries))
     match kept:
         case True:
             yield from do(Tell(Event.WAITS))
@@ -350,29 +352,17 @@ def _wait(call: Call, claim: Claim, tries: int, lately: int) -> Plan[Landing]:
             assert_never(kept)
 
 
-def _is_running_under(landing: Landing, fence: bytes) -> bool:
-    return (
-        isinstance(landing, Found)
-        and landing.record is not None
-        and landing.record.state is State.RUNNING
-        and landing.record.fence == fence
-    )
-
-
-def _unwind(call: Call, claim: Claim, failure: Outcome, before: int, tries: int) -> Plan[Landing]:
-    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2).
-
-    ``tries`` counts the runs that failed, of which ``before`` were those that led to this.
-    """
+def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Landing]:
+    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
     try:
         trouble = yield from do(Unwind())
     except FenceRefused:
         return (yield from _overtaken(call, claim))
     if trouble is None:
         return (yield from _store(call, claim, failure))
-    if tries + 1 - before >= call.policy.max_tries:
+    if undo_tries + 1 >= call.policy.max_tries:
         return (yield from _hold(call, claim, trouble))
-    return (yield from _wait(call, claim, tries + 1, tries + 1 - before))
+    return (yield from _wait(call, claim, tries, undo_tries + 1))
 
 
 def disposition(status: Code, policy: Policy) -> Disposition:
@@ -397,11 +387,8 @@ def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
     try:
         stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
     except Unstorable:
-        if not (outcome.details or outcome.trailers):
-            return Refused(_not_stored())
-        # The effect is there, and an answer without these is better than none: they are nobody's then.
-        yield from do(Tell(Event.STRIPPED))
-        return (yield from _store(call, claim, replace(outcome, details="", trailers=())))
+        stripped = yield from _stripped(outcome)
+        return Refused(_not_stored()) if stripped is None else (yield from _store(call, claim, stripped))
     match stored:
         case True:
             return Executed(outcome)
@@ -411,6 +398,15 @@ def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
         case _:
             assert_never(stored)
+
+
+def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
+    """An outcome that a store can't keep, without what may be the cause of that; ``None`` where it has none of it."""
+    if not (outcome.details or outcome.trailers):
+        return None
+    # The effect is there, and an answer without these is better than none: they are nobody's then.
+    yield from do(Tell(Event.STRIPPED))
+    return replace(outcome, details="", trailers=())
 
 
 def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
@@ -546,9 +542,6 @@ _NOT_COMMITTED: Final = Outcome(
     status=Code.UNAVAILABLE,
     details="The handler's transaction could not be committed, and nothing of it was kept. Retry with the same key.",
 )
-
-FAILED: Final = "!failed"
-"""The name of the step that says that an operation has failed for good, and is being undone."""
 
 _LONGEST_DELAY: Final = timedelta(minutes=1)
 _MOST_DOUBLINGS: Final = 16

@@ -18,11 +18,11 @@ from grpc_idempotency._protocol.effects import (
     LoadSteps,
     NewFence,
     Pause,
-    RecordStep,
     Release,
     Renew,
     Tell,
     TryClaim,
+    Undo,
     Unwind,
     Wait,
 )
@@ -67,10 +67,10 @@ class FlightBase:
                 return store.release(name, fence)
             case Renew(name, fence, lease):
                 return store.renew(name, fence, lease)
-            case Wait(name, fence, delay, tries):
-                return store.wait(name, fence, delay, tries)
-            case RecordStep(name, fence, step):
-                return store.record_step(name, fence, step)
+            case Wait(name, fence, delay, tries, undo_tries):
+                return store.wait(name, fence, delay, tries, undo_tries)
+            case Undo(name, fence, failure):
+                return store.undo(name, fence, failure)
             case LoadSteps(name):
                 return store.steps(name)
             case Unwind():

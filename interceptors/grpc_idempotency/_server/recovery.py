@@ -153,4 +153,4 @@ def holding(store: Any, record: Record) -> Perform:
 
 def _cut_short(record: Record) -> int:
     """How many of its runs came to no end; those that failed in a way that may pass did."""
-    return record.attempts - record.tries
+    return record.attempts - record.tries - record.undo_tries

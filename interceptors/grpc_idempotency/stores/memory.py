@@ -15,6 +15,11 @@ P = ParamSpec("P")
 _Store = TypeVar("_Store", bound="AsyncMemoryStore")
 
 
+_LEASED = (State.RUNNING, State.UNDOING)
+_OWNED = (State.RUNNING, State.UNDOING, State.HELD)
+"""The states in which its fence has a say over a record."""
+
+
 @dataclass(slots=True)
 class _Entry:
     record: Record
@@ -77,8 +82,8 @@ class AsyncMemoryStore:
 
     @_whole
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now."""
-        entry = self._owned(name, fence, State.RUNNING)
+        """Makes the lease of a running or undoing record end ``lease`` from now."""
+        entry = self._owned(name, fence, *_LEASED)
         if entry is None:
             return False
         entry.lease_until = self._now() + lease
@@ -86,31 +91,43 @@ class AsyncMemoryStore:
 
     @_whole
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record."""
+        """Stores the outcome of a running, undoing or held record."""
         standing = self._owned(name, fence, State.COMPLETED)
         if standing is not None:
             return standing.record.outcome == outcome
-        return self._finish(self._owned(name, fence, State.RUNNING, State.HELD), outcome, ttl)
+        return self._finish(self._owned(name, fence, *_OWNED), outcome, ttl)
 
     @_whole
     async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record."""
-        return self._forget(self._owned(name, fence, State.RUNNING, State.HELD))
+        """Deletes a running, undoing or held record."""
+        return self._forget(self._owned(name, fence, *_OWNED))
 
     @_whole
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record waiting."""
-        entry = self._owned(name, fence, State.RUNNING)
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record waiting."""
+        entry = self._owned(name, fence, *_LEASED)
         if entry is None:
             return False
-        entry.record = replace(entry.record, state=State.WAITING, tries=tries)
+        entry.record = replace(entry.record, state=State.WAITING, tries=tries, undo_tries=undo_tries)
         entry.lease_until = self._now() + delay
         return True
 
     @_whole
+    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record undoing, with the failure that it is undone for."""
+        standing = self._owned(name, fence, State.UNDOING)
+        if standing is not None:
+            return standing.record.failure == failure
+        entry = self._owned(name, fence, State.RUNNING)
+        if entry is None:
+            return False
+        entry.record = replace(entry.record, state=State.UNDOING, failure=failure)
+        return True
+
+    @_whole
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record."""
-        entry = self._owned(name, fence, State.RUNNING, State.HELD)
+        """Keeps a finished step of a running, undoing or held record."""
+        entry = self._owned(name, fence, *_OWNED)
         if entry is None or step.name in entry.steps:
             return False
         entry.steps[step.name] = step
@@ -133,8 +150,8 @@ class AsyncMemoryStore:
 
     @_whole
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running record held."""
-        entry = self._owned(name, fence, State.RUNNING)
+        """Makes a running or undoing record held."""
+        entry = self._owned(name, fence, *_LEASED)
         if entry is None or (lapsed_only and not self._seen(entry).lapsed):
             return False
         entry.record = replace(entry.record, state=State.HELD, reason=reason)
@@ -202,6 +219,7 @@ class AsyncMemoryStore:
             entry.record,
             state=State.COMPLETED,
             outcome=outcome,
+            failure=None,
             completed_at=now,
             expires_at=now + ttl,
             reason="",
@@ -227,11 +245,18 @@ def _first(claim: Claim, now: datetime) -> Record:
 
 def _next(record: Record, claim: Claim) -> Record:
     """The record of a take-over: a new run of the same operation."""
-    return replace(_first(claim, record.created_at), attempts=record.attempts + 1, tries=record.tries)
+    return replace(
+        _first(claim, record.created_at),
+        state=State.RUNNING if record.failure is None else State.UNDOING,
+        attempts=record.attempts + 1,
+        tries=record.tries,
+        undo_tries=record.undo_tries,
+        failure=record.failure,
+    )
 
 
 def _is_in_doubt(record: Record) -> bool:
-    return record.state is State.RUNNING and record.effects is Effects.OPAQUE
+    return record.state in _LEASED and record.effects is Effects.OPAQUE
 
 
 def _age(record: Record) -> tuple[datetime, bytes]:
@@ -259,23 +284,27 @@ class MemoryStore:
         return self._now(self._store.claim(claim, over=over))
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now."""
+        """Makes the lease of a running or undoing record end ``lease`` from now."""
         return self._now(self._store.renew(name, fence, lease))
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record."""
+        """Stores the outcome of a running, undoing or held record."""
         return self._now(self._store.complete(name, fence, outcome, ttl))
 
     def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record."""
+        """Deletes a running, undoing or held record."""
         return self._now(self._store.release(name, fence))
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record waiting."""
-        return self._now(self._store.wait(name, fence, delay, tries))
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record waiting."""
+        return self._now(self._store.wait(name, fence, delay, tries, undo_tries))
+
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record undoing, with the failure that it is undone for."""
+        return self._now(self._store.undo(name, fence, failure))
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record."""
+        """Keeps a finished step of a running, undoing or held record."""
         return self._now(self._store.record_step(name, fence, step))
 
     def steps(self, name: bytes) -> Sequence[Step]:
@@ -287,7 +316,7 @@ class MemoryStore:
         return self._now(self._store.pending(methods, limit))
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running record held."""
+        """Makes a running or undoing record held."""
         return self._now(self._store.hold(name, fence, reason, lapsed_only=lapsed_only))
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:

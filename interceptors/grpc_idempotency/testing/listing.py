@@ -1,9 +1,18 @@
 """The contract for lists of records."""
 
-from grpc_idempotency.records import Record, State
+from grpc_idempotency.records import Claim, Record, State
+from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import METHOD, TICK, TTL, a_claim
-from grpc_idempotency.testing.states import names_of, put_completed, put_held, put_running, put_waiting, record_of
+from grpc_idempotency.testing.states import (
+    names_of,
+    put_completed,
+    put_held,
+    put_running,
+    put_undoing,
+    put_waiting,
+    record_of,
+)
 
 
 class ListContract:
@@ -24,16 +33,13 @@ class ListContract:
     async def test_a_list_goes_on_behind_a_record(self, harness: AsyncStoreHarness) -> None:
         """Page after page, each record once, also where many were claimed at one instant or one is gone by now."""
         store = await harness.store()
-        claims = [await put_running(store) for _ in range(7)]
-        await harness.elapse(TICK)
-        claims += [await put_running(store) for _ in range(4)]
-        found: list[Record] = []
-        while page := await store.list(after=found[-1] if found else None, limit=3):
-            assert len(page) <= 3
-            found += page
-            await store.release(page[-1].name, page[-1].fence)
-        assert sorted(one.name for one in found) == sorted(one.name for one in claims)
-        assert [one.created_at for one in found] == sorted(one.created_at for one in found)
+        for state in (None, State.RUNNING):
+            claims = [await put_running(store) for _ in range(7)]
+            await harness.elapse(TICK)
+            claims += [await put_running(store) for _ in range(4)]
+            await put_completed(store, ttl=TICK)
+            await harness.elapse(TICK)
+            await _goes_on(store, state, claims)
 
     async def test_a_list_can_be_narrowed(self, harness: AsyncStoreHarness) -> None:
         """By state, by method, by both; ``limit`` counts those that are answered."""
@@ -42,8 +48,10 @@ class ListContract:
         await store.claim(other)
         running = [await put_running(store) for _ in range(2)]
         held, waiting, completed = await put_held(store), await put_waiting(store), await put_completed(store)
+        undoing = await put_undoing(store)
         assert await names_of(store.list(state=State.HELD)) == {held.name}
         assert await names_of(store.list(state=State.WAITING)) == {waiting.name}
+        assert await names_of(store.list(state=State.UNDOING)) == {undoing.name}
         assert await names_of(store.list(state=State.COMPLETED, limit=1)) == {completed.name}
         assert await names_of(store.list(method="/a.B/Other")) == {other.name}
         assert await names_of(store.list(state=State.RUNNING, method=METHOD)) == {one.name for one in running}
@@ -57,3 +65,15 @@ class ListContract:
         await harness.elapse(TTL)
         kept = await put_completed(store)
         assert await names_of(store.list(limit=2)) == {kept.name}
+
+
+async def _goes_on(store: AsyncStore, state: State | None, claims: list[Claim]) -> None:
+    found: list[Record] = []
+    while page := await store.list(state=state, after=found[-1] if found else None, limit=3):
+        assert len(page) <= 3
+        found += page
+        await store.release(page[-1].name, page[-1].fence)
+    assert sorted(one.name for one in found) == sorted(one.name for one in claims)
+    assert [one.created_at for one in found] == sorted(one.created_at for one in found)
+    for one in found:
+        await store.release(one.name, one.fence)

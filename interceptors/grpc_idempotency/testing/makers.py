@@ -11,6 +11,7 @@ TICK = timedelta(milliseconds=1)
 """The smallest step of time that a store must tell apart."""
 METHOD = "/shop.orders.v1.OrderService/CreateOrder"
 OUTCOME = Outcome(status=Code.OK, message=b"\x0a\x05first")
+FAILURE = Outcome(status=Code.FAILED_PRECONDITION, details="no credit", trailers=(("x-credit", "0"),))
 OTHER_OUTCOME = Outcome(status=Code.NOT_FOUND, details="no such user")
 
 

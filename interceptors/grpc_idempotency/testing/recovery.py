@@ -4,7 +4,17 @@ import os
 from dataclasses import replace
 
 from grpc_idempotency.testing.harness import AsyncStoreHarness
-from grpc_idempotency.testing.makers import LEASE, METHOD, OUTCOME, TICK, TTL, a_claim, a_recoverable_claim, a_request
+from grpc_idempotency.testing.makers import (
+    FAILURE,
+    LEASE,
+    METHOD,
+    OUTCOME,
+    TICK,
+    TTL,
+    a_claim,
+    a_recoverable_claim,
+    a_request,
+)
 from grpc_idempotency.testing.states import names_of, record_of
 
 
@@ -14,19 +24,23 @@ class RecoveryContract:
     async def test_what_can_be_run_again_is_pending(self, harness: AsyncStoreHarness) -> None:
         """Lapsed and due records, whole, with their requests; not one tick earlier."""
         store = await harness.store()
+        undoing = a_recoverable_claim(b"c")
         running, waiting = a_recoverable_claim(b"a"), a_recoverable_claim(b"b", b"", os.urandom(1 << 20))
         assert await store.claim(running) is None
         await harness.elapse(TICK)
         assert await store.claim(waiting) is None
-        assert await store.wait(waiting.name, waiting.fence, LEASE, 2)
+        assert await store.wait(waiting.name, waiting.fence, LEASE, 2, 0)
+        assert await store.claim(undoing) is None
+        assert await store.undo(undoing.name, undoing.fence, FAILURE)
         await harness.elapse(LEASE - TICK * 2)
         assert list(await store.pending([METHOD])) == []
         await harness.elapse(TICK)
         assert await names_of(store.pending([METHOD])) == {running.name}
         await harness.elapse(TICK)
-        expected = [replace(await record_of(store, one), request=one.request) for one in (running, waiting)]
+        claims = sorted((waiting, undoing), key=lambda one: one.name)
+        expected = [replace(await record_of(store, one), request=one.request) for one in (running, *claims)]
         assert list(await store.pending([METHOD, "/a.B/Other"])) == expected
-        assert [one.lapsed for one in expected] == [True, True]
+        assert [one.lapsed for one in expected] == [True, True, True]
 
     async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
         """Neither what could be run again and has no request, nor what is held or completed; nor other methods."""
@@ -37,7 +51,7 @@ class RecoveryContract:
         claims.append(replace(claims[0], name=os.urandom(16), method="/a.B/Other"))
         for claim in claims:
             assert await store.claim(claim) is None
-        assert await store.wait(claims[5].name, claims[5].fence, TICK, 1)
+        assert await store.wait(claims[5].name, claims[5].fence, TICK, 1, 0)
         assert await store.hold(claims[1].name, claims[1].fence, "held")
         assert await store.complete(claims[2].name, claims[2].fence, OUTCOME, LEASE * 2)
         assert await store.release(claims[3].name, claims[3].fence)
@@ -47,15 +61,16 @@ class RecoveryContract:
         assert list(await store.pending([])) == []
 
     async def test_what_is_in_doubt_is_pending_first(self, harness: AsyncStoreHarness) -> None:
-        """Opaque and running, with a request and without: not one tick early, and until it is held."""
+        """Opaque and running or undoing, with a request and without: not one tick early, and until it is held."""
         store = await harness.store()
-        older, doubtful = a_recoverable_claim(), [a_claim(), a_claim(request=a_request(b"a"))]
+        older, doubtful = a_recoverable_claim(), [a_claim(), a_claim(request=a_request(b"a")), a_claim()]
         for claim in (older, *doubtful):
             assert await store.claim(claim) is None
             await harness.elapse(TICK)
-        await harness.elapse(LEASE - TICK * 3)
+        assert await store.undo(doubtful[2].name, doubtful[2].fence, FAILURE)
+        await harness.elapse(LEASE - TICK * 4)
         assert await names_of(store.pending([METHOD])) == {older.name}
-        await harness.elapse(TICK * 2)
+        await harness.elapse(TICK * 3)
         expected = [replace(await record_of(store, one), request=one.request) for one in (*doubtful, older)]
         assert list(await store.pending([METHOD])) == expected
         assert list(await store.pending([METHOD], limit=1)) == expected[:1]
@@ -67,7 +82,7 @@ class RecoveryContract:
         store = await harness.store()
         claim = a_claim(request=a_request(b"a"))
         assert await store.claim(claim) is None
-        assert await store.wait(claim.name, claim.fence, TICK, 1)
+        assert await store.wait(claim.name, claim.fence, TICK, 1, 0)
         await harness.elapse(TICK)
         assert await names_of(store.pending([METHOD])) == {claim.name}
 

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from grpc_idempotency.records import Claim, Record
 from grpc_idempotency.store import AsyncStore
-from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim, a_step
+from grpc_idempotency.testing.makers import FAILURE, LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim, a_step
 
 
 async def put_running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
@@ -26,7 +27,14 @@ async def put_held(store: AsyncStore) -> Claim:
 async def put_waiting(store: AsyncStore, *, delay: timedelta = LEASE, tries: int = 1) -> Claim:
     """Claims a fresh operation and makes it wait."""
     claim = await put_running(store)
-    assert await store.wait(claim.name, claim.fence, delay, tries) is True
+    assert await store.wait(claim.name, claim.fence, delay, tries, 0) is True
+    return claim
+
+
+async def put_undoing(store: AsyncStore) -> Claim:
+    """Claims a fresh operation and begins to undo it for ``FAILURE``."""
+    claim = await put_running(store)
+    assert await store.undo(claim.name, claim.fence, FAILURE) is True
     return claim
 
 
@@ -55,7 +63,8 @@ async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
     assert await store.renew(name, fence, LEASE * 2) is False
     assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is False
     assert await store.release(name, fence) is False
-    assert await store.wait(name, fence, TICK, 99) is False
+    assert await store.wait(name, fence, TICK, 99, 0) is False
+    assert await store.undo(name, fence, replace(FAILURE, details="no")) is False
     assert await store.record_step(name, fence, a_step(os.urandom(8).hex())) is False
     assert await store.hold(name, fence, "no") is False
     assert await store.hold(name, fence, "no", lapsed_only=True) is False

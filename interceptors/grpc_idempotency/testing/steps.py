@@ -82,7 +82,7 @@ class StepContract:
         store = await harness.store()
         first, steps = await put_running(store), [a_step("charge", undoable=True)]
         assert await store.record_step(first.name, first.fence, steps[0])
-        assert await store.wait(first.name, first.fence, TICK, 1)
+        assert await store.wait(first.name, first.fence, TICK, 1, 0)
         assert list(await store.steps(first.name)) == steps
         await harness.elapse(TICK)
         second = a_claim(first.name)

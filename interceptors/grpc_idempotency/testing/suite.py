@@ -16,6 +16,7 @@ from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.sweeping import SweepContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
 from grpc_idempotency.testing.transactions import TransactionContract
+from grpc_idempotency.testing.undoing import UndoContract
 from grpc_idempotency.testing.waiting import WaitContract
 
 
@@ -26,6 +27,7 @@ class AsyncStoreContract(
     FenceContract,
     HeldContract,
     WaitContract,
+    UndoContract,
     StepContract,
     RecoveryContract,
     ListContract,

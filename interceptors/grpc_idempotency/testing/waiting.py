@@ -18,7 +18,7 @@ class WaitContract:
         """It keeps its fence, has no lease, and is due when ``delay`` has passed, not a tick earlier."""
         store = await harness.store()
         claim = await put_running(store)
-        assert await store.wait(claim.name, claim.fence, LEASE * 2, 3) is True
+        assert await store.wait(claim.name, claim.fence, LEASE * 2, 3, 0) is True
         record = await record_of(store, claim)
         assert (record.state, record.fence, record.tries, record.attempts) == (State.WAITING, claim.fence, 3, 1)
         assert (record.lapsed, record.outcome, record.expires_at) == (False, None, None)
@@ -46,11 +46,11 @@ class WaitContract:
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE)
-        assert await store.wait(claim.name, claim.fence, LEASE, 1) is True
+        assert await store.wait(claim.name, claim.fence, LEASE, 1, 0) is True
         for prepare in (put_held, put_waiting, put_completed):
             claim = await prepare(store)
             record = await record_of(store, claim)
-            assert await store.wait(claim.name, claim.fence, TICK, 9) is False
+            assert await store.wait(claim.name, claim.fence, TICK, 9, 0) is False
             assert await record_of(store, claim) == record
 
     async def test_nobody_has_a_say_over_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
@@ -94,7 +94,7 @@ class WaitContract:
         await harness.elapse(TICK)
         second = a_claim(first.name)
         assert await store.claim(second, over=first.fence) is None
-        assert await store.wait(second.name, second.fence, TICK, 2) is True
+        assert await store.wait(second.name, second.fence, TICK, 2, 0) is True
         await harness.elapse(TICK)
         third = a_claim(first.name)
         assert await store.claim(third, over=second.fence) is None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.records import State
 from grpc_idempotency.stores._sqlite import room, rows
 from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
@@ -27,6 +28,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     ResolveRequest,
     StepRequest,
     TransactionRequest,
+    UndoRequest,
     WaitRequest,
 )
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
@@ -283,7 +285,8 @@ class Group:
         renewed = self._many("renew", parameters)
         standing = {} if renewed == len(requests) else self._standing([one.name for one in requests])
         for one in requests:
-            one.value = renewed == len(requests) or standing.get(one.name) == (one.fence, rows.RUNNING)
+            fence, state = standing.get(one.name, (None, None))
+            one.value = renewed == len(requests) or (fence == one.fence and state in rows.LEASED)
 
     def _other(self, requests: Sequence[FencedRequest]) -> None:
         self._together(requests, self._one)
@@ -292,12 +295,25 @@ class Group:
         for one in requests:
             statement, parameters = self._statement(one)
             one.value = self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
+            if isinstance(one, UndoRequest) and not one.value:
+                one.value = self._is_undone_for(one)
+
+    def _is_undone_for(self, one: UndoRequest) -> bool:
+        """Whether an earlier call, whose answer was lost, has kept this failure."""
+        record = self._read([one.name]).get(one.name)
+        return record is not None and (record.state, record.fence, record.failure) == (
+            State.UNDOING,
+            one.fence,
+            one.failure,
+        )
 
     def _statement(self, one: FencedRequest) -> tuple[str, tuple[Any, ...]]:
         """The statement for one of the rarer kinds, and its parameters before name and fence."""
         if isinstance(one, WaitRequest):
             delay = rows.milliseconds(one.delay) if one.delay else 0
-            return "wait", (delay, self.now + delay, one.tries)
+            return "wait", (delay, self.now + delay, one.tries, one.undo_tries)
+        if isinstance(one, UndoRequest):
+            return "undo", rows.failure_row(one.failure)
         if isinstance(one, HoldRequest):
             return "hold_lapsed" if one.lapsed_only else "hold", (one.reason, *([self.now] * one.lapsed_only))
         if isinstance(one, ResolveRequest) and one.outcome is not None:

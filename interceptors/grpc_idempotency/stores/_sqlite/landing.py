@@ -12,6 +12,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     Request,
     StepRequest,
     TransactionRequest,
+    UndoRequest,
     WaitRequest,
 )
 from grpc_idempotency.stores._sqlite.sql import Sql
@@ -49,6 +50,8 @@ def _leaves(request: Request[Any]) -> int | None:
         return rows.HELD
     if isinstance(request, WaitRequest):
         return rows.WAITING
+    if isinstance(request, UndoRequest):
+        return rows.UNDOING
     if isinstance(request, TransactionRequest) and request.committed is not None:
         return rows.COMPLETED
     return None

@@ -11,66 +11,74 @@ VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
     effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0,
-    created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
+    undo_tries = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
     completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
     details = '', trailers = NULL, message = NULL, request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
--- Claims one running operation whose lease, under the fence that the caller has seen, has run out, or a waiting one
--- that is due.
+-- Claims one running or undoing operation whose lease, under the fence that the caller has seen, has run out, or a
+-- waiting one that is due. One that has a failure goes on being undone.
 UPDATE {p}operations SET
-    state = 0, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?, streams = ?, attempts = attempts + 1,
-    lease_ms = ?, lease_until = ?
-WHERE name = ? AND fence = ? AND state IN (0, 3) AND lease_until <= ?
+    state = CASE WHEN status IS NULL THEN 0 ELSE 4 END, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?,
+    streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?
+WHERE name = ? AND fence = ? AND state IN (0, 3, 4) AND lease_until <= ?
 
 -- name: complete
--- Stores the outcomes of running or held operations; any number of rows at once. A row of NULLs matches nothing.
+-- Stores the outcomes of running, undoing or held operations; any number of rows at once. A row of NULLs matches
+-- nothing.
 UPDATE {p}operations SET
     state = 1, lease_ms = NULL, lease_until = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
     expires_at = v.column5, status = v.column6, retained = v.column7, details = v.column8, trailers = v.column9,
     message = v.column10, request = NULL
 FROM (VALUES {rows}) AS v
-WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2)
+WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2, 4)
 
 -- name: release
--- Deletes running or held operations; any number of rows at once. A row of NULLs matches nothing.
+-- Deletes running, undoing or held operations; any number of rows at once. A row of NULLs matches nothing.
 DELETE FROM {p}operations WHERE id IN (
     SELECT o.id FROM (VALUES {rows}) AS v
-    JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
+    JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 )
 
 -- name: count_owned
--- How many of the given names and fences are running or held; one row, where one for each would cost a turn each.
+-- How many of the given names and fences are running, undoing or held; one row, where one for each would cost a turn
+-- each.
 SELECT count(*) FROM (VALUES {rows}) AS v
-JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
+JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 
 -- name: renew
 -- Makes leases end a while from now; any number of rows at once. A row of NULLs matches nothing.
 UPDATE {p}operations SET lease_ms = v.column3, lease_until = v.column4
 FROM (VALUES {rows}) AS v
-WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state = 0
+WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 4)
 
 -- name: hold
--- Makes one running operation held. Nobody will run it again, so its request goes.
+-- Makes one running or undoing operation held. Nobody will run it again, so its request goes.
 UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?, request = NULL
-WHERE name = ? AND fence = ? AND state = 0
+WHERE name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: hold_lapsed
 -- The same, if its lease has run out.
 UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?, request = NULL
-WHERE lease_until <= ? AND name = ? AND fence = ? AND state = 0
+WHERE lease_until <= ? AND name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: wait
--- Makes one running operation waiting.
-UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, tries = ?
+-- Makes one running or undoing operation waiting.
+UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, tries = ?, undo_tries = ?
+WHERE name = ? AND fence = ? AND state IN (0, 4)
+
+-- name: undo
+-- Makes one running operation undoing, with the failure that it is undone for.
+UPDATE {p}operations SET state = 4, status = ?, retained = ?, details = ?, trailers = ?
 WHERE name = ? AND fence = ? AND state = 0
 
 -- name: record_step
--- Keeps finished steps of running or held operations; any number of rows at once. A row of NULLs matches nothing.
+-- Keeps finished steps of running, undoing or held operations; any number of rows at once. A row of NULLs matches
+-- nothing.
 INSERT INTO {p}steps (operation, name, position, undoable, result)
 SELECT o.id, v.column3, v.column4, v.column5, v.column6 FROM (VALUES {rows}) AS v
-JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2)
+JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 WHERE true
 ON CONFLICT (operation, name) DO NOTHING
 
@@ -109,8 +117,8 @@ DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 
 -- name: read
 -- Operations by name, expired ones included; any number at once. A NULL matches nothing.
-SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
-    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
+SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
+    expires_at, status, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
 -- name: scan
@@ -128,15 +136,15 @@ ORDER BY created_ms, name LIMIT ?
 
 -- name: pending
 -- Lapsed operations of some methods that can be dealt with without their clients: first those in doubt, opaque and
--- running, then those that have a request; the oldest first among each. The method's NULLs match nothing.
-SELECT name, state, fence, effects, attempts, tries, created_ms, lease_until, completed_ms, ttl_ms, expires_at, status,
-    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
+-- running or undoing, then those that have a request; the oldest first among each. The method's NULLs match nothing.
+SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
+    expires_at, status, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
-    WHERE lease_until <= ? AND (request IS NOT NULL OR (state = 0 AND effects = 0)) AND method IN ({rows})
-    ORDER BY state = 0 AND effects = 0 DESC, created_ms, name LIMIT ?
+    WHERE lease_until <= ? AND (request IS NOT NULL OR (state IN (0, 4) AND effects = 0)) AND method IN ({rows})
+    ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name LIMIT ?
 )
-ORDER BY state = 0 AND effects = 0 DESC, created_ms, name
+ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name
 
 -- name: sweep
 -- Deletes a few of the operations that are expired.

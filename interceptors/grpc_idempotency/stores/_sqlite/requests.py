@@ -127,12 +127,23 @@ class HoldRequest(FencedRequest):
 class WaitRequest(FencedRequest):
     """``wait``."""
 
-    __slots__ = ("delay", "tries")
+    __slots__ = ("delay", "tries", "undo_tries")
 
-    def __init__(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> None:
+    def __init__(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> None:
         super().__init__(name, fence)
         self.delay = delay
         self.tries = tries
+        self.undo_tries = undo_tries
+
+
+class UndoRequest(FencedRequest):
+    """``undo``."""
+
+    __slots__ = ("failure",)
+
+    def __init__(self, name: bytes, fence: bytes, failure: Outcome) -> None:
+        super().__init__(name, fence)
+        self.failure = failure
 
 
 class StepRequest(FencedRequest):

@@ -22,12 +22,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _FRAME = struct.Struct(">HI?")
 _LENGTH = struct.Struct(">I")
-RUNNING, COMPLETED, HELD, WAITING = range(4)
-STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING)
+RUNNING, COMPLETED, HELD, WAITING, UNDOING = range(5)
+STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING, State.UNDOING)
 EFFECTS = (Effects.OPAQUE, Effects.TRANSACTIONAL, Effects.REPEATABLE)
-OWNED = (RUNNING, HELD)
+LEASED = (RUNNING, UNDOING)
+OWNED = (RUNNING, UNDOING, HELD)
 """The states in which its fence has a say over a record."""
-EXPIRES_AT = 10
+EXPIRES_AT = 11
 """Where a row of the statement ``read`` has its time of expiry."""
 
 Row = tuple[Any, ...]
@@ -79,6 +80,11 @@ def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now
     return (name, fence, wall, kept, now + kept, status, outcome.retained, outcome.details, trailers, outcome.message)
 
 
+def failure_row(failure: Outcome) -> Row:
+    """The first parameters of the statement ``undo``."""
+    return (int(failure.status), failure.retained, failure.details, packed(failure.trailers))
+
+
 def lease_row(name: bytes, fence: bytes, duration: timedelta, now: int) -> Row:
     """The parameters of one row of the statement ``renew``."""
     lease = milliseconds(duration)
@@ -98,18 +104,19 @@ def step(row: Row) -> Step:
 
 def record(row: Row, now: int) -> Record:
     """The record that a row of the statements ``read`` and ``pending`` holds."""
-    (name, state, fence, effects, attempts, tries, created, lease_until, completed, ttl_ms, _, status) = row[:12]
-    (method, raw, canonical, streams, reason, resolved, retained, details, trailers, message) = row[12:22]
-    outcome = expires = None
-    if state == COMPLETED:
-        outcome = Outcome(
+    name, state, fence, effects, attempts, tries, undo_tries, created, lease_until, completed, ttl_ms, _, status = row[
+        :13
+    ]
+    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:23]
+    told = None
+    if status is not None:
+        told = Outcome(
             status=Code(status),
             message=message,
             details=details,
             trailers=unpacked(trailers),
             retained=bool(retained),
         )
-        expires = instant(completed + ttl_ms)
     return Record(
         name=name,
         method=method,
@@ -120,14 +127,16 @@ def record(row: Row, now: int) -> Record:
         streams=bool(streams),
         attempts=attempts,
         tries=tries,
+        undo_tries=undo_tries,
         created_at=instant(created),
         lapsed=lease_until is not None and lease_until <= now,
         completed_at=None if completed is None else instant(completed),
-        expires_at=expires,
-        outcome=outcome,
+        expires_at=None if completed is None else instant(completed + ttl_ms),
+        outcome=told if state == COMPLETED else None,
+        failure=told if state != COMPLETED else None,
         reason=reason,
         resolved=bool(resolved),
-        request=unpacked_request(row[22]) if len(row) > 22 and row[22] is not None else None,
+        request=unpacked_request(row[23]) if len(row) > 23 and row[23] is not None else None,
     )
 
 

@@ -25,6 +25,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     StepRequest,
     StepsRequest,
     TransactionRequest,
+    UndoRequest,
     WaitRequest,
 )
 from grpc_idempotency.stores._sqlite.tables import Tables
@@ -65,23 +66,27 @@ class AsyncSQLiteStore(SQLiteBase):
         return await self._call(ClaimRequest(claim, over))
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now."""
+        """Makes the lease of a running or undoing record end ``lease`` from now."""
         return await self._call(RenewRequest(name, fence, lease))
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record."""
+        """Stores the outcome of a running, undoing or held record."""
         return await self._call(CompleteRequest(name, fence, outcome, ttl))
 
     async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record."""
+        """Deletes a running, undoing or held record."""
         return await self._call(ReleaseRequest(name, fence))
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record waiting."""
-        return await self._call(WaitRequest(name, fence, delay, tries))
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record waiting."""
+        return await self._call(WaitRequest(name, fence, delay, tries, undo_tries))
+
+    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record undoing, with the failure that it is undone for."""
+        return await self._call(UndoRequest(name, fence, failure))
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record."""
+        """Keeps a finished step of a running, undoing or held record."""
         return await self._call(StepRequest(name, fence, step))
 
     async def steps(self, name: bytes) -> Sequence[Step]:
@@ -93,7 +98,7 @@ class AsyncSQLiteStore(SQLiteBase):
         return await self._call(PendingRequest(methods, limit)) if methods else []
 
     async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running record held."""
+        """Makes a running or undoing record held."""
         return await self._call(HoldRequest(name, fence, reason, lapsed_only))
 
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:

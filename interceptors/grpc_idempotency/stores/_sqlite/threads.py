@@ -25,6 +25,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     ResolveRequest,
     StepRequest,
     StepsRequest,
+    UndoRequest,
     WaitRequest,
 )
 from grpc_idempotency.stores._sqlite.tables import Tables
@@ -65,23 +66,27 @@ class SQLiteStore(SQLiteBase):
         return self._call(ClaimRequest(claim, over))
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running record end ``lease`` from now."""
+        """Makes the lease of a running or undoing record end ``lease`` from now."""
         return self._call(RenewRequest(name, fence, lease))
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running or held record."""
+        """Stores the outcome of a running, undoing or held record."""
         return self._call(CompleteRequest(name, fence, outcome, ttl))
 
     def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running or held record."""
+        """Deletes a running, undoing or held record."""
         return self._call(ReleaseRequest(name, fence))
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
-        """Makes a running record waiting."""
-        return self._call(WaitRequest(name, fence, delay, tries))
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record waiting."""
+        return self._call(WaitRequest(name, fence, delay, tries, undo_tries))
+
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record undoing, with the failure that it is undone for."""
+        return self._call(UndoRequest(name, fence, failure))
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running or held record."""
+        """Keeps a finished step of a running, undoing or held record."""
         return self._call(StepRequest(name, fence, step))
 
     def steps(self, name: bytes) -> Sequence[Step]:
@@ -93,7 +98,7 @@ class SQLiteStore(SQLiteBase):
         return self._call(PendingRequest(methods, limit)) if methods else []
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running record held."""
+        """Makes a running or undoing record held."""
         return self._call(HoldRequest(name, fence, reason, lapsed_only))
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:

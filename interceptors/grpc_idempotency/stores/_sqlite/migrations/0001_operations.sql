@@ -4,19 +4,21 @@
 CREATE TABLE {p}operations (
     id INTEGER PRIMARY KEY,
     name BLOB NOT NULL,
-    state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting
+    state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting, 4 undoing
     fence BLOB NOT NULL,
     effects INTEGER NOT NULL,                -- 0 opaque, 1 transactional, 2 repeatable
     streams INTEGER NOT NULL DEFAULT 0,      -- whether the method answers with a stream; then message is framed
     attempts INTEGER NOT NULL DEFAULT 1,
-    tries INTEGER NOT NULL DEFAULT 0,
+    tries INTEGER NOT NULL DEFAULT 0,        -- failed runs of the handler, and behind them failed runs of its undos
+    undo_tries INTEGER NOT NULL DEFAULT 0,
     created_ms INTEGER NOT NULL,
-    lease_ms INTEGER,                        -- how long the lease or the wait is; NULL unless running or waiting
+    lease_ms INTEGER,                        -- how long the lease or the wait is; NULL where there is none
     lease_until INTEGER,                     -- when the lease ends, or the wait; as lease_ms
-    completed_ms INTEGER,                    -- with ttl_ms, expires_at and status NULL unless completed
+    completed_ms INTEGER,                    -- with ttl_ms and expires_at NULL unless completed
     ttl_ms INTEGER,
     expires_at INTEGER,
-    status INTEGER,
+    status INTEGER,                          -- with retained, details and trailers the outcome, or the failure that the
+                                             -- operation is undone for; NULL where there is neither
     method TEXT NOT NULL,
     raw BLOB NOT NULL,
     canonical BLOB,                          -- NULL where it is the same as raw, as it mostly is
@@ -34,7 +36,7 @@ CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
 CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
 -- For lists, oldest claim first.
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
--- For recovery: what runs or waits, and that is never many at a time.
+-- For recovery: what runs, is undone or waits, and that is never many at a time.
 CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE lease_until IS NOT NULL;
 -- For lists of one state: they read nothing of what is completed, and that is nearly everything.
 CREATE INDEX {p}operations_open ON {p}operations (state, created_ms, name) WHERE state <> 1;
