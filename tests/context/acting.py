@@ -90,7 +90,7 @@ class Performance:
     scene: Scene
     kind: str
     seen: list[Any] = field(default_factory=list)
-    details: str = ""
+    details: str | None = None
     """The status message that was set last."""
 
     async def awaited(self, act: Act, context: Any) -> None:
