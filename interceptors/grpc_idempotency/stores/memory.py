@@ -6,13 +6,12 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
 
 T = TypeVar("T")
-P = ParamSpec("P")
-_Store = TypeVar("_Store", bound="AsyncMemoryStore")
+_Call = TypeVar("_Call", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 _LEASED = (State.RUNNING, State.UNDOING)
@@ -35,17 +34,15 @@ def steady_clock() -> Callable[[], datetime]:
     return lambda: began + timedelta(seconds=time.monotonic() - since)
 
 
-def _whole(
-    call: Callable[Concatenate[_Store, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[_Store, P], Coroutine[Any, Any, T]]:
+def _whole(call: _Call) -> _Call:
     """Runs a call, which never waits for anything, as one whole: others may come from other threads."""
 
     @wraps(call)
-    async def alone(self: _Store, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def alone(self: "AsyncMemoryStore", /, *args: Any, **kwargs: Any) -> Any:
         with self._lock:
             return await call(self, *args, **kwargs)
 
-    return alone
+    return cast(_Call, alone)
 
 
 class AsyncMemoryStore:

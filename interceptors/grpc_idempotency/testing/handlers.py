@@ -60,7 +60,7 @@ class Orders:
     """An embedder's table in the store's database: orders with nothing but an ``id``."""
 
     def __init__(self, placeholder: str) -> None:
-        self.insertion = f"INSERT INTO orders VALUES ({placeholder})"  # noqa: S608  # it is a parameter's mark
+        self.insertion: str = f"INSERT INTO orders VALUES ({placeholder})"  # noqa: S608  # it is a parameter's mark
         """The statement that inserts an order."""
 
     def insert(self, *names: str) -> Callable[[Database], str]:

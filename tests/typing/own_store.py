@@ -1,0 +1,92 @@
+"""A store of an embedder's own, and its tests, as type checkers see them."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+
+import pytest
+from typing_extensions import assert_type
+
+from grpc_idempotency import Outcome, Record, State, aio
+from grpc_idempotency.records import Claim, Step, Swept
+from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore, RunningOperation, Store, current
+from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
+from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
+from grpc_idempotency.testing import AsyncStoreContract, in_threads
+
+
+class RedisStore:
+    """It inherits nothing: what makes it a store is its methods."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None: ...
+
+    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        return False
+
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        return False
+
+    async def release(self, name: bytes, fence: bytes) -> bool:
+        return False
+
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        return False
+
+    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        return False
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        return False
+
+    async def steps(self, name: bytes) -> list[Step]:
+        return []
+
+    async def pending(self, methods: Collection[str], limit: int = 100) -> list[Record]:
+        return []
+
+    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        return False
+
+    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        return False
+
+    async def get(self, name: bytes) -> Record | None: ...
+
+    async def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        return []
+
+    async def sweep(self, limit: int = 500) -> Swept:
+        return Swept(deleted=0, more=False)
+
+
+class Harness:
+    async def store(self) -> AsyncStore:
+        return RedisStore()
+
+    async def elapse(self, duration: timedelta) -> None:
+        del duration
+
+
+class TestRedisStore(AsyncStoreContract):
+    @pytest.fixture
+    def harness(self) -> Harness:
+        return Harness()
+
+
+async def use(store: AsyncTransactionalStore) -> None:
+    """A store serves an interceptor, and asks for the operation that runs."""
+    aio.IdempotencyInterceptor(RedisStore())
+    aio.IdempotencyInterceptor(store)
+    assert_type(current(), RunningOperation | None)
+    assert_type(await store.transaction(lambda db: db.execute("SELECT 1").rowcount), int)
+
+
+def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncTransactionalStore]:
+    """The library's own stores are of the kinds that they say."""
+    awaited: list[AsyncStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(SQLiteStore(path))]
+    return awaited, [MemoryStore(), SQLiteStore(path)], AsyncSQLiteStore(path)
