@@ -61,6 +61,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--synchronous", choices=["NORMAL", "FULL", "EXTRA"], default="FULL", help="of every database")
     parser.add_argument("--uvloop", action="store_true", help=f"run the servers on {KINDS['aio']} on uvloop")
     parser.add_argument("--gc-threshold", type=positive(int), help="first threshold of the servers' garbage collector")
+    parser.add_argument(
+        "--tuned-alone", action="store_true", help="compare with the same server without the three settings above"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables there, too")
     parser.add_argument("--plot", metavar="FILE", help="draw the figures there, as .svg and as .png")
@@ -76,6 +79,7 @@ def _setting(arguments: argparse.Namespace) -> Setting:
         warm_up=default.warm_up,
         callers=arguments.callers or CALLERS,
         tuning=Tuning(synchronous=arguments.synchronous, uvloop=arguments.uvloop, gc_threshold=arguments.gc_threshold),
+        tuned_alone=arguments.tuned_alone,
     )
 
 

@@ -16,7 +16,7 @@ was started after they were stored."""
 
 CALLERS = (1, 16, 64)
 KINDS: Mapping[Kind, str] = MappingProxyType({"aio": "grpc.aio", "sync": "grpc.server"})
-ROLES: Mapping[Role, str] = MappingProxyType({"bare": "bare", "guard": "by hand", "ours": "ours"})
+ROLES: Mapping[Role, str] = MappingProxyType({"bare": "bare", "guard": "by hand", "ours": "ours, untuned"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

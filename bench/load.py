@@ -119,7 +119,8 @@ class Load:
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex[:24]
         self._numbers = itertools.count()
-        self._stored: dict[str | None, bytes] = {}
+        self._stored: dict[str, dict[str | None, bytes]] = {}
+        """What each server has answered, by the server's name."""
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         """Makes ``count`` first calls, or measures for so many seconds."""
@@ -128,23 +129,24 @@ class Load:
         else:
             replays = order["keys"] in ("hot", "cold")
             burst = Burst(
-                self._keys(order["keys"]),
+                self._keys(order["keys"], order["server"]),
                 warm_up=order["warm_up"],
                 seconds=order["seconds"],
-                expected=self._stored if replays else None,
+                expected=self._stored[order["server"]] if replays else None,
             )
         method, request = METHODS[order["service"]]
         asyncio.run(_play(burst, method, request, order["port"], order["callers"]))
         if burst.bodies:
-            self._stored = burst.bodies
+            self._stored[order["server"]] = burst.bodies
         return burst.result()
 
-    def _keys(self, kind: str) -> Iterator[str | None]:
+    def _keys(self, kind: str, server: str) -> Iterator[str | None]:
         if kind == "none":
             return itertools.repeat(None)
         if kind == "unique":
             return self._unique()
-        return itertools.cycle(self._stored) if kind == "hot" else iter(self._stored)
+        stored = self._stored[server]
+        return itertools.cycle(stored) if kind == "hot" else iter(stored)
 
     def _unique(self) -> Iterator[str | None]:
         return (f"{self._run}-{number:011d}" for number in self._numbers)

@@ -31,6 +31,8 @@ class Setting:
     warm_up: float
     callers: Sequence[int] = CALLERS
     tuning: Tuning = field(default_factory=Tuning)
+    tuned_alone: bool = False
+    """Whether the reference is the same server with the interceptor, without the tuning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], N
         for server in servers.values():
             ends.callback(server.end)
         load = Load(ends, case.service)
-        faults = prepared(case, setting, servers["measured"], load)
+        faults = [fault for server in servers.values() for fault in prepared(case, setting, server, load)]
         figures = []
         for callers in setting.callers:
             bursts = Bursts()
@@ -129,7 +131,7 @@ def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], N
                 for side in SIDES:
                     _burst(bursts, case, callers, setting, side, servers[side], load)
                     progress()
-            figures.append(_figure(case, callers, bursts))
+            figures.append(_figure(case, callers, setting, bursts))
             faults = []
         return figures
 
@@ -137,16 +139,20 @@ def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], N
 def _setup(case: Case, side: Side, setting: Setting, folder: Path) -> Setup:
     return Setup(
         kind=case.kind,
-        role="ours" if side == "measured" else case.reference,
+        role="ours" if side == "measured" else _reference(case, setting),
         service=case.service,
         database=str(folder / f"{case.name}-{side}.db"),
-        tuning=setting.tuning,
+        tuning=Tuning() if side == "reference" and setting.tuned_alone else setting.tuning,
     )
+
+
+def _reference(case: Case, setting: Setting) -> Role:
+    return "ours" if setting.tuned_alone else case.reference
 
 
 def prepared(case: Case, setting: Setting, server: "Server", load: "Load") -> list[str]:
     """Stores the outcomes that will be replayed; answers what went wrong."""
-    if case.keys not in ("hot", "cold"):
+    if server.setup.role != "ours" or case.keys not in ("hot", "cold"):
         return []
     seconds = setting.warm_up + setting.seconds
     count = _HOT if case.keys == "hot" else max(_HOT, int(_MOST_PER_SECOND * seconds))
@@ -158,27 +164,27 @@ def _burst(
 ) -> None:
     if case.keys == "cold":
         server.restart()
-    keys: Keys = case.keys
-    if side == "reference" and keys in ("hot", "cold"):
-        keys = "unique"  # what they are is nothing to a server that knows none
-    status = case.status if side == "measured" else None
+    keys, status = case.keys, case.status
+    if server.setup.role != "ours":
+        # What keys are is nothing to a server that stores no outcomes for them.
+        keys, status = "none" if keys == "none" else "unique", None
     burst, faults = load.burst(server, keys, callers, setting, status=status)
     bursts.of[side].append(burst)
     bursts.faults += faults
 
 
-def _figure(case: Case, callers: int, bursts: Bursts) -> Figure:
+def _figure(case: Case, callers: int, setting: Setting, bursts: Bursts) -> Figure:
     cpu = bursts.ratio("cpu_per_call")
     return Figure(
         case=case.name,
         title=case.title,
         kind=case.kind,
-        versus=case.reference,
+        versus=_reference(case, setting),
         callers=callers,
         ratio=bursts.ratio("throughput"),
         ratios=bursts.ratios("throughput"),
         cpu_ratio=1 / cpu if cpu else 0.0,
-        target=case.targets.get(callers),
+        target=None if setting.tuned_alone else case.targets.get(callers),
         reference=bursts.medians("reference"),
         measured=bursts.medians("measured"),
         faults=bursts.faults,
@@ -219,7 +225,7 @@ class Load:
     def make(self, server: Server, count: int, *, keep: bool = False, callers: int = CALLERS[-1]) -> list[str]:
         """Makes so many first calls and, if asked to, keeps their replies for replays; answers what went wrong."""
         before = server.ask()
-        result = self._order(do="make", port=before["port"], callers=callers, count=count, keep=keep)
+        result = self._order(server, do="make", port=before["port"], callers=callers, count=count, keep=keep)
         return _faults(server, result, server.ask()["effects"] - before["effects"], "executed")
 
     def burst(
@@ -228,6 +234,7 @@ class Load:
         """Measures for a while; answers the figures, and what went wrong."""
         before, began = server.ask(), time.perf_counter()
         result = self._order(
+            server,
             do="measure",
             port=before["port"],
             callers=callers,
@@ -247,8 +254,8 @@ class Load:
         )
         return burst, _faults(server, result, after["effects"] - before["effects"], status)
 
-    def _order(self, **order: Any) -> dict[str, Any]:
-        return self._process.ask(service=self._service, **order)
+    def _order(self, server: Server, **order: Any) -> dict[str, Any]:
+        return self._process.ask(service=self._service, server=server.setup.database, **order)
 
 
 def _faults(server: Server, result: dict[str, Any], effects: int, status: str | None) -> list[str]:

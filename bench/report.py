@@ -73,7 +73,9 @@ def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> N
             table.add_row(*_case(figure), *(_coloured(cell) for cell in line))
         console.print(table)
     targets = [figure.met for figure in figures if figure.met is not None]
-    console.print(f"{sum(targets)} of {len(targets)} targets met. {sentence(told)}")
+    if targets:
+        console.print(f"{sum(targets)} of {len(targets)} targets met.")
+    console.print(sentence(told))
     _warn(figures, console)
 
 

@@ -81,3 +81,17 @@ def test_the_plot_is_drawn(folder: Path, printed: str) -> None:
     """As SVG and as PNG."""
     assert (folder / "plot.svg").read_text().startswith("<?xml")
     assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_tuning_is_compared_with_none(tmp_path: Path) -> None:
+    """The reference is then the library itself, whose replies are looked at as closely, and there are no targets."""
+    file = tmp_path / "figures.json"
+    short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--callers", "4", "--json", str(file))
+    tuned = ("--tuned-alone", "--uvloop", "--gc-threshold", "50000", "--synchronous", "NORMAL")
+    command = [sys.executable, "-m", "bench", *short, *tuned, "--only", "first-aio", "file-aio", "order-aio"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    written = json.loads(file.read_text())
+    assert [(one["versus"], one["target"], one["faults"]) for one in written["figures"]] == [("ours", None, [])] * 3
+    assert "targets met" not in run.stdout
+    assert "synchronous=NORMAL, uvloop, gc threshold 50000" in " ".join(run.stdout.split())
