@@ -39,7 +39,7 @@ def main() -> int:
     if arguments.json:
         report.write(figures, told, Path(arguments.json))
     if arguments.markdown:
-        Path(arguments.markdown).write_text(report.markdown(figures), encoding="utf-8")
+        Path(arguments.markdown).write_text("\n".join(report.tables(figures)), encoding="utf-8")
     if arguments.plot:
         from bench.plot import draw  # only here: drawing takes longer to load than all the rest
 

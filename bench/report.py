@@ -70,7 +70,7 @@ def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> N
         for heading in (*_CASE, *headings):
             table.add_column(heading, justify="left" if heading in ("case", "") else "right", no_wrap=True)
         for figure, line in zip(figures, lines, strict=True):
-            table.add_row(*_case(figure), *(_coloured(cell) for cell in line))
+            table.add_row(*_case(figure), *(coloured(cell) for cell in line))
         console.print(table)
     targets = [figure.met for figure in figures if figure.met is not None]
     if targets:
@@ -79,7 +79,8 @@ def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> N
     _warn(figures, console)
 
 
-def _coloured(cell: str) -> str:
+def coloured(cell: str) -> str:
+    """A cell for the terminal."""
     return {"met": "[green]met[/green]", "missed": "[red]missed[/red]"}.get(cell, cell)
 
 
@@ -95,16 +96,20 @@ def _warn(figures: Sequence[Figure], console: Console) -> None:
             console.print(f"[red]{escape(fault)}[/red]")
 
 
-def markdown(figures: Sequence[Figure]) -> str:
+def tables(figures: Sequence[Figure]) -> tuple[str, str]:
     """Both tables as Markdown."""
-    return "\n".join(
-        _table((*_FULL_CASE, *headings), [(*_full_case(one), *line) for one, line in zip(figures, lines, strict=True)])
+    ratios, details = (
+        markdown(
+            (*_FULL_CASE, *headings), [(*_full_case(one), *line) for one, line in zip(figures, lines, strict=True)]
+        )
         for headings, lines in ((_RATIOS, _ratios(figures)), (_DETAILS, _details(figures)))
     )
+    return ratios, details
 
 
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = [":--" if heading in ("case", "server", "against", "") else "--:" for heading in headings]
+def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown."""
+    rule = [":--" if heading in ("case", "server", "against", "what", "note", "") else "--:" for heading in headings]
     return "".join(f"| {' | '.join(line)} |\n" for line in (headings, rule, *lines))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from bench.cases import CALLERS, KINDS
 from bench.growth import Growth, Row, Sizes
 from bench.places import folder_on_disk
 from bench.processes import Failed
+
+_HEADINGS = ("what", "figure", "target", "", "note")
 
 
 def main() -> int:
@@ -42,6 +45,8 @@ def main() -> int:
     _show(rows, told, console)
     for fault in growth.faults:
         console.print(f"[red]{escape(fault)}[/red]")
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(table(rows), encoding="utf-8")
     if arguments.json:
         values = {
             "conditions": told,
@@ -71,22 +76,33 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--server", choices=list(KINDS), default="aio", help="the kind of server")
     parser.add_argument("--only", nargs="+", choices=["keys", "sweep", "calls"], help="some parts alone")
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there, too")
     return parser.parse_args()
 
 
-def _show(rows: list[Row], told: dict[str, Any], console: Console) -> None:
+def cells(row: Row) -> tuple[str, ...]:
+    """One line of the table."""
+    sign = "≥" if row.at_least else "≤"
+    return (
+        row.what,
+        "" if row.value is None else f"{row.value:.2f} {row.unit}".strip(),
+        f"{sign} {row.target:g} {row.unit}".strip(),
+        {None: "", True: "met", False: "missed"}[row.met],
+        row.note,
+    )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table as Markdown."""
+    return report.markdown(_HEADINGS, [cells(row) for row in rows])
+
+
+def _show(rows: Sequence[Row], told: dict[str, Any], console: Console) -> None:
     table = Table(title=f"What grows, on {told['server']}", box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in ("", "figure", "target", "", ""):
-        table.add_column(heading, justify="right" if heading else "left")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right" if heading in ("figure", "target") else "left")
     for row in rows:
-        sign = "≥" if row.at_least else "≤"
-        table.add_row(
-            row.what,
-            "–" if row.value is None else f"{row.value:.2f} {row.unit}",  # noqa: RUF001 - a dash
-            f"{sign} {row.target:g} {row.unit}",
-            {None: "", True: "[green]met[/green]", False: "[red]missed[/red]"}[row.met],
-            row.note,
-        )
+        table.add_row(*(report.coloured(cell) for cell in cells(row)))
     console.print(table)
     console.print(
         f"{CALLERS[-1]} callers; bursts of {told['seconds']:g} s; {told['processors']} processors; {told['python']}, "

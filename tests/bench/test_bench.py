@@ -73,7 +73,7 @@ def test_figures_can_be_shown_again(folder: Path, figures: list[dict[str, Any]])
     """The JSON file has all that the tables and the plot need."""
     again, told = report.read(folder / "figures.json")
     assert [figure.as_json() for figure in again] == figures
-    assert report.markdown(again) == (folder / "table.md").read_text()
+    assert "\n".join(report.tables(again)) == (folder / "table.md").read_text()
     assert "synchronous=FULL" in report.sentence(told)
 
 
