@@ -1,44 +1,14 @@
-"""What the interceptors do around a handler, for tests of ``transaction``."""
+"""Calls that wait for the database at the same time."""
 
 import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from grpc_idempotency._operation.running import enter
-from grpc_idempotency._operation.steps import Steps
-from grpc_idempotency._operation.sync import SyncRunning
-from grpc_idempotency.records import Claim, Code, Outcome
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import TTL
-
-
-def seal(reply: object) -> Outcome:
-    return Outcome(status=Code.OK, message=str(reply).encode())
-
-
-@contextlib.contextmanager
-def keyed(store: object, claim: Claim, seal: Callable[[object], Outcome] = seal) -> Iterator[SyncRunning]:
-    """What the interceptor does around a handler."""
-    operation = SyncRunning(
-        name=claim.name,
-        method=claim.method,
-        fence=claim.fence,
-        attempt=1,
-        principal=b"",
-        store=store,
-        ttl=TTL,
-        steps=Steps((), unwinds=False),
-        seal=seal,
-    )
-    enter(operation)
-    try:
-        yield operation
-    finally:
-        enter(None)
 
 
 @contextlib.asynccontextmanager

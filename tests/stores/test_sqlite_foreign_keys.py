@@ -10,10 +10,10 @@ import pytest
 from grpc_idempotency.records import State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
-from grpc_idempotency.testing import a_claim, a_step
+from grpc_idempotency.testing import a_claim, a_step, keyed
 
 from .conftest import Make
-from .operations import keyed, together
+from .operations import together
 
 TABLES = [
     "CREATE TABLE users (id INTEGER PRIMARY KEY)",
@@ -84,7 +84,7 @@ async def test_in_a_group_the_others_are_unharmed(store: AsyncSQLiteStore, table
     late = a_claim()
 
     async def pay(n: int) -> str:
-        with keyed(store, claims[n]):
+        async with keyed(store, claims[n]):
             make_step = (lambda _: a_step("pay")) if n >= 4 else None
             return await store.transaction(adds(table, 4711 if n % 2 else 1), step=make_step)
 

@@ -16,10 +16,10 @@ from grpc_idempotency.records import Claim, Code, Effects, Outcome, State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores._sqlite import group
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step, keyed
 
 from .conftest import HandClock, Make
-from .operations import kept, keyed
+from .operations import kept
 
 T = TypeVar("T")
 
@@ -217,7 +217,7 @@ class TestFailedCommits:
         assert await store.record_step(other.name, other.fence, a_step("a")) is False
         another = a_claim()
         await store.claim(another)
-        with keyed(store, another):
+        async with keyed(store, another):
             failing.append(True)
             assert await store.transaction(lambda db: 1, step=lambda one: a_step("b")) == 1
         assert list(await store.steps(another.name)) == [a_step("b")]
@@ -257,7 +257,7 @@ class TestFailedCommits:
 
 
 async def keyed_step(store: AsyncSQLiteStore, claim: Claim) -> int:
-    with keyed(store, claim):
+    async with keyed(store, claim):
         return await store.transaction(lambda db: 1, step=lambda one: a_step("a"))
 
 

@@ -11,9 +11,9 @@ import pytest
 from grpc_idempotency.errors import StoreUnavailable, Unstorable
 from grpc_idempotency.records import Claim, StoredRequest
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step, keyed
 
-from .operations import keyed, together
+from .operations import together
 
 SURROGATE: Any = "\ud800"
 LONG: Any = 1 << 70
@@ -110,7 +110,7 @@ async def test_a_transactions_outcome_fails_alone(store: AsyncSQLiteStore, field
     def call(n: int) -> Callable[[], Awaitable[Any]]:
         async def pay() -> int:
             outcome = replace(OUTCOME, **field) if n == 1 else OUTCOME
-            with keyed(store, claims[n], lambda _: outcome):
+            async with keyed(store, claims[n], lambda _: outcome):
                 return await store.transaction(lambda db: db.execute("INSERT INTO rows VALUES (?)", (n,)).rowcount)
 
         return pay

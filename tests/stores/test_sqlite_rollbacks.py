@@ -12,10 +12,10 @@ from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionM
 from grpc_idempotency.records import Effects, State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
+from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed, sealed
 
 from .conftest import Make, MakeBlocking
-from .operations import keyed, seal, together
+from .operations import together
 
 TABLES = [
     "CREATE TABLE orders (id TEXT PRIMARY KEY)",
@@ -124,7 +124,7 @@ class TestLost:
         """Of a keyed call, which may try again; and no step."""
         claim = a_claim()
         assert await store.claim(claim) is None
-        with keyed(store, claim) as operation:
+        async with keyed(store, claim) as operation:
             for step in (None, lambda _: a_step("a")):
                 with pytest.raises(TransactionMisuse):
                     await store.transaction(swallowing("a", CONFLICT, stubborn=True), step=step)
@@ -133,7 +133,7 @@ class TestLost:
             assert await store.transaction(insert("b")) == "b"
         record = await store.get(claim.name)
         assert record is not None
-        assert record.outcome == seal("b")
+        assert record.outcome == sealed("b")
         assert await orders(store) == ["b", "there"]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])
@@ -164,11 +164,11 @@ class TestNeighbours:
             return insert("paid")(db)
 
         async def pay() -> str:
-            with keyed(store, one):
+            async with keyed(store, one):
                 return await store.transaction(counted)
 
         async def step() -> str:
-            with keyed(store, two):
+            async with keyed(store, two):
                 return await store.transaction(insert("stepped"), step=lambda _: a_step("step"))
 
         answers = await together(
@@ -237,7 +237,7 @@ class TestTriggersOnTheStoresTables:
 
         def call(n: int) -> Callable[[], Awaitable[Any]]:
             async def pay() -> str:
-                with keyed(store, claims[n]):
+                async with keyed(store, claims[n]):
                     return await store.transaction(insert(str(n)))
 
             return pay
@@ -253,8 +253,9 @@ class TestTriggersOnTheStoresTables:
         claim = a_claim()
         await store.claim(claim)
         _directly(store, "CREATE TRIGGER t AFTER INSERT ON orders BEGIN DELETE FROM grpc_idempotency_operations; END")
-        with keyed(store, claim), pytest.raises((FenceRefused, TransactionMisuse)):
-            await store.transaction(insert("a"))
+        async with keyed(store, claim):
+            with pytest.raises((FenceRefused, TransactionMisuse)):
+                await store.transaction(insert("a"))
         assert await orders(store) == ["there"]
 
 

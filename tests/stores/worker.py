@@ -7,9 +7,7 @@ from datetime import timedelta
 
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
-
-from .operations import keyed
+from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed
 
 
 def say(line: str) -> None:
@@ -47,7 +45,7 @@ async def hammer(path: str) -> None:
             say(f"claimed {claim.name.hex()}")
             assert await store.record_step(claim.name, claim.fence, a_step("first"))
             say(f"stepped {claim.name.hex()} first done")
-            with keyed(store, claim):
+            async with keyed(store, claim):
                 paired = await store.transaction(pair_of_step, step=lambda name: a_step("pair", result=name.encode()))
             say(f"stepped {claim.name.hex()} pair {paired}")
             assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
