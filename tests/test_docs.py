@@ -127,6 +127,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
+    """The store of the page on writing one keeps every promise of a store (6.1)."""
+    for name in ("own_store.py", "own_store_test.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    options = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function", "filterwarnings=error"]
+    command = [sys.executable, "-m", "pytest", "-q", "own_store_test.py", *(f"--override-ini={one}" for one in options)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/reference/refusals.md"])
 def test_the_tables_of_refusals_are_the_librarys(name: str) -> None:
     """The reasons and their statuses, in their order (2.3)."""

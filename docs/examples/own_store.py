@@ -1,0 +1,236 @@
+"""A store of one's own: a blocking one, whose entries are pickled values in one SQLite table."""
+
+import pickle
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
+
+
+@dataclass
+class Entry:
+    record: Record
+    until: datetime | None  # when the lease ends, or a waiting record is due
+    request: StoredRequest | None
+    steps: dict[str, Step] = field(default_factory=dict)
+    gone: bool = False
+
+    def seen(self, now: datetime) -> Record:
+        return replace(self.record, lapsed=self.until is not None and self.until <= now)
+
+    def expired(self, now: datetime) -> bool:
+        return self.record.expires_at is not None and self.record.expires_at <= now
+
+
+LEASED = State.RUNNING, State.UNDOING
+OWNED = *LEASED, State.HELD
+
+
+def utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+class OwnStore:
+    def __init__(self, path: Path, now: Callable[[], datetime] = utc_now) -> None:
+        self._path = path
+        self._now = now
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: nobody else changes anything between its first statement and its commit."""
+        committing = False
+        try:
+            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as db:
+                db.execute("BEGIN IMMEDIATE")
+                db.execute("CREATE TABLE IF NOT EXISTS entries (name BLOB PRIMARY KEY, entry BLOB)")
+                yield db
+                committing = True
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreUnavailable(str(error), landed=None if committing else False) from error
+
+    @contextmanager
+    def _owned(self, name: bytes, fence: bytes, *states: State) -> Iterator[Entry | None]:
+        """The entry, if it is in one of the states under the fence; what is changed in it is kept."""
+        with self._database() as db:
+            entry = self._find(db, name)
+            if entry is None or entry.record.fence != fence or entry.record.state not in states:
+                yield None
+                return
+            yield entry
+            if entry.gone:
+                db.execute("DELETE FROM entries WHERE name = ?", (name,))
+            else:
+                self._put(db, entry)
+
+    def _find(self, db: sqlite3.Connection, name: bytes) -> Entry | None:
+        row = db.execute("SELECT entry FROM entries WHERE name = ?", (name,)).fetchone()
+        entry: Entry | None = pickle.loads(row[0]) if row else None  # noqa: S301  # the file is the server's own
+        return None if entry is None or entry.expired(self._now()) else entry
+
+    def _put(self, db: sqlite3.Connection, entry: Entry) -> None:
+        db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.record.name, pickle.dumps(entry)))
+
+    def _all(self, db: sqlite3.Connection) -> list[Entry]:
+        """All entries, the oldest claim first; a real store has an index for each question instead."""
+        rows = db.execute("SELECT entry FROM entries").fetchall()
+        entries: list[Entry] = [pickle.loads(entry) for (entry,) in rows]  # noqa: S301  # as above
+        return sorted(entries, key=lambda entry: _place(entry.record))
+
+    def _finish(self, entry: Entry, outcome: Outcome, ttl: timedelta, *, resolved: bool = False) -> None:
+        now = self._now()
+        entry.record = replace(entry.record, state=State.COMPLETED, outcome=outcome, reason="", resolved=resolved)
+        entry.record = replace(entry.record, failure=None, completed_at=now, expires_at=now + ttl)
+        entry.until = entry.request = None
+
+    def open(self) -> None:
+        with self._database():
+            pass
+
+    def close(self) -> None:
+        pass
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        with self._database() as db:
+            now, entry = self._now(), self._find(db, claim.name)
+            if entry is None:
+                entry = Entry(_first(claim, now), now + claim.lease, claim.request)
+            elif (seen := entry.seen(now)).lapsed and seen.fence == over:
+                entry.record = _next(claim, seen)
+                entry.until = now + claim.lease
+            else:
+                return seen
+            self._put(db, entry)
+            return None
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        with self._owned(name, fence, *LEASED) as entry:
+            if entry is not None:
+                entry.until = self._now() + lease
+            return entry is not None
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+        with self._owned(name, fence, *OWNED, State.COMPLETED) as entry:
+            if entry is None:
+                return False
+            if entry.record.state is State.COMPLETED:  # it may be tried again: its answer was lost
+                return entry.record.outcome == outcome
+            self._finish(entry, outcome, ttl)
+            return True
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        with self._owned(name, fence, *OWNED) as entry:
+            if entry is not None:
+                entry.gone = True
+            return entry is not None
+
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        with self._owned(name, fence, *LEASED) as entry:
+            if entry is not None:
+                entry.record = replace(entry.record, state=State.WAITING, tries=tries, undo_tries=undo_tries)
+                entry.until = self._now() + delay
+            return entry is not None
+
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        with self._owned(name, fence, State.RUNNING, State.UNDOING) as entry:
+            if entry is None:
+                return False
+            if entry.record.state is State.UNDOING:  # as with a completion
+                return entry.record.failure == failure
+            entry.record = replace(entry.record, state=State.UNDOING, failure=failure)
+            return True
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        with self._owned(name, fence, *OWNED) as entry:
+            if entry is None or step.name in entry.steps:
+                return False
+            entry.steps[step.name] = step
+            return True
+
+    def steps(self, name: bytes) -> Sequence[Step]:
+        with self._database() as db:
+            entry = self._find(db, name)
+            return [] if entry is None else [*entry.steps.values()]
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        with self._database() as db:
+            found = [replace(entry.seen(self._now()), request=entry.request) for entry in self._all(db)]
+        lapsed = [record for record in found if record.lapsed and record.method in methods]
+        doubtful = [record for record in lapsed if _in_doubt(record)]
+        others = [record for record in lapsed if not _in_doubt(record) and record.request is not None]
+        return [*doubtful, *others][:limit]
+
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        with self._owned(name, fence, *LEASED) as entry:
+            if entry is None or (lapsed_only and not entry.seen(self._now()).lapsed):
+                return False
+            entry.record = replace(entry.record, state=State.HELD, reason=reason)
+            entry.until = entry.request = None
+            return True
+
+    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        with self._owned(name, fence, State.HELD) as entry:
+            if entry is not None and outcome is None:
+                entry.gone = True
+            elif entry is not None and outcome is not None:
+                self._finish(entry, outcome, ttl, resolved=True)
+            return entry is not None
+
+    def get(self, name: bytes) -> Record | None:
+        with self._database() as db:
+            entry = self._find(db, name)
+            return None if entry is None else entry.seen(self._now())
+
+    def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        with self._database() as db:
+            found = [entry.seen(self._now()) for entry in self._all(db) if not entry.expired(self._now())]
+        found = [record for record in found if state in (None, record.state) and method in (None, record.method)]
+        return [record for record in found if after is None or _place(record) > _place(after)][:limit]
+
+    def sweep(self, limit: int = 500) -> Swept:
+        with self._database() as db:
+            expired = [entry for entry in self._all(db) if entry.expired(self._now())]
+            for entry in expired[:limit]:
+                db.execute("DELETE FROM entries WHERE name = ?", (entry.record.name,))
+        return Swept(deleted=len(expired[:limit]), more=len(expired) > limit)
+
+
+def _first(claim: Claim, created_at: datetime) -> Record:
+    return Record(
+        name=claim.name,
+        method=claim.method,
+        state=State.RUNNING,
+        fence=claim.fence,
+        fingerprint=claim.fingerprint,
+        effects=claim.effects,
+        streams=claim.streams,
+        attempts=1,
+        created_at=created_at,
+    )
+
+
+def _next(claim: Claim, record: Record) -> Record:
+    """The record of a take-over."""
+    return replace(
+        _first(claim, record.created_at),
+        state=State.RUNNING if record.failure is None else State.UNDOING,
+        attempts=record.attempts + 1,
+        tries=record.tries,
+        undo_tries=record.undo_tries,
+        failure=record.failure,
+    )
+
+
+def _in_doubt(record: Record) -> bool:
+    return record.state in LEASED and record.effects is Effects.OPAQUE
+
+
+def _place(record: Record) -> tuple[datetime, bytes]:
+    return record.created_at, record.name

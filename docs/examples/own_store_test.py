@@ -1,0 +1,28 @@
+"""The contract suite, run on the store of ``own_store.py``."""
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from own_store import OwnStore
+
+from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.testing import AsyncStoreContract, in_threads
+
+
+class OwnHarness:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+
+    async def store(self) -> AsyncStore:
+        return in_threads(OwnStore(self._path, lambda: self._now))
+
+    async def elapse(self, duration: timedelta) -> None:
+        self._now += duration
+
+
+class TestOwnStore(AsyncStoreContract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> OwnHarness:
+        return OwnHarness(tmp_path / "operations.db")
