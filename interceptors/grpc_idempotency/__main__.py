@@ -159,6 +159,8 @@ def _values(record: Record) -> dict[str, Any]:
         "undo_tries": record.undo_tries,
         "created": _time(record.created_at),
     }
+    if record.owner:
+        values["owner"] = record.owner
     if record.state in (State.RUNNING, State.UNDOING, State.WAITING):
         values["lapsed"] = record.lapsed
     if record.reason:
@@ -176,6 +178,8 @@ def _values(record: Record) -> dict[str, Any]:
 
 def _step(step: Step, body: bool) -> dict[str, Any]:
     values: dict[str, Any] = {"step": step.name, "undoable": step.undoable}
+    if step.recorded_at is not None:
+        values["recorded"] = _time(step.recorded_at)
     return values | {"result": step.result.hex()} if body else values
 
 
@@ -195,7 +199,8 @@ def _parts(value: Any) -> list[Any]:
     """A step, or a trailer, as words of one line."""
     if not isinstance(value, dict):
         return list(value)
-    return [value["step"], *(["undoable"] * value["undoable"]), *([value["result"]] if "result" in value else [])]
+    more = [value[name] for name in ("recorded", "result") if name in value]
+    return [value["step"], *(["undoable"] * value["undoable"]), *more]
 
 
 def _plain(value: Any) -> str:

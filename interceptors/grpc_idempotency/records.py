@@ -1,7 +1,7 @@
 """The values that a store keeps and answers with. Plain, frozen, and free of any driver or of gRPC."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 Trailers = tuple[tuple[str, str | bytes], ...]
@@ -90,6 +90,8 @@ class Step:
     """What the step returned, encoded."""
     undoable: bool = False
     """Whether it has to be undone when the operation fails for good."""
+    recorded_at: datetime | None = field(default=None, compare=False)
+    """When it was recorded; aware, UTC. The store sets it, and steps that differ in it alone are equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +120,8 @@ class Claim:
     effects: Effects
     lease: timedelta
     """How long the claim is good for from now on, by the store's clock."""
+    owner: str = ""
+    """Whose process claims it, as ``host:pid``, for operators."""
     streams: bool = False
     """Whether the method answers with a stream of messages."""
     request: StoredRequest | None = None
@@ -133,6 +137,8 @@ class Record:
     state: State
     fence: bytes
     """The fence of the last claim, in every state."""
+    owner: str = ""
+    """The owner that the last claim named; empty once completed."""
     fingerprint: Fingerprint
     effects: Effects
     """As of the last claim: what to do with a lapsed record is decided by how it was begun."""

@@ -79,7 +79,7 @@ class AsyncStore(Protocol):
         """
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        """Stores the outcome of a running, undoing or held record, and drops its failure and its request.
+        """Stores the outcome of a running, undoing or held record, and drops its failure, its owner and its request.
 
         Args:
             name: The operation's name.
@@ -134,7 +134,7 @@ class AsyncStore(Protocol):
         """
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running, undoing or held record.
+        """Keeps a finished step of a running, undoing or held record, and the instant at which this is done.
 
         Args:
             name: The operation's name.

@@ -1,6 +1,8 @@
 """Leases and fences (4.2, 4.9)."""
 
 import asyncio
+import os
+import socket
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -254,3 +256,17 @@ async def test_fences_are_unique(serve: Servers) -> None:
     for _ in range(5):
         await service.call("Do", key=key)
     assert len(set(fences)) == 5
+
+
+async def test_a_record_names_the_process_that_runs_it(serve: Servers) -> None:
+    """Host and process id, for an operator who wonders where it runs, or ran (6.4)."""
+    handler, store = Blocking(), FlakyStore(serve.path)
+    service = await serve({"Do": handler}, store=store)
+    call = service.start("Do", key=new_key())
+    await handler.began.wait()
+    (record,) = await store.list()
+    assert record.owner == f"{socket.gethostname()}:{os.getpid()}"
+    handler.go.open()
+    await call
+    (record,) = await store.list()
+    assert record.owner == ""

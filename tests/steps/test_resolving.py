@@ -70,6 +70,7 @@ def add(store: SQLiteStore, method: str = METHODS[0], name: bytes | None = None,
         effects=Effects.OPAQUE,
         lease=options.get("lease", timedelta(seconds=30)),
         streams=options.get("streams", False),
+        owner="host:7",
     )
     assert store.claim(claim) is None
     return claim
@@ -296,19 +297,22 @@ def test_show(store: SQLiteStore, url: str, printed: Printed) -> None:
         "status: OK",
         "details: a\\nb",
         "message_bytes: 2",
-        "step: charge undoable",
         f"fence: {claim.fence.hex()}",
     ):
         assert line in lines
+    (step,) = store.steps(claim.name)
+    assert step.recorded_at is not None
+    recorded = step.recorded_at.isoformat(timespec="seconds")
+    assert f"step: charge undoable {recorded}" in lines
     assert "cafe" not in shown
     assert "x-mine" not in shown
     assert main(["show", url, "ab", "--body"]) == 0
     lines = printed().splitlines()
-    for line in ("message: cafe", "trailer: x-mine 1", "trailer: x-bin 01", "step: charge undoable 62fe"):
+    for line in ("message: cafe", "trailer: x-mine 1", "trailer: x-bin 01", f"step: charge undoable {recorded} 62fe"):
         assert line in lines
     assert main(["show", url, "ab" * 16, "--json", "--body"]) == 0
     values = json.loads(printed())
-    assert values["steps"] == [{"step": "charge", "undoable": True, "result": "62fe"}]
+    assert values["steps"] == [{"step": "charge", "undoable": True, "recorded": recorded, "result": "62fe"}]
     assert (values["message"], values["details"]) == ("cafe", "a\nb")
 
 
@@ -326,6 +330,7 @@ def test_what_is_being_undone(store: SQLiteStore, url: str, printed: Printed) ->
     lines = printed().splitlines()
     for line in (
         "state: waiting",
+        "owner: host:7",
         "undo_tries: 1",
         "failure: NOT_FOUND",
         "failure_details: no such user",

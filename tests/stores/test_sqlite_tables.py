@@ -18,7 +18,7 @@ from grpc_idempotency.testing import TTL, a_claim
 
 from .conftest import Make
 
-_AT_ONCE = 500
+_CALLERS = 64
 
 
 def same(digest: bytes) -> Fingerprint:
@@ -27,22 +27,30 @@ def same(digest: bytes) -> Fingerprint:
 
 
 async def complete_many(store: AsyncSQLiteStore, count: int, message: bytes = b"") -> None:
-    """Completes so many operations."""
-    for _ in range(count // _AT_ONCE):
-        claims = [replace(claim, fingerprint=same(os.urandom(32))) for claim in (a_claim() for _ in range(_AT_ONCE))]
-        await asyncio.gather(*map(store.claim, claims))
-        outcome = Outcome(status=Code.OK, message=message)
-        await asyncio.gather(*(store.complete(one.name, one.fence, outcome, TTL) for one in claims))
+    """Completes so many operations, as 64 callers do, each one call after another."""
+    outcome = Outcome(status=Code.OK, message=message)
+
+    async def call(times: int) -> None:
+        for _ in range(times):
+            claim = replace(a_claim(), fingerprint=same(os.urandom(32)))
+            await store.claim(claim)
+            await store.complete(claim.name, claim.fence, outcome, TTL)
+
+    await asyncio.gather(*(call(count // _CALLERS) for _ in range(_CALLERS)))
 
 
-async def test_a_stored_key_takes_450_bytes(make: Make, path: Path) -> None:
-    """With a reply of 200 bytes and a method's name of 40 characters, all indexes included."""
+async def test_a_stored_key_takes_some_450_bytes(make: Make, path: Path) -> None:
+    """With a reply of 200 bytes and a method's name of 40 characters, all indexes included.
+
+    How full the pages get depends on which calls shared a commit: by one percent or so.
+    """
     store = make(synchronous="NORMAL")
-    await complete_many(store, 10_000, os.urandom(200))
+    count = 64 * 200
+    await complete_many(store, count, os.urandom(200))
     await store.close()
     with closing(sqlite3.connect(path)) as db:
         (pages,), (size,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
-    assert pages * size / 10_000 <= 450
+    assert pages * size / count < 460
 
 
 OPEN = [state for state in State if state is not State.COMPLETED]

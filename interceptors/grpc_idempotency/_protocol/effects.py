@@ -37,6 +37,8 @@ class Call:
     """What is stored for a run without the client; ``None`` where there is to be none."""
     lapsed: Record | None = None
     """Without a client: the record as it was found, which this call is to take over."""
+    owner: str = ""
+    """The process that claims it, as ``host:pid``."""
 
 
 class Mark(enum.Enum):

@@ -172,6 +172,7 @@ def operate(call: Call) -> Plan[Landing]:
         fingerprint=call.fingerprint,
         effects=policy.effects,
         lease=policy.lease,
+        owner=call.owner,
         streams=call.streams,
         request=call.request,
     )

@@ -1,6 +1,9 @@
 """From what came in to a keyed call or a refusal, in the order of the table (2.3). Shared by both kinds of server."""
 
+import functools
 import logging
+import os
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -191,7 +194,19 @@ def _call(
         target.response_streams,
         named.principal,
         None if stored is None else _stored(policy, snapshot, named.principal, stored),
+        owner=this_process(),
     )
+
+
+def this_process() -> str:
+    """Returns ``host:pid`` of this process, which may be one that was forked."""
+    return f"{_host()}:{os.getpid()}"
+
+
+@functools.cache
+def _host() -> str:
+    """Returns the name of this machine, in ASCII: a store has to be able to keep it."""
+    return socket.gethostname().encode("ascii", "backslashreplace").decode()
 
 
 def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:

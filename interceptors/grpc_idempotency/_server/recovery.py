@@ -14,7 +14,7 @@ import grpc
 from grpc_idempotency._methods.resolve import Methods
 from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Tell
 from grpc_idempotency._protocol.rules import fate
-from grpc_idempotency._server.admission import NotAdmitted, read
+from grpc_idempotency._server.admission import NotAdmitted, read, this_process
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import Perform
 from grpc_idempotency._server.target import Target
@@ -127,6 +127,7 @@ class Recovery:
             record.request.principal,
             record.request,
             record,
+            this_process(),
         )
         return Recoverable(call, target, messages, snapshot)
 

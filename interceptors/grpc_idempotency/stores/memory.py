@@ -127,7 +127,7 @@ class AsyncMemoryStore:
         entry = self._owned(name, fence, *_OWNED)
         if entry is None or step.name in entry.steps:
             return False
-        entry.steps[step.name] = step
+        entry.steps[step.name] = replace(step, recorded_at=self._now())
         return True
 
     @_whole
@@ -217,6 +217,7 @@ class AsyncMemoryStore:
             state=State.COMPLETED,
             outcome=outcome,
             failure=None,
+            owner="",
             completed_at=now,
             expires_at=now + ttl,
             reason="",
@@ -232,6 +233,7 @@ def _first(claim: Claim, now: datetime) -> Record:
         method=claim.method,
         state=State.RUNNING,
         fence=claim.fence,
+        owner=claim.owner,
         fingerprint=claim.fingerprint,
         effects=claim.effects,
         streams=claim.streams,

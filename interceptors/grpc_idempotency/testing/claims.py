@@ -6,7 +6,7 @@ from datetime import timezone
 
 from grpc_idempotency.records import Effects, State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
-from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, TICK, TTL, a_claim
+from grpc_idempotency.testing.makers import FAILURE, LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim
 from grpc_idempotency.testing.states import assert_refused, put_completed, put_held, put_running, put_waiting, record_of
 
 
@@ -119,3 +119,27 @@ class ClaimContract:
         claim = a_claim()
         assert await store.claim(claim, over=os.urandom(16)) is None
         assert (await record_of(store, claim)).attempts == 1
+
+    async def test_a_record_names_the_owner_of_its_last_claim(self, harness: AsyncStoreHarness) -> None:
+        """While it runs, is undone, waits and is held; a completed record has none, and a take-over names its own."""
+        store = await harness.store()
+        first, second = a_claim(owner="one:1"), a_claim(owner="two:22")
+        second = replace(second, name=first.name)
+        assert await store.claim(first) is None
+        assert (await record_of(store, first)).owner == "one:1"
+        assert await store.wait(first.name, first.fence, TICK, 1, 0)
+        assert (await record_of(store, first)).owner == "one:1"
+        await harness.elapse(TICK)
+        assert await store.claim(second, over=first.fence) is None
+        assert (await record_of(store, first)).owner == "two:22"
+        assert await store.undo(second.name, second.fence, FAILURE)
+        assert await store.hold(second.name, second.fence, "an undo failed")
+        assert (await record_of(store, first)).owner == "two:22"
+        assert await store.resolve(second.name, second.fence, OUTCOME, TTL)
+        assert (await record_of(store, first)).owner == ""
+        await harness.elapse(TTL)
+        third = replace(first, fence=os.urandom(16), owner="three:3")
+        assert await store.claim(third) is None
+        assert (await record_of(store, third)).owner == "three:3"
+        assert await store.complete(third.name, third.fence, OUTCOME, TTL)
+        assert (await record_of(store, third)).owner == ""

@@ -23,6 +23,7 @@ def a_claim(
     effects: Effects = Effects.OPAQUE,
     streams: bool = False,
     request: StoredRequest | None = None,
+    owner: str = "host:1",
 ) -> Claim:
     """A claim under a fresh fence, with another fingerprint each time."""
     return Claim(
@@ -34,6 +35,7 @@ def a_claim(
         lease=lease,
         streams=streams,
         request=request,
+        owner=owner,
     )
 
 

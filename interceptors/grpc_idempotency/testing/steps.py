@@ -7,7 +7,7 @@ from grpc_idempotency.records import Claim
 from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim, a_step
-from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting
+from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
 
 
 class StepContract:
@@ -30,6 +30,20 @@ class StepContract:
         assert list(await (await harness.store()).steps(one.name)) == steps
         assert list(await store.steps(other.name)) == [a_step("first", result=b"other")]
         assert list(await store.steps(os.urandom(16))) == []
+
+    async def test_a_step_tells_when_it_was_recorded(self, harness: AsyncStoreHarness) -> None:
+        """By the store, aware; later ones later, and the same whenever it is read."""
+        store = await harness.store()
+        claim = await put_running(store)
+        for name in ("reserve", "confirm"):
+            assert await store.record_step(claim.name, claim.fence, a_step(name))
+            await harness.elapse(TICK)
+        reserved, confirmed = (step.recorded_at for step in await store.steps(claim.name))
+        created = (await record_of(store, claim)).created_at
+        assert reserved is not None
+        assert confirmed is not None
+        assert created <= reserved < confirmed
+        assert [step.recorded_at for step in await store.steps(claim.name)] == [reserved, confirmed]
 
     async def test_a_name_is_kept_once(self, harness: AsyncStoreHarness) -> None:
         """A second step of it is refused, be it the same, and the first stays."""

@@ -231,7 +231,7 @@ class Group:
     def _take_over(self, requests: Sequence[ClaimRequest]) -> None:
         for one in requests:
             row = rows.claim_row(one.claim, self.now, self.wall)
-            parameters = (*row[1:7], *row[8:10], one.claim.name, one.over, self.now)
+            parameters = (*row[1:7], *row[8:11], one.claim.name, one.over, self.now)
             one.value = None
             one.taken_over = self._db.execute(self._sql["take_over"], parameters).rowcount == 1
 
@@ -267,7 +267,7 @@ class Group:
         self._together(requests, self._record_steps)
 
     def _record_steps(self, requests: Sequence[StepRequest]) -> None:
-        kept = self._many("record_step", [rows.step_row(one.name, one.fence, one.step) for one in requests])
+        kept = self._many("record_step", [rows.step_row(one.name, one.fence, one.step, self.wall) for one in requests])
         if len(requests) == 1 or kept == len(requests):
             for one in requests:
                 one.value = kept > 0

@@ -6,13 +6,14 @@
 -- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
 -- of another row of this very statement, changes nothing and is not counted.
 INSERT INTO {p}operations
-    (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, request)
+    (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, owner,
+    request)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
     effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0,
     undo_tries = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
-    completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
+    owner = excluded.owner, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
     details = '', trailers = NULL, message = NULL, request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
@@ -21,14 +22,14 @@ WHERE {p}operations.expires_at <= ?
 -- waiting one that is due. One that has a failure goes on being undone.
 UPDATE {p}operations SET
     state = CASE WHEN status IS NULL THEN 0 ELSE 4 END, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?,
-    streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?
+    streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?, owner = ?
 WHERE name = ? AND fence = ? AND state IN (0, 3, 4) AND lease_until <= ?
 
 -- name: complete
 -- Stores the outcomes of running, undoing or held operations; any number of rows at once. A row of NULLs matches
 -- nothing.
 UPDATE {p}operations SET
-    state = 1, lease_ms = NULL, lease_until = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
+    state = 1, lease_ms = NULL, lease_until = NULL, owner = NULL, reason = '', completed_ms = v.column3, ttl_ms = v.column4,
     expires_at = v.column5, status = v.column6, retained = v.column7, details = v.column8, trailers = v.column9,
     message = v.column10, request = NULL
 FROM (VALUES {rows}) AS v
@@ -76,8 +77,8 @@ WHERE name = ? AND fence = ? AND state = 0
 -- name: record_step
 -- Keeps finished steps of running, undoing or held operations; any number of rows at once. A row of NULLs matches
 -- nothing.
-INSERT INTO {p}steps (operation, name, position, undoable, result)
-SELECT o.id, v.column3, v.column4, v.column5, v.column6 FROM (VALUES {rows}) AS v
+INSERT INTO {p}steps (operation, name, position, undoable, recorded_ms, result)
+SELECT o.id, v.column3, v.column4, v.column5, v.column6, v.column7 FROM (VALUES {rows}) AS v
 JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 WHERE true
 ON CONFLICT (operation, name) DO NOTHING
@@ -88,7 +89,7 @@ DELETE FROM {p}steps WHERE id IN (SELECT id FROM {p}steps ORDER BY id DESC LIMIT
 
 -- name: steps
 -- The finished steps of one operation, in their order.
-SELECT s.name, s.position, s.undoable, s.result
+SELECT s.name, s.position, s.undoable, s.recorded_ms, s.result
 FROM {p}operations AS o JOIN {p}steps AS s ON s.operation = o.id
 WHERE o.name = ? AND (o.expires_at IS NULL OR o.expires_at > ?)
 ORDER BY s.id
@@ -107,7 +108,7 @@ SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires
 -- name: resolve
 -- Completes one held operation with what an operator says.
 UPDATE {p}operations SET
-    state = 1, reason = '', resolved = 1, completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, retained = ?,
+    state = 1, owner = NULL, reason = '', resolved = 1, completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, retained = ?,
     details = ?, trailers = ?, message = ?
 WHERE name = ? AND fence = ? AND state = 2
 
@@ -118,7 +119,7 @@ DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 -- name: read
 -- Operations by name, expired ones included; any number at once. A NULL matches nothing.
 SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
-    expires_at, status, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
+    expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
 -- name: scan
@@ -138,7 +139,7 @@ ORDER BY created_ms, name LIMIT ?
 -- Lapsed operations of some methods that can be dealt with without their clients: first those in doubt, opaque and
 -- running or undoing, then those that have a request; the oldest first among each. The method's NULLs match nothing.
 SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
-    expires_at, status, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
+    expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
     WHERE lease_until <= ? AND (request IS NOT NULL OR (state IN (0, 4) AND effects = 0)) AND method IN ({rows})

@@ -63,11 +63,12 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
         wall,
         lease,
         now + lease,
+        claim.owner,
         packed_request(claim.request),
     )
 
 
-CLAIM_COLUMNS = 11
+CLAIM_COLUMNS = 12
 """How many values a row of the statement ``claim`` has."""
 OUTCOME_COLUMNS = 10
 """How many values a row of the statement ``complete`` has."""
@@ -91,23 +92,22 @@ def lease_row(name: bytes, fence: bytes, duration: timedelta, now: int) -> Row:
     return (name, fence, lease, now + lease)
 
 
-def step_row(name: bytes, fence: bytes, step: Step) -> Row:
+def step_row(name: bytes, fence: bytes, step: Step, wall: int) -> Row:
     """The parameters of one row of the statement ``record_step``."""
-    return (name, fence, step.name, step.position, step.undoable, step.result)
+    return (name, fence, step.name, step.position, step.undoable, wall, step.result)
 
 
 def step(row: Row) -> Step:
     """The step that a row of the statement ``steps`` holds."""
-    name, position, undoable, result = row
-    return Step(name=name, position=position, undoable=bool(undoable), result=result)
+    name, position, undoable, recorded, result = row
+    return Step(name=name, position=position, undoable=bool(undoable), result=result, recorded_at=instant(recorded))
 
 
 def record(row: Row, now: int) -> Record:
     """The record that a row of the statements ``read`` and ``pending`` holds."""
-    name, state, fence, effects, attempts, tries, undo_tries, created, lease_until, completed, ttl_ms, _, status = row[
-        :13
-    ]
-    method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:23]
+    name, state, fence, effects, attempts, tries, undo_tries, created, lease_until, completed = row[:10]
+    ttl_ms, _, status = row[10:13]
+    owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:24]
     told = None
     if status is not None:
         told = Outcome(
@@ -122,6 +122,7 @@ def record(row: Row, now: int) -> Record:
         method=method,
         state=STATES[state],
         fence=fence,
+        owner=owner or "",
         fingerprint=Fingerprint(raw=raw, canonical=raw if canonical is None else canonical),
         effects=EFFECTS[effects],
         streams=bool(streams),
@@ -136,7 +137,7 @@ def record(row: Row, now: int) -> Record:
         failure=told if state != COMPLETED else None,
         reason=reason,
         resolved=bool(resolved),
-        request=unpacked_request(row[23]) if len(row) > 23 and row[23] is not None else None,
+        request=unpacked_request(row[24]) if len(row) > 24 and row[24] is not None else None,
     )
 
 

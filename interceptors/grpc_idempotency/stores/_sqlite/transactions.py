@@ -107,7 +107,7 @@ class Transactions:
             return True
         try:
             if request.step is not None:
-                row = rows.step_row(operation.name, operation.fence, request.step)
+                row = rows.step_row(operation.name, operation.fence, request.step, wall)
                 if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
                     raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
             elif request.committed is not None:

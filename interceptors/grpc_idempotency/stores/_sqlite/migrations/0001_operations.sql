@@ -19,6 +19,7 @@ CREATE TABLE {p}operations (
     expires_at INTEGER,
     status INTEGER,                          -- with retained, details and trailers the outcome, or the failure that the
                                              -- operation is undone for; NULL where there is neither
+    owner TEXT,                              -- host:pid of the process of the last claim; NULL once completed
     method TEXT NOT NULL,
     raw BLOB NOT NULL,
     canonical BLOB,                          -- NULL where it is the same as raw, as it mostly is
@@ -47,6 +48,7 @@ CREATE TABLE {p}steps (
     name TEXT NOT NULL,
     position INTEGER NOT NULL,
     undoable INTEGER NOT NULL,
+    recorded_ms INTEGER NOT NULL,            -- by the wall clock
     result BLOB NOT NULL
 );
 CREATE UNIQUE INDEX {p}steps_name ON {p}steps (operation, name);
