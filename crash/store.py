@@ -1,7 +1,7 @@
 """The servers' store, with an audit of what is done to it and the points to die at. The library knows nothing of it."""
 
 from collections.abc import Callable, Coroutine
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from crash.files import Journal
@@ -41,7 +41,7 @@ class LabStore(SQLiteStore):
             self._note("renew", name, fence, asked=asked)
         return renewed
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         self.point.reach("before-completion")
         completed = await super().complete(name, fence, outcome, ttl)
         if completed:

@@ -21,7 +21,9 @@ class Entry:
     gone: bool = False
 
     def seen(self, now: datetime) -> Record:
-        return replace(self.record, lapsed=self.until is not None and self.until <= now)
+        expires = self.record.expires_at
+        remaining = None if expires is None else expires - now
+        return replace(self.record, lapsed=self.until is not None and self.until <= now, remaining=remaining)
 
     def expired(self, now: datetime) -> bool:
         return self.record.expires_at is not None and self.record.expires_at <= now
@@ -85,7 +87,7 @@ class OwnStore:
     def _finish(self, entry: Entry, outcome: Outcome, ttl: timedelta, *, resolved: bool = False) -> None:
         now = self._now()
         entry.record = replace(entry.record, state=State.COMPLETED, outcome=outcome, reason="", resolved=resolved)
-        entry.record = replace(entry.record, failure=None, completed_at=now, expires_at=now + ttl)
+        entry.record = replace(entry.record, failure=None, owner="", completed_at=now, expires_at=now + ttl)
         entry.until = entry.request = None
 
     def open(self) -> None:
@@ -114,14 +116,15 @@ class OwnStore:
                 entry.until = self._now() + lease
             return entry is not None
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         with self._owned(name, fence, *OWNED, State.COMPLETED) as entry:
             if entry is None:
-                return False
-            if entry.record.state is State.COMPLETED:  # it may be tried again: its answer was lost
-                return entry.record.outcome == outcome
-            self._finish(entry, outcome, ttl)
-            return True
+                return None
+            if entry.record.state is not State.COMPLETED:
+                self._finish(entry, outcome, ttl)
+            elif entry.record.outcome != outcome:  # the same outcome may be tried again: its answer was lost
+                return None
+            return entry.record.completed_at
 
     def release(self, name: bytes, fence: bytes) -> bool:
         with self._owned(name, fence, *OWNED) as entry:
@@ -149,7 +152,7 @@ class OwnStore:
         with self._owned(name, fence, *OWNED) as entry:
             if entry is None or step.name in entry.steps:
                 return False
-            entry.steps[step.name] = step
+            entry.steps[step.name] = replace(step, recorded_at=self._now())
             return True
 
     def steps(self, name: bytes) -> Sequence[Step]:
@@ -211,6 +214,7 @@ def _first(claim: Claim, created_at: datetime) -> Record:
         fingerprint=claim.fingerprint,
         effects=claim.effects,
         streams=claim.streams,
+        owner=claim.owner,
         attempts=1,
         created_at=created_at,
     )

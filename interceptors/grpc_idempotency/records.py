@@ -158,6 +158,8 @@ class Record:
     """When the outcome was stored; aware, UTC; ``None`` unless completed."""
     expires_at: datetime | None = None
     """When a completed record stops being there; aware, UTC."""
+    remaining: timedelta | None = field(default=None, compare=False)
+    """How long a completed record is there from the instant on at which it was read, by the store's clock."""
     outcome: Outcome | None = None
     """The outcome of a completed record."""
     failure: Outcome | None = None

@@ -26,7 +26,7 @@ A store whose database can hold a handler's rows takes part in the operation tha
 import contextvars
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from grpc_idempotency._operation import ambient, running
@@ -78,7 +78,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was changed.
         """
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record, and drops its failure, its owner and its request.
 
         Args:
@@ -88,8 +88,9 @@ class AsyncStore(Protocol):
             ttl: How long from now until the record expires.
 
         Returns:
-            ``True`` if the outcome was stored. Also ``True`` if the record is completed under this very fence with this
-            very outcome: it is left alone then, so that a completion whose answer was lost can be tried again.
+            When the outcome was stored, the record's ``completed_at``; ``None`` if it was not. A record that is
+            completed under this very fence with this very outcome is left alone, and its ``completed_at`` returned, so
+            that a completion whose answer was lost can be tried again.
         """
 
     async def release(self, name: bytes, fence: bytes) -> bool:
@@ -245,7 +246,7 @@ class Store(Protocol):
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
         """See :meth:`AsyncStore.renew`."""
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """See :meth:`AsyncStore.complete`."""
 
     def release(self, name: bytes, fence: bytes) -> bool:
@@ -342,6 +343,9 @@ class RunningOperation(Protocol):
 
     committed: Outcome | None
     """The outcome that a transaction of this run has committed. Set by the store before it ends the transaction."""
+    completed_at: datetime | None
+    """When that outcome was stored, the record's ``completed_at``. Set by the store with ``committed``. Where the store
+    can't tell it stays ``None``, and the first replay reads the record."""
     uncommitted: StoreUnavailable | None
     """The error with which a transaction of this run could not be committed. Set by the store before it raises it."""
 

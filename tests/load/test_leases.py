@@ -14,7 +14,8 @@ import pytest
 
 from grpc_idempotency import MemoryStore, StoreUnavailable
 from grpc_idempotency._protocol.effects import Event as Told
-from grpc_idempotency._server.leases import MOST_UNANSWERED, Lease, Leases, now
+from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.leases import MOST_UNANSWERED, Lease, Leases
 from grpc_idempotency._server.workers import Workers
 from grpc_idempotency.records import Claim, Effects, Fingerprint
 from grpc_idempotency.stores.memory import AsyncMemoryStore

@@ -85,15 +85,16 @@ class Store:
             self.rows[name] = replace(row, lease_until=self.now + lease.total_seconds())
         return row is not None
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         row = self.owned(name, fence, State.RUNNING, State.HELD)
         if row is None:
-            return self.owned(name, fence, State.COMPLETED) is not None
+            row = self.owned(name, fence, State.COMPLETED)
+            return None if row is None or row.completed is None else _at(row.completed)
         expires = self.now + ttl.total_seconds()
         self.rows[name] = replace(
             row, state=State.COMPLETED, completed=self.now, expires=expires, outcome=outcome, reason=""
         )
-        return True
+        return _at(self.now)
 
     def release(self, name: bytes, fence: bytes) -> bool:
         if self.owned(name, fence, State.RUNNING, State.HELD) is None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -46,7 +46,7 @@ class Forgetful(Store):
 
 
 class CompletesWithoutFence(Store):
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         row = self.rows.get(name)
         return super().complete(name, fence if row is None else row.fence, outcome, ttl)
 
@@ -100,7 +100,7 @@ class ForgetsEffects(Store):
 
 
 class KeepsAnotherOutcome(Store):
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         return super().complete(name, fence, replace(outcome, message=b"garbled"), ttl)
 
 

@@ -372,7 +372,7 @@ def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_
     assert hand.asked(Execute) == Execute(claim(), attempt=1)
     hand.reply(Execute, Ran(Answered(OK)))
     assert hand.asked(Complete) == Complete(b"name", b"mine", OK, CALL.policy.ttl)
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(OK)
 
 
@@ -588,7 +588,7 @@ def test_an_exception_of_an_opaque_handler_is_stored() -> None:
     raised = Outcome(status=Code.UNKNOWN, details="internal error")
     hand = settling(Raised(raised))
     assert hand.asked(Complete).outcome == raised
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(raised)
 
 
@@ -613,7 +613,7 @@ def test_an_opaque_handler_that_the_store_failed_elsewhere_may_have_done_more() 
     """Not its own transaction, but a read or another store: that is an exception as any other (4.5)."""
     failed = Outcome(status=Code.UNKNOWN)
     hand = settling(RolledBack(failed, own=False))
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(failed)
 
 
@@ -643,7 +643,7 @@ def test_what_the_store_can_not_keep_is_left_out_of_the_outcome() -> None:
     bare = Outcome(status=Code.OK, message=b"done")
     assert hand.told == [Event.STRIPPED]
     assert hand.asked(Complete).outcome == bare
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(bare)
 
 
@@ -684,7 +684,7 @@ def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
     """The first call gets it whole (4.8, 4.11)."""
     hand = settling(Answered(OK), max_response_bytes=4)
     assert hand.asked(Complete).outcome == replace(OK, message=None, retained=False)
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(OK)
     assert protocol.retained(OK, Policy(max_response_bytes=5)) == OK
 
@@ -694,7 +694,7 @@ def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
 
 def overtaken(now: Record | None) -> Hand:
     hand = settling(Answered(OK), Effects.REPEATABLE)
-    hand.reply(Complete, False)
+    hand.reply(Complete, None)
     assert hand.asked(Get).name == b"name"
     hand.reply(Get, now)
     return hand
@@ -717,7 +717,7 @@ def test_an_outcome_under_ones_own_fence_is_ones_own() -> None:
 def test_a_zombie_without_a_store_does_not_guess() -> None:
     """STORE_UNAVAILABLE: the handler ran, but what counts can't be seen (5.5)."""
     hand = settling(Answered(OK), Effects.REPEATABLE)
-    hand.reply(Complete, False)
+    hand.reply(Complete, None)
     hand.fail(Get, DOWN)
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
@@ -764,7 +764,7 @@ def test_a_write_is_tried_again_while_its_owner_may_be_taken_for_alive() -> None
         hand.reply(LeaseHolds, True)
         pauses.append(hand.asked(Pause).seconds)
         hand.reply(Pause, None)
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(OK)
     assert pauses[:3] == [0.05, 0.1, 0.2]
     assert pauses == sorted(pauses)
@@ -820,7 +820,7 @@ def stepping(ended: Ended, *, tries: int = 0, effects: Effects = Effects.REPEATA
 def test_success_after_steps_is_stored_like_any_other() -> None:
     """Nothing is undone (5.2)."""
     hand = stepping(Answered(OK))
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(OK)
 
 
@@ -832,7 +832,7 @@ def test_an_operation_that_fails_for_good_is_undone_first() -> None:
     assert hand.told == [Event.GIVEN_UP]
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == FAILURE
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(FAILURE)
 
 
@@ -844,7 +844,7 @@ def test_a_stream_that_fails_after_steps_keeps_its_messages() -> None:
     hand.reply(Undo, True)
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == failed
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(failed)
 
 
@@ -949,7 +949,7 @@ def test_an_exception_of_an_opaque_handler_with_steps_is_final() -> None:
     hand = stepping(Raised(FAILURE), effects=Effects.OPAQUE)
     hand.reply(Undo, True)
     hand.reply(Unwind, None)
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(FAILURE)
 
 

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import grpc_idempotency
@@ -68,7 +68,7 @@ class FlakyStore(SQLiteStore, Faults):
         self.check("renew")
         return await super().renew(name, fence, lease)
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         self.check("complete")
         return await super().complete(name, fence, outcome, ttl)
 
@@ -121,7 +121,7 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         self._flaky.check("renew")
         return super().renew(name, fence, lease)
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         self._flaky.check("complete")
         return super().complete(name, fence, outcome, ttl)
 
@@ -165,7 +165,7 @@ class FlakyMemory(AsyncMemoryStore, Faults):
         self.before(claim)
         return await super().claim(claim, over=over)
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         self.check("complete")
         return await super().complete(name, fence, outcome, ttl)
 

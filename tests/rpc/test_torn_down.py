@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ class Held(FlakyStore):
         await self._hold("claim")
         return found
 
-    async def complete(self, *given: Any, **named: Any) -> bool:
+    async def complete(self, *given: Any, **named: Any) -> datetime | None:
         done = await super().complete(*given, **named)
         await self._hold("complete")
         return done

@@ -1,7 +1,7 @@
 """A store of an embedder's own, and its tests, as type checkers see them."""
 
 from collections.abc import Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from typing_extensions import assert_type
@@ -26,8 +26,8 @@ class RedisStore:
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
         return False
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
-        return False
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
+        return None
 
     async def release(self, name: bytes, fence: bytes) -> bool:
         return False

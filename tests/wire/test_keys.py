@@ -16,6 +16,7 @@ from grpc_idempotency._protocol.effects import Call
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency._server.admission import Admission, NotAdmitted
 from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.key import InvalidKey, carries_key, find_key, parse_key
 from grpc_idempotency._wire.reply import reply_to
@@ -160,12 +161,11 @@ def admit(
     """What becomes of a call with these values for its key."""
     context: Any = Context([(HEADER, value) for value in values], remaining)
     snapshot = Snapshot(METHOD, context)
-    admission, to = Admission(principal, secret), target(message, **policy)
+    to = replace(target(message, **policy), deserialize=lambda raw: message or raw)
     try:
-        named = admission.name(to, snapshot, message)
+        return Admission(principal, secret, Replays(0)).admit(to, snapshot, b"request").call
     except NotAdmitted as exc:
         return exc.answer if isinstance(exc.answer, Refusal) else None
-    return None if named is None else admission.call(to, snapshot, named, b"request", message or b"request")
 
 
 def refused(*values: str, **options: Any) -> Refusal:
@@ -248,11 +248,9 @@ def test_nor_is_a_stream_of_such(secret: bytes | None) -> None:
     to = replace(to, deserialize=CreateOrderRequest.FromString)
     context: Any = Context([(HEADER, "k"), ("idempotency-message-count", "3")])
     snapshot = Snapshot(METHOD, context)
-    admission = Admission(lambda _caller: "alice", secret)
+    admission = Admission(lambda _caller: "alice", secret, Replays(0))
     for ids, stored in ((("", "", ""), True), (("", "other", ""), not secret)):
-        named = admission.name(to, snapshot, None)
-        assert named is not None
-        intake = admission.intake(to, snapshot, named)
+        intake = admission.stream(to, snapshot)
         for request_id in ids:
             intake.take(CreateOrderRequest(customer_id="c", request_id=request_id).SerializeToString())
         call = intake.end()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from grpc_idempotency._operation import ambient
@@ -55,6 +55,8 @@ class Running:
         """How long its outcome will be kept."""
         self.committed: Outcome | None = None
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+        self.completed_at: datetime | None = None
+        """When that outcome was stored. Set by the store."""
         self.uncommitted: StoreUnavailable | None = None
         """The error with which a transaction of this run could not be committed, if so. Set by the store."""
         self.steps = steps

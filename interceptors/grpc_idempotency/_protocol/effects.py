@@ -5,7 +5,7 @@ Types alone; the rules are in ``rules.py``.
 
 import enum
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
@@ -58,6 +58,8 @@ class Answer:
     mark: Mark
     created: datetime | None = None
     """When the outcome was stored; with a replay only."""
+    record: Record | None = field(default=None, compare=False)
+    """The record that the outcome was read from; with a replay only."""
 
 
 # How a handler can end
@@ -70,6 +72,8 @@ class Answered:
     outcome: Outcome
     committed: bool = False
     """Whether its own transaction stored the outcome already (5.1)."""
+    at: datetime | None = field(default=None, compare=False)
+    """When that was, where all of the outcome is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +121,8 @@ class Executed:
     """The handler ran, and its outcome is stored."""
 
     outcome: Outcome
+    at: datetime | None = field(default=None, compare=False)
+    """When it was stored, where that is known, and all of it is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +274,7 @@ class Renew(Effect[bool]):
 
 
 @dataclass(frozen=True, slots=True)
-class Complete(Effect[bool]):
+class Complete(Effect[datetime | None]):
     """The store's ``complete``."""
 
     name: bytes

@@ -12,10 +12,11 @@ an operation:
 * :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
 """
 
+import enum
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, TypeGuard
+from typing import Final, TypeGuard, TypeVar
 
 from grpc_idempotency._compat import assert_never
 from grpc_idempotency._protocol.effects import (
@@ -64,6 +65,8 @@ from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
+
+T = TypeVar("T")
 
 # One call
 
@@ -146,11 +149,11 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
 
 def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     assert record.completed_at is not None
-    if not _is_whole(record.outcome):
+    if not is_whole(record.outcome):
         return _not_retained(record.outcome, record.completed_at, record.resolved)
     if waited:
         return Answer(record.outcome, Mark.ATTACHED)
-    return Answer(record.outcome, Mark.REPLAYED, record.completed_at)
+    return Answer(record.outcome, Mark.REPLAYED, record.completed_at, record)
 
 
 # One flight
@@ -282,8 +285,8 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
     """What becomes of the record when the handler has ended (4.5, 4.6, 5.2)."""
     opaque = claim.effects is Effects.OPAQUE
     match ran.ended:
-        case Answered(outcome, committed=True):
-            return Executed(outcome)
+        case Answered(outcome, True, at):
+            return Executed(outcome, at)
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
                 return (yield from _end(call, claim, outcome, ran.steps, tries))
@@ -321,7 +324,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
             return (yield from _unwind(call, claim, outcome, tries, 0))
         case False:
             return (yield from _overtaken(call, claim))
-        case None:
+        case _Unheard.UNHEARD:
             return Refused(_not_stored())
         case _:
             assert_never(kept)
@@ -347,7 +350,7 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing
             return Waits()
         case False:
             return (yield from _overtaken(call, claim))
-        case None:
+        case _Unheard.UNHEARD:
             return Refused(_not_stored())
         case _:
             assert_never(kept)
@@ -386,19 +389,15 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
 def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
     kept = retained(outcome, call.policy)
     try:
-        stored = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+        at = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
     except Unstorable:
         stripped = yield from _stripped(outcome)
         return Refused(_not_stored()) if stripped is None else (yield from _store(call, claim, stripped))
-    match stored:
-        case True:
-            return Executed(outcome)
-        case False:
-            return (yield from _overtaken(call, claim))
-        case None:
-            return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
-        case _:
-            assert_never(stored)
+    if at is _Unheard.UNHEARD:
+        return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+    if at is None:
+        return (yield from _overtaken(call, claim))
+    return Executed(outcome, at if kept is outcome and is_whole(outcome) else None)
 
 
 def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
@@ -419,7 +418,7 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
             now = yield from _overtaken(call, claim)
             # Nothing is there any more: most likely it was released, and only the answer to that was lost.
             return Released(outcome) if now == Found(None) else now
-        case None:
+        case _Unheard.UNHEARD:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
         case _:
             assert_never(released)
@@ -433,8 +432,12 @@ def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
     return Refused(_outcome_unknown(call.name, cause))
 
 
-def _insist(effect: Effect[bool]) -> Plan[bool | None]:
-    """Tries a write again until the owner must be presumed dead (5.5): then ``None``.
+class _Unheard(enum.Enum):
+    UNHEARD = "the store has not answered until the owner must be presumed dead"
+
+
+def _insist(effect: Effect[T]) -> Plan[T | _Unheard]:
+    """Tries a write again until the owner must be presumed dead (5.5).
 
     Raises :class:`Unstorable` at once: a store does not recover from what it is given.
     """
@@ -446,7 +449,7 @@ def _insist(effect: Effect[bool]) -> Plan[bool | None]:
             raise
         except StoreUnavailable:
             if not (yield from do(LeaseHolds())):
-                return None
+                return _Unheard.UNHEARD
         yield from do(Pause(pause))
         pause = min(pause * 2, _LAST_RETRY)
 
@@ -457,12 +460,13 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
         record = yield from do(Get(claim.name))
     except StoreUnavailable:
         return Refused(_not_stored())
-    if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
-        return Executed(record.outcome)  # a transaction of ours committed, and we were cut off from its answer
+    if record is not None and record.fence == claim.fence and is_whole(record.outcome):
+        # A transaction of ours committed, and we were cut off from its answer.
+        return Executed(record.outcome, record.completed_at)
     return Found(record)
 
 
-def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
+def is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
     """Returns whether an outcome can be replayed: one whose messages were not retained can't (4.7)."""
     if outcome is None or not outcome.retained:
         return False

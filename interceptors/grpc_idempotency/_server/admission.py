@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from grpc_idempotency import _checks
 from grpc_idempotency._methods.names import REQUEST_ID
@@ -14,8 +14,10 @@ from grpc_idempotency._methods.resolve import Method
 from grpc_idempotency._protocol.effects import Call
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.canonical import canonical
+from grpc_idempotency._wire.digest import hashed
 from grpc_idempotency._wire.fingerprint import (
     MESSAGE_COUNT,
     InvalidCount,
@@ -42,69 +44,128 @@ class NotAdmitted(Exception):
         self.answer = answer
 
 
-class Named(NamedTuple):
-    """What names an operation, and whose it is."""
+Named = tuple[bytes, bytes]
+"""The name of an operation, and the principal whose it is."""
 
-    name: bytes
-    principal: bytes
+
+class Admitted:
+    """A call that is not refused.
+
+    Attributes:
+        call: The keyed call; ``None`` where no key came and none is asked for.
+        messages: The request messages as the handler sees them; none where they were not parsed.
+        reply: The reply that is kept for it, so that nothing else is to be done.
+    """
+
+    __slots__ = ("call", "messages", "reply")
+
+    def __init__(self, call: Call | None, messages: Sequence[Any], reply: Outcome | None = None) -> None:
+        self.call = call
+        self.messages = messages
+        self.reply = reply
 
 
 class Admission:
     """Decides whether a call is keyed, under which name, and what its request is."""
 
-    def __init__(self, principal: PrincipalFunction, secret: bytes | None) -> None:
+    def __init__(self, principal: PrincipalFunction, secret: bytes | None, replays: Replays) -> None:
         self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
         self._secret = _checks.secret("secret", secret)
+        self.replays = replays
 
-    def name(self, target: Target, snapshot: Snapshot, message: Any) -> "Named | None":
-        """The operation's name and principal, or ``None`` where no key came and none is asked for.
+    def admit(self, target: Target, snapshot: Snapshot, raw: bytes) -> Admitted:
+        """Admits a call with one request message.
 
-        May raise :class:`NotAdmitted`. ``message`` is the one request message, ``None`` for a stream of them.
+        A request whose reply is kept is not parsed: it has the bytes of one that was admitted under the same name.
+
+        Raises:
+            NotAdmitted: The call is refused.
         """
         method = target.method
+        key = named = digest = None
+        refused: NotAdmitted | None = None
+        try:
+            key = find_key(snapshot.caller.metadata, method.policy.headers)
+            if key is not None:
+                named = self._named(method, snapshot, key)
+        except InvalidKey as exc:
+            refused = _invalid(method.policy.headers[0], exc)
+        except NotAdmitted as exc:
+            refused = exc
+        if named is not None and (kept := self.replays.find(named[0])) is not None:
+            digest = hashed(raw, self._secret)
+            if kept[0] == digest:
+                return Admitted(None, (), kept[1])
+        message = read(target, raw)
         request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""
-        key = self._key(method, snapshot, request_id)
+        if request_id and (refused is None or key is not None):
+            asked = _request_id(request_id, key)
+            if key is None:
+                named = self._named(method, snapshot, asked)
+        if refused is not None:
+            raise refused
+        if named is None:
+            if method.policy.required:
+                raise _missing(method)
+            return Admitted(None, (message,))
+        return Admitted(self._call(target, snapshot, named, raw, message, digest), (message,))
+
+    def stream(self, target: Target, snapshot: Snapshot) -> "Intake":
+        """Admits a call with a stream of request messages, which came with a key or has to.
+
+        Raises:
+            NotAdmitted: The call is refused.
+        """
+        method = target.method
+        try:
+            key = find_key(snapshot.caller.metadata, method.policy.headers)
+        except InvalidKey as exc:
+            raise _invalid(method.policy.headers[0], exc) from None
         if key is None:
-            return None
-        principal = principal_of(self._principal, snapshot.caller)
-        if not principal:
-            raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
-        if target.request_streams and target.response_streams:
+            raise _missing(method)
+        named = self._named(method, snapshot, key)
+        if target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        return Named(digest_name(principal, method.name, key, self._secret), principal)
+        return Intake(target, snapshot, named, self._secret)
 
     def leaves_to_clients(self, method: Method) -> bool:
         """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
         return method.has_request_id and method.policy.recovers and self._secret is not None
 
-    def call(self, target: Target, snapshot: Snapshot, named: "Named", raw: bytes, message: Any) -> Call:
+    def _named(self, method: Method, snapshot: Snapshot, key: str) -> Named:
+        principal = principal_of(self._principal, snapshot.caller)
+        if not principal:
+            raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
+        return digest_name(principal, method.name, key, self._secret), principal
+
+    def _call(
+        self, target: Target, snapshot: Snapshot, named: Named, raw: bytes, message: Any, digest: bytes | None
+    ) -> Call:
         """The call of an operation with this one request, as it came and as the handler sees it."""
         policy = target.method.policy
-        prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret)
+        prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret, digest)
         stored = (raw,) if policy.recovers and not _tells_key(target.method, message, self._secret) else None
         return _call(target, snapshot, named, prints, stored)
 
-    def intake(self, target: Target, snapshot: Snapshot, named: "Named") -> "Intake":
-        """Takes in the messages of a client-stream. May raise :class:`NotAdmitted`."""
-        return Intake(target, snapshot, named, self._secret)
 
-    @staticmethod
-    def _key(method: Method, snapshot: Snapshot, request_id: str) -> str | None:
-        field = method.policy.headers[0]
-        try:
-            key = find_key(snapshot.caller.metadata, method.policy.headers)
-            if request_id:
-                field = REQUEST_ID
-                parsed = parse_key(request_id)
-                if key is not None and key != parsed:
-                    raise InvalidKey("another key came in the metadata, and the two differ")
-                key = parsed
-        except InvalidKey as exc:
-            refusal = Refusal(reason=Reason.KEY_INVALID, variables={"field": field, "problem": str(exc)})
-            raise NotAdmitted(refusal) from None
-        if key is None and method.policy.required:
-            raise NotAdmitted(Refusal(reason=Reason.KEY_REQUIRED, variables={"field": field, "method": method.name}))
-        return key
+def _request_id(request_id: str, key: str | None) -> str:
+    """The key in a request's own field, which is the one in the metadata where both came."""
+    try:
+        asked = parse_key(request_id)
+        if key is not None and key != asked:
+            raise InvalidKey("another key came in the metadata, and the two differ")
+    except InvalidKey as exc:
+        raise _invalid(REQUEST_ID, exc) from None
+    return asked
+
+
+def _invalid(field: str, problem: InvalidKey) -> NotAdmitted:
+    return NotAdmitted(Refusal(reason=Reason.KEY_INVALID, variables={"field": field, "problem": str(problem)}))
+
+
+def _missing(method: Method) -> NotAdmitted:
+    variables = {"field": method.policy.headers[0], "method": method.name}
+    return NotAdmitted(Refusal(reason=Reason.KEY_REQUIRED, variables=variables))
 
 
 class Intake:
@@ -186,14 +247,14 @@ def _call(
 ) -> Call:
     policy = target.method.policy
     return Call(
-        named.name,
+        named[0],
         target.method.name,
         prints,
         policy,
         _wait_until(target.method, snapshot),
         target.response_streams,
-        named.principal,
-        None if stored is None else _stored(policy, snapshot, named.principal, stored),
+        named[1],
+        None if stored is None else _stored(policy, snapshot, named[1], stored),
         owner=this_process(),
     )
 

@@ -12,8 +12,10 @@ from grpc_idempotency._protocol.effects import (
     Effect,
     Event,
     Execute,
+    Executed,
     Get,
     Hold,
+    Landing,
     LeaseHolds,
     LoadSteps,
     NewFence,
@@ -26,7 +28,9 @@ from grpc_idempotency._protocol.effects import (
     Unwind,
     Wait,
 )
-from grpc_idempotency._server.leases import Lease, Leases, now
+from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.leases import Lease, Leases
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.run import Run
 from grpc_idempotency.records import Claim
 
@@ -39,11 +43,12 @@ STOPPING = 1.0
 class FlightBase:
     """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables."""
 
-    def __init__(self, store: Any, leases: Leases, call: Call, run: Run) -> None:
+    def __init__(self, store: Any, leases: Leases, replays: Replays, call: Call, run: Run) -> None:
         self.call = call
         self.run = run
         self._store = store
         self._leases = leases
+        self._replays = replays
         self._lease: Lease | None = None
         self._claim: Claim | None = None
         self._operation: Running | None = None
@@ -125,6 +130,13 @@ class FlightBase:
     def lease_holds(self) -> bool:
         """Whether no other run of the operation can have begun: whether this one may begin a step or an undo (4.9)."""
         return self._lease is not None and self._lease.holds()
+
+    def _keep(self, landing: Landing) -> None:
+        """Keeps the outcome for replays, where it is stored."""
+        if isinstance(landing, Executed) and landing.at is not None:
+            call = self.call
+            until = self._asked_at + call.policy.ttl.total_seconds()  # it was stored no earlier than it was claimed
+            self._replays.keep(call.name, call.fingerprint.raw, landing.outcome, landing.at, until)
 
     def _stop_renewing(self) -> None:
         """Lets the lease run out: the operation is settled, or left as that of a dead server."""

@@ -13,7 +13,6 @@ import contextvars
 import logging
 import math
 import threading
-import time
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.effects import Effect, Event, Get, LeaseHolds, LoseLease, Pause, Renew, Tell
 from grpc_idempotency._protocol.rules import keep_lease
+from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim
@@ -39,18 +39,6 @@ TICK = 0.001
 
 MOST_UNANSWERED = 3
 """How many renewals of one lease may be under way: one that is lost holds up no other, and they do not pile up."""
-
-if hasattr(time, "CLOCK_BOOTTIME"):
-
-    def now() -> float:
-        """Seconds by a clock that goes on while the process is stopped or the machine asleep, as a store's does."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-else:
-
-    def now() -> float:
-        """Seconds by a clock that goes on while the process is stopped, on some systems not while they are asleep."""
-        return time.monotonic()
 
 
 class Lease:

@@ -8,7 +8,7 @@ from typing import Any
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
-from grpc_idempotency._protocol.rules import retained
+from grpc_idempotency._protocol.rules import is_whole, retained
 from grpc_idempotency._server.buffer import Tape
 from grpc_idempotency._server.context import Recorder
 from grpc_idempotency._server.target import Target
@@ -106,7 +106,7 @@ class Run:
     def returned(self, operation: Running | None, reply: object) -> Ended:
         """It came to its end with this reply."""
         if operation is not None and operation.committed is not None:
-            return self.committed(reply)
+            return self.committed(operation, reply)
         self._admit_late()
         if operation is not None and (forgotten := operation.steps.forgotten()):
             logger.error(
@@ -120,7 +120,7 @@ class Run:
     def raised(self, operation: Running | None, error: BaseException) -> Ended:
         """It raised, or aborted."""
         if operation is not None and operation.committed is not None:
-            return self.committed(error)
+            return self.committed(operation, error)
         self._admit_late()
         if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
@@ -136,7 +136,7 @@ class Run:
             return RolledBack(outcome, own=operation is not None and operation.uncommitted is error)
         return Raised(outcome)
 
-    def committed(self, reply: object) -> Answered:
+    def committed(self, operation: Running, reply: object) -> Answered:
         """Its transaction has committed an outcome: that one counts, whatever came after."""
         assert self._sealed is not None
         sealed, outcome = self._sealed
@@ -145,7 +145,8 @@ class Run:
                 "%s answered otherwise than its transaction committed; what was committed counts",
                 self.target.method.name,
             )
-        return Answered(outcome, committed=True)
+        whole = operation.committed is outcome and is_whole(outcome)
+        return Answered(outcome, True, operation.completed_at if whole else None)
 
     def tell_callbacks(self) -> None:
         """The handler has ended: so hear those it has asked to be told."""

@@ -11,6 +11,7 @@ import grpc.aio
 from grpc_idempotency import _checks
 from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
 from grpc_idempotency._server.admission import Admission
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.key import carries_key
@@ -39,10 +40,13 @@ class Shell:
         secret: bytes | None,
         sweep_every: timedelta | None,
         drain_limit: timedelta,
+        replay_cache_bytes: int,
     ) -> None:
         self._store = store
         self._methods = Methods(policy, methods, self._check_policy)
-        self._admission = Admission(principal, secret)
+        self._admission = Admission(
+            principal, secret, Replays(_checks.number("replay_cache_bytes", replay_cache_bytes))
+        )
         self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
         self._drain_limit = _checks.duration("drain_limit", drain_limit)
 

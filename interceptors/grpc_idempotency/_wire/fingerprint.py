@@ -9,9 +9,16 @@ MESSAGE_COUNT = "idempotency-message-count"
 _LONGEST_COUNT = 18
 
 
-def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None) -> Fingerprint:
-    """The fingerprint of a request (3.2)."""
-    digest = hashed(raw, secret)
+def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None, digest: bytes | None = None) -> Fingerprint:
+    """The fingerprint of a request (3.2).
+
+    Args:
+        raw: The request as it came.
+        canonical: Its canonical form.
+        secret: What makes the digests HMACs.
+        digest: The digest of ``raw``, where it is known already.
+    """
+    digest = digest or hashed(raw, secret)
     return Fingerprint(raw=digest, canonical=digest if canonical == raw else hashed(canonical, secret))
 
 

@@ -15,7 +15,7 @@ class InvalidKey(ValueError):
 
 def carries_key(metadata: Metadata | None, headers: Sequence[str]) -> bool:
     """Whether a key came in any of these headers, well-formed or not."""
-    return any(name in headers for name, _ in metadata or ())
+    return not {name for name, _ in metadata or ()}.isdisjoint(headers)
 
 
 def find_key(metadata: Metadata, headers: Sequence[str]) -> str | None:
@@ -67,7 +67,6 @@ def _unquote(value: str) -> str:
 
 def digest_name(principal: bytes, method: str, key: str, secret: bytes | None) -> bytes:
     """The name of an operation (3.1): 16 bytes, from length-framed parts; an HMAC where there is a secret."""
-    framed = b"".join(
-        len(part).to_bytes(8, "big") + part for part in (b"name", principal, method.encode(), key.encode())
-    )
+    parts = (b"name", principal, method.encode(), key.encode())
+    framed = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
     return hashed(framed, secret)[:16]

@@ -87,11 +87,11 @@ class AsyncMemoryStore:
         return True
 
     @_whole
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         standing = self._owned(name, fence, State.COMPLETED)
         if standing is not None:
-            return standing.record.outcome == outcome
+            return standing.record.completed_at if standing.record.outcome == outcome else None
         return self._finish(self._owned(name, fence, *_OWNED), outcome, ttl)
 
     @_whole
@@ -159,7 +159,7 @@ class AsyncMemoryStore:
     async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
         """An operator's word on a held record."""
         entry = self._owned(name, fence, State.HELD)
-        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl, resolved=True)
+        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl, resolved=True) is not None
 
     @_whole
     async def get(self, name: bytes) -> Record | None:
@@ -199,8 +199,9 @@ class AsyncMemoryStore:
         return entry if entry is not None and entry.record.fence == fence and entry.record.state in states else None
 
     def _seen(self, entry: _Entry) -> Record:
-        lapsed = entry.lease_until is not None and entry.lease_until <= self._now()
-        return replace(entry.record, lapsed=lapsed)
+        now, expires = self._now(), entry.record.expires_at
+        lapsed = entry.lease_until is not None and entry.lease_until <= now
+        return replace(entry.record, lapsed=lapsed, remaining=None if expires is None else expires - now)
 
     def _forget(self, entry: _Entry | None) -> bool:
         if entry is None:
@@ -208,9 +209,11 @@ class AsyncMemoryStore:
         del self._entries[entry.record.name]
         return True
 
-    def _finish(self, entry: _Entry | None, outcome: Outcome, ttl: timedelta, *, resolved: bool = False) -> bool:
+    def _finish(
+        self, entry: _Entry | None, outcome: Outcome, ttl: timedelta, *, resolved: bool = False
+    ) -> datetime | None:
         if entry is None:
-            return False
+            return None
         now = self._now()
         entry.record = replace(
             entry.record,
@@ -224,7 +227,7 @@ class AsyncMemoryStore:
             resolved=resolved,
         )
         entry.lease_until = entry.request = None
-        return True
+        return now
 
 
 def _first(claim: Claim, now: datetime) -> Record:
@@ -286,7 +289,7 @@ class MemoryStore:
         """Makes the lease of a running or undoing record end ``lease`` from now."""
         return self._now(self._store.renew(name, fence, lease))
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         return self._now(self._store.complete(name, fence, outcome, ttl))
 

@@ -53,8 +53,8 @@ class CrowdContract:
                 store.complete(first.name, first.fence, OUTCOME, TTL), store.claim(second, over=first.fence)
             )
             record = await record_of(store, first)
-            assert completed == (lost_to is not None)
-            assert record.state is (State.COMPLETED if completed else State.RUNNING)
+            assert (completed is not None) == (lost_to is not None)
+            assert record.state is (State.RUNNING if completed is None else State.COMPLETED)
 
     async def test_many_kinds_of_calls_at_once_each_get_their_own_answer(self, harness: AsyncStoreHarness) -> None:
         """Calls that succeed and calls that are refused, side by side."""

@@ -27,7 +27,7 @@ class HeldContract:
         """The owner was only slow, and what it says is the truth."""
         store = await harness.store()
         claim = await put_held(store)
-        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is not None
         record = await record_of(store, claim)
         assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OUTCOME, "")
         assert not record.resolved
@@ -57,7 +57,7 @@ class HeldContract:
         store = await harness.store()
         claim = await put_held(store)
         await harness.elapse(timedelta(days=2))
-        assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is True
+        assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is not None
         record = await record_of(store, claim)
         assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OTHER_OUTCOME, "")
         assert record.resolved

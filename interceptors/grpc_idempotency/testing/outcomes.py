@@ -13,11 +13,19 @@ class OutcomeContract:
     """Outcomes: how they are kept, and when they expire."""
 
     async def test_a_completion_stores_the_outcome(self, harness: AsyncStoreHarness) -> None:
-        """The record is completed, with all of the outcome, and expires ``ttl`` from now."""
+        """The record is completed, with all of the outcome, and expires ``ttl`` from then, as the store tells."""
         store = await harness.store()
         claim = await put_running(store)
-        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is True
+        at = await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+        assert at is not None
         record = await record_of(store, claim)
+        assert record.completed_at == at
+        assert record.remaining is not None
+        assert timedelta(0) < record.remaining <= TTL
+        await harness.elapse(TICK)
+        later = (await record_of(store, claim)).remaining
+        assert later is not None
+        assert later <= record.remaining - TICK
         assert (record.state, record.outcome, record.fence) == (State.COMPLETED, OUTCOME, claim.fence)
         assert record.completed_at is not None
         assert record.expires_at == record.completed_at + TTL
@@ -50,7 +58,7 @@ class OutcomeContract:
             assert (await record_of(fresh, claim)).outcome == outcome
 
     async def test_a_completion_can_be_tried_again(self, harness: AsyncStoreHarness) -> None:
-        """Under the fence that completed it already, with the same outcome: ``True``; with another: ``False``.
+        """Under the fence that completed it already, with the same outcome: it tells when that was; with another: no.
 
         The first outcome and its expiry stay.
         """
@@ -59,8 +67,8 @@ class OutcomeContract:
         record = await record_of(store, claim)
         await harness.elapse(TICK)
         assert record.outcome is not None
-        assert await store.complete(claim.name, claim.fence, record.outcome, TTL * 2) is True
-        assert await store.complete(claim.name, claim.fence, OTHER_OUTCOME, TTL * 2) is False
+        assert await store.complete(claim.name, claim.fence, record.outcome, TTL * 2) == record.completed_at
+        assert await store.complete(claim.name, claim.fence, OTHER_OUTCOME, TTL * 2) is None
         assert await record_of(store, claim) == record
 
     async def test_a_lapsed_owner_may_still_complete(self, harness: AsyncStoreHarness) -> None:

@@ -61,7 +61,7 @@ async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
     """Asserts that every fenced call under the fence answers False and leaves what is there."""
     before, steps = await store.get(name), await store.steps(name)
     assert await store.renew(name, fence, LEASE * 2) is False
-    assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is False
+    assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is None
     assert await store.release(name, fence) is False
     assert await store.wait(name, fence, TICK, 99, 0) is False
     assert await store.undo(name, fence, replace(FAILURE, details="no")) is False

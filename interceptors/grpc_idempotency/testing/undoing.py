@@ -69,7 +69,7 @@ class UndoContract:
         assert await store.record_step(claim.name, claim.fence, a_step("undo:charge")) is True
         await harness.elapse(LEASE)
         assert (await record_of(store, claim)).lapsed
-        assert await store.complete(claim.name, claim.fence, FAILURE, TTL) is True
+        assert await store.complete(claim.name, claim.fence, FAILURE, TTL) is not None
         record = await record_of(store, claim)
         assert (record.state, record.outcome, record.failure) == (State.COMPLETED, FAILURE, None)
 
@@ -137,7 +137,7 @@ class UndoContract:
         await harness.elapse(TICK)
         second = a_claim(first.name)
         assert await store.claim(second, over=first.fence) is None
-        assert await store.complete(second.name, second.fence, FAILURE, TTL) is True
+        assert await store.complete(second.name, second.fence, FAILURE, TTL) is not None
         await harness.elapse(TTL)
         third = a_claim(first.name)
         assert await store.claim(third) is None

@@ -4,13 +4,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from grpc_idempotency._protocol.effects import Board, Call, Effect, Get, Land, Watch
+from grpc_idempotency._protocol.effects import Board, Effect, Get, Land, Watch
 from grpc_idempotency._protocol.rules import answer
-from grpc_idempotency._server.admission import Admission, NotAdmitted, read
+from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.aio.emit import emissions, emit
 from grpc_idempotency._server.aio.flights import Flight, Flights
 from grpc_idempotency._server.aio.plain import Unkeyed
 from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.target import Target
@@ -68,31 +69,25 @@ class _Exchange:
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
         try:
-            call = await self._admit(incoming)
+            admitted = await self._admit(incoming)
         except NotAdmitted as exc:
             return await self._send(reply_to(exc.answer))
-        if call is None:
+        if admitted.reply is not None:
+            return await self._send(admitted.reply)
+        self._messages = admitted.messages
+        if admitted.call is None:
             return await self._unkeyed(self._messages[0], self._context, emit)
-        return await self._send(reply_to(await drive_async(answer(call), self._perform)))
+        asked_at = now()
+        answered = await drive_async(answer(admitted.call), self._perform)
+        return await self._send(self._admission.replays.reply(answered, asked_at))
 
-    async def _admit(self, incoming: Any) -> Call | None:
-        if self._target.request_streams:
-            return await self._take_in(incoming)
-        message = read(self._target, incoming)
-        self._messages = (message,)
-        named = self._admission.name(self._target, self._snapshot, message)
-        if named is None:
-            return None
-        return self._admission.call(self._target, self._snapshot, named, incoming, message)
-
-    async def _take_in(self, incoming: Any) -> Call:
-        named = self._admission.name(self._target, self._snapshot, None)
-        assert named is not None, "without a key it would not have come here"
-        intake = self._admission.intake(self._target, self._snapshot, named)
+    async def _admit(self, incoming: Any) -> Admitted:
+        if not self._target.request_streams:
+            return self._admission.admit(self._target, self._snapshot, incoming)
+        intake = self._admission.stream(self._target, self._snapshot)
         async for raw in incoming:
             intake.take(raw)
-        self._messages = intake.messages
-        return intake.end()
+        return Admitted(intake.end(), intake.messages)
 
     def _new_run(self) -> AioRun:
         return AioRun(self._target, self._messages, self._snapshot)

@@ -16,6 +16,7 @@ from grpc_idempotency._server.aio.run import AioRun, run_until_left
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.flight import STOPPING, FlightBase
 from grpc_idempotency._server.leases import Leases
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.workers import Worker, Workers
 from grpc_idempotency.store import AsyncStore
 
@@ -30,7 +31,7 @@ class Flight(FlightBase):
     run: AioRun
 
     def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
-        super().__init__(flights.store, flights.leases, call, run)
+        super().__init__(flights.store, flights.leases, flights.replays, call, run)
         self._flights = flights
         self.followers = 0
         self._loop = asyncio.get_running_loop()
@@ -155,6 +156,7 @@ class Flight(FlightBase):
     def _land(self, landing: Landing, *, over: bool = True) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         self.over = self.over or over
+        self._keep(landing)
         self._flights.forget(self)
         if not self._landing.done():
             self._landing.set_result(landing)
@@ -248,8 +250,9 @@ class _Lookout:
 class Flights:
     """The flights and lookouts of one interceptor."""
 
-    def __init__(self, store: AsyncStore, *, max_detached: int) -> None:
+    def __init__(self, store: AsyncStore, replays: Replays, *, max_detached: int) -> None:
         self.store = store
+        self.replays = replays
         self.leases = Leases(store, _awaited)
         self.torn_down = False
         """Whether what still runs is being cancelled, and its records left alone."""

@@ -55,6 +55,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         sweep_every: How often expired records are deleted; ``None``: not by this process.
         drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
         max_detached: How many such operations there may be before no further ones are taken on.
+        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, whose replays do not ask the store.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         sweep_every: timedelta | None = timedelta(minutes=5),
         drain_limit: timedelta = timedelta(seconds=30),
         max_detached: int = 10_000,
+        replay_cache_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         if not asyncio.iscoroutinefunction(getattr(store, "claim", None)):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency.aio, whose calls are awaited.")
@@ -79,8 +81,11 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             secret=secret,
             sweep_every=sweep_every,
             drain_limit=drain_limit,
+            replay_cache_bytes=replay_cache_bytes,
         )
-        self._flights = Flights(store, max_detached=_checks.number("max_detached", max_detached))
+        self._flights = Flights(
+            store, self._admission.replays, max_detached=_checks.number("max_detached", max_detached)
+        )
         self._plain = StandIns(plain, typed=True)
         self._keyed = StandIns(
             lambda target: keyed(target, self._admission, self._flights, unkeyed(target, self._flights.workers)),

@@ -66,7 +66,7 @@ class AioRun(Run):
             await _rest(operation, stop=True)
             if operation is None or operation.committed is None:
                 raise
-            return self.committed(None)
+            return self.committed(operation, None)
         finally:
             if operation is not None:
                 operation.end()

@@ -5,9 +5,10 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._protocol.effects import Board, Boarded, Call, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._protocol.effects import Board, Boarded, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol.rules import answer
-from grpc_idempotency._server.admission import Admission, NotAdmitted, read
+from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
+from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive, drive_streaming
 from grpc_idempotency._server.sync.flights import Flight, Flights
@@ -59,24 +60,13 @@ class _Base:
         self._ahead: SyncRun | None = None
         """The run whose initial metadata this call is to send: its own."""
 
-    def _admit(self, incoming: Any) -> Call | None:
-        if self._target.request_streams:
-            return self._take_in(incoming)
-        message = read(self._target, incoming)
-        self._messages = (message,)
-        named = self._admission.name(self._target, self._snapshot, message)
-        if named is None:
-            return None
-        return self._admission.call(self._target, self._snapshot, named, incoming, message)
-
-    def _take_in(self, incoming: Any) -> Call:
-        named = self._admission.name(self._target, self._snapshot, None)
-        assert named is not None, "without a key it would not have come here"
-        intake = self._admission.intake(self._target, self._snapshot, named)
+    def _admit(self, incoming: Any) -> Admitted:
+        if not self._target.request_streams:
+            return self._admission.admit(self._target, self._snapshot, incoming)
+        intake = self._admission.stream(self._target, self._snapshot)
         for raw in incoming:
             intake.take(raw)
-        self._messages = intake.messages
-        return intake.end()
+        return Admitted(intake.end(), intake.messages)
 
     def _new_run(self) -> SyncRun:
         return SyncRun(self._target, self._messages, self._snapshot)
@@ -134,14 +124,20 @@ class _Exchange(_Base):
     def run(self, incoming: Any) -> bytes:
         """Answers the call."""
         try:
-            call = self._admit(incoming)
+            admitted = self._admit(incoming)
         except NotAdmitted as exc:
             outcome = reply_to(exc.answer)
         else:
-            if call is None:
+            self._messages = admitted.messages
+            if admitted.reply is not None:
+                outcome = admitted.reply
+            elif admitted.call is None:
                 reply: bytes = self._unkeyed(self._messages[0], self._context)
                 return reply
-            outcome = reply_to(drive(answer(call), self._perform))
+            else:
+                asked_at = now()
+                answered = drive(answer(admitted.call), self._perform)
+                outcome = self._admission.replays.reply(answered, asked_at)
         self._finish(outcome)
         assert outcome.message is not None
         return outcome.message
@@ -172,15 +168,20 @@ class _StreamingExchange(_Base):
     def run(self, incoming: Any) -> Generator[bytes, None, None]:
         """Answers the call."""
         try:
-            call = self._admit(incoming)
+            admitted = self._admit(incoming)
         except NotAdmitted as exc:
             self._finish(reply_to(exc.answer))
             return
-        if call is None:
+        if admitted.reply is not None:
+            yield from self._rest(admitted.reply)
+            return
+        self._messages = admitted.messages
+        if admitted.call is None:
             yield from self._unkeyed(self._messages[0], self._context)
             return
-        answered = yield from drive_streaming(answer(call), self._perform)
-        yield from self._rest(reply_to(answered))
+        asked_at = now()
+        answered = yield from drive_streaming(answer(admitted.call), self._perform)
+        yield from self._rest(self._admission.replays.reply(answered, asked_at))
 
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight

@@ -32,6 +32,7 @@ from grpc_idempotency._protocol.rules import no_room, operate, settle, shut_down
 from grpc_idempotency._server.drive import advance, drive
 from grpc_idempotency._server.flight import FlightBase
 from grpc_idempotency._server.leases import Leases
+from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.sync.keeper import Keeper, Timer, jittered
 from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.workers import Worker, Workers
@@ -46,7 +47,7 @@ class Flight(FlightBase):
     run: SyncRun
 
     def __init__(self, flights: "Flights", call: Call, run: SyncRun) -> None:
-        super().__init__(flights.store, flights.leases, call, run)
+        super().__init__(flights.store, flights.leases, flights.replays, call, run)
         self._flights = flights
         self._landing: Landing | None = None
         self._runs = False
@@ -136,6 +137,7 @@ class Flight(FlightBase):
                 self.run.moved.notify_all()
 
     def _land(self, landing: Landing, *, over: bool = True) -> None:
+        self._keep(landing)
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         self._flights.forget(self, over)
         with self.run.moved:
@@ -202,8 +204,9 @@ class _Lookout:
 class Flights:
     """The flights and lookouts of one interceptor."""
 
-    def __init__(self, store: Store, *, max_waiters: int, max_detached: int) -> None:
+    def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
+        self.replays = replays
         self.keeper = Keeper("limits")
         """Limits the time of handlers. It never waits for the store."""
         self.asker = Keeper("polls")

@@ -60,6 +60,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         max_waiters: How many threads of the server duplicates may hold up while they wait; at most a quarter of its
             pool. Further duplicates are refused with a push-back.
         max_detached: How many operations that no call follows there may be before no further ones are taken on.
+        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, whose replays do not ask the store.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         drain_limit: timedelta = timedelta(seconds=30),
         max_waiters: int = 2,
         max_detached: int = 10_000,
+        replay_cache_bytes: int = 16 * 1024 * 1024,
     ) -> None:
         if not callable(getattr(store, "claim", None)) or inspect.iscoroutinefunction(store.claim):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency for threads, whose calls block.")
@@ -85,9 +87,11 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             secret=secret,
             sweep_every=sweep_every,
             drain_limit=drain_limit,
+            replay_cache_bytes=replay_cache_bytes,
         )
         self._flights = Flights(
             store,
+            self._admission.replays,
             max_waiters=_checks.number("max_waiters", max_waiters),
             max_detached=_checks.number("max_detached", max_detached),
         )

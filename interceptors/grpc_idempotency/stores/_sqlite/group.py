@@ -9,6 +9,7 @@ an answer yet.
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
@@ -241,16 +242,17 @@ class Group:
     def _complete(self, requests: Sequence[CompleteRequest]) -> None:
         parameters = [rows.outcome_row(r.name, r.fence, r.outcome, r.ttl, self.now, self.wall) for r in requests]
         if self._many("complete", parameters) == len(requests):
+            at = rows.instant(self.wall)
             for one in requests:
-                one.value = True
+                one.value = at
             return
         standing = self._standing([one.name for one in requests])
         for one in requests:
-            one.value = standing.get(one.name) == (one.fence, rows.COMPLETED) and self._is_kept(one)
+            one.value = self._kept_at(one) if standing.get(one.name) == (one.fence, rows.COMPLETED) else None
 
-    def _is_kept(self, one: CompleteRequest) -> bool:
+    def _kept_at(self, one: CompleteRequest) -> datetime | None:
         record = self._read([one.name]).get(one.name)
-        return record is not None and record.outcome == one.outcome
+        return None if record is None or record.outcome != one.outcome else record.completed_at
 
     def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
         self._together(requests, self._release)
@@ -288,10 +290,10 @@ class Group:
             fence, state = standing.get(one.name, (None, None))
             one.value = renewed == len(requests) or (fence == one.fence and state in rows.LEASED)
 
-    def _other(self, requests: Sequence[FencedRequest]) -> None:
+    def _other(self, requests: Sequence[FencedRequest[bool]]) -> None:
         self._together(requests, self._one)
 
-    def _one(self, requests: Sequence[FencedRequest]) -> None:
+    def _one(self, requests: Sequence[FencedRequest[bool]]) -> None:
         for one in requests:
             statement, parameters = self._statement(one)
             one.value = self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
@@ -307,7 +309,7 @@ class Group:
             one.failure,
         )
 
-    def _statement(self, one: FencedRequest) -> tuple[str, tuple[Any, ...]]:
+    def _statement(self, one: FencedRequest[bool]) -> tuple[str, tuple[Any, ...]]:
         """The statement for one of the rarer kinds, and its parameters before name and fence."""
         if isinstance(one, WaitRequest):
             delay = rows.milliseconds(one.delay) if one.delay else 0

@@ -3,7 +3,7 @@
 import asyncio
 import contextvars
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
@@ -76,7 +76,7 @@ class ClaimRequest(Request[Record | None]):
         self.taken_over = False
 
 
-class FencedRequest(Request[bool]):
+class FencedRequest(Request[T]):
     """A change that only the owner of the record's fence may make."""
 
     __slots__ = ("fence", "name")
@@ -86,7 +86,7 @@ class FencedRequest(Request[bool]):
         self.fence = fence
 
 
-class CompleteRequest(FencedRequest):
+class CompleteRequest(FencedRequest[datetime | None]):
     """``complete``."""
 
     __slots__ = ("outcome", "ttl")
@@ -97,13 +97,13 @@ class CompleteRequest(FencedRequest):
         self.ttl = ttl
 
 
-class ReleaseRequest(FencedRequest):
+class ReleaseRequest(FencedRequest[bool]):
     """``release``."""
 
     __slots__ = ()
 
 
-class RenewRequest(FencedRequest):
+class RenewRequest(FencedRequest[bool]):
     """``renew``."""
 
     __slots__ = ("lease",)
@@ -113,7 +113,7 @@ class RenewRequest(FencedRequest):
         self.lease = lease
 
 
-class HoldRequest(FencedRequest):
+class HoldRequest(FencedRequest[bool]):
     """``hold``."""
 
     __slots__ = ("lapsed_only", "reason")
@@ -124,7 +124,7 @@ class HoldRequest(FencedRequest):
         self.lapsed_only = lapsed_only
 
 
-class WaitRequest(FencedRequest):
+class WaitRequest(FencedRequest[bool]):
     """``wait``."""
 
     __slots__ = ("delay", "tries", "undo_tries")
@@ -136,7 +136,7 @@ class WaitRequest(FencedRequest):
         self.undo_tries = undo_tries
 
 
-class UndoRequest(FencedRequest):
+class UndoRequest(FencedRequest[bool]):
     """``undo``."""
 
     __slots__ = ("failure",)
@@ -146,7 +146,7 @@ class UndoRequest(FencedRequest):
         self.failure = failure
 
 
-class StepRequest(FencedRequest):
+class StepRequest(FencedRequest[bool]):
     """``record_step``."""
 
     __slots__ = ("step",)
@@ -156,7 +156,7 @@ class StepRequest(FencedRequest):
         self.step = step
 
 
-class ResolveRequest(FencedRequest):
+class ResolveRequest(FencedRequest[bool]):
     """``resolve``."""
 
     __slots__ = ("outcome", "ttl")
@@ -219,7 +219,7 @@ class SweepRequest(Request[Swept]):
 class TransactionRequest(Request[Any]):
     """``transaction``."""
 
-    __slots__ = ("committed", "context", "fn", "make_step", "operation", "reads", "step")
+    __slots__ = ("committed", "completed_at", "context", "fn", "make_step", "operation", "reads", "step")
 
     def __init__(
         self,
@@ -236,6 +236,8 @@ class TransactionRequest(Request[Any]):
         self.make_step = make_step
         self.context = contextvars.copy_context()
         self.committed: Outcome | None = None
+        self.completed_at: datetime | None = None
+        """When the outcome was stored that is to be committed."""
         self.step: Step | None = None
 
     def begin(self) -> None:
@@ -259,4 +261,5 @@ class TransactionRequest(Request[Any]):
             return
         if self.committed is not None and self.error is None:
             self.operation.committed = self.committed
+            self.operation.completed_at = self.completed_at
         self.operation.end_transaction(self)

@@ -133,6 +133,7 @@ def record(row: Row, now: int) -> Record:
         lapsed=lease_until is not None and lease_until <= now,
         completed_at=None if completed is None else instant(completed),
         expires_at=None if completed is None else instant(completed + ttl_ms),
+        remaining=None if completed is None else timedelta(milliseconds=row[EXPIRES_AT] - now),
         outcome=told if state == COMPLETED else None,
         failure=told if state != COMPLETED else None,
         reason=reason,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
@@ -69,7 +69,7 @@ class AsyncSQLiteStore(SQLiteBase):
         """Makes the lease of a running or undoing record end ``lease`` from now."""
         return await self._call(RenewRequest(name, fence, lease))
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         return await self._call(CompleteRequest(name, fence, outcome, ttl))
 

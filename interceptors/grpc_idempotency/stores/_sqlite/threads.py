@@ -2,7 +2,7 @@
 
 import concurrent.futures
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
@@ -69,7 +69,7 @@ class SQLiteStore(SQLiteBase):
         """Makes the lease of a running or undoing record end ``lease`` from now."""
         return self._call(RenewRequest(name, fence, lease))
 
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> bool:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         return self._call(CompleteRequest(name, fence, outcome, ttl))
 

@@ -114,6 +114,7 @@ class Transactions:
                 outcome = request.committed
                 row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
                 self._outcomes[operation.name] = row
+                request.completed_at = rows.instant(wall)
         except Exception as error:
             request.error = translated(error, self._tables.path)
             return False

@@ -1,0 +1,100 @@
+"""Outcomes that are kept in memory, so that a replay need not ask the store (4.7).
+
+A completed outcome never changes, so a copy is as good as the record until the record expires. It is found by the name
+of the operation, which has the principal in it (3.1), and by the digest of the request as it came. A request with other
+bytes is compared with the store's record.
+"""
+
+import threading
+from datetime import datetime
+
+from grpc_idempotency._protocol.effects import Answer, Mark
+from grpc_idempotency._protocol.refusals import Refusal
+from grpc_idempotency._server.clock import now
+from grpc_idempotency._wire.reply import reply_to
+from grpc_idempotency.records import Outcome
+
+_OVERHEAD = 512
+"""Bytes that an entry counts besides its outcome's."""
+
+
+class _Entry:
+    __slots__ = ("at", "digest", "outcome", "reply", "size", "until")
+
+    def __init__(self, digest: bytes, outcome: Outcome, at: datetime, until: float) -> None:
+        self.digest = digest
+        self.outcome = outcome
+        self.at = at
+        self.until = until
+        self.size = _OVERHEAD + len(outcome.message or b"") + len(outcome.details)
+        self.reply: Outcome | None = None
+        """The reply to every further call, once one has come."""
+        if outcome.trailers:
+            self.size += sum(len(name) + len(value) + _OVERHEAD // 4 for name, value in outcome.trailers)
+
+
+class Replays:
+    """A bounded cache of completed outcomes.
+
+    Args:
+        limit: How many bytes the outcomes may have in all. Those that were kept first make room for others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._room = limit
+        self._entries: dict[bytes, _Entry] = {}
+        """By the operation's name."""
+        self._lock = threading.Lock()
+        """Held while entries are added and removed; one is found without it."""
+
+    def find(self, name: bytes) -> tuple[bytes, Outcome] | None:
+        """Returns the digest of the request and the reply that are kept under this name, while the record is there."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        if entry.until <= now():
+            with self._lock:
+                self._forget(name)
+            return None
+        if entry.reply is None:
+            entry.reply = reply_to(Answer(entry.outcome, Mark.REPLAYED, entry.at))
+        return entry.digest, entry.reply
+
+    def keep(self, name: bytes, digest: bytes, outcome: Outcome, at: datetime, until: float) -> None:
+        """Keeps a completed outcome.
+
+        Args:
+            name: The operation's name.
+            digest: The digest of the request as it first came.
+            outcome: All of the outcome, as it is stored.
+            at: When it was stored.
+            until: When its record expires, at the earliest, by :func:`~grpc_idempotency._server.clock.now`.
+        """
+        entry = _Entry(digest, outcome, at, until)
+        if entry.size > self._limit:
+            return
+        with self._lock:
+            self._forget(name)
+            self._entries[name] = entry
+            self._room -= entry.size
+            while self._room < 0:
+                self._forget(next(iter(self._entries)))
+
+    def reply(self, answered: Answer | Refusal, asked_at: float) -> Outcome:
+        """Returns the reply to a call, and keeps the outcome where it was read from a record.
+
+        Args:
+            answered: What the call is answered with.
+            asked_at: An instant before the store was asked, by :func:`~grpc_idempotency._server.clock.now`.
+        """
+        if isinstance(answered, Answer) and (record := answered.record) is not None and record.remaining is not None:
+            assert answered.created is not None
+            until = asked_at + record.remaining.total_seconds()
+            self.keep(record.name, record.fingerprint.raw, answered.outcome, answered.created, until)
+        return reply_to(answered)
+
+    def _forget(self, name: bytes) -> None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._room += entry.size
