@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,12 +101,11 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
         ledger.join(6)
         for server in servers:
             server.stop()
+        report.findings += [Finding(None, "no thread is left over", name) for name in wait_for_threads()]
         for server in servers:
             report.findings += [Finding(None, "no task is left over", one) for one in server.left]
             mine = [one for one in cases.values() if server_of[one.how] is server]
             report.findings += judge_all(mine, server.path, heard, ledger, report)
-        left = wait_for_threads()
-        report.findings += [Finding(None, "no thread is left over", name) for name in left]
     report.calls = sum(map(len, heard.values()))
     report.runs = sum(ledger.runs.values())
     report.faults = faults.injected
@@ -210,7 +210,7 @@ def judge_all(
         for key, what, number in db.execute("SELECT key, what, run FROM effects"):
             rows[key][what, number] += 1
     findings = []
-    store = SQLiteStore(path, read_only=True)
+    store = SQLiteStore(path, busy_timeout=timedelta(minutes=1))
     try:
         for one in cases:
             record = store.get(digest_name(SHARED, one.method, one.key, None))
