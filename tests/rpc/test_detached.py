@@ -1,6 +1,7 @@
 """Once claimed, an operation runs to its end, whatever becomes of the call (4.4)."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import grpc
@@ -41,10 +42,8 @@ async def test_a_cancelled_call_and_a_retry_that_replays(serve: Servers) -> None
     handler.go.open()
     await handler.ended.wait()
 
-    async def stored() -> bool:
-        return (await service.the_record()).state is State.COMPLETED
-
-    await until(stored)
+    await until(partial(service.has_detached, 0))  # as long as it is there, a retry attaches to it
+    assert (await service.the_record()).state is State.COMPLETED
     reply = await service.call("Do", key=key)
     assert (reply.text, reply.mark, handler.runs) == ("done 1", "replayed", 1)
 
