@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from grpc_idempotency.stores._sqlite import nesting
 from .grammar import LONG, Attempt, Case, Op, case, flat
 from .ledger import Ledger
 from .rig import AioServer, SyncServer
-from .stores import Faults, Locker, made
+from .stores import BUSY, Faults, Locker, made
 
 AT_ONCE = 48
 """How many cases are played at one time."""
@@ -210,7 +209,7 @@ def judge_all(
         for key, what, number in db.execute("SELECT key, what, run FROM effects"):
             rows[key][what, number] += 1
     findings = []
-    store = SQLiteStore(path, busy_timeout=timedelta(minutes=1))
+    store = SQLiteStore(path, busy_timeout=BUSY)  # as the server's: a handler that runs on may have opened it again
     try:
         for one in cases:
             record = store.get(digest_name(SHARED, one.method, one.key, None))

@@ -23,7 +23,7 @@ CREATE TABLE attachments (data);
 """
 _PAGES = 6000
 """How many pages the file may have: less than the large statements of programs take, more than all else."""
-_BUSY = timedelta(milliseconds=150)
+BUSY = timedelta(milliseconds=150)
 _FAILING = (
     "claim",
     "renew",
@@ -138,7 +138,7 @@ class FailingStore(SQLiteStore):
     """The store for threads, failing now and then."""
 
     def __init__(self, path: Path, faults: Faults) -> None:
-        super().__init__(path, busy_timeout=_BUSY)
+        super().__init__(path, busy_timeout=BUSY)
         self.faults = faults
 
 
@@ -146,7 +146,7 @@ class AsyncFailingStore(aio.SQLiteStore):
     """The store for asyncio, failing now and then."""
 
     def __init__(self, path: Path, faults: Faults) -> None:
-        super().__init__(path, busy_timeout=_BUSY)
+        super().__init__(path, busy_timeout=BUSY)
         self.faults = faults
 
 
