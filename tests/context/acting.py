@@ -6,9 +6,10 @@ of handler; what each act answered or raised is put down, and so is what the cli
 
 import asyncio
 import itertools
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,27 @@ class Performance:
     seen: list[Any] = field(default_factory=list)
     details: str | None = None
     """The status message that was set last."""
+    still: threading.Event = field(default_factory=threading.Event)
+    """Set while it neither acts nor is about to: an abort is heard before its handler has gone on."""
+
+    def __post_init__(self) -> None:
+        self.still.set()
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Its handler runs."""
+        self.still.clear()
+        try:
+            yield
+        finally:
+            self.still.set()
+
+    @contextmanager
+    def saying(self) -> Iterator[None]:
+        """Its handler has sent a message, and may never be asked for more."""
+        self.still.set()
+        yield
+        self.still.clear()
 
     async def awaited(self, act: Act, context: Any) -> None:
         try:
@@ -167,10 +189,11 @@ class Stage:
     def _handlers(self, kind: str) -> tuple[Any, ...]:
         async def one(request: Any, context: Any) -> bytes:
             performance = self._cued(request)
-            for act in performance.scene.of(kind):
-                if act.name != "say":
-                    await performance.awaited(act, context)
-            performance.end()
+            with performance.acting():
+                for act in performance.scene.of(kind):
+                    if act.name != "say":
+                        await performance.awaited(act, context)
+                performance.end()
             return b"reply"
 
         async def gathered(requests: Any, context: Any) -> bytes:
@@ -178,26 +201,30 @@ class Stage:
 
         async def many(request: Any, context: Any) -> AsyncIterator[bytes]:
             performance = self._cued(request)
-            for act in performance.scene.of(kind):
-                if act.name == "say":
-                    yield act.args[0]
-                    performance.look(context)
-                else:
-                    await performance.awaited(act, context)
-            performance.end()
+            with performance.acting():
+                for act in performance.scene.of(kind):
+                    if act.name == "say":
+                        with performance.saying():
+                            yield act.args[0]
+                        performance.look(context)
+                    else:
+                        await performance.awaited(act, context)
+                performance.end()
 
         async def written(request: Any, context: Any) -> None:
             performance = self._cued(request)
-            for act in performance.scene.of(kind):
-                await performance.awaited(replace(act, name="write") if act.name == "say" else act, context)
-            performance.end()
+            with performance.acting():
+                for act in performance.scene.of(kind):
+                    await performance.awaited(replace(act, name="write") if act.name == "say" else act, context)
+                performance.end()
 
         def one_blocking(request: Any, context: Any) -> bytes:
             performance = self._cued(request)
-            for act in performance.scene.of(kind):
-                if act.name != "say":
-                    performance.called(act, context)
-            performance.end()
+            with performance.acting():
+                for act in performance.scene.of(kind):
+                    if act.name != "say":
+                        performance.called(act, context)
+                performance.end()
             return b"reply"
 
         def gathered_blocking(requests: Any, context: Any) -> bytes:
@@ -205,13 +232,15 @@ class Stage:
 
         def many_blocking(request: Any, context: Any) -> Iterator[bytes]:
             performance = self._cued(request)
-            for act in performance.scene.of(kind):
-                if act.name == "say":
-                    yield act.args[0]
-                    performance.look(context)
-                else:
-                    performance.called(act, context)
-            performance.end()
+            with performance.acting():
+                for act in performance.scene.of(kind):
+                    if act.name == "say":
+                        with performance.saying():
+                            yield act.args[0]
+                        performance.look(context)
+                    else:
+                        performance.called(act, context)
+                performance.end()
 
         return (
             (one, many, gathered, written)
@@ -329,6 +358,7 @@ class Theatre:
         except grpc.aio.AioRpcError:
             pass
         trailers = tuple(await call.trailing_metadata() or ())
+        assert await asyncio.to_thread(performance.still.wait, 20)
         marks = dict(entry for entry in trailers if entry[0] in OURS)
         heard = Heard(
             await call.code(),

@@ -69,12 +69,15 @@ async def test_a_completion_is_tried_again(serve: Servers) -> None:
     first = asyncio.ensure_future(service.call("Do", key=key))
     await store.failed["complete"].wait()
     second = asyncio.ensure_future(service.call("Do", key=key))
-    await asyncio.sleep(0.1)
+
+    async def failed_again() -> bool:
+        return store.failures["complete"] >= 2
+
+    await until(failed_again)
     assert not first.done()
     assert not second.done()
     store.down.clear()
     assert ((await first).mark, (await second).mark, handler.runs) == ("executed", "attached", 1)
-    assert store.failures["complete"] >= 2
 
 
 async def test_a_release_is_tried_again(serve: Servers) -> None:
