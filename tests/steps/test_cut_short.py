@@ -331,6 +331,8 @@ async def test_no_step_of_a_run_that_lost_its_lease(net: Net, monkeypatch: pytes
     monkeypatch.setattr(store, "renew", cut_off)
     service = await net.serve({"Do": do}, policy=policy, store=store, attach=False)
     assert (await service.call("Do", key=new_key())).text == "done"
-    assert done == ["run", "a", "run", "b"]
-    assert len(errors) == 1
-    assert "lease has run out" in errors[0]
+    assert [one for one in done if one != "run"] == ["a", "b"]
+    assert done[0] == "run"
+    assert done.count("run") == 1 + len(errors)  # on a slow machine the lease of a further run may run out, too
+    assert errors
+    assert all("lease has run out" in error for error in errors)
