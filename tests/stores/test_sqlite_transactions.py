@@ -3,18 +3,23 @@
 import asyncio
 import functools
 import sqlite3
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from grpc_idempotency._operation.running import enter
+from grpc_idempotency._operation.steps import Steps
+from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Claim
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import a_claim, keyed, sealed
+from grpc_idempotency.testing import TTL, a_claim, keyed, sealed
 
-from .conftest import Make
+from .conftest import HandClock, Make
 
 
 @pytest.fixture
@@ -222,6 +227,49 @@ class TestKeyed:
         assert await store.get(claim.name) is not None  # answered after the group that stored it
         assert operation.committed == sealed("a")
         assert await orders(store) == ["a"]
+
+    def test_a_transaction_whose_callers_loop_has_stopped_ends_for_its_operation(
+        self, path: Path, clock: HandClock
+    ) -> None:
+        """A handler on a thread may have a loop of its own, which nobody runs any more when the store answers."""
+        asked, go = threading.Event(), threading.Event()
+        store, claim = AsyncSQLiteStore(path, _clock=clock), a_claim()
+
+        def fn(_db: Database) -> str:
+            asked.set()
+            assert go.wait(30)
+            return "a"
+
+        async def give_up() -> None:
+            task = asyncio.ensure_future(store.transaction(fn))
+            await asyncio.to_thread(asked.wait, 30)
+            task.cancel()
+            await asyncio.wait([task])
+
+        operation = SyncRunning(
+            name=claim.name,
+            method=claim.method,
+            fence=claim.fence,
+            attempt=1,
+            principal=b"",
+            store=store,
+            ttl=TTL,
+            steps=Steps((), unwinds=False),
+            seal=sealed,
+        )
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(store.claim(claim))
+        enter(operation)
+        try:
+            loop.run_until_complete(give_up())
+        finally:
+            enter(None)
+        go.set()
+        operation.rest()
+        assert operation.committed == sealed("a")
+        loop.run_until_complete(store.close())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 async def _limit_to_what_there_is(store: AsyncSQLiteStore) -> None:

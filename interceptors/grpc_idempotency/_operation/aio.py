@@ -2,12 +2,13 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from grpc_idempotency._operation import ambient
-from grpc_idempotency._operation.running import NOT_OURS, PATIENCE, Kept, Running, running_loop, trouble, undoing
+from grpc_idempotency._operation.running import NOT_OURS, PATIENCE, Kept, Running, trouble, undoing
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency.errors import FenceRefused, StepMisuse
 from grpc_idempotency.records import Step
@@ -25,6 +26,8 @@ class AsyncRunning(Running):
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[str, asyncio.Task[Any] | None] = {}
         """The task of each step that runs."""
+        self._lock = threading.Lock()
+        """Held while a transaction is forgotten, in whatever thread, and while somebody begins to wait for that."""
         self._moved: asyncio.Future[None] | None = None
         """What those wait for who want to hear of a step's beginning or end, or the handler's."""
 
@@ -95,11 +98,11 @@ class AsyncRunning(Running):
         self._stir()
 
     def end_transaction(self, transaction: object) -> None:
-        """See :meth:`Running.end_transaction`; in whatever loop the transaction was awaited."""
-        super().end_transaction(transaction)
-        if running_loop() is self._loop:
-            self._stir()
-        else:
+        """See :meth:`Running.end_transaction`; in whatever thread."""
+        with self._lock:
+            super().end_transaction(transaction)
+            awaited = self._moved is not None
+        if awaited:
             with suppress(RuntimeError):  # the handler's loop is closed, and nobody waits there
                 self._loop.call_soon_threadsafe(self._stir)
 
@@ -112,18 +115,23 @@ class AsyncRunning(Running):
         """
         self.end()
         cancelled: asyncio.CancelledError | None = None
-        while self._tasks or self._transactions:
+        while (moved := self._next_end()) is not None:
             if stop:
                 stop = False
                 for task in self._tasks.values():
                     assert task is not None
                     task.cancel()
             try:
-                await asyncio.wait((self._next_move(),))
+                await asyncio.wait((moved,))
             except asyncio.CancelledError as exc:
                 cancelled, stop = exc, True
         if cancelled is not None:
             raise cancelled
+
+    def _next_end(self) -> "asyncio.Future[None] | None":
+        """What is done when a step or a transaction ends, as long as one has not."""
+        with self._lock:
+            return self._next_move() if self._tasks or self._transactions else None
 
     def _next_move(self) -> "asyncio.Future[None]":
         if self._moved is None:

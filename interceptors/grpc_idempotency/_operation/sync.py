@@ -11,9 +11,6 @@ from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency.errors import FenceRefused, StepMisuse
 from grpc_idempotency.records import Step
 
-_LOOK_EVERY = 1.0
-"""Seconds after which a thread that waits for the loop looks whether it is still there."""
-
 
 class SyncRunning(Running):
     """The operation of a plain ``def`` handler."""
@@ -105,9 +102,7 @@ class SyncRunning(Running):
         """For the interceptors: the handler has ended; waits for its other threads' steps, and its transactions."""
         self.end()
         with self._moved:
-            self._moved.wait_for(lambda: not self.steps.running)
-            while self._transactions and not (self._loop is not None and self._loop.is_closed()):
-                self._moved.wait(_LOOK_EVERY)
+            self._moved.wait_for(lambda: not self.steps.running and not self._transactions)
 
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""

@@ -40,9 +40,6 @@ class Request(Generic[T]):
     def begin(self) -> None:
         """Is called before the request is queued, for those that an operation has to know of."""
 
-    def end(self) -> None:
-        """Is called where the answer can't be handed to the caller, since its loop is closed."""
-
     def settle(self) -> None:
         """Hands the answer to the caller, in its loop; nobody may be waiting any more."""
         if self.future.done():
@@ -250,13 +247,11 @@ class TransactionRequest(Request[Any]):
         if self.operation is not None:
             self.operation.uncommitted = error
 
-    def settle(self) -> None:
-        """Marks the operation even where the caller was cancelled: its outcome is stored all the same."""
-        self.end()
-        super().settle()
-
     def end(self) -> None:
-        """Tells the operation what has become of this."""
+        """Tells the operation what has become of this, in the writer's thread.
+
+        The caller's loop may have stopped, or its caller have been cancelled: the outcome is stored all the same.
+        """
         if self.operation is None:
             return
         if self.committed is not None and self.error is None:

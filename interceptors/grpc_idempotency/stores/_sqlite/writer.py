@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
@@ -31,6 +32,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     Request,
     StepsRequest,
     SweepRequest,
+    TransactionRequest,
 )
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.tables import Tables
@@ -334,13 +336,12 @@ def _deliver(requests: Sequence[AnyRequest]) -> None:
     """Delivers results with one call into each event loop."""
     by_loop: dict[int, list[AnyRequest]] = {}
     for request in requests:
+        if isinstance(request, TransactionRequest):
+            request.end()
         by_loop.setdefault(id(request.loop), []).append(request)
     for answered in by_loop.values():
-        try:
+        with suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
             answered[0].loop.call_soon_threadsafe(_settle, answered)
-        except RuntimeError:  # that loop is closed, and nobody in it waits any more
-            for request in answered:
-                request.end()
 
 
 def _refuse(request: AnyRequest, error: Exception) -> None:
