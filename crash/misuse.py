@@ -119,7 +119,7 @@ class _Hasty:
         try:
             return await _within(self._misuse.some(_LONGEST_STEP), work)
         except _TimeUp:
-            self._misuse.note("cut", self._operation)
+            self._misuse.note("cut", self._operation._running)
             raise
 
 

@@ -72,6 +72,14 @@ async def send(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, key
     return Reply(message=message, trailers=_mapping(await call.trailing_metadata()))
 
 
+async def resend(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, key: str) -> Reply[R]:
+    """The same call again, as often as its client hears nothing: a broken connection may take a moment to be seen."""
+    while True:
+        reply = await send(method, request, key)
+        if reply.status != "UNAVAILABLE" or reply.trailers:
+            return reply
+
+
 def shown_key(key: str) -> str:
     """The metadata, as printed."""
     return f"idempotency-key: {short(key)}"

@@ -12,7 +12,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.type.money_pb2 import Money
 
 from shop.demo import ledger
-from shop.demo.calls import Reply, new_key, send, shown_key
+from shop.demo.calls import Reply, new_key, resend, send, shown_key
 from shop.demo.process import ShopProcess
 from shop.demo.proxy import Proxy
 from shop.demo.stage import Stage
@@ -84,7 +84,7 @@ class Story:
     async def _retry_gets_the_first_reply(self) -> Reply[Order]:
         self._stage.act("The retry gets the reply that was lost")
         self._stage.says("client", "sends the same call again, with the same key", shown_key(self._key))
-        reply = await send(self._orders.CreateOrder, self._order, self._key)
+        reply = await asyncio.wait_for(resend(self._orders.CreateOrder, self._order, self._key), _PATIENCE)
         self._got(reply)
         async with self._past_the_network() as direct:
             listed = await OrderServiceStub(direct).ListOrders(ListOrdersRequest(), timeout=_PATIENCE)
@@ -154,7 +154,7 @@ class Story:
         self._proxy.target = self._shop.address
         self._stage.says("server", f"another process starts on the same file, on {self._shop.address}")
         self._stage.says("client", "sends the call of act 1 once more", shown_key(self._key))
-        reply = await send(self._orders.CreateOrder, self._order, self._key)
+        reply = await asyncio.wait_for(resend(self._orders.CreateOrder, self._order, self._key), _PATIENCE)
         self._got(reply)
         held = bool(first.same) and (reply.same, reply.how) == (first.same, "replayed")
         self._stage.promise("The new process replayed the reply of the one that was killed.", held)
