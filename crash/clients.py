@@ -35,10 +35,6 @@ _OPTIONS = [
 ]
 
 
-class Unanswered(Exception):
-    """A call got no answer, however often it was made."""
-
-
 class Shopping:
     """What the clients share: channels, what they have bought, the history."""
 

@@ -73,7 +73,7 @@ class Answered:
     committed: bool = False
     """Whether its own transaction stored the outcome already (5.1)."""
     at: datetime | None = field(default=None, compare=False)
-    """When that was, where all of the outcome is kept."""
+    """When that was, where the store has told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,7 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
 
 def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     assert record.completed_at is not None
-    if not is_whole(record.outcome):
+    if not _is_whole(record.outcome):
         return _not_retained(record.outcome, record.completed_at, record.resolved)
     if waited:
         return Answer(record.outcome, Mark.ATTACHED)
@@ -286,7 +286,7 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
     opaque = claim.effects is Effects.OPAQUE
     match ran.ended:
         case Answered(outcome, True, at):
-            return Executed(outcome, at)
+            return _executed(call, outcome, at)
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
                 return (yield from _end(call, claim, outcome, ran.steps, tries))
@@ -397,7 +397,13 @@ def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
         return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
     if at is None:
         return (yield from _overtaken(call, claim))
-    return Executed(outcome, at if kept is outcome and is_whole(outcome) else None)
+    return _executed(call, outcome, at)
+
+
+def _executed(call: Call, outcome: Outcome, at: datetime | None) -> Executed:
+    """The outcome is stored; when that was is told where all of it is kept, so that it can be replayed as it is."""
+    whole = retained(outcome, call.policy) is outcome and _is_whole(outcome)
+    return Executed(outcome, at if whole else None)
 
 
 def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
@@ -460,13 +466,13 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
         record = yield from do(Get(claim.name))
     except StoreUnavailable:
         return Refused(_not_stored())
-    if record is not None and record.fence == claim.fence and is_whole(record.outcome):
+    if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
         # A transaction of ours committed, and we were cut off from its answer.
         return Executed(record.outcome, record.completed_at)
     return Found(record)
 
 
-def is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
+def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
     """Returns whether an outcome can be replayed: one whose messages were not retained can't (4.7)."""
     if outcome is None or not outcome.retained:
         return False

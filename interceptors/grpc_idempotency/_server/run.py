@@ -8,7 +8,7 @@ from typing import Any
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
-from grpc_idempotency._protocol.rules import is_whole, retained
+from grpc_idempotency._protocol.rules import retained
 from grpc_idempotency._server.buffer import Tape
 from grpc_idempotency._server.context import Recorder
 from grpc_idempotency._server.target import Target
@@ -145,8 +145,7 @@ class Run:
                 "%s answered otherwise than its transaction committed; what was committed counts",
                 self.target.method.name,
             )
-        whole = operation.committed is outcome and is_whole(outcome)
-        return Answered(outcome, True, operation.completed_at if whole else None)
+        return Answered(outcome, True, operation.completed_at)
 
     def tell_callbacks(self) -> None:
         """The handler has ended: so hear those it has asked to be told."""

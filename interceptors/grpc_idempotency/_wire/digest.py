@@ -6,16 +6,18 @@ from typing import Any
 
 
 def hashed(data: bytes, secret: bytes | None) -> bytes:
+    """Returns the digest of the data: 32 bytes."""
     if secret is None:
         return hashlib.sha256(data).digest()
     return hmac.digest(secret, data, "sha256")
 
 
 def digester(secret: bytes | None) -> Any:
-    """A digest that grows."""
+    """Returns a digest that data can be added to."""
     return hashlib.sha256() if secret is None else hmac.new(secret, digestmod="sha256")
 
 
-def add_framed(digester: Any, data: bytes) -> None:
-    digester.update(len(data).to_bytes(8, "big"))
-    digester.update(data)
+def add_framed(digest: Any, data: bytes) -> None:
+    """Adds the data behind its length, eight bytes, so that no two sequences of data are one."""
+    digest.update(len(data).to_bytes(8, "big"))
+    digest.update(data)
