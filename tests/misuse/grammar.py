@@ -97,7 +97,7 @@ def case(seed: int) -> Case:
     """Returns the case of a seed: always the same."""
     rnd = random.Random(seed)
     how, effects, streams = rnd.choice(HOWS), rnd.choice(EFFECTS), rnd.random() < 0.3
-    maker = _Maker(rnd, how, effects, streams)
+    maker = _Maker(rnd, effects, streams)
     return Case(
         key=f"case-{seed}",
         how=how,
@@ -125,9 +125,8 @@ def _attempts(rnd: random.Random) -> tuple[Attempt, ...]:
 class _Maker:
     """Composes the program of one handler."""
 
-    def __init__(self, rnd: random.Random, how: str, effects: str, streams: bool) -> None:
+    def __init__(self, rnd: random.Random, effects: str, streams: bool) -> None:
         self._rnd = rnd
-        self._how = how
         self._effects = effects
         self._streams = streams
         self._steps = 0
