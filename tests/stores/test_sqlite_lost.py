@@ -3,7 +3,9 @@
 import asyncio
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -165,14 +167,27 @@ async def test_a_foreign_file_in_its_place_is_refused(store: AsyncSQLiteStore, p
 
 
 def test_a_store_that_opens_first_after_it_waits_for_the_old_one(make_blocking: MakeBlocking, path: Path) -> None:
-    """Another store of the process has not noticed yet, and its -wal file is not emptied."""
+    """Another store of the process is busy, so that it has not noticed yet, and its -wal file is not emptied."""
     store, claim = make_blocking(), a_claim()
     store.claim(claim)
-    replace(path)
-    with pytest.raises(StoreUnusable, match="belongs to the database before it"):
-        make_blocking().open()
-    assert store._writer is not None
-    assert store._writer.closed.wait(10)
+    writer = store._writer
+    assert writer is not None
+    busy, opened = threading.Event(), threading.Event()
+
+    def keep_busy(_db: Database) -> None:
+        busy.set()
+        assert opened.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(store.read, keep_busy)
+        assert busy.wait(60)
+        replace(path)
+        with pytest.raises(StoreUnusable, match="belongs to the database before it"):
+            make_blocking().open()
+        opened.set()
+        with pytest.raises(StoreUnavailable, match="was removed, replaced"):
+            reading.result()
+    assert writer.closed.wait(60)
     assert make_blocking().get(claim.name) is None
     assert store.get(claim.name) is None
 
