@@ -1,6 +1,7 @@
 """README and docs hold true: their code is code that runs, their commands work, their tables are the library's own."""
 
 import asyncio
+import importlib
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import grpc
 import pytest
 from google.type.money_pb2 import Money
 
-from grpc_idempotency import Effects, Policy, Reason, State
+from grpc_idempotency import Disposition, Effects, Policy, Reason, State
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint
 from shop.config import Config, from_environment
@@ -170,6 +172,60 @@ def test_the_table_of_the_environment_is_the_shops() -> None:
     told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES"}
     assert from_environment(told) == Config()
+
+
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+ENTRIES = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", GLOSSARY, re.MULTILINE)
+"""The words of the glossary, each with where it is at home."""
+PUBLIC = ("grpc_idempotency", "grpc_idempotency.records", "grpc_idempotency.store")
+STEMS = {"cardinality": "cardinalities", "pass-through": "passed through", "take-over": "taken over", "try": "tries"}
+"""How a clause writes a word, where the clause does not have the word itself."""
+
+
+def _clauses() -> dict[str, str]:
+    """The text of each clause of the design, and of each section, by its number."""
+    text = (ROOT / "docs/design.md").read_text()
+    sections = re.findall(r"^## (\d+)\.(.*?)(?=^## |\Z)", text, re.M | re.S)
+    parts = re.findall(r"^(\d+\.\d+) (.*?)(?=^\d+\.\d+ |^## |\Z)", text, re.M | re.S)
+    return dict([*sections, *parts])
+
+
+@pytest.mark.parametrize(("word", "places"), ENTRIES, ids=[word for word, _ in ENTRIES])
+def test_a_word_of_the_glossary_is_at_home_where_it_says(word: str, places: str) -> None:
+    """Each clause that an entry names uses the word, and each public name that it names is there."""
+    clauses = _clauses() | {"how a call runs": (ROOT / "docs/explanation/how-a-call-runs.md").read_text()}
+    for place in places.split(", "):
+        if place.startswith("`"):
+            assert any(_found(module, place.strip("`")) for module in PUBLIC), place
+        else:
+            stem = STEMS.get(word, word.rstrip("e"))
+            assert re.search(stem, re.sub(r"\s+", " ", clauses[place]), re.IGNORECASE), (word, place)
+
+
+def _found(module: str, path: str) -> bool:
+    try:
+        reduce(getattr, path.split("."), importlib.import_module(module))
+    except AttributeError:
+        return False
+    return True
+
+
+def test_the_glossary_is_in_order_and_whole() -> None:
+    """Its words are sorted, none comes twice, and the states, dispositions and answers are in it."""
+    words = [word for word, _ in ENTRIES]
+    assert words == sorted(set(words), key=str.lower)
+    assert len(words) == GLOSSARY.count("\n| **")
+    text = GLOSSARY.lower()
+    named = [one.value for enum in (State, Disposition, Effects) for one in enum]
+    assert [one for one in [*named, "attached", "replay", "refusal", "unprotected"] if one not in text] == []
+
+
+@page
+def test_a_page_has_no_word_that_the_glossary_avoids(page: Path) -> None:
+    """The words that the glossary replaces are on no other page."""
+    avoided = r"(?<!in )\bflights?\b|\bfound(?:s|ed)\b|\bboard(?:s|ed)\b|\blandings?\b|\btapes?\b"
+    if page.name != "glossary.md":
+        assert re.findall(avoided, page.read_text(), re.IGNORECASE) == []
 
 
 def test_the_two_commands_are_there() -> None:
