@@ -134,7 +134,10 @@ def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
     for name in ("own_store.py", "own_store_test.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
     options = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function", "filterwarnings=error"]
-    command = [sys.executable, "-m", "pytest", "-q", "own_store_test.py", *(f"--override-ini={one}" for one in options)]
+    # A folder of its own for temporary files: other sessions of pytest clear away those in the usual one.
+    temporary = f"--basetemp={tmp_path / 'temporary'}"
+    settings = [f"--override-ini={one}" for one in options]
+    command = [sys.executable, "-m", "pytest", "-q", temporary, "own_store_test.py", *settings]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout[-3000:]
 
