@@ -17,13 +17,15 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test test-all protos lint format bench bench-scale flame crash misuse compat clean
+.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='…']"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## Set up .venv for development; the other targets do it when they need it
 
 demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
 	@$(BIN)/python -m shop.demo $(ARGS)

@@ -231,12 +231,13 @@ def test_a_page_has_no_word_that_the_glossary_avoids(page: Path) -> None:
         assert re.findall(avoided, page.read_text(), re.IGNORECASE) == []
 
 
-def test_the_two_commands_are_there() -> None:
-    """What README tells to type, make knows."""
-    commands = blocks(ROOT / "README.md", "console")[0].split("\n")
-    assert commands == ["make demo", "make test", ""]
+def test_make_has_the_commands_of_readme() -> None:
+    """The commands that README tells to type are targets of the Makefile."""
+    console = blocks(ROOT / "README.md", "console")
+    commands = [line for block in console for line in block.splitlines() if line.startswith("make ")]
+    assert commands == ["make demo", "make test", "make run", "make setup"]
     makefile = (ROOT / "Makefile").read_text()
-    assert all(f"\n{command.removeprefix('make ')}:" in makefile for command in commands if command)
+    assert all(f"\n{command.removeprefix('make ')}:" in makefile for command in commands)
 
 
 # What runs
@@ -309,6 +310,33 @@ def test_example_client(tmp_path: Path) -> None:
     assert one == two
     assert "'executed'" in first
     assert "'replayed'" in second
+
+
+def test_example_client_without_a_server() -> None:
+    """A server that is away is one line, and no traceback."""
+    code = (EXAMPLES / "client.py").read_text().replace(ADDRESS, free_address())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("UNAVAILABLE: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_example_of_a_checkout_over_two_processes(tmp_path: Path) -> None:
+    """The shop in two processes, as README starts them: an order is paid for once."""
+    users, orders = free_address(), free_address()
+    at_users = {"SHOP_SERVICES": "users", "SHOP_LISTEN": users, "SHOP_STORE": "sqlite:///users.db"}
+    at_orders = {"SHOP_SERVICES": "orders", "SHOP_LISTEN": orders, "SHOP_USERS": users}
+    with (
+        running(users, tmp_path, "-m", "shop", **at_users),
+        running(orders, tmp_path, "-m", "shop", **at_orders, SHOP_STORE="sqlite:///orders.db"),
+    ):
+        command = [sys.executable, str(EXAMPLES / "checkout.py"), users, orders]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert first.endswith("STATE_CONFIRMED balance 40")
 
 
 @pytest.mark.slow
@@ -468,7 +496,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
             (tmp_path / file.name).write_text(file.read_text().replace(ADDRESS, address))
     page = ROOT / "docs/tutorial/first-server.md"
     _set_up, compiling, calling = (text.replace(".venv/bin/", "") for text in blocks(page, "sh"))
-    assert blocks(page, "proto")[0] in (EXAMPLES / "tutorial/payments.proto").read_text()
+    assert blocks(page, "proto") == [(EXAMPLES / "tutorial/payments.proto").read_text()]
     shell(compiling, tmp_path)
     with running(address, tmp_path, "server.py") as server:
         first, second = shell(calling, tmp_path).splitlines()
@@ -484,17 +512,20 @@ def test_the_tutorial(tmp_path: Path) -> None:
         assert "FAILED_PRECONDITION" in shell("python client.py order-1 700 2>&1 || true", tmp_path)
         assert receipt not in shell("python client.py order-2 500", tmp_path)
     log = (tmp_path / "server.log").read_text().splitlines()
-    assert [line.split()[0] for line in log] == ["charging", "charging"]
+    assert [line.split()[0] for line in log] == ["serving", "charging", "serving", "charging"]
 
 
 @pytest.mark.skipif(not BUF.exists(), reason="buf is not installed")
 @pytest.mark.slow
 def test_calls_by_buf_curl(tmp_path: Path) -> None:
     """The lines of README, against the shop: twice under one key, the same id; executed, then replayed."""
-    lines = [block for block in blocks(ROOT / "README.md", "console") if "buf curl" in block]
+    making, keyed, listing = (
+        block for block in blocks(ROOT / "README.md", "console") if "key=" in block or "buf curl" in block
+    )
     with shop(tmp_path) as address:
-        keyed, listing = (_here(block, address) for block in lines)
-        first, second = shell(keyed, ROOT), shell(keyed, ROOT)
+        key = making.removeprefix("make setup\n")
+        once, listing = _here(keyed, address), _here(listing, address)
+        first, second = shell(f"{key}{once}echo ---\n{once}", ROOT).split("---")
         listed = shell(listing, ROOT)
     found = re.search(r'"id": "(order-\w+)"', first)
     assert found is not None
@@ -511,10 +542,13 @@ def _here(block: str, address: str) -> str:
 
 @pytest.mark.slow
 def test_the_stubs_in_python(tmp_path: Path) -> None:
-    """README's line that calls the shop from Python names the client that is tested above."""
+    """The lines of README that call the shop from Python run the examples that are tested above."""
     assert [
         block for block in blocks(ROOT / "README.md", "console") if "docs/examples" in block and "buf" not in block
-    ] == [".venv/bin/python docs/examples/client.py\n"]
+    ] == [
+        ".venv/bin/python docs/examples/client.py\n",
+        ".venv/bin/python docs/examples/checkout.py 127.0.0.1:50052 127.0.0.1:50051\n",
+    ]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""A client with generated stubs: the key in the metadata is all that it takes."""
+"""Calls twice under one key, with generated stubs. The key in the metadata is all that a client adds."""
 
+import sys
 import uuid
 
 import grpc
@@ -17,6 +18,9 @@ key = str(uuid.uuid4())  # one for each operation, kept for its retries
 
 with grpc.insecure_channel("127.0.0.1:50051") as channel:
     orders = OrderServiceStub(channel)
-    for _ in range(2):
-        order, call = orders.CreateOrder.with_call(request, metadata=(("idempotency-key", key),), timeout=10)
-        print(order.id, dict(call.trailing_metadata()))
+    try:
+        for _ in range(2):
+            order, call = orders.CreateOrder.with_call(request, metadata=(("idempotency-key", key),), timeout=10)
+            print(order.id, dict(call.trailing_metadata()))
+    except grpc.RpcError as error:
+        sys.exit(f"{error.code().name}: {error.details()}")

@@ -1,7 +1,7 @@
 """The shortest server that is safe to retry."""
 
 import asyncio
-import contextlib
+import signal
 import uuid
 from typing import Any
 
@@ -19,16 +19,19 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 
 
 async def serve() -> None:
-    server = grpc.aio.server(interceptors=[IdempotencyInterceptor(SQLiteStore("idempotency.db"))])
+    interceptor = IdempotencyInterceptor(SQLiteStore("idempotency.db"))
+    server = grpc.aio.server(interceptors=[interceptor])
+    interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
     await server.start()
-    try:
-        await server.wait_for_termination()
-    finally:
-        await server.stop(grace=5)
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop(grace=5)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+    asyncio.run(serve())

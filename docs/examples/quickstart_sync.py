@@ -1,6 +1,7 @@
 """The shortest server on threads that is safe to retry."""
 
-import contextlib
+import signal
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,15 +19,17 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
 def serve() -> None:
     interceptor = IdempotencyInterceptor(SQLiteStore("idempotency.db"))
     server = grpc.server(ThreadPoolExecutor(max_workers=10), interceptors=[interceptor])
+    interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
     server.start()
-    try:
-        server.wait_for_termination()
-    finally:
-        server.stop(grace=5).wait()
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    server.stop(grace=5).wait()
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        serve()
+    serve()

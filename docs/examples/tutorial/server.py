@@ -1,9 +1,9 @@
 """The tutorial's server: charges cards, once per key."""
 
 import asyncio
-import contextlib
 import itertools
 import os
+import signal
 
 import grpc.aio
 import payments_pb2
@@ -24,17 +24,20 @@ class Payments(payments_pb2_grpc.PaymentsServicer):
 
 async def serve():
     interceptor = IdempotencyInterceptor(SQLiteStore("idempotency.db"))
-    server = grpc.aio.server(interceptors=[interceptor])
+    # Without so_reuseport=0 a second server on the same port starts too, and the first one goes on answering.
+    server = grpc.aio.server(interceptors=[interceptor], options=[("grpc.so_reuseport", 0)])
     interceptor.attach(server)
     payments_pb2_grpc.add_PaymentsServicer_to_server(Payments(), server)
     server.add_insecure_port("127.0.0.1:50051")
     await server.start()
-    try:
-        await server.wait_for_termination()
-    finally:
-        await server.stop(grace=5)
+    print("serving on 127.0.0.1:50051", flush=True)
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await server.stop(grace=5)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+    asyncio.run(serve())
