@@ -45,7 +45,9 @@ class Unstorable(StoreUnavailable):
 
 
 class FenceRefused(StoreError):
-    """The record has another owner by now, so nothing was written. Expected when a slow process outlives its lease."""
+    """The record has another owner by now, or is there before the operation that wrote none when it began, so nothing
+    was written. Expected when a slow process outlives its lease, and when two processes run one operation (5.1).
+    """
 
 
 class OperationNotFound(IdempotencyError, LookupError):

@@ -334,11 +334,12 @@ class Database(Protocol):
 
 
 class RunningOperation(Protocol):
-    """A keyed call that runs, as its store's ``transaction`` sees it: claimed, under a fence, without an outcome yet.
+    """A keyed call that runs, as its store's ``transaction`` sees it: under a fence, without an outcome yet.
 
     The store asks for it with :func:`current` when ``transaction`` is called. It calls :meth:`begin_transaction` before
     it queues the transaction, and :meth:`end_transaction` once that is answered. In between it runs the function, asks
-    :meth:`seal` for the outcome of what the function returned, and commits rows and outcome together.
+    :meth:`seal` for the outcome of what the function returned, and commits rows and outcome together: it completes the
+    record or, where :attr:`claim` is given, makes a completed one.
     """
 
     committed: Outcome | None
@@ -356,6 +357,16 @@ class RunningOperation(Protocol):
     @property
     def fence(self) -> bytes:
         """The fence of this run: 16 bytes. Only a record that is running or held under it may be completed."""
+
+    @property
+    def claim(self) -> Claim | None:
+        """The claim of an operation that has no record yet; ``None`` if it was claimed with ``claim`` (5.1).
+
+        With a claim, the transaction first looks for a record of this name that is not expired. If there is one, the
+        function does not run, and :class:`~grpc_idempotency.errors.FenceRefused` is raised. Otherwise the function's
+        rows are committed together with a new record: completed, with the claim's fence, fingerprint, effects, method
+        and ``streams``. An expired record is replaced. No record may appear between the look and the commit.
+        """
 
     @property
     def ttl(self) -> timedelta:
@@ -452,6 +463,22 @@ def lend(context: contextvars.Context, operation: RunningOperation) -> None:
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can hold the handler's own rows too (5.1)."""
 
+    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """Stores a completed record of an operation that was never claimed, in one write.
+
+        For a transactional operation whose handler answers without a transaction: its claim was not written before.
+
+        Args:
+            claim: What the record says of the operation. Its lease, its owner and its request are not kept.
+            outcome: What the handler answered.
+            ttl: How long from now until the record expires.
+
+        Returns:
+            When the outcome was stored, the record's ``completed_at``; or the record that stands in its way, which is
+            left alone. A record that is completed under the claim's own fence with this very outcome does not stand in
+            its way: its ``completed_at`` is returned, so that a call whose answer was lost can be tried again.
+        """
+
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
@@ -477,7 +504,8 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
 
         Raises:
             Exception: Whatever ``fn`` raised.
-            FenceRefused: The operation has another owner by now, or has kept a step of this name. Nothing is kept.
+            FenceRefused: The operation has another owner by now, has a record though it was not claimed, or has kept a
+                step of this name. Nothing is kept.
             StoreUnavailable: The transaction could not be committed.
             TransactionMisuse: This is a second transaction in a call whose first committed. Or ``fn`` went on after the
                 error by which its transaction was rolled back, returned the method's response in a task or thread of
@@ -506,6 +534,9 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
 
 class TransactionalStore(Store, Protocol):
     """A store for threads whose database can hold the handler's own rows too (5.1)."""
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """See :meth:`AsyncTransactionalStore.complete_unclaimed`."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """See :meth:`AsyncTransactionalStore.transaction`; in the handler's own thread."""

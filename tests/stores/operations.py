@@ -32,6 +32,28 @@ async def kept(store: AsyncSQLiteStore) -> AsyncIterator[None]:
         go.set()
 
 
+async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
+    """Runs something on the connection's thread, behind the store's back."""
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def run(db: sqlite3.Connection) -> None:
+        job(db)
+        loop.call_soon_threadsafe(done.set)
+
+    assert store._writer is not None
+    assert store._writer._connection is not None
+    store._writer._connection.post(run)
+    await done.wait()
+
+
+async def traced(store: AsyncSQLiteStore) -> list[str]:
+    """A list that every statement of the store's is added to from now on."""
+    statements: list[str] = []
+    await on_thread(store, lambda db: db.set_trace_callback(statements.append))
+    return statements
+
+
 async def together(store: AsyncSQLiteStore, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
     """The answers to these calls, all of which wait for the database at the same time."""
     loop, busy, free = asyncio.get_running_loop(), asyncio.Event(), threading.Event()

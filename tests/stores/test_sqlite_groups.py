@@ -5,7 +5,7 @@ import functools
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,34 +16,12 @@ from grpc_idempotency.records import Claim, Code, Effects, Outcome, State
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores._sqlite import group
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step, keyed
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step, keyed, sealed
 
 from .conftest import HandClock, Make
-from .operations import kept
+from .operations import kept, on_thread, traced
 
 T = TypeVar("T")
-
-
-async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
-    """Runs something on the connection's thread, behind the store's back."""
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def run(db: sqlite3.Connection) -> None:
-        job(db)
-        loop.call_soon_threadsafe(done.set)
-
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(run)
-    await done.wait()
-
-
-async def traced(store: AsyncSQLiteStore) -> list[str]:
-    """A list that every statement of the store's is added to from now on."""
-    statements: list[str] = []
-    await on_thread(store, lambda db: db.set_trace_callback(statements.append))
-    return statements
 
 
 async def together(store: AsyncSQLiteStore, calls: Iterable[Awaitable[T]]) -> list[T]:
@@ -223,12 +201,21 @@ class TestFailedCommits:
         assert list(await store.steps(another.name)) == [a_step("b")]
         failing.append(True)
         assert await store.undo(another.name, another.fence, OUTCOME) is True
+        unclaimed = a_claim()
+        failing.append(True)
+        assert isinstance(await store.complete_unclaimed(unclaimed, OUTCOME, TTL), datetime)
+        unclaimed = a_claim()
+        failing.append(True)
+        assert await keyed_reply(store, unclaimed) == "1"
+        record = await store.get(unclaimed.name)
+        assert record is not None
+        assert (record.fence, record.outcome) == (unclaimed.fence, sealed("1"))
         failing.append(True)
         assert await store.wait(another.name, another.fence, LEASE, 1, 0) is True
 
     async def test_what_did_not_land_is_unavailable(self, store: AsyncSQLiteStore, failing: list[bool]) -> None:
         """And nothing of it is there."""
-        claim = a_claim()
+        claim, other = a_claim(), a_claim()
         failing.append(False)
         with pytest.raises(StoreUnavailable, match="disk reports an error"):
             await store.claim(claim)
@@ -254,6 +241,20 @@ class TestFailedCommits:
         assert list(await store.steps(claim.name)) == []
         with pytest.raises(sqlite3.OperationalError, match="no such table"):
             await store.transaction(lambda db: db.execute("SELECT * FROM t"))
+        for unclaimed_write in (
+            lambda: store.complete_unclaimed(other, OUTCOME, TTL),
+            lambda: keyed_reply(store, other),
+        ):
+            failing.append(False)
+            with pytest.raises(StoreUnavailable):
+                await unclaimed_write()
+            assert await store.get(other.name) is None
+
+
+async def keyed_reply(store: AsyncSQLiteStore, claim: Claim) -> str:
+    """What the transaction of an operation without a record answers."""
+    async with keyed(store, claim, unclaimed=True):
+        return await store.transaction(lambda db: "1")
 
 
 async def keyed_step(store: AsyncSQLiteStore, claim: Claim) -> int:

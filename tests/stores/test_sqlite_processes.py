@@ -47,6 +47,23 @@ def test_processes_on_one_file_win_each_operation_once(path: Path) -> None:
     assert all(won)
 
 
+def test_processes_on_one_file_commit_each_unclaimed_operation_once(path: Path) -> None:
+    """Two of them, running the same 200 operations: one set of rows each and one record, of the run that committed."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE pairs (name TEXT, half INTEGER)")
+    outputs = run_together(*(("race", str(path), "200") for _ in range(2)))
+    assert not any(complaints for _, complaints in outputs)
+    # What a worker says is the name of an operation and of its rows' pair, by turns.
+    committed = [f"{name} {pair}" for said, _ in outputs for name, pair in zip(said[::2], said[1::2], strict=True)]
+    with closing(sqlite3.connect(path)) as db:
+        pairs = Counter(name for (name,) in db.execute("SELECT name FROM pairs"))
+        records = db.execute("SELECT state, name, message FROM grpc_idempotency_operations ORDER BY name").fetchall()
+    assert pairs == dict.fromkeys(committed, 2)
+    completed = [(1, pair.split()[0].encode(), pair.encode()) for pair in sorted(committed)]
+    assert records == completed
+    assert len(records) == 200
+
+
 def test_processes_on_one_file_both_get_on(path: Path) -> None:
     """Each with its own operations, side by side: nobody is starved into an error."""
     outputs = run_together(*(("contend", str(path), "300", "0", seed) for seed in "ab"))

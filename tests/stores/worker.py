@@ -5,6 +5,8 @@ import os
 import sys
 from datetime import timedelta
 
+from grpc_idempotency.errors import FenceRefused
+from grpc_idempotency.records import Claim, Effects
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed
@@ -30,6 +32,29 @@ async def contend(path: str, names: int, first: int, seed: str) -> None:
     for claim in won:
         say(claim.name.hex())
     await store.close()
+
+
+async def race(path: str, names: int) -> None:
+    """Runs the same operations as everybody else, none of which is claimed, and says which it committed."""
+    store = AsyncSQLiteStore(path, busy_timeout=timedelta(seconds=60))
+    await store.open()
+    say("ready")
+    await asyncio.to_thread(sys.stdin.readline)
+    for start in range(0, names, 10):
+        claims = [a_claim(f"{n:016}".encode(), effects=Effects.TRANSACTIONAL) for n in range(start, start + 10)]
+        answers = await asyncio.gather(*(asyncio.create_task(pay(store, claim)) for claim in claims))
+        for name in filter(None, answers):
+            say(name)
+    await store.close()
+
+
+async def pay(store: AsyncSQLiteStore, claim: Claim) -> str | None:
+    """Two rows and the record of an operation; ``None`` where it has a record already."""
+    async with keyed(store, claim, unclaimed=True):
+        try:
+            return await store.transaction(lambda db: pair(db, claim.name.decode() + " "))
+        except FenceRefused:
+            return None
 
 
 async def hammer(path: str) -> None:
@@ -100,6 +125,8 @@ if __name__ == "__main__":
     what, path, *rest = sys.argv[1:]
     if what == "contend":
         asyncio.run(contend(path, int(rest[0]), int(rest[1]), rest[2]))
+    elif what == "race":
+        asyncio.run(race(path, int(rest[0])))
     elif what == "hammer":
         asyncio.run(hammer(path))
     elif what == "fork":

@@ -10,7 +10,7 @@ from grpc_idempotency._operation import ambient
 from grpc_idempotency._operation.scope import Scope, enter_scope, scope_of
 from grpc_idempotency._operation.steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
-from grpc_idempotency.records import Outcome, Step
+from grpc_idempotency.records import Claim, Outcome, Step
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -38,6 +38,7 @@ class Running:
         seal: Callable[[object], Outcome],
         answers: Callable[[object], bool] = lambda _: False,
         leased: Callable[[], bool] = lambda: True,
+        claim: Claim | None = None,
     ) -> None:
         self.name = name
         """16 bytes: the digest that names the operation."""
@@ -53,6 +54,8 @@ class Running:
         """The store that holds the operation's record."""
         self.ttl = ttl
         """How long its outcome will be kept."""
+        self.claim = claim
+        """The claim, where it has not been written: the record comes with the outcome."""
         self.committed: Outcome | None = None
         """The outcome that a transaction of this run has committed, if one has. Set by the store."""
         self.completed_at: datetime | None = None

@@ -38,6 +38,7 @@ from grpc_idempotency.testing.suite import (
 from grpc_idempotency.testing.sweeping import SweepContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
 from grpc_idempotency.testing.transactions import TransactionContract
+from grpc_idempotency.testing.unclaimed import UnclaimedContract
 from grpc_idempotency.testing.undoing import UndoContract
 from grpc_idempotency.testing.waiting import WaitContract
 
@@ -70,6 +71,7 @@ __all__ = [
     "TransactedStepContract",
     "TransactionContract",
     "TransactionalStoreContract",
+    "UnclaimedContract",
     "UndoContract",
     "WaitContract",
     "a_claim",

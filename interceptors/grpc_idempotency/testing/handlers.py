@@ -19,9 +19,14 @@ def sealed(reply: object) -> Outcome:
 
 @asynccontextmanager
 async def keyed(
-    store: object, claim: Claim, seal: Callable[[object], Outcome] = sealed, *, unwinds: bool = False
+    store: object,
+    claim: Claim,
+    seal: Callable[[object], Outcome] = sealed,
+    *,
+    unclaimed: bool = False,
+    unwinds: bool = False,
 ) -> AsyncIterator[RunningOperation]:
-    """Makes the calling task the handler of a claimed operation in its block, as an interceptor does.
+    """Makes the calling task the handler of an operation in its block, as an interceptor does.
 
     At its end it waits for the transactions that the handler has left behind.
 
@@ -29,6 +34,7 @@ async def keyed(
         store: The store that holds the operation's record.
         claim: The operation's claim.
         seal: Makes the outcome of a reply. A reply is a text.
+        unclaimed: Whether the claim has not been written.
         unwinds: Whether the run only makes known how its steps are undone.
     """
     running = AsyncRunning(
@@ -38,6 +44,7 @@ async def keyed(
         attempt=1,
         principal=b"",
         store=unwrapped(store),
+        claim=claim if unclaimed else None,
         ttl=TTL,
         steps=Steps((), unwinds=unwinds),
         seal=seal,

@@ -16,6 +16,7 @@ from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.sweeping import SweepContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
 from grpc_idempotency.testing.transactions import TransactionContract
+from grpc_idempotency.testing.unclaimed import UnclaimedContract
 from grpc_idempotency.testing.undoing import UndoContract
 from grpc_idempotency.testing.waiting import WaitContract
 
@@ -41,7 +42,9 @@ class AsyncStoreContract(
     """
 
 
-class TransactionalStoreContract(TransactionContract, ReadContract, ReplyContract, TransactedStepContract):
+class TransactionalStoreContract(
+    TransactionContract, ReadContract, ReplyContract, UnclaimedContract, TransactedStepContract
+):
     """All contracts of ``transaction`` and ``read`` of a store for threads, by way of ``in_threads``.
 
     Inherit from it and provide the fixture ``harness``, an
@@ -50,7 +53,7 @@ class TransactionalStoreContract(TransactionContract, ReadContract, ReplyContrac
 
 
 class AsyncTransactionalStoreContract(
-    TransactionContract, ReadContract, ReplyContract, AwaitedContract, TransactedStepContract
+    TransactionContract, ReadContract, ReplyContract, UnclaimedContract, AwaitedContract, TransactedStepContract
 ):
     """All contracts of ``transaction`` and ``read`` of an asyncio store.
 

@@ -29,6 +29,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     ResolveRequest,
     StepRequest,
     TransactionRequest,
+    UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
@@ -81,7 +82,7 @@ class Group:
         try:
             left = self._take_steps()
             self._at_work = self._transactions.kept
-            self._transactions.store_outcomes()
+            self._transactions.store_outcomes(self.now)
             self._at_work = ()
             self._beat()
             self._at_work = self._transactions.kept
@@ -154,6 +155,8 @@ class Group:
             yield (self._claims if has_room else self._refuse), chunk
         for chunk in _chunks(kinds.pop(CompleteRequest, ()), weigh=_weight):
             yield self._completions, chunk
+        for chunk in _chunks(kinds.pop(UnclaimedRequest, ()), weigh=_weight):
+            yield self._unclaimed, chunk
         for chunk in _chunks(kinds.pop(ReleaseRequest, ())):
             yield self._releases, chunk
         for chunk in _chunks(kinds.pop(StepRequest, ()), weigh=_weight):
@@ -164,9 +167,10 @@ class Group:
                 yield self._other, [other]
         self._transactions.lone = len(transactions) == len(self._requests) == 1
         for group in _chunks(transactions):
-            self._transactions.expect(group)
+            self._transactions.expect(group, self.now)
             for transaction in group:
-                yield self._transact, [transaction]
+                if not self._transactions.must_wait(transaction):
+                    yield self._transact, [transaction]
 
     def _commit(self) -> None:
         if not self._db.in_transaction:
@@ -216,11 +220,7 @@ class Group:
 
     def _claim(self, requests: Sequence[ClaimRequest]) -> None:
         parameters = [rows.claim_row(one.claim, self.now, self.wall) for one in requests]
-        # To fill up with one's own last row is harmless: it meets its twin and changes nothing.
-        twin = (*parameters[-1][:-1], None)
-        parameters += [twin] * (padded(len(requests)) - len(requests))
-        sql = self._sql.sized("claim", rows.CLAIM_COLUMNS, len(parameters))
-        if self._db.execute(sql, [*rows.flat(parameters), self.now]).rowcount == len(requests):
+        if self._db.execute(*self._sql.inserting("claim", parameters, self.now)).rowcount == len(requests):
             for one in requests:
                 one.value = None
             return
@@ -253,6 +253,23 @@ class Group:
     def _kept_at(self, one: CompleteRequest) -> datetime | None:
         record = self._read([one.name]).get(one.name)
         return None if record is None or record.outcome != one.outcome else record.completed_at
+
+    def _unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
+        self._together(requests, self._complete_unclaimed)
+
+    def _complete_unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
+        parameters = [rows.completed_row(r.claim, r.outcome, r.ttl, self.now, self.wall) for r in requests]
+        statement = self._sql.inserting("complete_unclaimed", parameters, self.now)
+        if self._db.execute(*statement).rowcount == len(requests):
+            at = rows.instant(self.wall)
+            for one in requests:
+                one.value = at
+            return
+        found = self._read([one.claim.name for one in requests])
+        for one in requests:
+            standing = found[one.claim.name]
+            own = standing.fence == one.claim.fence and standing.outcome == one.outcome
+            one.value = standing.completed_at if own else standing
 
     def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
         self._together(requests, self._release)
@@ -396,7 +413,7 @@ def _size(request: AnyRequest) -> int:
     outcome = step = stored = None
     if isinstance(request, ClaimRequest):
         stored = request.claim.request
-    elif isinstance(request, CompleteRequest | ResolveRequest):
+    elif isinstance(request, CompleteRequest | UnclaimedRequest | ResolveRequest):
         outcome = request.outcome
     elif isinstance(request, StepRequest):
         step = request.step

@@ -12,6 +12,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     Request,
     StepRequest,
     TransactionRequest,
+    UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
@@ -20,7 +21,7 @@ from grpc_idempotency.stores._sqlite.sql import Sql
 
 def owner(request: Request[Any]) -> tuple[bytes, bytes]:
     """The name and the fence that a request is made under; empty for a transaction of no operation."""
-    if isinstance(request, ClaimRequest):
+    if isinstance(request, ClaimRequest | UnclaimedRequest):
         return request.claim.name, request.claim.fence
     if isinstance(request, FencedRequest):
         return request.name, request.fence
@@ -44,7 +45,7 @@ def _leaves(request: Request[Any]) -> int | None:
     """The state in which a request leaves a record, where that tells."""
     if isinstance(request, ClaimRequest):
         return rows.RUNNING
-    if isinstance(request, CompleteRequest):
+    if isinstance(request, CompleteRequest | UnclaimedRequest):
         return rows.COMPLETED
     if isinstance(request, HoldRequest):
         return rows.HELD

@@ -35,6 +35,21 @@ UPDATE {p}operations SET
 FROM (VALUES {rows}) AS v
 WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2, 4)
 
+-- name: complete_unclaimed
+-- Stores completed operations that were never claimed, where there is none of the name or an expired one; any number of
+-- rows at once. As with "claim", a row that meets a record in its way changes nothing and is not counted.
+INSERT INTO {p}operations
+    (state, method, raw, canonical, effects, streams, created_ms, name, fence, completed_ms, ttl_ms, expires_at, status,
+    retained, details, trailers, message)
+VALUES {rows}
+ON CONFLICT (name) DO UPDATE SET
+    state = 1, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
+    effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0, undo_tries = 0,
+    created_ms = excluded.created_ms, completed_ms = excluded.completed_ms, ttl_ms = excluded.ttl_ms,
+    expires_at = excluded.expires_at, status = excluded.status, reason = '', resolved = 0, retained = excluded.retained,
+    details = excluded.details, trailers = excluded.trailers, message = excluded.message
+WHERE {p}operations.expires_at <= ?
+
 -- name: release
 -- Deletes running, undoing or held operations; any number of rows at once. A row of NULLs matches nothing.
 DELETE FROM {p}operations WHERE id IN (

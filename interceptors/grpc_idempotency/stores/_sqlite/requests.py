@@ -94,6 +94,17 @@ class CompleteRequest(FencedRequest[datetime | None]):
         self.ttl = ttl
 
 
+class UnclaimedRequest(Request[datetime | Record]):
+    """``complete_unclaimed``."""
+
+    __slots__ = ("claim", "outcome", "ttl")
+
+    def __init__(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> None:
+        self.claim = claim
+        self.outcome = outcome
+        self.ttl = ttl
+
+
 class ReleaseRequest(FencedRequest[bool]):
     """``release``."""
 

@@ -68,8 +68,21 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
     )
 
 
-CLAIM_COLUMNS = 12
-"""How many values a row of the statement ``claim`` has."""
+def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
+    """The parameters of one row of the statement ``complete_unclaimed``."""
+    prints = claim.fingerprint
+    return (
+        COMPLETED,
+        claim.method,
+        prints.raw,
+        None if prints.canonical == prints.raw else prints.canonical,
+        EFFECTS.index(claim.effects),
+        claim.streams,
+        wall,
+        *outcome_row(claim.name, claim.fence, outcome, ttl, now, wall),
+    )
+
+
 OUTCOME_COLUMNS = 10
 """How many values a row of the statement ``complete`` has."""
 

@@ -5,6 +5,7 @@ import importlib.resources
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from grpc_idempotency.errors import PolicyError
 
@@ -58,6 +59,17 @@ class Sql:
         """The statement for operations of these names, and its parameters."""
         size = padded(len(names))
         return self.sized(name, 0, size), [*names, *([None] * (size - len(names)))]
+
+    def inserting(self, name: str, rows: Sequence[tuple[Any, ...]], now: int) -> tuple[str, list[Any]]:
+        """The statement that inserts rows where there is none of the name or an expired one, and its parameters.
+
+        Copies of the last row fill it up, without the payload, the last value. A copy meets its original, so it changes
+        nothing and is not counted.
+        """
+        size = padded(len(rows))
+        values = [value for row in rows for value in row]
+        values += [*rows[-1][:-1], None] * (size - len(rows))
+        return self.sized(name, len(rows[0]), size), [*values, now]
 
     @property
     def tables(self) -> list[str]:

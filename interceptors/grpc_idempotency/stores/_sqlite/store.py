@@ -25,6 +25,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     StepRequest,
     StepsRequest,
     TransactionRequest,
+    UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
@@ -72,6 +73,10 @@ class AsyncSQLiteStore(SQLiteBase):
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         return await self._call(CompleteRequest(name, fence, outcome, ttl))
+
+    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """Stores a completed record of an operation that was never claimed."""
+        return await self._call(UnclaimedRequest(claim, outcome, ttl))
 
     async def release(self, name: bytes, fence: bytes) -> bool:
         """Deletes a running, undoing or held record."""

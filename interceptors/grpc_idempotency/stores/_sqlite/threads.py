@@ -25,6 +25,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     ResolveRequest,
     StepRequest,
     StepsRequest,
+    UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
@@ -72,6 +73,10 @@ class SQLiteStore(SQLiteBase):
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """Stores the outcome of a running, undoing or held record."""
         return self._call(CompleteRequest(name, fence, outcome, ttl))
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """Stores a completed record of an operation that was never claimed."""
+        return self._call(UnclaimedRequest(claim, outcome, ttl))
 
     def release(self, name: bytes, fence: bytes) -> bool:
         """Deletes a running, undoing or held record."""

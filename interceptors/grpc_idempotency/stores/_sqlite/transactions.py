@@ -4,7 +4,7 @@ A step is kept at once (5.2): whether there is one of its name already decides a
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
@@ -33,8 +33,14 @@ class Transactions:
         self._tables = tables
         self._saved = False
         self._kept_since = False
-        self._outcomes: dict[bytes, rows.Row] = {}
+        self._completed: dict[bytes, bytes] = {}
+        """By name, the fences under which this group completes operations."""
+        self._outcomes: list[rows.Row] = []
+        """What completes records."""
+        self._records: list[rows.Row] = []
+        """The completed records of operations that were not claimed."""
         self._refused: dict[bytes, tuple[bytes, int] | None] = {}
+        """By the fences of operations that may not commit, the fence and state of the record that is there."""
         self.kept: list[TransactionRequest] = []
         """Those whose rows are to be committed."""
         self.lost_by: BaseException | None = None
@@ -42,17 +48,28 @@ class Transactions:
         self.lone = False
         """Whether the group is one transaction and nothing else: then the group's own is enough."""
 
-    def expect(self, requests: Sequence[TransactionRequest]) -> None:
-        """Finds out which of these transactions' operations have lost their records.
+    def expect(self, requests: Sequence[TransactionRequest], now: int) -> None:
+        """Finds out which of these transactions' operations have lost their records, or have one though not claimed.
 
         Nobody else writes until the group is committed, so what is so now is so when its outcomes are stored.
         """
         operations = [one.operation for one in requests if one.operation is not None]
-        if not operations or self._count_owned(operations) == len(operations):
-            return
-        for operation in operations:
-            if self._count_owned([operation]) == 0:
-                self._refused[operation.name] = self._standing(operation)
+        claimed = [one for one in operations if one.claim is None]
+        if claimed and self._count_owned(claimed) != len(claimed):
+            for one in claimed:
+                if self._count_owned([one]) == 0:
+                    self._refused[one.fence] = self._standing([one], now).get(one.name)
+        unclaimed = [one for one in operations if one.claim is not None]
+        standing = self._standing(unclaimed, now) if unclaimed else {}
+        self._refused |= {one.fence: standing[one.name] for one in unclaimed if one.name in standing}
+
+    def must_wait(self, request: TransactionRequest) -> bool:
+        """Returns whether another run of this operation is completed in this group, so that only the next can tell.
+
+        Two servers of this process can run an operation at one time if neither has claimed it.
+        """
+        operation = request.operation
+        return operation is not None and self._completed.get(operation.name, operation.fence) != operation.fence
 
     def run(self, request: TransactionRequest, now: int, wall: int) -> None:
         """Runs one; its rows stay only if it may have a reply."""
@@ -89,16 +106,18 @@ class Transactions:
             guard.leave()
             self.lost_by = view.lost_by
 
-    def store_outcomes(self) -> None:
-        """Completes the records of all that were run."""
-        parameters = list(self._outcomes.values())
-        for at in range(0, len(parameters), MOST_ROWS):
-            part = parameters[at : at + MOST_ROWS]
+    def store_outcomes(self, now: int) -> None:
+        """Completes the records of all that were run, or makes them."""
+        for part in _parts(self._outcomes):
             size = padded(len(part))
             values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
-            changed = self._db.execute(self._tables.sql.sized("complete", rows.OUTCOME_COLUMNS, size), values).rowcount
-            if changed != len(part):
-                raise FenceRefused("the operation's record was changed in its own transaction, by a trigger perhaps")
+            self._write(self._tables.sql.sized("complete", rows.OUTCOME_COLUMNS, size), values, len(part))
+        for part in _parts(self._records):
+            self._write(*self._tables.sql.inserting("complete_unclaimed", part, now), len(part))
+
+    def _write(self, sql: str, values: list[Any], count: int) -> None:
+        if self._db.execute(sql, values).rowcount != count:
+            raise FenceRefused("the operation's record was changed in its own transaction, by a trigger perhaps")
 
     def _keep(self, request: TransactionRequest, now: int, wall: int) -> bool:
         """Sees to it that the outcome, or the step, is committed with the rows; whether it can be."""
@@ -111,9 +130,13 @@ class Transactions:
                 if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
                     raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
             elif request.committed is not None:
-                outcome = request.committed
-                row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
-                self._outcomes[operation.name] = row
+                outcome, claim = request.committed, operation.claim
+                if claim is None:
+                    row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
+                    self._outcomes.append(row)
+                else:
+                    self._records.append(rows.completed_row(claim, outcome, operation.ttl, now, wall))
+                self._completed[operation.name] = operation.fence
                 request.completed_at = rows.instant(wall)
         except Exception as error:
             request.error = translated(error, self._tables.path)
@@ -123,10 +146,10 @@ class Transactions:
     def _admit(self, operation: RunningOperation | None) -> None:
         if operation is None:
             return
-        if operation.name in self._outcomes or operation.committed is not None:
+        if operation.name in self._completed or operation.committed is not None:
             raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
-        if operation.name in self._refused:
-            if self._refused[operation.name] == (operation.fence, rows.COMPLETED):
+        if operation.fence in self._refused:
+            if self._refused[operation.fence] == (operation.fence, rows.COMPLETED):
                 raise TransactionMisuse("a keyed call has one transaction: its outcome is stored already")
             raise FenceRefused("the operation has another owner by now: its transaction was not run")
 
@@ -163,10 +186,14 @@ class Transactions:
         count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
         return count
 
-    def _standing(self, operation: RunningOperation) -> tuple[bytes, int] | None:
-        sql, parameters = self._tables.sql.by_names("standing", [operation.name])
-        row = self._db.execute(sql, [*parameters, self._tables.clock.now()]).fetchone()
-        return None if row is None else (row[1], row[2])
+    def _standing(self, operations: Sequence[RunningOperation], now: int) -> dict[bytes, tuple[bytes, int]]:
+        """Fence and state of the records that there are, by name."""
+        sql, parameters = self._tables.sql.by_names("standing", [one.name for one in operations])
+        return {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, now]).fetchall()}
+
+
+def _parts(parameters: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
+    return (parameters[at : at + MOST_ROWS] for at in range(0, len(parameters), MOST_ROWS))
 
 
 def _call(request: TransactionRequest, view: View) -> bool:

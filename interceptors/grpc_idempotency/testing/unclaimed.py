@@ -1,0 +1,235 @@
+"""The contract for operations that have no record before their outcome: both are written in one commit (5.1)."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from grpc_idempotency.errors import FenceRefused, TransactionMisuse
+from grpc_idempotency.records import Claim, Code, Effects, Outcome, Record, State
+from grpc_idempotency.store import AsyncTransactionalStore, Database
+from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.harness import AsyncTransactionHarness
+from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_step
+from grpc_idempotency.testing.raising import raises
+from grpc_idempotency.testing.states import (
+    assert_refused,
+    put_completed,
+    put_held,
+    put_running,
+    put_undoing,
+    put_waiting,
+    record_of,
+)
+
+STANDING = (put_running, put_held, put_waiting, put_undoing, put_completed)
+
+
+class UnclaimedContract:
+    """Transactions and outcomes of operations whose claims were not written."""
+
+    async def test_rows_and_record_commit_together(self, harness: AsyncTransactionHarness) -> None:
+        """The record is completed, and has all that a claimed one would have; the operation knows its outcome."""
+        store, orders = await opened(harness)
+        for claim in (_claim(), replace(_claim(), streams=True)):
+            name = os.urandom(8).hex()
+            async with keyed(store, claim, unclaimed=True) as operation:
+                assert await store.transaction(orders.insert(name)) == name
+            record = await record_of(await harness.store(), claim)
+            assert record == _completed(claim, sealed(name), record.completed_at)
+            assert (operation.committed, operation.completed_at) == (sealed(name), record.completed_at)
+            assert name in await orders.names(store)
+
+    async def test_a_record_that_stands_refuses_the_transaction(self, harness: AsyncTransactionHarness) -> None:
+        """In any state: the function does not run, and the record is as it was. A lapsed one is there, too."""
+        store, orders = await opened(harness)
+        for prepare in STANDING:
+            standing = await prepare(store)
+            if prepare is put_running:
+                await harness.elapse(LEASE)
+            record = await store.get(standing.name)
+            ran: list[Database] = []
+            async with keyed(store, _claim(standing.name), unclaimed=True) as operation:
+                with raises(FenceRefused):
+                    await store.transaction(ran.append)
+            assert (ran, operation.committed, operation.completed_at) == ([], None, None)
+            assert await store.get(standing.name) == record
+        assert await orders.names(store) == []
+
+    async def test_an_expired_record_is_replaced(self, harness: AsyncTransactionHarness) -> None:
+        """From the instant of its expiry on, with all that it had."""
+        store, orders = await opened(harness)
+        first = await put_running(store)
+        assert await store.record_step(first.name, first.fence, a_step("charge"))
+        assert await store.complete(first.name, first.fence, OTHER_OUTCOME, TTL)
+        await harness.elapse(TTL)
+        claim = _claim(first.name)
+        async with keyed(store, claim, unclaimed=True):
+            await store.transaction(orders.insert("a"))
+        record = await record_of(store, claim)
+        assert record == _completed(claim, sealed("a"), record.completed_at)
+        assert list(await store.steps(claim.name)) == []
+
+    async def test_what_is_rolled_back_leaves_no_record(self, harness: AsyncTransactionHarness) -> None:
+        """Where the function raises, or its reply is no success; the handler may try another transaction."""
+        store, orders = await opened(harness)
+        claim = _claim()
+
+        def seal(reply: object) -> Outcome:
+            return replace(sealed(reply), status=Code.NOT_FOUND) if reply == "missing" else sealed(reply)
+
+        async with keyed(store, claim, seal, unclaimed=True) as operation:
+            with raises(ZeroDivisionError):
+                await store.transaction(lambda db: (orders.insert("a")(db), 1 // 0))
+            assert await store.transaction(orders.insert("missing")) == "missing"
+            assert (operation.committed, await store.get(claim.name)) == (None, None)
+            assert await store.transaction(orders.insert("b")) == "b"
+        assert await orders.names(store) == ["b"]
+        assert (await record_of(store, claim)).outcome == sealed("b")
+
+    async def test_a_transaction_can_not_commit_twice(self, harness: AsyncTransactionHarness) -> None:
+        """Neither in one run, nor in one that does not know that its first try was committed."""
+        store, orders = await opened(harness)
+        claim = _claim()
+        async with keyed(store, claim, unclaimed=True):
+            await store.transaction(orders.insert("a"))
+            with raises(TransactionMisuse):
+                await store.transaction(orders.insert("b"))
+        async with keyed(store, claim, unclaimed=True):
+            with raises(TransactionMisuse, FenceRefused):
+                await store.transaction(orders.insert("c"))
+        assert await orders.names(store) == ["a"]
+        assert (await record_of(store, claim)).outcome == sealed("a")
+
+    async def test_of_many_runs_of_one_operation_one_commits(self, harness: AsyncTransactionHarness) -> None:
+        """20 of them, through two stores on one database: one has its rows and its record, the others are refused."""
+        store, orders = await opened(harness)
+        stores, first = (store, await harness.store()), _claim()
+        runs = [_pay(stores[n % 2], _claim(first.name), orders.insert(f"{n:02}")) for n in range(20)]
+        answers = await asyncio.gather(*map(asyncio.create_task, runs), return_exceptions=True)
+        (won,) = [answer for answer in answers if isinstance(answer, str)]
+        assert {type(answer) for answer in answers if answer is not won} == {FenceRefused}
+        assert await orders.names(store) == [won]
+        assert (await record_of(store, first)).outcome == sealed(won)
+
+    async def test_of_a_transaction_and_a_claim_one_wins(self, harness: AsyncTransactionHarness) -> None:
+        """The claim is lost to the completed record, or the transaction is refused; never both, never neither."""
+        store, orders = await opened(harness)
+        for _ in range(20):
+            first, name = _claim(), os.urandom(8).hex()
+            paid, lost_to = await asyncio.gather(
+                asyncio.create_task(_pay(store, first, orders.insert(name))),
+                store.claim(a_claim(first.name)),
+                return_exceptions=True,
+            )
+            refused = isinstance(paid, FenceRefused)
+            assert refused or paid == name
+            assert refused == (lost_to is None)
+            assert (name in await orders.names(store)) is not refused
+            assert (await record_of(store, first)).state is (State.RUNNING if refused else State.COMPLETED)
+
+    async def test_of_many_unclaimed_and_claimed_ones_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
+        """60 at once: a third is claimed, a third is not, and a third meets records of others."""
+        store, orders = await opened(harness)
+        claims = [await put_running(store) for _ in range(20)]
+        claims += [_claim() for _ in range(20)]
+        claims += [_claim((await put_completed(store)).name) for _ in range(20)]
+        runs = [_pay(store, claim, orders.insert(f"{n:02}"), unclaimed=n >= 20) for n, claim in enumerate(claims)]
+        answers = await asyncio.gather(*map(asyncio.create_task, runs), return_exceptions=True)
+        assert [isinstance(answer, FenceRefused) for answer in answers] == [n >= 40 for n in range(60)]
+        assert await orders.names(store) == [f"{n:02}" for n in range(40)]
+        for n, claim in enumerate(claims[:40]):
+            assert (await record_of(store, claim)).outcome == sealed(f"{n:02}")
+
+    async def test_an_outcome_is_stored_without_a_claim(self, harness: AsyncTransactionHarness) -> None:
+        """In one write, of any status; the record is as that of a claimed operation, and claims are lost to it."""
+        store = await harness.store()
+        for outcome in (OUTCOME, OTHER_OUTCOME):
+            claim = _claim()
+            completed_at = await store.complete_unclaimed(claim, outcome, TTL)
+            assert isinstance(completed_at, datetime)
+            record = await record_of(await harness.store(), claim)
+            assert record == _completed(claim, outcome, completed_at)
+            assert await store.claim(a_claim(claim.name)) == record
+            await assert_refused(store, claim.name, os.urandom(16))
+
+    async def test_an_outcome_without_a_claim_can_be_stored_again(self, harness: AsyncTransactionHarness) -> None:
+        """Its answer may have been lost. Another outcome under the same fence is answered with the record."""
+        store = await harness.store()
+        claim = _claim()
+        first = await store.complete_unclaimed(claim, OUTCOME, TTL)
+        record = await record_of(store, claim)
+        await harness.elapse(LEASE)
+        assert await store.complete_unclaimed(claim, OUTCOME, TTL) == first == record.completed_at
+        standing = await store.complete_unclaimed(claim, OTHER_OUTCOME, TTL)
+        assert standing == await record_of(store, claim) == record
+
+    async def test_an_outcome_without_a_claim_replaces_no_record(self, harness: AsyncTransactionHarness) -> None:
+        """It is answered with the record that stands in its way, in any state, until that expires."""
+        store = await harness.store()
+        for prepare in STANDING:
+            standing = await prepare(store)
+            record = await store.get(standing.name)
+            assert await store.complete_unclaimed(_claim(standing.name), OTHER_OUTCOME, TTL) == record
+            assert await store.get(standing.name) == record
+        expired = await put_completed(store)
+        await harness.elapse(TTL)
+        claim = _claim(expired.name)
+        completed_at = await store.complete_unclaimed(claim, OUTCOME, TTL)
+        assert await record_of(store, claim) == _completed(claim, OUTCOME, _instant(completed_at))
+
+    async def test_of_many_outcomes_without_claims_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
+        """60 at once, two for each operation: one is stored, and the other one is answered with its record."""
+        store = await harness.store()
+        pairs = [(claim, _claim(claim.name)) for claim in [_claim() for _ in range(30)]]
+        calls = [store.complete_unclaimed(claim, OUTCOME, TTL) for pair in pairs for claim in pair]
+        answers = await asyncio.gather(*calls)
+        for n, pair in enumerate(pairs):
+            record = await record_of(store, pair[0])
+            won = [claim for claim in pair if claim.fence == record.fence]
+            assert len(won) == 1
+            answered = answers[2 * n : 2 * n + 2]
+            assert sorted(map(_is_record, answered)) == [False, True]
+            assert record in answered
+            assert record.completed_at in answered
+
+
+def _claim(name: bytes | None = None) -> Claim:
+    return a_claim(name, effects=Effects.TRANSACTIONAL)
+
+
+def _completed(claim: Claim, outcome: Outcome, completed_at: datetime | None) -> Record:
+    """The record of a claim that was written together with its outcome."""
+    assert completed_at is not None
+    return Record(
+        name=claim.name,
+        method=claim.method,
+        state=State.COMPLETED,
+        fence=claim.fence,
+        fingerprint=claim.fingerprint,
+        effects=claim.effects,
+        streams=claim.streams,
+        attempts=1,
+        created_at=completed_at,
+        completed_at=completed_at,
+        expires_at=completed_at + TTL,
+        outcome=outcome,
+    )
+
+
+def _instant(answer: datetime | Record) -> datetime:
+    assert isinstance(answer, datetime)
+    return answer
+
+
+def _is_record(answer: datetime | Record) -> bool:
+    return isinstance(answer, Record)
+
+
+async def _pay(
+    store: AsyncTransactionalStore, claim: Claim, fn: Callable[[Database], str], *, unclaimed: bool = True
+) -> str:
+    """A handler whose transaction is its reply."""
+    async with keyed(store, claim, unclaimed=unclaimed):
+        return await store.transaction(fn)
