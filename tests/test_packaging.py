@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 OPTION = Path("grpc_idempotency/v1/policy.proto")
 SOURCES = ROOT / "interceptors" / "grpc_idempotency"
-SERVERS = ROOT / "tests" / "rpc" / "servers"
+SERVERS = ROOT / "tests" / "harness" / "programs"
 TWO_LINES = [SERVERS / "forgetful.py", SERVERS / "forgetful_sync.py"]
 """On ``grpc.aio`` and on ``grpc.server``."""
 

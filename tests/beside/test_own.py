@@ -11,8 +11,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Caller
 
-from ..echo.handlers import KINDS, Echo, Rpc, client_stream, generic_handler, server_stream, text, unary
-from ..echo.helpers import Servers, new_key
+from ..harness.handlers import ALL_KINDS, Echo, Method, client_stream, generic_handler, server_stream, unary
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
 
 REQUESTS = {"Unary": ["a"], "ServerStream": ["a"], "ClientStream": ["a"], "Bidirectional": ["a"]}
 KEYED = ("Unary", "ServerStream", "ClientStream")
@@ -65,12 +66,12 @@ def token(name: str) -> list[tuple[str, str | bytes]]:
 class Telling:
     """Handlers that answer with the user's name."""
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         return {
             "Unary": unary(self.unary),
             "ServerStream": server_stream(self.server_stream),
             "ClientStream": client_stream(self.unary),
-            "Bidirectional": Rpc(run=self.server_stream, takes_stream=True, gives_stream=True),
+            "Bidirectional": Method(run=self.server_stream, takes_stream=True, gives_stream=True),
         }
 
     async def unary(self, _request: Any, _context: Any) -> StringValue:
@@ -114,7 +115,7 @@ async def test_a_principal_that_was_verified_outside(serve: Servers, kind: str, 
 # grpc.aio itself shows no context variables to a ``def`` handler, so that without a key such a one sees none.
 @pytest.mark.parametrize(
     ("kind", "method", "keyed"),
-    [(kind, *way) for kind in KINDS for way in WAYS if kind != "thread" or way[1]],
+    [(kind, *way) for kind in ALL_KINDS for way in WAYS if kind != "thread" or way[1]],
 )
 async def test_context_variables(serve: Servers, method: str, keyed: bool) -> None:
     """Handlers see the context variables that interceptors outside have set, with a key and without (2.4, 4.10)."""
@@ -141,7 +142,7 @@ async def test_a_handler_for_each_call(serve: Servers, kind: str, method: str, k
             yield text(f"for {tenant!s}")
 
         like = echo[method]
-        rpc = Rpc(
+        rpc = Method(
             run=many if like.gives_stream else one, takes_stream=like.takes_stream, gives_stream=like.gives_stream
         )
         return generic_handler(kind, {method: rpc}).service(details)

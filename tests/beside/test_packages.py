@@ -8,9 +8,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from opentelemetry import trace
 
-from ..echo.handlers import Echo, Rpc, client_stream, server_stream, text, unary
-from ..echo.helpers import Servers, Service, new_key
-from ..rpc.helpers import until
+from ..harness.handlers import Echo, Method, client_stream, server_stream, unary
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers, Service
+from ..harness.waiting import until
 from .packages import SERVED_BY, Beside, make
 
 REQUESTS = {"Unary": ["a b"], "ServerStream": ["a b"], "ClientStream": ["a", "b"], "Bidirectional": ["a", "b"]}
@@ -32,7 +33,7 @@ async def recorded(beside: Beside, codes: list[str]) -> None:
     assert beside.codes() == codes
 
 
-async def served(serve: Servers, beside: Beside, place: str, methods: dict[str, Rpc]) -> Service:
+async def served(serve: Servers, beside: Beside, place: str, methods: dict[str, Method]) -> Service:
     outside, inside = ([beside.interceptor], []) if place == "outside" else ([], [beside.interceptor])
     return await serve(methods, outside=outside, inside=inside)
 
@@ -72,7 +73,7 @@ async def test_calls_with_a_key(serve: Servers, kind: str, package: str, place: 
 class Failing:
     """Handlers that abort, with details and trailers; the one that streams, after a message."""
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         return {
             "Unary": unary(self.unary),
             "ServerStream": server_stream(self.server_stream),

@@ -22,7 +22,8 @@ import grpc_idempotency
 from grpc_idempotency import ClientInterceptor, Policy, aio
 from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
-from ..rpc.handlers import SERVICE, Gate, Handler, of_kind
+from ..harness.handlers import SERVICE, Handler, of_kind, unary
+from ..harness.waiting import Gate
 
 KEY, COUNT = "idempotency-key", "idempotency-message-count"
 
@@ -167,7 +168,7 @@ class Net:
         """Serves these unary handlers, and Many, Join and Chat: one for each other cardinality."""
         made: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(
-                of_kind("async" if self.kind == "aio" else "thread", handler),
+                of_kind("async" if self.kind == "aio" else "thread", unary(handler)),
                 request.FromString,
                 lambda message: message.SerializeToString(),
             )

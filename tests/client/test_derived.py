@@ -13,7 +13,7 @@ from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.scope import scope_of
 from grpc_idempotency.retrying import AsyncRetrying
 
-from ..rpc.handlers import Blocking, Counting
+from ..harness.handlers import Blocking, Counting
 from .net import KEY, Client, Net, Server, text
 
 Outer = Callable[[Client, int], Awaitable[object]]

@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import ClientInterceptor, ClientPolicy, PolicyError
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, GetOrderRequest, Order
 
-from ..rpc.handlers import SERVICE, Counting
+from ..harness.handlers import SERVICE, Counting
 from .net import COUNT, KEY, Net, text
 
 ORDERS = "shop.orders.v1.OrderService"

@@ -19,8 +19,8 @@ import grpc_idempotency
 from grpc_idempotency import Policy, PolicyError, Reason, UnkeyedRetry, refusal_of, status_of
 from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
-from ..rpc.handlers import Blocking, Counting
-from ..rpc.processes import Process
+from ..harness.handlers import Blocking, Counting
+from ..harness.processes import Process
 from .net import KEY, Net, text
 
 MS = timedelta(milliseconds=1)

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from ..rpc.handlers import Method
-from ..rpc.helpers import CREATED, STATUS, Reply, Servers, new_key, text
+from ..harness.handlers import Method
+from ..harness.replies import CREATED, STATUS, Reply, new_key, text
+from ..harness.servers import Servers
 
 UNKNOWN, INTERNAL, CANCELLED = grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED
 EVERY_KIND = pytest.mark.parametrize("kind", ["async", "thread", "sync"])

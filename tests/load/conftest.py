@@ -1,5 +1,5 @@
-"""The echo service, as every kind of handler on every kind of server."""
+"""The fixtures of servers, for each kind of handler."""
 
-from ..echo.fixtures import discretion, kind, serve
+from ..harness.fixtures import discretion, pytest_generate_tests, serve
 
-__all__ = ["discretion", "kind", "serve"]
+__all__ = ["discretion", "pytest_generate_tests", "serve"]

@@ -7,15 +7,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from ..echo.handlers import KINDS, Rpc
-from ..echo.helpers import Client, new_key
-from ..rpc.handlers import SERVICE
-from ..rpc.processes import Process
+from ..harness.clients import Client
+from ..harness.handlers import ALL_KINDS, SERVICE, Method
+from ..harness.processes import Process
+from ..harness.replies import new_key
 
 
 @pytest.fixture
 def process(kind: str, tmp_path: Path) -> Iterator[Process]:
-    process = Process(kind, str(tmp_path / "records.db"), script="exiting.py")
+    process = Process(kind, str(tmp_path / "records.db"), program="exiting.py")
     yield process
     process.discard()
 
@@ -23,11 +23,11 @@ def process(kind: str, tmp_path: Path) -> Iterator[Process]:
 @pytest.fixture
 async def client(process: Process) -> AsyncIterator[Client]:
     async with grpc.aio.insecure_channel(await process.ready()) as channel:
-        yield Client(channel, {"Unary": Rpc(run=lambda *_: None)}, SERVICE)
+        yield Client(channel, {"Unary": Method(run=lambda *_: None)}, SERVICE)
 
 
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_with_a_key(process: Process, client: Client, error: str) -> None:
     """With a key it is an unclear failure as any other: its outcome, and the server goes on (4.5, 4.7)."""
     key = new_key()
@@ -38,7 +38,7 @@ async def test_with_a_key(process: Process, client: Client, error: str) -> None:
 
 
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_without_a_key(process: Process, client: Client, kind: str, error: str) -> None:
     """Without one the client hears the same; an aio server ends by it, as without the interceptor (2.4, 4.7)."""
     reply = await client.call("Unary", error)

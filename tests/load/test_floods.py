@@ -11,10 +11,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from ..echo.handlers import Rpc, client_stream, server_stream, text, unary
-from ..echo.helpers import Reply, Servers, new_key
-from ..rpc.handlers import Gate
-from ..rpc.helpers import until
+from ..harness.handlers import Method, client_stream, server_stream, unary
+from ..harness.replies import Reply, new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, until
 
 DUPLICATES = 200
 
@@ -27,7 +27,7 @@ class Slow:
         self.began = Gate()
         self.go = Gate()
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         return {
             "Unary": unary(self.unary),
             "ServerStream": server_stream(self.server_stream),

@@ -9,8 +9,9 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from ..echo.handlers import Rpc, bidirectional, client_stream, server_stream, text, unary
-from ..echo.helpers import Servers, new_key
+from ..harness.handlers import Method, bidirectional, client_stream, server_stream, unary
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
 
 AT_ONCE = 8.0
 """Seconds, on a busy machine; a call's deadline is a minute."""
@@ -30,7 +31,7 @@ class Ending:
     def __init__(self, how: str) -> None:
         self._how = how
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         return {
             "Unary": unary(self.unary),
             "ServerStream": server_stream(self.streaming),

@@ -98,6 +98,7 @@ def test_what_fails_ends_nothing(held: Held, caplog: pytest.LogCaptureFixture) -
     held.keeper.later(0.0, broken)
     held.settle()
     assert "at its time" in caplog.text
+    caplog.clear()
 
 
 def test_closing() -> None:

@@ -20,7 +20,7 @@ from grpc_idempotency._server.workers import Workers
 from grpc_idempotency.records import Claim, Effects, Fingerprint
 from grpc_idempotency.stores.memory import AsyncMemoryStore
 
-from ..rpc.helpers import ms
+from ..harness.waiting import ms
 
 SOON = 20.0
 LONG, AT_ONCE = ms(600_000), ms(1)

@@ -13,10 +13,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Effects, Policy, State
 from grpc_idempotency._server.sync import interceptor as _sync
 
-from ..echo.handlers import Rpc, server_stream, text, unary
-from ..echo.helpers import Servers, new_key
-from ..rpc.handlers import Gate
-from ..rpc.helpers import ms, refused, until
+from ..harness.handlers import Method, server_stream, unary
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers, answered
+from ..harness.waiting import Gate, ms, until
 
 METHODS = ("Unary", "ServerStream")
 FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
@@ -33,7 +33,7 @@ class Stuck:
         self.ended = Gate()
         self._stubborn = stubborn
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         return {"Unary": unary(self.unary), "ServerStream": server_stream(self.server_stream)}
 
     async def unary(self, _request: Any, _context: Any) -> StringValue:
@@ -142,8 +142,8 @@ async def test_the_drain_limit(serve: Servers, kind: str, method: str, caplog: p
     assert "1 operations did not end within the drain limit" in caplog.text
     assert (await call.end()).status is not grpc.StatusCode.OK
     store = serve.store()
-    (record,) = await serve.ask(store.list)
-    await serve.ask(store.close)
+    (record,) = await answered(store.list())
+    await answered(store.close())
     assert record.state is State.RUNNING
     stuck.go.open()
 
@@ -193,8 +193,8 @@ async def test_what_ends_within_the_drain_limit(serve: Servers, kind: str, metho
     stuck.go.open()
     await asyncio.wait_for(stop, 10)
     store = serve.store()
-    (record,) = await serve.ask(store.list)
-    await serve.ask(store.close)
+    (record,) = await answered(store.list())
+    await answered(store.close())
     assert record.state is State.COMPLETED
 
 

@@ -16,10 +16,10 @@ from grpc_idempotency._server.sync import interceptor as _sync
 from grpc_idempotency._server.workers import Workers, within
 from grpc_idempotency.records import Claim, Fingerprint, Record, StoredRequest, Swept
 
-from ..echo.handlers import Rpc, full, server_stream, text, unary
-from ..echo.helpers import Servers, new_key
-from ..rpc.handlers import Gate
-from ..rpc.helpers import ms, refused, until
+from ..harness.handlers import Method, full, server_stream, unary
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms, until
 
 SOON = 20.0
 METHODS = ("Unary", "ServerStream")
@@ -178,7 +178,7 @@ class Slow:
         self.runs = 0
         self.began, self.go = Gate(), Gate()
 
-    def methods(self) -> dict[str, Rpc]:
+    def methods(self) -> dict[str, Method]:
         quick = {"Quick": unary(self.quick), "QuickStream": server_stream(self.quick_stream)}
         return {"Unary": unary(self.unary), "ServerStream": server_stream(self.server_stream)} | quick
 

@@ -14,7 +14,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Database
 
-from ..rpc.handlers import Face, Gate
+from ..harness.handlers import Face
+from ..harness.waiting import Gate
 
 UNARY, SERVER, CLIENT, BIDI = SHAPES = ("unary", "server", "client", "bidi")
 """One request or a stream of them, one response or a stream of them."""

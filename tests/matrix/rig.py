@@ -18,9 +18,10 @@ import grpc_idempotency
 from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State, aio
 from grpc_idempotency.records import Claim
 
-from ..rpc.handlers import Gate
-from ..rpc.helpers import KEY, Metadata, Reply, ms, until
-from ..rpc.stores import FlakyMemory, FlakyStore, for_threads
+from ..harness.clients import Metadata
+from ..harness.replies import KEY, Reply
+from ..harness.stores import FlakyMemory, FlakyStore, for_threads
+from ..harness.waiting import Gate, ms, until
 from .echo import BIDI, CLIENT, SERVER, UNARY, Echo, Play
 
 STORES = ("sqlite", "memory")
@@ -48,8 +49,6 @@ VARIANTS = {
 @dataclass(frozen=True, kw_only=True)
 class Answer(Reply):
     """All that a client gets to see of a call, of whatever kind."""
-
-    messages: tuple[bytes, ...] = ()
 
     @property
     def texts(self) -> list[str]:
@@ -177,7 +176,6 @@ class Call:
                 messages.append(await self._call)
         return Answer(
             status=await self._call.code(),
-            message=None,
             messages=tuple(messages),
             details=await self._call.details() or "",
             trailers=tuple(await self._call.trailing_metadata() or ()),

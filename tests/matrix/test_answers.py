@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from ..rpc.helpers import CREATED, STATUS, STATUS_DETAILS, refused
+from ..harness.replies import CREATED, STATUS, STATUS_DETAILS, refused
 from .echo import Play
 from .rig import Answer, Cell
 

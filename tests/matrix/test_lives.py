@@ -10,7 +10,8 @@ import pytest
 
 from grpc_idempotency import Code, Outcome, Record, State
 
-from ..rpc.helpers import ms, refused, until
+from ..harness.replies import refused
+from ..harness.waiting import ms, until
 from .echo import Play
 from .rig import Cell
 

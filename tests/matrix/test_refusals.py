@@ -9,7 +9,8 @@ from google.rpc import error_details_pb2
 
 from grpc_idempotency import State
 
-from ..rpc.helpers import KEY, PUSH_BACK, ms, refused
+from ..harness.replies import KEY, PUSH_BACK, refused
+from ..harness.waiting import ms
 from .echo import Play
 from .rig import Cell
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import grpc_idempotency
 from grpc_idempotency import Policy, aio
 
-from ..rpc.helpers import CREATED, KEY, STATUS
+from ..harness.replies import CREATED, KEY, STATUS
 from .rig import COUNT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

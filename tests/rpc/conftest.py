@@ -1,43 +1,19 @@
-"""What all tests of the interceptor share: servers of every kind, and a watch over what is logged."""
+"""The fixtures of servers; a ``grpc.server`` has room for as many waiting calls as one of ``grpc.aio``."""
 
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from .handlers import ALL_KINDS
-from .helpers import Servers, secrets_told
+from ..harness.fixtures import discretion, pytest_generate_tests
+from ..harness.servers import Servers
 
-
-@pytest.fixture(autouse=True)
-def discretion(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No key and no body of a request is logged, at any level, and no task fails unseen (2.3)."""
-    secrets_told.clear()
-    caplog.set_level(logging.DEBUG, "grpc_idempotency")
-    yield
-    formatter = logging.Formatter("%(name)s %(message)s")
-    for phase in ("setup", "call", "teardown"):
-        for record in caplog.get_records(phase):
-            line = formatter.format(record)
-            assert not [secret for secret in secrets_told if secret in line], line
-            # gRPC's poller is woken for events that another loop of the process has had already.
-            unseen = record.name == "asyncio" and record.levelno >= logging.ERROR and "PollerCompletion" not in line
-            assert not unseen, line
-            assert "background task of the interceptor failed" not in line, line
-            assert "could not be brought to its end" not in line, line
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test runs with each kind of handler, or with those that its module or itself names (4.10)."""
-    if "kind" in metafunc.fixturenames:
-        own = [mark for mark in metafunc.definition.iter_markers("parametrize") if "kind" in mark.args[0]]
-        if not own:
-            metafunc.parametrize("kind", getattr(metafunc.module, "KINDS", ALL_KINDS))
+__all__ = ["discretion", "pytest_generate_tests", "serve"]
 
 
 @pytest.fixture
 async def serve(kind: str, tmp_path: Path) -> AsyncIterator[Servers]:
+    """Starts servers of the test's kind."""
     async with AsyncExitStack() as stack:
-        yield Servers(kind, tmp_path, stack)
+        yield Servers(kind, tmp_path, stack, flaky=True, workers=256, max_waiters=256)

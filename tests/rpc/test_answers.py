@@ -9,8 +9,10 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from .handlers import Blocking, Counting
-from .helpers import CREATED, STATUS, Servers, new_key, text, until
+from ..harness.handlers import Blocking, Counting
+from ..harness.replies import CREATED, STATUS, new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import until
 
 
 async def test_the_trailers_of_a_success(serve: Servers) -> None:
@@ -116,7 +118,6 @@ async def test_a_method_without_side_effects_passes_through(serve: Servers) -> N
     pool.Add(file)
     handler = Counting()
     service = await serve({"Get": handler}, service=f"{package}.Service")
-    client = await serve.client(service.target, service=f"{package}.Service")
     key = new_key()
-    assert [(await client.call("Get", key=key)).mark for _ in range(2)] == [None, None]
+    assert [(await service.call("Get", key=key)).mark for _ in range(2)] == [None, None]
     assert handler.runs == 2

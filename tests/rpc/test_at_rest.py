@@ -12,8 +12,10 @@ from grpc_idempotency import Effects, Policy, SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
-from .handlers import EACH_SERVER, Gate, Method
-from .helpers import Client, Reply, Servers, Service, new_key
+from ..harness.handlers import EACH_SERVER, Method
+from ..harness.replies import Reply, new_key
+from ..harness.servers import Servers, Service
+from ..harness.waiting import Gate
 
 KINDS = EACH_SERVER
 
@@ -34,12 +36,10 @@ class Orders:
         self.go = Gate()
         self.code = grpc.StatusCode.OK
         self.service: Service
-        self._client: Client
 
     async def start(self) -> None:
         methods = {"CreateOrder": Method(run=self._create, request=CreateOrderRequest, reply=Order)}
         self.service = await self._serve(methods, service=ORDERS, **self._options)
-        self._client = await self._serve.client(self.service.target, service=ORDERS)
 
     async def _create(self, _request: CreateOrderRequest, context: Any) -> Order:
         self.began.open()
@@ -50,7 +50,7 @@ class Orders:
 
     def call(self, *, request_id: str = "", key: str | None = None, padding: int = 0) -> "asyncio.Task[Reply]":
         request = CreateOrderRequest(request_id=request_id, customer_id=CUSTOMER + "x" * padding)
-        return asyncio.create_task(self._client.call("CreateOrder", request, key=key))
+        return asyncio.create_task(self.service.call("CreateOrder", request, key=key))
 
     def stored(self) -> bytes:
         """All that stands in the store's files."""
@@ -60,8 +60,7 @@ class Orders:
 
     async def closed(self) -> bytes:
         """The same, once the store is closed."""
-        await self.service.server.stop(None)
-        await self.service.close_interceptor()
+        await self.service.stop()
         await self.service.store.close()
         return self.stored()
 

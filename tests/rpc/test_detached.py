@@ -10,8 +10,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy, State
 
-from .handlers import Blocking, Counting, Gate
-from .helpers import Servers, ms, new_key, refused, text, until
+from ..harness.handlers import Blocking, Counting
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms, until
 
 
 async def test_a_cancelled_call_and_a_retry_that_attaches(serve: Servers) -> None:
@@ -70,7 +72,7 @@ async def test_a_client_that_disconnects(serve: Servers) -> None:
     call = client.start("Do", key=key)
     await handler.began.wait()
     await client.channel.close()
-    assert call.cancelled()
+    assert call.call.cancelled()
     await until(service.has_detached)
     handler.go.open()
     assert (await service.call("Do", key=key)).text == "done 1"

@@ -10,9 +10,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy
 
-from .handlers import Blocking, Counting, Gate
-from .helpers import Servers, Service, ms, new_key, refused, text, until
-from .stores import FlakyStore
+from ..harness.handlers import Blocking, Counting
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers, Service
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms, until
 
 
 class Slow:

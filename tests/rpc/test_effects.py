@@ -9,8 +9,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, State
 
-from .handlers import Gate
-from .helpers import Servers, ms, new_key, refused, text, until
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms, until
 
 UNAVAILABLE, UNKNOWN = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION

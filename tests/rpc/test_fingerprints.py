@@ -10,8 +10,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy
 
-from .handlers import EACH_SERVER, Counting, Method
-from .helpers import Servers, new_key, text
+from ..harness.handlers import EACH_SERVER, Counting, Method
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
 
 KINDS = EACH_SERVER
 

@@ -12,9 +12,10 @@ from grpc_idempotency._server import replays
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.replays import Replays
 
-from .handlers import Counting
-from .helpers import Servers, new_key, refused, text
-from .stores import FlakyStore
+from ..harness.handlers import Counting
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
 

@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 
 from grpc_idempotency import Policy
 
-from .handlers import EACH_SERVER, Counting, Method
-from .helpers import KEY, Servers, new_key, refused, text
+from ..harness.handlers import EACH_SERVER, Counting, Method
+from ..harness.replies import KEY, new_key, refused, text
+from ..harness.servers import Servers
 
 KINDS = EACH_SERVER
 
@@ -107,27 +108,25 @@ async def test_the_field_of_aip_155_is_the_key(serve: Servers) -> None:
     """A string field ``request_id`` is the key where none came in metadata; an empty one is none (2.1)."""
     handler = Counting()
     service = await serve({"Do": Method(run=handler, request=Request)}, service=f"{PACKAGE}.Service")
-    client = await serve.client(service.target, service=f"{PACKAGE}.Service")
     key = new_key()
-    first = await client.call("Do", Request(request_id=key, body="one"))
-    second = await client.call("Do", Request(request_id=key, body="one"))
+    first = await service.call("Do", Request(request_id=key, body="one"))
+    second = await service.call("Do", Request(request_id=key, body="one"))
     assert (first.mark, second.mark) == ("executed", "replayed")
     assert second.plain == first.plain
-    unkeyed = await client.call("Do", Request(body="one"))
+    unkeyed = await service.call("Do", Request(body="one"))
     assert (unkeyed.mark, handler.runs) == (None, 2)
-    keyed = await client.call("Do", Request(body="one"), key=new_key())
+    keyed = await service.call("Do", Request(body="one"), key=new_key())
     assert keyed.mark == "executed"
-    refused(await client.call("Do", Request(request_id='"', body="one")), "KEY_INVALID", INVALID)
+    refused(await service.call("Do", Request(request_id='"', body="one")), "KEY_INVALID", INVALID)
 
 
 async def test_a_field_and_a_header_must_be_equal(serve: Servers) -> None:
     """A call with the key in both places must have them equal (2.1)."""
     handler = Counting()
     service = await serve({"Do": Method(run=handler, request=Request)}, service=f"{PACKAGE}.Service")
-    client = await serve.client(service.target, service=f"{PACKAGE}.Service")
     key = new_key()
-    assert (await client.call("Do", Request(request_id=key), key=key)).mark == "executed"
-    reply = await client.call("Do", Request(request_id=key), key=new_key())
+    assert (await service.call("Do", Request(request_id=key), key=key)).mark == "executed"
+    reply = await service.call("Do", Request(request_id=key), key=new_key())
     refused(reply, "KEY_INVALID", INVALID)
     assert handler.runs == 1
 
@@ -160,8 +159,7 @@ async def test_without_a_key_such_a_method_answers_as_any_other(serve: Servers, 
     replies = []
     for name in (f"{PACKAGE}.Service", f"{PACKAGE}.Unknown"):
         service = await serve({"Do": Method(run=do, request=Request)}, service=name)
-        client = await serve.client(service.target, service=name)
-        replies.append(await client.call("Do", Request(body="one")))
+        replies.append(await service.call("Do", Request(body="one")))
         assert await service.records() == []
     assert replies[0] == replies[1]
     assert replies[0].mark is None

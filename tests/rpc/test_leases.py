@@ -18,9 +18,11 @@ from grpc_idempotency._operation.running import current
 from grpc_idempotency._server.recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
 
-from .handlers import Blocking, Gate
-from .helpers import Servers, ms, new_key, refused, text, until
-from .stores import FlakyStore
+from ..harness.handlers import Blocking
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms, until
 
 again = pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE], ids=lambda e: e.value)
 
@@ -267,6 +269,6 @@ async def test_a_record_names_the_process_that_runs_it(serve: Servers) -> None:
     (record,) = await store.list()
     assert record.owner == f"{socket.gethostname()}:{os.getpid()}"
     handler.go.open()
-    await call
+    await call.end()
     (record,) = await store.list()
     assert record.owner == ""

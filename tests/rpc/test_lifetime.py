@@ -4,7 +4,6 @@ import asyncio
 import logging
 import re
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import pytest
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, PolicyError, State, StoreError, aio
 
-from .handlers import EACH_SERVER, Blocking, Counting, full, generic_handler
-from .helpers import Servers, ThreadServer, ms, new_key, outcome, until
-from .stores import FlakyStore
+from ..harness.handlers import EACH_SERVER, Blocking, Counting, full, generic_handler
+from ..harness.replies import new_key
+from ..harness.servers import Server, Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import ms, until
 
 KINDS = EACH_SERVER
 
@@ -30,20 +31,13 @@ MEMORIES: dict[str, Any] = {"async": aio.MemoryStore, "sync": grpc_idempotency.M
 
 async def started(kind: str, interceptor: Any) -> None:
     """Starts a server with the interceptor attached, and stops it."""
-    server: Any
-    if kind == "sync":
-        threads = grpc.server(ThreadPoolExecutor(max_workers=2), interceptors=[interceptor])
-        server = ThreadServer(threads)
-        interceptor.attach(threads)
-    else:
-        server = grpc.aio.server(interceptors=[interceptor])
-        interceptor.attach(server)
-    server.add_generic_rpc_handlers((generic_handler(kind, {"Do": Counting()}),))
-    server.add_insecure_port("127.0.0.1:0")
+    server = Server(kind, [interceptor])
+    interceptor.attach(server.real)
+    server.add(generic_handler(kind, {"Do": Counting()}))
     try:
         await server.start()
     finally:
-        await server.stop(None)
+        await server.stop()
 
 
 # Start
@@ -61,7 +55,7 @@ async def test_a_policy_for_an_unknown_method(tmp_path: Path, kind: str, name: s
 
 async def test_globs_that_match(tmp_path: Path, kind: str) -> None:
     """A glob that matches a method is fine (7)."""
-    globs = {"/test.rpc.*": Policy(), "*/Do": Policy(), "/*": Policy()}
+    globs = {"/test.*": Policy(), "*/Do": Policy(), "/*": Policy()}
     with pytest.raises(PolicyError):
         INTERCEPTORS[kind](STORES[kind](tmp_path / "x.db"), methods=globs)
     del globs["*/Do"]
@@ -141,7 +135,7 @@ async def test_stop_without_grace_and_a_call_under_way(serve: Servers) -> None:
     call = service.start("Do", key=key)
     await handler.began.wait()
     stopping = asyncio.ensure_future(service.server.stop(None))
-    assert (await outcome(call)).status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    assert (await call.end()).status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     assert not stopping.done()
     handler.go.open()
     await stopping

@@ -8,8 +8,10 @@ import pytest
 
 from grpc_idempotency import Effects, Policy
 
-from .handlers import Blocking
-from .helpers import Servers, new_key, until
+from ..harness.handlers import Blocking
+from ..harness.replies import new_key
+from ..harness.servers import Servers
+from ..harness.waiting import until
 
 LONGEST = timedelta(days=36_525)
 EVERYTHING = {
@@ -40,6 +42,5 @@ async def test_a_hundred_years_of_everything(serve: Servers, effects: Effects) -
     assert record.completed_at is not None
     assert record.expires_at == record.completed_at + LONGEST
     assert (await service.store.sweep()).deleted == 0
-    await service.server.stop(None)
-    await service.close_interceptor()
+    await service.stop()
     assert (await first).status is grpc.StatusCode.OK

@@ -14,8 +14,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Caller, token_subject
 from grpc_idempotency._operation.running import current
 
-from .handlers import EACH_SERVER, Counting
-from .helpers import Client, Servers, new_key, refused, text
+from ..harness.clients import Client
+from ..harness.handlers import EACH_SERVER, Counting
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
 
 KINDS = EACH_SERVER
 
@@ -143,7 +145,7 @@ async def test_what_a_scope_function_is_told(serve: Servers) -> None:
     service = await serve({"Do": Counting()}, principal=principal)
     await service.call("Do", key=new_key(), metadata=[("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\x00\xff")])
     (caller,) = callers
-    assert caller.method == "/test.rpc.Service/Do"
+    assert caller.method == "/test.Service/Do"
     wanted = [("x-a", "1"), ("x-a", "2"), ("x-b-bin", b"\x00\xff")]
     assert [entry for entry in caller.metadata if entry[0].startswith("x-")] == wanted
     assert caller.peer.startswith("ipv4:127.0.0.1:")

@@ -13,9 +13,11 @@ import pytest
 from grpc_idempotency import State
 from grpc_idempotency.aio import SQLiteStore
 
-from .handlers import EACH_SERVER
-from .helpers import Client, Servers, new_key, outcome, refused, text
-from .processes import Process
+from ..harness.clients import Client
+from ..harness.handlers import EACH_SERVER
+from ..harness.processes import Process
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +107,7 @@ async def test_killed_in_an_opaque_handler(serve: Servers, start: Start, effects
     call = client.start("Append", "hang for ever", key=key)
     await process.line("began hang for ever")
     process.kill()
-    assert (await outcome(call)).status is grpc.StatusCode.UNAVAILABLE
+    assert (await call.end()).status is grpc.StatusCode.UNAVAILABLE
     retry = await serve.client(await start().ready())
     for _ in range(2):
         reply = await retry.call("Append", "hang for ever", key=key)
@@ -122,7 +124,7 @@ async def test_killed_in_a_transactional_handler(serve: Servers, start: Start, d
     call = client.start("Insert", "hang at first", key=key)
     await process.line("began hang at first")
     process.kill()
-    assert (await outcome(call)).status is grpc.StatusCode.UNAVAILABLE
+    assert (await call.end()).status is grpc.StatusCode.UNAVAILABLE
     retry = await serve.client(await start().ready())
     replies = [await retry.call("Insert", "hang at first", key=key) for _ in range(2)]
     assert [(reply.text, reply.mark) for reply in replies] == [("row 1", "executed"), ("row 1", "replayed")]
@@ -217,7 +219,7 @@ async def test_stopped_with_nobody_watching(serve: Servers, start: Start, databa
 @pytest.mark.parametrize("kind", EACH_SERVER)
 async def test_a_process_that_forgets_to_close_ends(tmp_path: Path, kind: str) -> None:
     """Without attach, stop or close a process still ends, with exit code 0 and without a warning (8)."""
-    process = Process(str(tmp_path / "x.db"), script="forgetful_sync.py" if kind == "sync" else "forgetful.py")
+    process = Process(str(tmp_path / "x.db"), program="forgetful_sync.py" if kind == "sync" else "forgetful.py")
     try:
         assert await process.ended() == 0, process.seen
         assert process.seen == [r"b'\n\x02hi' executed", r"b'\n\x02hi' replayed"]

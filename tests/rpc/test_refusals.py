@@ -1,8 +1,7 @@
 """Every refusal that a call can meet: status, details, trailers and words (2.3)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -12,9 +11,11 @@ from google.rpc import error_details_pb2
 
 from grpc_idempotency import Caller, Policy, Reason, SQLiteStore, aio
 
-from .handlers import EACH_SERVER, Blocking, Counting, full
-from .helpers import PUSH_BACK, STATUS_DETAILS, Reply, Servers, ms, new_key, refused
-from .stores import FlakyStore
+from ..harness.handlers import EACH_SERVER, Blocking, Counting, Method, full
+from ..harness.replies import COUNT, KEY, PUSH_BACK, STATUS_DETAILS, Reply, new_key, refused
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import ms
 
 KINDS = EACH_SERVER
 
@@ -22,7 +23,7 @@ BAD_REQUEST, RETRY_INFO = error_details_pb2.BadRequest, error_details_pb2.RetryI
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
-Streams = tuple[Callable[..., Awaitable[tuple[Reply, list[bytes]]]], Callable[[], int]]
+Streams = tuple[Callable[..., Awaitable[Reply]], Callable[[], int]]
 """What calls a streaming method, and what tells how often it ran."""
 
 
@@ -195,122 +196,97 @@ async def test_in_flight(serve: Servers) -> None:
     assert (await first).mark == "executed"
 
 
-async def streaming(serve: Servers, shape: str, **options: Any) -> Streams:
-    """A service with one streaming method, which counts the messages that came, and sends as many as it sends."""
+async def streaming(serve: Servers, gives_stream: bool, **options: Any) -> Streams:
+    """A service with one method that takes a stream of bytes and echoes it, in one message or as many as came."""
     runs = 0
 
-    async def answers_stream(requests: Any, context: Any) -> None:
+    async def answers_stream(requests: Any, _context: Any) -> AsyncIterator[bytes]:
         nonlocal runs
         runs += 1
         async for message in requests:
-            await context.write(message)
+            yield message
 
     async def answers_one(requests: Any, _context: Any) -> bytes:
         nonlocal runs
         runs += 1
         return b"".join([message async for message in requests])
 
-    def answers_stream_on_thread(requests: Any, _context: Any) -> Any:
-        nonlocal runs
-        runs += 1
-        yield from requests
+    run = answers_stream if gives_stream else answers_one
+    method = Method(run=run, takes_stream=True, gives_stream=gives_stream, request=None, reply=None)
+    service = await serve({"Do": method}, attach=False, **options)
 
-    def answers_one_on_thread(requests: Any, _context: Any) -> bytes:
-        nonlocal runs
-        runs += 1
-        return b"".join(requests)
-
-    on_loop = {"stream_unary": answers_one, "stream_stream": answers_stream}
-    on_thread = {"stream_unary": answers_one_on_thread, "stream_stream": answers_stream_on_thread}
-    behaviour: Any = (on_loop if serve.kind == "async" else on_thread)[shape]
-    handler = getattr(grpc, f"{shape}_rpc_method_handler")(behaviour)
-    service = await serve({"Do": Counting()}, attach=False, **options)
-    service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", {"Do": handler}),))
-
-    async def call(*messages: bytes, key: str | None = None, count: str | None = None) -> tuple[Reply, list[bytes]]:
-        metadata = [("idempotency-key", key), ("idempotency-message-count", count)]
-        sent = tuple((name, value) for name, value in metadata if value is not None)
-        return await asyncio.to_thread(block, messages, sent)
-
-    def block(messages: Sequence[bytes], metadata: Sequence[tuple[str, str]]) -> tuple[Reply, list[bytes]]:
-        """By gRPC's client for threads: its asyncio client tells INTERNAL when a call ends while it is writing."""
-        with grpc.insecure_channel(service.target) as channel:
-            stub: Any = channel.stream_stream("/test.Streams/Do")  # which can be used for every kind
-            streamed = stub(iter(messages), metadata=metadata, timeout=60)
-            received: list[bytes] = []
-            with suppress(grpc.RpcError):
-                received += streamed
-            trailers = tuple((name, value) for name, value in streamed.trailing_metadata())
-            reply = Reply(status=streamed.code(), message=None, details=streamed.details() or "", trailers=trailers)
-            return reply, received
+    async def call(*messages: bytes, key: str | None = None, count: str | None = None) -> Reply:
+        metadata = [(KEY, key), (COUNT, count)]
+        sent = [(name, value) for name, value in metadata if value is not None]
+        return await service.blocking("Do", *messages, metadata=sent)
 
     return call, lambda: runs
 
 
 async def test_streaming_unsupported(serve: Servers) -> None:
     """STREAMING_UNSUPPORTED: UNIMPLEMENTED for a keyed bidirectional call; without a key it is left alone (2.3)."""
-    call, runs = await streaming(serve, "stream_stream")
-    reply, messages = await call(b"1", b"2")
-    assert (reply.status, messages, reply.trailers) == (grpc.StatusCode.OK, [b"1", b"2"], ())
-    reply, messages = await call(b"1", b"2", key=new_key())
+    call, runs = await streaming(serve, True)
+    reply = await call(b"1", b"2")
+    assert (reply.status, reply.messages, reply.trailers) == (grpc.StatusCode.OK, (b"1", b"2"), ())
+    reply = await call(b"1", b"2", key=new_key())
     refused(reply, "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
-    readable(reply, "/test.Streams/Do", "bidirectional", "Call it without one")
-    assert info_of(reply) == {"method": "/test.Streams/Do"}
+    readable(reply, full("Do"), "bidirectional", "Call it without one")
+    assert info_of(reply) == {"method": full("Do")}
     bare(reply)
-    assert (messages, runs()) == ([], 1)
+    assert (reply.messages, runs()) == ((), 1)
 
 
 async def test_a_bidirectional_stream_that_is_passed(serve: Servers) -> None:
     """By policy a keyed bidirectional call is passed through as if it had no key (4.8)."""
-    call, runs = await streaming(serve, "stream_stream", policy=Policy(pass_bidirectional=True))
+    call, runs = await streaming(serve, True, policy=Policy(pass_bidirectional=True))
     key = new_key()
     for _ in range(2):
-        reply, messages = await call(b"1", b"2", key=key)
-        assert (reply.status, messages, reply.trailers) == (grpc.StatusCode.OK, [b"1", b"2"], ())
+        reply = await call(b"1", b"2", key=key)
+        assert (reply.status, reply.messages, reply.trailers) == (grpc.StatusCode.OK, (b"1", b"2"), ())
     assert runs() == 2
 
 
 @pytest.mark.parametrize("count", [None, "", "-1", "2.0", "two", "9" * 30])
 async def test_stream_length_required(serve: Servers, count: str | None) -> None:
     """STREAM_LENGTH_REQUIRED: INVALID_ARGUMENT with a BadRequest; a keyed client-stream must say its length (2.3)."""
-    call, runs = await streaming(serve, "stream_unary")
-    reply, _ = await call(b"1", b"2", key=new_key(), count=count)
+    call, runs = await streaming(serve, False)
+    reply = await call(b"1", b"2", key=new_key(), count=count)
     refused(reply, "STREAM_LENGTH_REQUIRED", INVALID)
-    readable(reply, "/test.Streams/Do", "idempotency-message-count", "cut off")
+    readable(reply, full("Do"), "idempotency-message-count", "cut off")
     assert set(info_of(reply)) == {"method", "field", "problem"}
     (violation,) = reply.detail(BAD_REQUEST).field_violations
     assert (violation.field, violation.description) == ("idempotency-message-count", reply.details)
     assert runs() == 0
-    reply, messages = await call(b"1", b"2", key=new_key(), count="2")
-    assert (reply.mark, messages, runs()) == ("executed", [b"12"], 1)
+    reply = await call(b"1", b"2", key=new_key(), count="2")
+    assert (reply.mark, reply.messages, runs()) == ("executed", (b"12",), 1)
 
 
 async def test_more_messages_than_announced(serve: Servers) -> None:
     """A stream that turns out longer than it was announced is STREAM_LENGTH_REQUIRED too (2.3, 4.8)."""
-    call, runs = await streaming(serve, "stream_unary")
-    reply, _ = await call(b"1", b"2", b"3", key=new_key(), count="2")
+    call, runs = await streaming(serve, False)
+    reply = await call(b"1", b"2", b"3", key=new_key(), count="2")
     refused(reply, "STREAM_LENGTH_REQUIRED", INVALID)
     assert runs() == 0
 
 
 async def test_stream_truncated(serve: Servers) -> None:
     """STREAM_TRUNCATED: CANCELLED where fewer messages came than were announced; nothing was executed (2.3)."""
-    call, runs = await streaming(serve, "stream_unary")
+    call, runs = await streaming(serve, False)
     key = new_key()
-    reply, _ = await call(b"1", b"2", key=key, count="3")
+    reply = await call(b"1", b"2", key=key, count="3")
     refused(reply, "STREAM_TRUNCATED", grpc.StatusCode.CANCELLED)
     readable(reply, "Only 2 of the 3", "nothing was executed", "the same key")
-    assert info_of(reply) == {"method": "/test.Streams/Do", "received": "2", "announced": "3"}
+    assert info_of(reply) == {"method": full("Do"), "received": "2", "announced": "3"}
     bare(reply)
     assert runs() == 0
-    reply, _ = await call(b"1", b"2", b"3", key=key, count="3")
+    reply = await call(b"1", b"2", b"3", key=key, count="3")
     assert (reply.mark, runs()) == ("executed", 1)
 
 
 async def test_a_stream_larger_than_may_be_buffered(serve: Servers) -> None:
     """A keyed client-stream larger than may be buffered is refused before anything runs (4.8, 4.11)."""
-    call, runs = await streaming(serve, "stream_unary", policy=Policy(max_request_bytes=10))
-    reply, _ = await call(b"12345", b"678901", key=new_key(), count="2")
+    call, runs = await streaming(serve, False, policy=Policy(max_request_bytes=10))
+    reply = await call(b"12345", b"678901", key=new_key(), count="2")
     assert (reply.status, reply.mark, runs()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "refused", 0)
 
 

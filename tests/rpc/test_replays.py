@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from grpc_idempotency import Policy
 
-from .handlers import Counting, Method
-from .helpers import STATUS_DETAILS, Reply, Servers, new_key, text
+from ..harness.handlers import Counting, Method
+from ..harness.replies import STATUS_DETAILS, Reply, new_key, text
+from ..harness.servers import Servers
 
 UNKNOWN, INTERNAL = grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL
 
@@ -291,7 +292,7 @@ async def test_more_than_may_be_kept_of_trailers(serve: Servers, caplog: pytest.
     assert (second.plain, second.mark) == (first.plain, "replayed")
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and "exceed" in r.getMessage()]
     assert "6144 bytes" in line
-    assert "/test.rpc.Service/Do" in line
+    assert "/test.Service/Do" in line
 
 
 @pytest.mark.parametrize("kind", ["async"])
@@ -349,7 +350,7 @@ async def test_a_streams_exception_text_never_leaves(serve: Servers) -> None:
     service = await serve({"Do": Counting()}, attach=False)
     stream: Any = writes if serve.kind == "async" else yields
     handlers: dict[str, Any] = {"Do": grpc.unary_stream_rpc_method_handler(stream)}
-    service.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Streams", handlers),))
+    service.server.add(grpc.method_handlers_generic_handler("test.Streams", handlers))
     multi: Any = service.channel.unary_stream("/test.Streams/Do")
     call = multi(b"")
     with pytest.raises(grpc.aio.AioRpcError):

@@ -11,9 +11,12 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy
 
-from .handlers import EACH_SERVER, Blocking, Counting, Gate
-from .helpers import Servers, ms, new_key, service_config, text
-from .stores import FlakyStore
+from ..harness.clients import service_config
+from ..harness.handlers import EACH_SERVER, Blocking, Counting
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms
 
 KINDS = EACH_SERVER
 

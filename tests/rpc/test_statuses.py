@@ -8,7 +8,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Code, Disposition, Effects, Policy
 
-from .helpers import Servers, new_key, text
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
 
 STORED = {
     "OK",

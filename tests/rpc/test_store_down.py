@@ -8,9 +8,11 @@ import pytest
 
 from grpc_idempotency import Effects, Policy, State
 
-from .handlers import Blocking, Counting
-from .helpers import Servers, ms, new_key, refused, until
-from .stores import FlakyStore
+from ..harness.handlers import Blocking, Counting
+from ..harness.replies import new_key, refused
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import ms, until
 
 UNAVAILABLE, PRECONDITION = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.FAILED_PRECONDITION
 

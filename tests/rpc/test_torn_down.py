@@ -22,9 +22,11 @@ from grpc_idempotency._server.aio.flights import Flight, Flights
 from grpc_idempotency._server.aio.run import wait_in_thread
 from grpc_idempotency.records import Claim
 
-from .handlers import Gate, full
-from .helpers import Servers, ms, new_key, outcome, refused, text, until
-from .stores import FlakyStore
+from ..harness.handlers import full
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms, until
 from .test_keys import PACKAGE, Request
 
 KINDS = ("async", "thread")
@@ -94,7 +96,7 @@ async def test_a_threads_operation_is_not_released(serve: Servers, effects: Effe
     assert (await service.the_record()).state is State.RUNNING
     second = service.start("Do", key=key)
     handler.go.open()
-    assert (await outcome(first)).text == (await outcome(second)).text == "run 1"
+    assert (await first.end()).text == (await second.end()).text == "run 1"
     assert (handler.runs, handler.most_inside) == (1, 1)
 
 
@@ -108,7 +110,7 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_released(serve: S
     cancel_all()
     second = service.start("Do", key=key)
     handler.go.open()
-    assert (await outcome(first)).text == (await outcome(second)).text == "run 1"
+    assert (await first.end()).text == (await second.end()).text == "run 1"
     assert (handler.runs, handler.most_inside) == (1, 1)
 
 
@@ -215,7 +217,7 @@ async def test_handlers_past_their_limit_count_as_detached(serve: Servers) -> No
     assert not stopping.done()
     handler.go.open()
     await stopping
-    store = SQLiteStore(service.store._path)  # type: ignore[attr-defined]
+    store = SQLiteStore(service.store._path)
     (record,) = await asyncio.to_thread(store.list)
     assert record.state is State.COMPLETED
     await asyncio.to_thread(store.close)
@@ -254,7 +256,7 @@ async def test_what_is_cancelled_in_its_claim_never_begins(serve: Servers, tmp_p
     first = service.start("Do", key=key)
     await store.held.wait()
     cancel_all()
-    refused(await outcome(first), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+    refused(await first.end(), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
     assert handler.runs == 0
     store.go.open()
     assert (await service.call("Do", key=key)).text == "run 1"
@@ -273,7 +275,7 @@ async def test_what_is_cancelled_in_its_completion_is_completed(
     await store.held.wait()
     cancel_all()
     store.go.open()
-    assert (await outcome(first)).text == "run 1"
+    assert (await first.end()).text == "run 1"
     assert (await service.call("Do", key=key)).mark == "replayed"
     assert handler.runs == 1
 
@@ -372,7 +374,7 @@ async def test_a_transaction_that_does_not_end_keeps_no_server_from_stopping(
     try:
         await service.server.stop(0)
         assert "the store could not be closed within the drain limit" in caplog.text
-        assert await call.code() is not grpc.StatusCode.OK
+        assert (await call.end()).status is not grpc.StatusCode.OK
     finally:
         go.set()
 
@@ -437,8 +439,8 @@ async def test_a_handler_that_does_not_end_does_not_keep_a_server_from_stopping(
     await handler.began.wait()
     await service.server.stop(0)
     assert handler.inside == 1
-    assert await first.code() is not grpc.StatusCode.OK
-    store = SQLiteStore(service.store._path)  # type: ignore[attr-defined]
+    assert (await first.end()).status is not grpc.StatusCode.OK
+    store = SQLiteStore(service.store._path)
     (record,) = await asyncio.to_thread(store.list)
     assert record.state is State.RUNNING
     handler.go.open()
@@ -463,8 +465,8 @@ async def test_a_cancelled_wait_drains(serve: Servers) -> None:
     handler.go.open()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert (await outcome(first)).text == "run 1"
-    store = SQLiteStore(service.store._path)  # type: ignore[attr-defined]
+    assert (await first.end()).text == "run 1"
+    store = SQLiteStore(service.store._path)
     (record,) = await asyncio.to_thread(store.list)
     assert record.state is State.COMPLETED
     await asyncio.to_thread(store.close)
@@ -494,7 +496,7 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
         policy = Policy(effects=Effects.REPEATABLE, lease=ms(300), renew_every=ms(100))
         server = grpc.aio.server(interceptors=[aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=policy)])
         handler: Any = grpc.unary_unary_rpc_method_handler(on_thread if kind == "thread" else in_loop)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.rpc.Service", {"Do": handler}),))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Do": handler}),))
         port.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         await asyncio.to_thread(began.wait, 20)

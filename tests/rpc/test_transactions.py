@@ -15,9 +15,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Database, Effects, Policy, State, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.aio import SQLiteStore
 
-from .handlers import Gate
-from .helpers import Servers, Service, ms, new_key, text, until
-from .stores import FlakyStore
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers, Service
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms, until
 
 TRANSACTIONAL = Policy(effects=Effects.TRANSACTIONAL)
 

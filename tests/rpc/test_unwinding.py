@@ -16,8 +16,10 @@ from grpc_idempotency._server.recovery import MOST_CUT_SHORT, Recovery
 from grpc_idempotency.aio import SQLiteStore, current_operation
 from grpc_idempotency.records import Fingerprint, Record, StoredRequest
 
-from .handlers import full, generic_handler
-from .helpers import Servers, ms, new_key, text
+from ..harness.handlers import full, generic_handler
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import ms
 
 KINDS = ["async"]
 STEPS = Policy(effects=Effects.REPEATABLE, max_tries=3, retry_delay=ms(20))

@@ -12,7 +12,7 @@ import pytest
 import grpc_idempotency
 from grpc_idempotency import MemoryStore, PolicyError, aio
 
-from .handlers import SERVICE
+from ..harness.handlers import SERVICE
 
 KEY = (("idempotency-key", "k"),)
 SHAPES = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -14,9 +14,10 @@ from grpc_idempotency import Database, Effects, Policy
 from grpc_idempotency._operation.running import current
 from grpc_idempotency.errors import TransactionMisuse
 
-from ..rpc.handlers import Gate
-from ..rpc.helpers import new_key, text
-from .net import Net, here
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate
+from .operations import here, inserted, make_table
 
 EFFECTS = pytest.mark.parametrize("effects", [Effects.OPAQUE, Effects.TRANSACTIONAL])
 
@@ -24,10 +25,10 @@ EFFECTS = pytest.mark.parametrize("effects", [Effects.OPAQUE, Effects.TRANSACTIO
 class Rows:
     """The store's transactions, as a handler of each kind makes them."""
 
-    def __init__(self, net: Net) -> None:
-        net.make_table()
-        self.store = net.store()
-        self._kind = net.kind
+    def __init__(self, serve: Servers) -> None:
+        make_table(serve.path)
+        self.store = serve.store()
+        self._kind = serve.kind
         self._loop = asyncio.get_running_loop()
 
     async def transact(self, fn: Callable[[Database], Any]) -> Any:
@@ -70,9 +71,9 @@ def insert(value: str, reply: Any = None) -> Callable[[Database], Any]:
 
 @EFFECTS
 @pytest.mark.parametrize("moment", ["while it runs", "after it"])
-async def test_a_background_transaction(net: Net, effects: Effects, moment: str) -> None:
+async def test_a_background_transaction(serve: Servers, effects: Effects, moment: str) -> None:
     """What a handler leaves to a task or a thread is just a transaction, and never the reply (5.1)."""
-    rows, go, over, told, kept = Rows(net), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
+    rows, go, over, told, kept = Rows(serve), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         kept.append(rows.start(insert("audit", "a value"), go, told, over))
@@ -81,20 +82,20 @@ async def test_a_background_transaction(net: Net, effects: Effects, moment: str)
             await over.wait()
         return text("reply")
 
-    service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=effects))
+    service = await serve({"Do": do}, store=rows.store, policy=Policy(effects=effects))
     key = new_key()
     first = await service.call("Do", key=key)
     go.open()
     await over.wait()
     again = await service.call("Do", key=key)
     assert [(one.text, one.mark) for one in (first, again)] == [("reply", "executed"), ("reply", "replayed")]
-    assert (told, net.rows()) == ([None, "a value"], ["audit"])
+    assert (told, inserted(serve.path)) == ([None, "a value"], ["audit"])
 
 
 @EFFECTS
-async def test_beside_the_handlers_own(net: Net, effects: Effects) -> None:
+async def test_beside_the_handlers_own(serve: Servers, effects: Effects) -> None:
     """A background transaction and the handler's own one do not hinder each other (5.1)."""
-    rows, go, over, told, kept = Rows(net), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
+    rows, go, over, told, kept = Rows(serve), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
 
     async def do(_request: StringValue, _context: Any) -> Any:
         kept.append(rows.start(insert("audit"), go, told, over))
@@ -103,16 +104,16 @@ async def test_beside_the_handlers_own(net: Net, effects: Effects) -> None:
         await over.wait()
         return reply
 
-    service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=effects))
+    service = await serve({"Do": do}, store=rows.store, policy=Policy(effects=effects))
     key = new_key()
     replies = [await service.call("Do", key=key) for _ in range(2)]
     assert [(one.text, one.mark) for one in replies] == [("reply", "executed"), ("reply", "replayed")]
-    assert (told, net.rows()) == ([None, None], ["own", "audit"])
+    assert (told, inserted(serve.path)) == ([None, None], ["own", "audit"])
 
 
-async def test_a_response_from_elsewhere_is_refused(net: Net) -> None:
+async def test_a_response_from_elsewhere_is_refused(serve: Servers) -> None:
     """A transaction of a task or thread that makes the response is rolled back: its rows would lack the outcome."""
-    rows, go, over, told, kept = Rows(net), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
+    rows, go, over, told, kept = Rows(serve), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         go.open()
@@ -120,18 +121,18 @@ async def test_a_response_from_elsewhere_is_refused(net: Net) -> None:
         await over.wait()
         return text("reply")
 
-    service = await net.serve({"Do": do}, store=rows.store)
+    service = await serve({"Do": do}, store=rows.store)
     assert (await service.call("Do", key=new_key())).text == "reply"
     assert isinstance(told[1], TransactionMisuse)
     assert "Call store.transaction in the handler itself" in str(told[1])
-    assert net.rows() == []
+    assert inserted(serve.path) == []
 
 
 @pytest.mark.parametrize("kind", ["async"])
 @pytest.mark.parametrize("way", ["wait_for", "gather", "shield", "task"])
-async def test_awaited_in_another_task(net: Net, way: str) -> None:
+async def test_awaited_in_another_task(serve: Servers, way: str) -> None:
     """Whose a transaction is, is decided when it is called: wherever it is awaited then, it commits the reply (5.1)."""
-    rows = Rows(net)
+    rows = Rows(serve)
 
     async def do(_request: StringValue, _context: Any) -> Any:
         transaction = rows.store.transaction(insert("own", text("reply")))
@@ -148,17 +149,17 @@ async def test_awaited_in_another_task(net: Net, way: str) -> None:
         assert running.committed is not None
         return reply
 
-    service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
+    service = await serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
     key = new_key()
     replies = [await service.call("Do", key=key) for _ in range(2)]
     assert [(one.text, one.mark) for one in replies] == [("reply", "executed"), ("reply", "replayed")]
-    assert net.rows() == ["own"]
+    assert inserted(serve.path) == ["own"]
 
 
 @pytest.mark.parametrize("kind", ["thread"])
-async def test_run_in_the_loop_for_a_thread(net: Net) -> None:
+async def test_run_in_the_loop_for_a_thread(serve: Servers) -> None:
     """A ``def`` handler that has its transaction awaited in the server's loop commits its reply with it (5.1)."""
-    rows = Rows(net)
+    rows = Rows(serve)
 
     async def do(_request: StringValue, _context: Any) -> Any:
         reply = rows.transact_on_thread(insert("own", text("reply")))
@@ -167,15 +168,15 @@ async def test_run_in_the_loop_for_a_thread(net: Net) -> None:
         assert running.committed is not None
         return reply
 
-    service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
+    service = await serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
     assert (await service.call("Do", key=new_key())).text == "reply"
-    assert net.rows() == ["own"]
+    assert inserted(serve.path) == ["own"]
 
 
 @pytest.mark.parametrize("kind", ["async"])
-async def test_a_handler_that_a_wrapper_puts_into_a_task(net: Net) -> None:
+async def test_a_handler_that_a_wrapper_puts_into_a_task(serve: Servers) -> None:
     """A handler that runs in a task of a wrapper's is told that its reply can't be committed, and has no effect."""
-    rows = Rows(net)
+    rows = Rows(serve)
 
     async def handler() -> Any:
         return await rows.store.transaction(insert("own", text("reply")))
@@ -185,15 +186,15 @@ async def test_a_handler_that_a_wrapper_puts_into_a_task(net: Net) -> None:
             await asyncio.ensure_future(handler())
         return await handler()
 
-    service = await net.serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
+    service = await serve({"Do": do}, store=rows.store, policy=Policy(effects=Effects.TRANSACTIONAL))
     assert (await service.call("Do", key=new_key())).text == "reply"
-    assert net.rows() == ["own"]
+    assert inserted(serve.path) == ["own"]
 
 
-async def test_steps_have_the_operation(net: Net) -> None:
+async def test_steps_have_the_operation(serve: Servers) -> None:
     """A step has the operation, in whatever task or thread it runs; so has its undo, and a transaction's function."""
     seen: list[Any] = []
-    net.make_table()
+    make_table(serve.path)
 
     def look(*_: Any) -> None:
         seen.append(current())
@@ -202,7 +203,7 @@ async def test_steps_have_the_operation(net: Net) -> None:
         operation = here()
         await operation.step("a", look, undo=look)
         await operation.step("b", look, undo=look, transaction=True)
-        if net.kind == "async":
+        if serve.kind == "async":
             await asyncio.ensure_future(operation.step("c", look))
         else:
             await asyncio.to_thread(operation.operation.step, "c", look)
@@ -210,7 +211,7 @@ async def test_steps_have_the_operation(net: Net) -> None:
         await context.abort(StatusCode.NOT_FOUND, "no")
         raise AssertionError
 
-    service = await net.serve({"Do": do})
+    service = await serve({"Do": do})
     await service.call("Do", key=new_key())
     assert len(seen) == 6
     assert None not in seen

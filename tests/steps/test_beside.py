@@ -12,9 +12,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Effects, Policy, State, aio
 from grpc_idempotency.errors import StepMisuse
 
-from ..rpc.handlers import Gate
-from ..rpc.helpers import ms, new_key, text
-from .net import Here, Net, here
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms
+from .operations import Here, here
 
 
 def beside(operation: Here, name: str, fn: Any, **options: Any) -> "asyncio.Future[Any]":
@@ -26,7 +27,7 @@ def beside(operation: Here, name: str, fn: Any, **options: Any) -> "asyncio.Futu
     return begun
 
 
-async def test_another_order_of_branches(net: Net) -> None:
+async def test_another_order_of_branches(serve: Servers) -> None:
     """Branches may come to their steps in another order in the next run, though one was over before (5.2)."""
     runs, done = [], []
 
@@ -41,12 +42,12 @@ async def test_another_order_of_branches(net: Net) -> None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not just now")
         return text("done")
 
-    service = await net.serve({"Do": do}, policy=Policy(effects=Effects.REPEATABLE, retry_delay=ms(20)))
+    service = await serve({"Do": do}, policy=Policy(effects=Effects.REPEATABLE, retry_delay=ms(20)))
     assert (await service.call("Do", key=new_key())).text == "done"
     assert done == ["begin", "a", "b", "end", "c"]
 
 
-async def test_a_step_that_failed_takes_its_place(net: Net) -> None:
+async def test_a_step_that_failed_takes_its_place(serve: Servers) -> None:
     """A step that failed, and whose failure the handler bore with, may succeed in the next run (5.2)."""
     runs, done = [], []
 
@@ -65,12 +66,12 @@ async def test_a_step_that_failed_takes_its_place(net: Net) -> None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "not just now")
         return text("done")
 
-    service = await net.serve({"Do": do}, policy=Policy(effects=Effects.REPEATABLE, retry_delay=ms(20)))
+    service = await serve({"Do": do}, policy=Policy(effects=Effects.REPEATABLE, retry_delay=ms(20)))
     assert (await service.call("Do", key=new_key())).text == "done"
     assert done == ["b", "optional"]
 
 
-async def test_a_late_step_is_undone(net: Net) -> None:
+async def test_a_late_step_is_undone(serve: Servers) -> None:
     """A step that a handler's task or thread still runs when the handler fails is waited for, and undone (5.2)."""
     began, ends, done = Gate(), Gate(), []
     loop, pool = asyncio.get_running_loop(), ThreadPoolExecutor(1)
@@ -91,7 +92,7 @@ async def test_a_late_step_is_undone(net: Net) -> None:
 
     async def do(_request: StringValue, context: Any) -> StringValue:
         step = here().operation.step
-        if net.kind == "async":
+        if serve.kind == "async":
             left.append(asyncio.ensure_future(step("slow", in_task, undo=undo)))
         else:
             left.append(pool.submit(step, "slow", in_thread, undo=undo))
@@ -100,7 +101,7 @@ async def test_a_late_step_is_undone(net: Net) -> None:
         await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
         raise AssertionError
 
-    service = await net.serve({"Do": do})
+    service = await serve({"Do": do})
     key = new_key()
     replies = [await service.call("Do", key=key) for _ in range(2)]
     assert [(reply.details, reply.mark) for reply in replies] == [
@@ -111,7 +112,7 @@ async def test_a_late_step_is_undone(net: Net) -> None:
     pool.shutdown()
 
 
-async def test_branches_are_undone_in_whatever_order_they_come(net: Net) -> None:
+async def test_branches_are_undone_in_whatever_order_they_come(serve: Servers) -> None:
     """A run that only undoes lets a slow branch come to its finished step, though a fast one is through (5.2)."""
     tries, done = [], []
 
@@ -137,20 +138,20 @@ async def test_branches_are_undone_in_whatever_order_they_come(net: Net) -> None
         raise AssertionError
 
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), max_tries=2)
-    service = await net.serve({"Do": do}, policy=policy)
+    service = await serve({"Do": do}, policy=policy)
     reply = await service.call("Do", key=new_key())
     assert (reply.status, reply.details) == (grpc.StatusCode.NOT_FOUND, "no")
     assert done == ["slow", "undo"]
     assert (await service.the_record()).state is State.COMPLETED
 
 
-async def test_a_step_within_a_step(net: Net) -> None:
+async def test_a_step_within_a_step(serve: Servers) -> None:
     """A later run would not come to a step that is within another one: it is told so, and does not run (5.2)."""
     done: list[str] = []
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         operation = here().operation
-        outer = (lambda: operation.step("inner", lambda: done.append("inner"))) if net.kind != "async" else None
+        outer = (lambda: operation.step("inner", lambda: done.append("inner"))) if serve.kind != "async" else None
 
         async def awaited() -> None:
             task = asyncio.ensure_future(operation.step("inner", lambda: done.append("inner")))
@@ -160,13 +161,13 @@ async def test_a_step_within_a_step(net: Net) -> None:
             await here().step("outer", outer or awaited)
         return text("done")
 
-    service = await net.serve({"Do": do})
+    service = await serve({"Do": do})
     assert (await service.call("Do", key=new_key())).text == "done"
     assert done == []
 
 
 @pytest.mark.parametrize("kind", ["async"])
-async def test_from_another_event_loop(net: Net) -> None:
+async def test_from_another_event_loop(serve: Servers) -> None:
     """A thread that awaits a step of an ``async def`` handler in a loop of its own is told so (5.2)."""
     done: list[str] = []
 
@@ -180,13 +181,13 @@ async def test_from_another_event_loop(net: Net) -> None:
             await asyncio.to_thread(lambda: asyncio.run(step()))
         return text("done")
 
-    service = await net.serve({"Do": do})
+    service = await serve({"Do": do})
     assert (await service.call("Do", key=new_key())).text == "done"
     assert done == []
 
 
 @pytest.mark.parametrize("kind", ["thread"])
-async def test_from_the_event_loop(net: Net) -> None:
+async def test_from_the_event_loop(serve: Servers) -> None:
     """A step of a ``def`` handler that is begun in the server's event loop would block it for ever: it is told so."""
     done: list[str] = []
     loop = asyncio.get_running_loop()
@@ -201,6 +202,6 @@ async def test_from_the_event_loop(net: Net) -> None:
             asyncio.run_coroutine_threadsafe(in_loop(), loop).result(10)
         return text("done")
 
-    service = await net.serve({"Do": do})
+    service = await serve({"Do": do})
     assert (await service.call("Do", key=new_key())).text == "done"
     assert done == []

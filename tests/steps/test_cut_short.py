@@ -11,9 +11,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Database, Effects, FenceRefused, Policy, State, StoreUnavailable, aio
 from grpc_idempotency.records import Step
 
-from ..rpc.handlers import Gate
-from ..rpc.helpers import ms, new_key, text
-from .net import Net, here
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms
+from .operations import here, inserted, make_table
 
 ASYNC = pytest.mark.parametrize("kind", ["async"])
 
@@ -43,10 +44,10 @@ class Slow(aio.SQLiteStore):
 class Charge:
     """The step, plain or in a transaction, and what it has left."""
 
-    def __init__(self, net: Net, transaction: bool) -> None:
-        net.make_table()
+    def __init__(self, serve: Servers, transaction: bool) -> None:
+        make_table(serve.path)
         self.done: list[str] = []
-        self._net = net
+        self._path = serve.path
         self._transaction = transaction
 
     def step(self) -> Any:
@@ -55,7 +56,7 @@ class Charge:
         return here().step("charge", lambda: self.done.append("charge"), undo=lambda _: self.done.append("undo"))
 
     def check(self, *done: str) -> None:
-        assert self._net.rows() == [] if self._transaction else self.done == list(done)
+        assert inserted(self._path) == [] if self._transaction else self.done == list(done)
 
     def _insert(self, db: Database) -> None:
         db.execute("INSERT INTO things (value) VALUES ('charge')")
@@ -66,9 +67,9 @@ class Charge:
 
 @ASYNC
 @pytest.mark.parametrize("transaction", [False, True])
-async def test_cancelled_while_it_is_written(net: Net, transaction: bool) -> None:
+async def test_cancelled_while_it_is_written(serve: Servers, transaction: bool) -> None:
     """However often it is cancelled, a step ends when the store has answered; a failure then undoes it (5.2)."""
-    store, charge = Slow(net.path), Charge(net, transaction)
+    store, charge = Slow(serve.path), Charge(serve, transaction)
 
     async def do(_request: StringValue, context: Any) -> StringValue:
         step = asyncio.ensure_future(charge.step())
@@ -84,7 +85,7 @@ async def test_cancelled_while_it_is_written(net: Net, transaction: bool) -> Non
         await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "too slow")
         raise AssertionError
 
-    service = await net.serve({"Do": do}, store=store)
+    service = await serve({"Do": do}, store=store)
     reply = await service.call("Do", key=new_key())
     assert (reply.status, reply.details) == (grpc.StatusCode.FAILED_PRECONDITION, "too slow")
     charge.check("charge", "undo")
@@ -92,9 +93,9 @@ async def test_cancelled_while_it_is_written(net: Net, transaction: bool) -> Non
 
 
 @ASYNC
-async def test_a_timeout_goes_on_as_one(net: Net) -> None:
+async def test_a_timeout_goes_on_as_one(serve: Servers) -> None:
     """``asyncio.timeout`` around a step raises TimeoutError once the store has answered (5.2)."""
-    store = Slow(net.path)
+    store = Slow(serve.path)
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         asyncio.get_running_loop().call_later(0.05, store.go.open)
@@ -102,16 +103,16 @@ async def test_a_timeout_goes_on_as_one(net: Net) -> None:
             await asyncio.wait_for(here().step("charge", lambda: 1), 0.001)
         return text(",".join(await service.steps()))
 
-    service = await net.serve({"Do": do}, store=store)
+    service = await serve({"Do": do}, store=store)
     assert (await service.call("Do", key=new_key())).text == "charge"
 
 
 @ASYNC
 @pytest.mark.parametrize("transaction", [False, True])
 @pytest.mark.parametrize("tries", [1, 2])
-async def test_the_handler_is_cancelled(net: Net, transaction: bool, tries: int) -> None:
+async def test_the_handler_is_cancelled(serve: Servers, transaction: bool, tries: int) -> None:
     """A handler that is cancelled while its step is written: the next run has the step, or it is undone (4.5, 5.2)."""
-    store, charge = Slow(net.path), Charge(net, transaction)
+    store, charge = Slow(serve.path), Charge(serve, transaction)
     runs: list[int] = []
 
     async def cut(task: "asyncio.Task[Any]") -> None:
@@ -131,7 +132,7 @@ async def test_the_handler_is_cancelled(net: Net, transaction: bool, tries: int)
 
     tasks: list[asyncio.Task[None]] = []
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), max_tries=tries)
-    service = await net.serve({"Do": do}, store=store, policy=policy)
+    service = await serve({"Do": do}, store=store, policy=policy)
     reply = await service.call("Do", key=new_key())
     assert reply.status is (grpc.StatusCode.ABORTED if tries == 1 else grpc.StatusCode.NOT_FOUND)
     charge.check("charge", "undo")
@@ -139,7 +140,7 @@ async def test_the_handler_is_cancelled(net: Net, transaction: bool, tries: int)
 
 
 @ASYNC
-async def test_left_running_by_a_handler_that_was_stopped(net: Net) -> None:
+async def test_left_running_by_a_handler_that_was_stopped(serve: Servers) -> None:
     """At the execution limit the steps in a handler's tasks are stopped too, and waited for (4.4, 5.2)."""
     ended: list[int] = []
     runs: list[int] = []
@@ -160,16 +161,16 @@ async def test_left_running_by_a_handler_that_was_stopped(net: Net) -> None:
 
     tasks: list[asyncio.Task[Any]] = []
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), execution_limit=ms(150))
-    service = await net.serve({"Do": do}, policy=policy)
+    service = await serve({"Do": do}, policy=policy)
     assert (await service.call("Do", key=new_key())).text == "done"
     assert (ended, len(runs)) == ([1], 2)
     assert tasks[0].cancelled()
 
 
 @ASYNC
-async def test_an_undo_that_is_stopped_while_it_is_written(net: Net) -> None:
+async def test_an_undo_that_is_stopped_while_it_is_written(serve: Servers) -> None:
     """An undo that the execution limit stops while the store writes it is not done again (5.2)."""
-    store, undone = Slow(net.path, "undo:charge"), []
+    store, undone = Slow(serve.path, "undo:charge"), []
 
     def undo(_result: object) -> None:
         undone.append(1)
@@ -181,7 +182,7 @@ async def test_an_undo_that_is_stopped_while_it_is_written(net: Net) -> None:
         raise AssertionError
 
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), execution_limit=ms(150))
-    service = await net.serve({"Do": do}, store=store, policy=policy)
+    service = await serve({"Do": do}, store=store, policy=policy)
     reply = await service.call("Do", key=new_key())
     assert (reply.status, reply.details, undone) == (grpc.StatusCode.NOT_FOUND, "no", [1])
 
@@ -189,12 +190,12 @@ async def test_an_undo_that_is_stopped_while_it_is_written(net: Net) -> None:
 @pytest.mark.parametrize("lands", [True, False])
 @pytest.mark.parametrize("error", [StoreUnavailable("gone, for the test", landed=None), asyncio.CancelledError()])
 async def test_an_answer_that_is_lost(
-    net: Net, monkeypatch: pytest.MonkeyPatch, lands: bool, error: BaseException
+    serve: Servers, monkeypatch: pytest.MonkeyPatch, lands: bool, error: BaseException
 ) -> None:
     """A step that has been done, and nobody knows whether it was kept, is undone when the operation fails (5.2)."""
-    if net.kind == "sync" and isinstance(error, asyncio.CancelledError):
+    if serve.kind == "sync" and isinstance(error, asyncio.CancelledError):
         pytest.skip("threads are not cancelled")
-    store, done = net.store(), []
+    store, done = serve.store(), []
     record = store.record_step
 
     async def loses(name: bytes, fence: bytes, step: Step) -> bool:
@@ -218,8 +219,8 @@ async def test_an_answer_that_is_lost(
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "never mind")
         raise AssertionError
 
-    monkeypatch.setattr(store, "record_step", loses_on_threads if net.kind == "sync" else loses)
-    service = await net.serve({"Do": do}, store=store)
+    monkeypatch.setattr(store, "record_step", loses_on_threads if serve.kind == "sync" else loses)
+    service = await serve({"Do": do}, store=store)
     reply = await service.call("Do", key=new_key())
     assert (reply.status, reply.details) == (grpc.StatusCode.FAILED_PRECONDITION, "never mind")
     assert done == ["charge", "undo"]
@@ -227,10 +228,10 @@ async def test_an_answer_that_is_lost(
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @pytest.mark.parametrize("lands", [True, False])
-async def test_a_transaction_whose_answer_is_lost(net: Net, monkeypatch: pytest.MonkeyPatch, lands: bool) -> None:
+async def test_a_transaction_whose_answer_is_lost(serve: Servers, monkeypatch: pytest.MonkeyPatch, lands: bool) -> None:
     """Whether a step's transaction was committed after all, the store knows: it is undone just then (5.2)."""
-    net.make_table()
-    store = net.store()
+    make_table(serve.path)
+    store = serve.store()
     transaction = store.transaction
     undone: list[int] = []
     lost: list[int] = []
@@ -245,7 +246,7 @@ async def test_a_transaction_whose_answer_is_lost(net: Net, monkeypatch: pytest.
                 await transaction(fn, step=step)
             raise StoreUnavailable("gone, for the test", landed=None)
 
-        if net.kind == "async":
+        if serve.kind == "async":
             return lose()
         if lands:
             transaction(fn, step=step)
@@ -264,14 +265,14 @@ async def test_a_transaction_whose_answer_is_lost(net: Net, monkeypatch: pytest.
         raise AssertionError
 
     monkeypatch.setattr(store, "transaction", loses)
-    service = await net.serve({"Do": do}, store=store)
+    service = await serve({"Do": do}, store=store)
     reply = await service.call("Do", key=new_key())
     assert (reply.status, reply.details) == (grpc.StatusCode.FAILED_PRECONDITION, "never mind")
-    assert (net.rows(), undone) == ([], [1] if lands else [])
+    assert (inserted(serve.path), undone) == ([], [1] if lands else [])
 
 
 @ASYNC
-async def test_no_further_undo_of_a_run_that_lost_its_lease(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_further_undo_of_a_run_that_lost_its_lease(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that could not renew while it undid, and was taken over from, begins no further undo (4.9, 5.2)."""
     began, over, done = Gate(), Gate(), []
 
@@ -291,10 +292,10 @@ async def test_no_further_undo_of_a_run_that_lost_its_lease(net: Net, monkeypatc
         raise AssertionError
 
     policy = Policy(effects=Effects.REPEATABLE, lease=ms(300), renew_every=ms(100))
-    store = net.store()
+    store = serve.store()
     monkeypatch.setattr(store, "renew", cut_off)
-    one = await net.serve({"Do": do}, policy=policy, store=store, attach=False)
-    another = await net.serve({"Do": do}, policy=policy, attach=False)
+    one = await serve({"Do": do}, policy=policy, store=store, attach=False)
+    another = await serve({"Do": do}, policy=policy, attach=False)
     key = new_key()
     first = asyncio.ensure_future(one.call("Do", key=key))
 
@@ -307,7 +308,7 @@ async def test_no_further_undo_of_a_run_that_lost_its_lease(net: Net, monkeypatc
 
 
 @ASYNC
-async def test_no_step_of_a_run_that_lost_its_lease(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_step_of_a_run_that_lost_its_lease(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once its lease has run out, a run begins no step, though nobody has taken over and told it so (4.9)."""
     done, errors = [], []
 
@@ -327,9 +328,9 @@ async def test_no_step_of_a_run_that_lost_its_lease(net: Net, monkeypatch: pytes
         return text("done")
 
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(20), lease=ms(200), renew_every=ms(50))
-    store = net.store()
+    store = serve.store()
     monkeypatch.setattr(store, "renew", cut_off)
-    service = await net.serve({"Do": do}, policy=policy, store=store, attach=False)
+    service = await serve({"Do": do}, policy=policy, store=store, attach=False)
     assert (await service.call("Do", key=new_key())).text == "done"
     assert [one for one in done if one != "run"] == ["a", "b"]
     assert done[0] == "run"

@@ -14,13 +14,15 @@ import pytest
 from grpc_idempotency import SQLiteStore, State
 from grpc_idempotency.stores._sqlite import rows
 
-from ..rpc.helpers import Client, Reply, new_key, outcome, refused, until
-from ..rpc.processes import Process
-from .net import Net
+from ..harness.clients import Client
+from ..harness.processes import Process
+from ..harness.replies import Reply, new_key, refused
+from ..harness.servers import Servers
+from ..harness.waiting import until
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = str(Path(__file__).parent / "servers" / "workflow.py")
+PROGRAM = "workflow.py"
 
 ALL = [*(f"before {number}" for number in range(4)), "in a", "in c"]
 NOTHING = [*(f"before {number} fails" for number in range(1, 4)), "in c fails", "in undo c fails", "in undo a fails"]
@@ -39,7 +41,7 @@ def start(kind: str, tmp_path: Path) -> Iterator[Start]:
 
     def started(*flags: str) -> Process:
         paths = (str(tmp_path / "steps.db"), str(tmp_path / "effects.txt"))
-        processes.append(Process(*paths, kind, *flags, script=SCRIPT))
+        processes.append(Process(*paths, kind, *flags, program=PROGRAM))
         return processes[-1]
 
     yield started
@@ -66,7 +68,7 @@ class Calls:
 
     async def ended(self) -> None:
         """Their server is gone."""
-        replies = await asyncio.gather(*(outcome(call) for call in self._begun))
+        replies = await asyncio.gather(*(call.end() for call in self._begun))
         assert {reply.status for reply in replies} == {grpc.StatusCode.UNAVAILABLE}
 
 
@@ -121,20 +123,16 @@ async def _to_its_end(client: Client, method: str, point: str, key: str) -> Repl
     return reply
 
 
-async def client_of(net: Net, process: Process) -> Client:
-    return Client(await net.channel(await process.ready()))
-
-
-async def test_by_retry(net: Net, start: Start, tmp_path: Path) -> None:
+async def test_by_retry(serve: Servers, start: Start, tmp_path: Path) -> None:
     """Killed with -9 anywhere, started again: the retries end it, all or nothing, each finished step once (4.5, 5.2).
 
     An opaque one is held (4.5).
     """
-    calls, process = Calls(net.kind, "retry"), start("halting")
-    await calls.begin(await client_of(net, process), process)
+    calls, process = Calls(serve.kind, "retry"), start("halting")
+    await calls.begin(await serve.client(await process.ready()), process)
     process.kill()
     await calls.ended()
-    client = await client_of(net, start())
+    client = await serve.client(await start().ready())
     check_replies(calls, await retry(calls, client), {"executed", "attached"})
     check_effects(tmp_path, calls)
     for point, key in calls.opaque.items():
@@ -142,14 +140,14 @@ async def test_by_retry(net: Net, start: Start, tmp_path: Path) -> None:
     check_replies(calls, await retry(calls, client), {"replayed"})
 
 
-async def test_by_recovery(net: Net, start: Start, tmp_path: Path) -> None:
+async def test_by_recovery(serve: Servers, start: Start, tmp_path: Path) -> None:
     """Killed with -9 anywhere: another live server ends it without the client, all or nothing (5.2, 5.4).
 
     A transactional one as well as those with steps; an opaque one is held.
     """
-    calls, process, other = Calls(net.kind, "recovery"), start("halting", "recovering"), start("recovering")
-    client = await client_of(net, other)  # before a halted transaction keeps the file locked
-    await calls.begin(await client_of(net, process), process)
+    calls, process, other = Calls(serve.kind, "recovery"), start("halting", "recovering"), start("recovering")
+    client = await serve.client(await other.ready())  # before a halted transaction keeps the file locked
+    await calls.begin(await serve.client(await process.ready()), process)
     process.kill()
     await calls.ended()
 
@@ -164,4 +162,4 @@ async def test_by_recovery(net: Net, start: Start, tmp_path: Path) -> None:
     store = SQLiteStore(tmp_path / "steps.db")
     (record,) = store.list(state=State.HELD)
     store.close()
-    assert record.method == "/test.rpc.Service/Opaque"
+    assert record.method == "/test.Service/Opaque"

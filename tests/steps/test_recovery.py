@@ -16,9 +16,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Effects, Policy, PolicyError, SQLiteStore, State, StoreUnavailable
 from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
 
-from ..rpc.handlers import SERVICE, Gate
-from ..rpc.helpers import ms, new_key, refused, secrets_told, text, until
-from .net import Net, Served, Stream, here
+from ..harness.handlers import SERVICE, server_stream
+from ..harness.replies import new_key, refused, secrets_told, text
+from ..harness.servers import Servers, Service
+from ..harness.waiting import Gate, ms, until
+from .operations import here
 
 pytestmark = pytest.mark.usefixtures("promptly")
 
@@ -82,9 +84,9 @@ def dead(
 
 
 @pytest.fixture
-def left_behind(net: Net) -> Any:
+def left_behind(serve: Servers) -> Any:
     """The store of servers that are gone."""
-    store = SQLiteStore(net.path)
+    store = SQLiteStore(serve.path)
     yield store
     store.close()
 
@@ -99,7 +101,7 @@ async def held(store: SQLiteStore, name: bytes) -> bool:
     return record is not None and record.state is State.HELD
 
 
-async def some_rounds(service: Served) -> None:
+async def some_rounds(service: Service) -> None:
     """Until the server has looked for operations a few times more."""
     looked, count = service.store.pending, 0
 
@@ -124,7 +126,7 @@ async def some_rounds(service: Served) -> None:
     ("effects", "secret"), [(Effects.TRANSACTIONAL, None), (Effects.REPEATABLE, b"a secret of thirty-two bytes, ok!")]
 )
 async def test_finished_by_another_server(
-    net: Net, effects: Effects, secret: bytes | None, caplog: pytest.LogCaptureFixture
+    serve: Servers, effects: Effects, secret: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4).
 
@@ -136,12 +138,12 @@ async def test_finished_by_another_server(
     handler, key = Stops(), new_key()
     token = new_key()
     metadata = (("x-user", "ada"), ("authorization", token), ("x-tenant", "t1"), ("x-tenant-bin", b"\x00\xff"))
-    one = await net.serve({"Do": handler}, drain_limit=ms(0), **options)
+    one = await serve({"Do": handler}, drain_limit=ms(0), **options)
     call = one.start("Do", "the whole request", key=key, metadata=metadata)
     await handler.began.wait()
     call.cancel()
     await one.stop()
-    another = await net.serve({"Do": handler}, **options)
+    another = await serve({"Do": handler}, **options)
 
     async def finished() -> bool:
         return (await another.the_record()).state is State.COMPLETED
@@ -168,7 +170,7 @@ async def test_finished_by_another_server(
     handler.go.open()
 
 
-async def test_a_waiting_operation(net: Net) -> None:
+async def test_a_waiting_operation(serve: Servers) -> None:
     """An operation that waits for its next run gets it without its client (5.2, 5.4)."""
     runs: list[int] = []
 
@@ -180,7 +182,7 @@ async def test_a_waiting_operation(net: Net) -> None:
         return text(f"run {len(runs)}")
 
     policy = Policy(effects=Effects.REPEATABLE, retry_delay=ms(50), wait=ms(0))
-    service = await net.serve({"Do": do}, policy=policy)
+    service = await serve({"Do": do}, policy=policy)
     key = new_key()
     refused(await service.call("Do", key=key), "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
 
@@ -192,7 +194,7 @@ async def test_a_waiting_operation(net: Net) -> None:
     assert (reply.text, reply.mark) == ("run 3", "replayed")
 
 
-async def test_a_stream(net: Net, left_behind: SQLiteStore) -> None:
+async def test_a_stream(serve: Servers, left_behind: SQLiteStore) -> None:
     """A server-stream's operation is finished too: its messages are recorded (4.8, 5.4)."""
 
     async def do(_request: StringValue, _context: Any) -> Any:
@@ -200,7 +202,7 @@ async def test_a_stream(net: Net, left_behind: SQLiteStore) -> None:
         yield text("B")
 
     name = dead(left_behind)
-    await net.serve({"Do": Stream(do)}, policy=SHORT)
+    await serve({"Do": server_stream(do)}, policy=SHORT)
     await until(lambda: completed(left_behind, name))
     record = left_behind.get(name)
     assert record is not None
@@ -212,19 +214,19 @@ async def test_a_stream(net: Net, left_behind: SQLiteStore) -> None:
 # What is not finished
 
 
-async def test_not_where_the_policy_says_no(net: Net) -> None:
+async def test_not_where_the_policy_says_no(serve: Servers) -> None:
     """``recover=False``: no request is stored, and the operation waits for its client (5.4)."""
     handler, key = Stops(), new_key()
     policy = Policy(effects=Effects.REPEATABLE, recover=False, kept_metadata=("x-tenant",), **LEASE)
-    one = await net.serve({"Do": handler}, drain_limit=ms(0), policy=policy)
+    one = await serve({"Do": handler}, drain_limit=ms(0), policy=policy)
     call = one.start("Do", "the whole request", key=key, metadata=(("x-tenant", "t1"),))
     await handler.began.wait()
-    with closing(sqlite3.connect(net.path)) as db:
+    with closing(sqlite3.connect(serve.path)) as db:
         assert list(db.execute("SELECT request FROM grpc_idempotency_operations")) == [(None,)]
     call.cancel()
     await one.stop()
     # Another server would recover it, were there anything to do it with.
-    another = await net.serve({"Do": handler}, policy=SHORT)
+    another = await serve({"Do": handler}, policy=SHORT)
 
     async def lapsed() -> bool:
         return (await another.the_record()).lapsed
@@ -236,15 +238,15 @@ async def test_not_where_the_policy_says_no(net: Net) -> None:
     handler.go.open()
 
 
-async def test_stored_only_as_long_as_it_is_needed(net: Net) -> None:
+async def test_stored_only_as_long_as_it_is_needed(serve: Servers) -> None:
     """The stored request goes when the outcome comes (5.4)."""
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text("done")
 
-    service = await net.serve({"Do": do}, policy=SHORT)
+    service = await serve({"Do": do}, policy=SHORT)
     assert (await service.call("Do", "the whole request", key=new_key())).text == "done"
-    with closing(sqlite3.connect(net.path)) as db:
+    with closing(sqlite3.connect(serve.path)) as db:
         assert list(db.execute("SELECT request FROM grpc_idempotency_operations")) == [(None,)]
 
 
@@ -253,7 +255,7 @@ async def test_stored_only_as_long_as_it_is_needed(net: Net) -> None:
 
 @pytest.mark.parametrize("recover", [None, False, True])
 async def test_what_is_in_doubt_is_held(
-    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, recover: bool | None
+    serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, recover: bool | None
 ) -> None:
     """An opaque operation that was running is nobody's to run again: an operator sees it, and can resolve it (5.4)."""
     runs: list[int] = []
@@ -263,7 +265,7 @@ async def test_what_is_in_doubt_is_held(
         return text("done")
 
     names = [dead(left_behind, effects=Effects.OPAQUE, stored=stored) for stored in (True, False)]
-    await net.serve({"Do": do}, policy=Policy(recover=recover, **LEASE))
+    await serve({"Do": do}, policy=Policy(recover=recover, **LEASE))
     for name in names:
         await until(lambda name=name: held(left_behind, name))  # type: ignore[misc]  # the default binds it
     assert runs == []
@@ -279,7 +281,7 @@ async def test_what_is_in_doubt_is_held(
         assert left_behind.resolve(record.name, record.fence, None, ms(1000))
 
 
-async def test_all_that_is_in_doubt_is_held_at_once(net: Net, left_behind: SQLiteStore) -> None:
+async def test_all_that_is_in_doubt_is_held_at_once(serve: Servers, left_behind: SQLiteStore) -> None:
     """However many there are, and though as many as a server can finish are under way or left to clients (5.4)."""
     go, gate = Gate(), Gate()
     begun: list[int] = []
@@ -294,21 +296,21 @@ async def test_all_that_is_in_doubt_is_held_at_once(net: Net, left_behind: SQLit
         dead(left_behind)
         dead(left_behind, runs=20)
     names = [dead(left_behind, effects=Effects.OPAQUE) for _ in range(50)]
-    await net.serve({"Do": do}, policy=SHORT)
+    await serve({"Do": do}, policy=SHORT)
     await gate.wait()
     for name in names:
         await until(lambda name=name: held(left_behind, name))  # type: ignore[misc]  # the default binds it
     go.open()
 
 
-async def test_a_record_says_what_its_run_was(net: Net, left_behind: SQLiteStore) -> None:
+async def test_a_record_says_what_its_run_was(serve: Servers, left_behind: SQLiteStore) -> None:
     """What was begun as opaque is held, whatever the method's policy is by now; the reverse is left (4.5, 5.4)."""
     changed, left = dead(left_behind, effects=Effects.OPAQUE), dead(left_behind, "Opaque")
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text("done")
 
-    service = await net.serve({"Do": do, "Opaque": do}, policies={"Do": SHORT, "Opaque": Policy(**LEASE)})
+    service = await serve({"Do": do, "Opaque": do}, policies={"Do": SHORT, "Opaque": Policy(**LEASE)})
     await until(lambda: held(left_behind, changed))
     await some_rounds(service)
     record = left_behind.get(left)
@@ -316,10 +318,10 @@ async def test_a_record_says_what_its_run_was(net: Net, left_behind: SQLiteStore
     assert (record.state, record.attempts) == (State.RUNNING, 1)
 
 
-async def test_what_runs_here_is_not_held(net: Net) -> None:
+async def test_what_runs_here_is_not_held(serve: Servers) -> None:
     """A server does not hold its own operation, though it could not renew its lease for a while (4.9, 5.4)."""
     handler = Stops()
-    service = await net.serve({"Do": handler}, policy=Policy(**LEASE))
+    service = await serve({"Do": handler}, policy=Policy(**LEASE))
     renew, key = service.store.renew, new_key()
 
     def fails(*_args: Any) -> Any:
@@ -340,7 +342,7 @@ async def test_what_runs_here_is_not_held(net: Net) -> None:
     assert ((await call).text, (await call).mark) == ("run 1", "executed")
 
 
-async def test_only_methods_that_are_served(net: Net, left_behind: SQLiteStore) -> None:
+async def test_only_methods_that_are_served(serve: Servers, left_behind: SQLiteStore) -> None:
     """A server leaves alone what it has no method for, and what its policy does not recover (5.4)."""
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
@@ -349,13 +351,13 @@ async def test_only_methods_that_are_served(net: Net, left_behind: SQLiteStore) 
     names = [dead(left_behind, "Elsewhere"), dead(left_behind, "Opaque")]
     mine = dead(left_behind)
     policies = {"Do": SHORT, "Opaque": Policy(**LEASE)}
-    service = await net.serve({"Do": do, "Opaque": do}, policies=policies)
+    service = await serve({"Do": do, "Opaque": do}, policies=policies)
     await until(lambda: completed(left_behind, mine))
     await some_rounds(service)
     assert [record and record.attempts for record in map(left_behind.get, names)] == [1, 1]
 
 
-async def test_only_with_attach(net: Net, left_behind: SQLiteStore) -> None:
+async def test_only_with_attach(serve: Servers, left_behind: SQLiteStore) -> None:
     """Without ``attach`` a server finishes nothing but what it is called for (8)."""
     runs: list[int] = []
 
@@ -364,7 +366,7 @@ async def test_only_with_attach(net: Net, left_behind: SQLiteStore) -> None:
         return text("done")
 
     dead(left_behind)
-    service = await net.serve({"Do": do}, policy=SHORT, attach=False)
+    service = await serve({"Do": do}, policy=SHORT, attach=False)
     assert (await service.call("Do", key=new_key())).text == "done"
     await asyncio.sleep(0.3)  # there is nothing to wait for
     assert len(runs) == 1
@@ -373,7 +375,7 @@ async def test_only_with_attach(net: Net, left_behind: SQLiteStore) -> None:
 # Bounds
 
 
-async def test_poison(net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_poison(serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
     """What was cut short 20 times is left to its client, told once each, and stands in nobody's way (5.4)."""
     poison = [dead(left_behind, runs=20) for _ in range(20)]
     good = dead(left_behind, runs=19)
@@ -383,7 +385,7 @@ async def test_poison(net: Net, left_behind: SQLiteStore, caplog: pytest.LogCapt
         runs.append(1)
         return text("done")
 
-    service = await net.serve({"Do": do}, policy=SHORT)
+    service = await serve({"Do": do}, policy=SHORT)
     await until(lambda: completed(left_behind, good))
     await some_rounds(service)
     assert len(runs) == 1
@@ -394,7 +396,7 @@ async def test_poison(net: Net, left_behind: SQLiteStore, caplog: pytest.LogCapt
     )
 
 
-async def test_so_many_at_one_time(net: Net, left_behind: SQLiteStore) -> None:
+async def test_so_many_at_one_time(serve: Servers, left_behind: SQLiteStore) -> None:
     """A server runs at most 16 operations for others at one time, and in the end all of them (5.4)."""
     names = [dead(left_behind) for _ in range(20)]
     begun: list[int] = []
@@ -408,8 +410,8 @@ async def test_so_many_at_one_time(net: Net, left_behind: SQLiteStore) -> None:
         return text("done")
 
     # An aio server's def handlers have the threads of the loop's executor, which are fewer.
-    bound = 16 if net.kind != "thread" else 4
-    service = await net.serve({"Do": do}, policy=SHORT)
+    bound = 16 if serve.kind != "thread" else 4
+    service = await serve({"Do": do}, policy=SHORT)
     await gate.wait()
     await some_rounds(service)
     assert len(begun) <= 16
@@ -419,7 +421,7 @@ async def test_so_many_at_one_time(net: Net, left_behind: SQLiteStore) -> None:
     assert len(begun) == 20
 
 
-async def test_what_failed_often_is_not_poison(net: Net, left_behind: SQLiteStore) -> None:
+async def test_what_failed_often_is_not_poison(serve: Servers, left_behind: SQLiteStore) -> None:
     """Runs that failed in a way that may pass were not cut short: those are for ``max_tries`` to bound (5.2, 5.4)."""
     name = dead(left_behind)
     for tries in range(1, 25):
@@ -439,12 +441,12 @@ async def test_what_failed_often_is_not_poison(net: Net, left_behind: SQLiteStor
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text(f"attempt {here().operation.attempt}")
 
-    await net.serve({"Do": do}, policy=SHORT)
+    await serve({"Do": do}, policy=SHORT)
     await until(lambda: completed(left_behind, name))
 
 
 async def test_a_request_that_cant_be_read(
-    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture
+    serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A stored request that is no message any more is told once; others are finished (5.4)."""
     bad, good = dead(left_behind, messages=(b"\xff\xff",)), dead(left_behind)
@@ -452,14 +454,14 @@ async def test_a_request_that_cant_be_read(
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text("done")
 
-    service = await net.serve({"Do": do}, policy=SHORT)
+    service = await serve({"Do": do}, policy=SHORT)
     await until(lambda: completed(left_behind, good))
     await some_rounds(service)
     (told,) = [record.getMessage() for record in caplog.records if "is left to its client" in record.getMessage()]
     assert told == f"operation {bad.hex()} of /{SERVICE}/Do is left to its client: its request can't be read"
 
 
-async def test_two_servers(net: Net, left_behind: SQLiteStore) -> None:
+async def test_two_servers(serve: Servers, left_behind: SQLiteStore) -> None:
     """Two live servers on one store finish each operation once between them (4.1, 5.4)."""
     names = [dead(left_behind, messages=(text(str(number)).SerializeToString(),)) for number in range(12)]
     runs: list[str] = []
@@ -470,17 +472,17 @@ async def test_two_servers(net: Net, left_behind: SQLiteStore) -> None:
         return text("done")
 
     for _ in range(2):
-        await net.serve({"Do": do}, policy=SHORT)
+        await serve({"Do": do}, policy=SHORT)
     for name in names:
         await until(lambda name=name: completed(left_behind, name))  # type: ignore[misc]  # the default binds it
     assert sorted(runs) == sorted(str(number) for number in range(12))
 
 
 async def test_the_store_is_down_for_a_while(
-    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the store can't be asked a server says so, and asks again (5.4, 5.5)."""
-    store = net.store()
+    store = serve.store()
     asked, failures = store.pending, []
 
     def fails(*args: Any) -> Any:
@@ -495,17 +497,17 @@ async def test_the_store_is_down_for_a_while(
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text("done")
 
-    await net.serve({"Do": do}, policy=SHORT, store=store)
+    await serve({"Do": do}, policy=SHORT, store=store)
     await until(lambda: completed(left_behind, name))
     warned = [record for record in caplog.records if "could not look for operations" in record.getMessage()]
     assert [record.levelno for record in warned] == [logging.WARNING] * 2
 
 
 async def test_something_else_goes_wrong(
-    net: Net, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that nobody expected does not end recovery for good: it is logged, and the next look comes (5.4)."""
-    store = net.store()
+    store = serve.store()
     asked, failures = store.pending, []
 
     def fails(*args: Any) -> Any:
@@ -520,12 +522,12 @@ async def test_something_else_goes_wrong(
     async def do(_request: StringValue, _context: Any) -> StringValue:
         return text("done")
 
-    await net.serve({"Do": do}, policy=SHORT, store=store)
+    await serve({"Do": do}, policy=SHORT, store=store)
     await until(lambda: completed(left_behind, name))
     assert [record.levelno for record in caplog.records if record.exc_info] == [logging.ERROR]
 
 
-async def test_a_caller_meets_recovery(net: Net, left_behind: SQLiteStore) -> None:
+async def test_a_caller_meets_recovery(serve: Servers, left_behind: SQLiteStore) -> None:
     """A caller that comes back while its operation is being finished attaches to that run (4.3, 5.4)."""
     handler, key = Stops(), new_key()
     again = Gate()
@@ -536,12 +538,12 @@ async def test_a_caller_meets_recovery(net: Net, left_behind: SQLiteStore) -> No
         await asyncio.sleep(0.2)
         return reply
 
-    one = await net.serve({"Do": do}, drain_limit=ms(0), policy=SHORT)
+    one = await serve({"Do": do}, drain_limit=ms(0), policy=SHORT)
     call = one.start("Do", "the whole request", key=key)
     await handler.began.wait()
     call.cancel()
     await one.stop()
-    another = await net.serve({"Do": do}, policy=SHORT)
+    another = await serve({"Do": do}, policy=SHORT)
     await again.wait()
     reply = await another.call("Do", "the whole request", key=key)
     assert (reply.text, reply.mark) == ("run 2", "attached")

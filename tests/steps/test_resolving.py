@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,12 @@ from grpc_idempotency.__main__ import main
 from grpc_idempotency.operating import completed, framed, never_happened, open_store, operation, operations
 from grpc_idempotency.records import Claim, Fingerprint, Step
 
-from ..rpc.handlers import Blocking, Gate
-from ..rpc.helpers import ms, new_key, refused, text
-from ..rpc.processes import Process
-from .net import Net, Stream
-from .test_kills import SCRIPT, client_of
+from ..harness.handlers import Blocking, server_stream
+from ..harness.processes import Process
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.waiting import Gate, ms
+from .test_kills import PROGRAM
 
 METHODS = ("/a.A/One", "/a.A/Two", "/b.B/One")
 
@@ -99,23 +100,23 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Printed:
 
 
 @pytest.mark.parametrize("kind", ["async"])
-async def test_a_killed_opaque_handler_is_resolved(net: Net, tmp_path: Path) -> None:
+async def test_a_killed_opaque_handler_is_resolved(serve: Servers, tmp_path: Path) -> None:
     """Killed with -9, held; as completed, a retry gets the outcome; as never happened, a retry runs (4.5, 6.4).
 
     All is done with the command that the refusal names.
     """
     effects = tmp_path / "effects.txt"
-    with closing(sqlite3.connect(net.path)) as db:
+    with closing(sqlite3.connect(serve.path)) as db:
         db.execute("CREATE TABLE things (id INTEGER PRIMARY KEY, value TEXT)")
-    args = (str(net.path), str(effects), "async")
-    process, again = Process(*args, "halting", script=SCRIPT), Process(*args, script=SCRIPT)
+    args = (str(serve.path), str(effects), "async")
+    process, again = Process(*args, "halting", program=PROGRAM), Process(*args, program=PROGRAM)
     try:
-        client, keys = await client_of(net, process), {"in a": new_key(), "before 1": new_key()}
+        client, keys = await serve.client(await process.ready()), {"in a": new_key(), "before 1": new_key()}
         for point, key in keys.items():
             client.start("Opaque", point, key=key)
             await process.line(f"at {point}")
         process.kill()
-        client, names = await client_of(net, again), {}
+        client, names = await serve.client(await again.ready()), {}
         for point, key in keys.items():
             reply = await client.call("Opaque", point, key=key)
             refused(reply, "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
@@ -125,7 +126,7 @@ async def test_a_killed_opaque_handler_is_resolved(net: Net, tmp_path: Path) -> 
 
         message = tmp_path / "message.bin"
         message.write_bytes(text("done by hand").SerializeToString())
-        url = f"sqlite:///{net.path}"
+        url = f"sqlite:///{serve.path}"
         command_line(url, names["in a"], "--completed", "--message-file", str(message))
         command_line(url, names["before 1"], "--never-happened")
 
@@ -162,7 +163,7 @@ def command_line(url: str, name: str, *how: str) -> str:
     ids=["two messages", "a message and a failure", "a failure", "no message", "not given"],
 )
 async def test_a_stream_is_resolved(
-    net: Net, tmp_path: Path, how: list[str], messages: list[str], code: grpc.StatusCode | str
+    serve: Servers, tmp_path: Path, how: list[str], messages: list[str], code: grpc.StatusCode | str
 ) -> None:
     """A stream's outcome is given message by message; a retry gets them all, and the status (4.8, 6.4)."""
     began, go = Gate(), Gate()
@@ -173,44 +174,37 @@ async def test_a_stream_is_resolved(
         yield text("not this")
 
     policy = Policy(lease=ms(300), renew_every=ms(100))
-    one = await net.serve({"Do": Stream(do)}, policy=policy, drain_limit=ms(0))
+    one = await serve({"Do": server_stream(do)}, policy=policy, drain_limit=ms(0))
     key = new_key()
-    stub: Any = one.channel.unary_stream("/test.rpc.Service/Do")
-    call = stub(b"", metadata=(("idempotency-key", key),), timeout=20)
+    call = one.start("Do", key=key)
     await began.wait()
     call.cancel()
     await one.stop()
-    another = await net.serve({"Do": Stream(do)}, policy=policy)
-    stub = another.channel.unary_stream("/test.rpc.Service/Do")
-    call = stub(b"", metadata=(("idempotency-key", key),), timeout=20)
-    assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
+    another = await serve({"Do": server_stream(do)}, policy=policy)
+    assert (await another.call("Do", key=key)).status is grpc.StatusCode.FAILED_PRECONDITION
     name = (await another.the_record()).name.hex()
     for file in ("one", "two"):
         (tmp_path / file).write_bytes(text(file).SerializeToString())
     files = [str(tmp_path / word) if word in ("one", "two") else word for word in how]
-    assert main(["resolve", f"sqlite:///{net.path}", name, "--completed", *files]) == 0
-    call = stub(b"", metadata=(("idempotency-key", key),), timeout=20)
-    got = []
-    with suppress(grpc.aio.AioRpcError):
-        async for message in call:
-            got.append(StringValue.FromString(message).value)
-    assert got == messages
+    assert main(["resolve", f"sqlite:///{serve.path}", name, "--completed", *files]) == 0
+    reply = await another.call("Do", key=key)
+    assert reply.texts == messages
     if isinstance(code, str):
-        assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
-        assert "an operator resolved it without giving its response" in await call.details()
-        assert "too large" not in await call.details()
+        assert reply.status is grpc.StatusCode.FAILED_PRECONDITION
+        assert "an operator resolved it without giving its response" in reply.details
+        assert "too large" not in reply.details
     else:
-        assert await call.code() is code
+        assert reply.status is code
     go.open()
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_response_that_the_operator_did_not_give(net: Net) -> None:
+async def test_a_response_that_the_operator_did_not_give(serve: Servers) -> None:
     """A retry learns that it succeeded, and that an operator resolved it without its response (2.3, 6.4)."""
     handler, key = Blocking(), new_key()
-    service = await net.serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
+    service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
     await service.call("Do", key=key)
-    assert main(["resolve", f"sqlite:///{net.path}", (await service.the_record()).name.hex(), "--completed"]) == 0
+    assert main(["resolve", f"sqlite:///{serve.path}", (await service.the_record()).name.hex(), "--completed"]) == 0
     reply = await service.call("Do", key=key)
     refused(reply, "RESPONSE_NOT_RETAINED", grpc.StatusCode.FAILED_PRECONDITION)
     assert "succeeded" in reply.details

@@ -13,9 +13,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy
 
-from ..echo.handlers import Echo, client_stream, full, text
-from ..echo.helpers import COUNT, Servers, Service, new_key
-from ..rpc.helpers import KEY, refused, until
+from ..harness.handlers import Echo, client_stream, full
+from ..harness.replies import COUNT, KEY, new_key, refused, text
+from ..harness.servers import Servers, Service
+from ..harness.waiting import until
 
 OK = grpc.StatusCode.OK
 INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT

@@ -20,8 +20,9 @@ from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.target import Target
 
-from ..echo.handlers import server_stream, text
-from ..echo.helpers import Servers, new_key
+from ..harness.handlers import server_stream
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
 
 COUNT = 100_000
 SIZE = 400

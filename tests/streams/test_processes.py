@@ -8,18 +8,18 @@ import grpc
 import grpc.aio
 import pytest
 
-from ..echo.handlers import KINDS, Rpc
-from ..echo.helpers import Client, new_key
-from ..rpc.handlers import SERVICE
-from ..rpc.processes import Process
+from ..harness.clients import Client
+from ..harness.handlers import ALL_KINDS, SERVICE, Method
+from ..harness.processes import Process
+from ..harness.replies import new_key
 
 pytestmark = pytest.mark.slow
 
 METHODS = {
-    "Unary": Rpc(run=lambda *_: None),
-    "ServerStream": Rpc(run=lambda *_: None, gives_stream=True),
-    "ClientStream": Rpc(run=lambda *_: None, takes_stream=True),
-    "Let": Rpc(run=lambda *_: None),
+    "Unary": Method(run=lambda *_: None),
+    "ServerStream": Method(run=lambda *_: None, gives_stream=True),
+    "ClientStream": Method(run=lambda *_: None, takes_stream=True),
+    "Let": Method(run=lambda *_: None),
 }
 
 
@@ -48,12 +48,12 @@ async def clients() -> AsyncIterator[Callable[[str], Client]]:
         ("ClientStream", "cancel"),
     ],
 )
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_every_method_of_a_context_after_its_call(
     clients: Callable[[str], Client], tmp_path: Path, kind: str, method: str, ending: str
 ) -> None:
     """After its call a handler of any kind may ask its context anything: no crash, its outcome is recorded (4.4)."""
-    process = Process(kind, str(tmp_path / "records.db"), script="asking.py")
+    process = Process(kind, str(tmp_path / "records.db"), program="asking.py")
     try:
         target = await process.ready()
         client, again = clients(target), clients(target)

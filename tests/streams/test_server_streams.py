@@ -14,10 +14,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, State, StoreUnavailable
 
-from ..echo.handlers import server_stream, text
-from ..echo.helpers import Servers, new_key
-from ..rpc.handlers import Gate
-from ..rpc.helpers import ms, refused, until
+from ..harness.handlers import server_stream
+from ..harness.replies import new_key, refused, text
+from ..harness.servers import Servers
+from ..harness.stores import FlakyStore
+from ..harness.waiting import Gate, ms, until
 
 OK = grpc.StatusCode.OK
 DATA_LOSS = grpc.StatusCode.DATA_LOSS
@@ -299,16 +300,15 @@ async def test_handlers_that_return_an_iterator(serve: Servers) -> None:
 # Transactions
 
 
-async def rows(servers: Servers, store: Any) -> int:
-    count: int = await servers.ask(
-        lambda: store.transaction(lambda db: db.execute("SELECT count(*) FROM things").fetchone()[0])
-    )
-    return count
+async def rows(store: FlakyStore) -> int:
+    return len(await store.transaction(lambda db: db.execute("SELECT value FROM things").fetchall()))
 
 
-async def prepared(servers: Servers) -> Any:
-    store = servers.store()
-    await servers.ask(lambda: store.transaction(lambda db: db.execute("CREATE TABLE things (value TEXT)").rowcount))
+@pytest.fixture
+async def store(serve: Servers) -> FlakyStore:
+    """A store with a table for rows; its server closes it."""
+    store = FlakyStore(serve.path)
+    await store.transaction(lambda db: db.execute("CREATE TABLE things (value TEXT)").rowcount)
     return store
 
 
@@ -317,9 +317,8 @@ TRANSACTIONAL = Policy(effects=Effects.TRANSACTIONAL)
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @pytest.mark.parametrize("crash", ["inside", "after the first message", "at the commit"])
-async def test_nothing_is_sent_before_the_commit(serve: Servers, kind: str, crash: str) -> None:
+async def test_nothing_is_sent_before_the_commit(serve: Servers, store: FlakyStore, crash: str) -> None:
     """A transactional stream is sent after the commit: a crash before it sends nothing, and leaves nothing (4.8)."""
-    store = await prepared(serve)
     crashing = True
 
     async def do(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
@@ -334,14 +333,14 @@ async def test_nothing_is_sent_before_the_commit(serve: Servers, kind: str, cras
         yield text("one")
         if crashing and crash == "after the first message":
             raise LookupError("password=hunter2")
-        _ = store.transaction(fn) if kind == "sync" else await store.transaction(fn)
+        await store.transaction(fn)
 
     service = await serve({"Do": server_stream(do)}, store=store, policy=TRANSACTIONAL)
     key = new_key()
     reply = await service.call("Do", "a", key=key)
     assert (reply.messages, reply.mark) == ((), "executed")
     assert reply.status is not OK
-    assert await rows(serve, store) == 0
+    assert await rows(store) == 0
     assert await service.records() == []
     crashing = False
     replies = [await service.call("Do", "a", key=key) for _ in range(2)]
@@ -349,17 +348,16 @@ async def test_nothing_is_sent_before_the_commit(serve: Servers, kind: str, cras
         (["one", "two", "three"], "executed"),
         (["one", "two", "three"], "replayed"),
     ]
-    assert await rows(serve, store) == 1
+    assert await rows(store) == 1
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @pytest.mark.parametrize("effects", Effects)
 @pytest.mark.parametrize("commits", [True, False])
 async def test_what_follows_a_commit_is_no_part_of_the_reply(
-    serve: Servers, kind: str, effects: Effects, commits: bool
+    serve: Servers, store: FlakyStore, effects: Effects, commits: bool
 ) -> None:
     """The first call gets what was committed, as every replay does; without a commit what follows counts (4.7, 5.1)."""
-    store = await prepared(serve)
 
     async def do(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
         def fn(_db: Any) -> list[StringValue]:
@@ -369,7 +367,7 @@ async def test_what_follows_a_commit_is_no_part_of_the_reply(
 
         yield text("one")
         with suppress(LookupError):
-            _ = store.transaction(fn) if kind == "sync" else await store.transaction(fn)
+            await store.transaction(fn)
         yield text("something else")
 
     service = await serve({"Do": server_stream(do)}, store=store, policy=Policy(effects=effects))
@@ -381,9 +379,8 @@ async def test_what_follows_a_commit_is_no_part_of_the_reply(
 @pytest.mark.parametrize(
     ("kind", "left"), [("async", "cancelled"), ("async", "left to a task"), ("thread", "cancelled")]
 )
-async def test_a_transaction_that_nobody_waits_for_any_more(serve: Servers, left: str) -> None:
+async def test_a_transaction_that_nobody_waits_for_any_more(serve: Servers, store: FlakyStore, left: str) -> None:
     """Its outcome is sealed, not yet committed, and the handler ends: the end waits for the store's answer (5.1)."""
-    store = await prepared(serve)
     entered, blocked, asked, sealed = Gate(), Gate(), Gate(), Gate()
     begin, commit = threading.Event(), threading.Event()
 
@@ -426,9 +423,8 @@ async def test_a_transaction_that_nobody_waits_for_any_more(serve: Servers, left
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_what_is_held_back_has_a_limit(serve: Servers, kind: str) -> None:
+async def test_what_is_held_back_has_a_limit(serve: Servers, store: FlakyStore) -> None:
     """A transactional stream larger than may be buffered is refused, and nothing of it is kept (4.8)."""
-    store = await prepared(serve)
 
     async def do(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
         for _ in range(100):
@@ -438,20 +434,19 @@ async def test_what_is_held_back_has_a_limit(serve: Servers, kind: str) -> None:
             db.execute("INSERT INTO things (value) VALUES ('a')")
             return []
 
-        _ = store.transaction(fn) if kind == "sync" else await store.transaction(fn)
+        await store.transaction(fn)
 
     policy = Policy(effects=Effects.TRANSACTIONAL, max_response_bytes=20 * 1024)
     service = await serve({"Do": server_stream(do)}, store=store, policy=policy)
     reply = await service.call("Do", "a", key=new_key())
     assert (reply.status, reply.messages) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ())
-    assert (await rows(serve, store), await service.records()) == (0, [])
+    assert (await rows(store), await service.records()) == (0, [])
 
 
 @pytest.mark.parametrize("kind", ["async"])
 @pytest.mark.parametrize("then", ["returns", "raises", "commits"])
-async def test_a_handler_that_writes_on_past_the_limit(serve: Servers, then: str) -> None:
+async def test_a_handler_that_writes_on_past_the_limit(serve: Servers, store: FlakyStore, then: str) -> None:
     """What was lost because it could not be held back is never answered for with OK (4.8)."""
-    store = await prepared(serve)
 
     async def do(_request: Any, context: Any) -> None:
         for _ in range(100):
@@ -466,4 +461,4 @@ async def test_a_handler_that_writes_on_past_the_limit(serve: Servers, then: str
     service = await serve({"Do": server_stream(do, native=True)}, store=store, policy=policy)
     reply = await service.call("Do", "a", key=new_key())
     assert (reply.status, reply.messages) == (grpc.StatusCode.RESOURCE_EXHAUSTED, ())
-    assert (await rows(serve, store), await service.records()) == (0, [])
+    assert (await rows(store), await service.records()) == (0, [])

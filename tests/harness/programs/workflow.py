@@ -24,7 +24,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 import grpc_idempotency
 from grpc_idempotency import Database, Effects, Policy, SQLiteStore, aio
 
-SERVICE = "test.rpc.Service"
+SERVICE = "test.Service"
 LEASE: dict[str, Any] = {"lease": timedelta(milliseconds=1500), "renew_every": timedelta(milliseconds=400)}
 
 

@@ -1,7 +1,7 @@
 """A real store that can be made to fail, and its twin for threads."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Step, Swept
 from grpc_idempotency.stores.memory import AsyncMemoryStore
 
-from .handlers import Gate
+from .waiting import Gate
 
 T = TypeVar("T")
 
@@ -88,12 +88,14 @@ class FlakyStore(SQLiteStore, Faults):
         self.check("record_step")
         return await super().record_step(name, fence, step)
 
-    async def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
         """For a handler: on a ``grpc.server`` it blocks the handler's thread, as the threads' store does."""
         if self.twin is not None:
-            return self.twin.transaction(fn, step=step)
+            return _blocked(self.twin, fn, step)
         self.check("transaction")
-        return await super().transaction(fn, step=step)
+        return super().transaction(fn, step=step)
 
     async def get(self, name: bytes) -> Record | None:
         self.check("get")
@@ -102,6 +104,10 @@ class FlakyStore(SQLiteStore, Faults):
     async def sweep(self, limit: int = 500) -> Swept:
         self.check("sweep")
         return await super().sweep(limit)
+
+
+async def _blocked(twin: "FlakyTwin", fn: Callable[[Database], T], step: Callable[[T], Step] | None) -> T:
+    return twin.transaction(fn, step=step)
 
 
 class FlakyTwin(grpc_idempotency.SQLiteStore):
@@ -179,11 +185,11 @@ class FlakyMemory(AsyncMemoryStore, Faults):
 
 
 def for_threads(store: Any) -> Any:
-    """The store that a ``grpc.server`` gets where an asyncio one would get this: on the same records."""
+    """Returns the store that a ``grpc.server`` gets: of a store for asyncio, its twin on the same records."""
     if isinstance(store, FlakyStore):
         return store.for_threads()
     if isinstance(store, AsyncMemoryStore):
         twin = grpc_idempotency.MemoryStore()
         twin._store = store
         return twin
-    raise AssertionError(f"{store!r} has no twin for threads")
+    return store

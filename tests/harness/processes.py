@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = Path(__file__).parent / "servers"
+PROGRAMS = Path(__file__).parent / "programs"
 
 
 class Process:
     """A server process, and the lines that it prints."""
 
-    def __init__(self, *args: str, script: str = "service.py") -> None:
+    def __init__(self, *args: str, program: str = "service.py") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(SCRIPTS / script), *args],
+            [sys.executable, "-W", "error", str(PROGRAMS / program), *args],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Database, Effects, Policy
 from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, current_operation
 
-SERVICE = "test.rpc.Service"
+SERVICE = "test.Service"
 # Short, so that a test can wait for a dead server's lease; an opaque handler must not lose its own on a busy machine.
 OPAQUE = Policy(lease=timedelta(milliseconds=2000), renew_every=timedelta(milliseconds=400))
 TRANSACTIONAL = Policy(
