@@ -1,6 +1,6 @@
 """Makes any Python gRPC server safe to retry: one effect, one reply, however often a call comes.
 
-Here are the interceptors and the stores for ``grpc``; those for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
+This module has the interceptors and the stores for ``grpc``. Those for ``grpc.aio`` are in :mod:`grpc_idempotency.aio`.
 """
 
 from typing import TYPE_CHECKING
@@ -76,7 +76,7 @@ __all__ = [
     "token_subject",
 ]
 
-# Tracebacks, reprs and pickles name the place that users import these from, not the one where they are written.
+# Tracebacks, reprs and pickles then name the module that users import from, not the private one that defines the name.
 for _public in (ClientInterceptor, ClientPolicy, IdempotencyInterceptor, Reason, Refusal, refusal_of, status_of):
     _public.__module__ = __name__
 del _public
@@ -85,7 +85,7 @@ del _public
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> type:
-        """Imports a store, and its driver with it, when it is first asked for."""
+        """Imports a store, and its driver with it, on first access."""
         if name == "MemoryStore":
             from grpc_idempotency.stores.memory import MemoryStore as Store
         elif name == "SQLiteStore":

@@ -19,7 +19,14 @@ STORE_HELP = "sqlite:///FILE in this folder, or sqlite:////FOLDER/FILE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; 0 when it is done, 1 when it could not be, 2 when it is none."""
+    """Runs the command.
+
+    Args:
+        arguments: The command line without the program's name; ``None``: that of the process.
+
+    Returns:
+        The exit code: 0 on success, 1 on failure, 2 for a wrong command line.
+    """
     given = _parser().parse_args(arguments)
     try:
         with open_store(given.store, table_prefix=given.table_prefix, read_only=given.run is not _resolve) as store:
@@ -43,10 +50,10 @@ def _told(error: Exception, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("store", metavar="STORE", help=STORE_HELP)
-    common.add_argument("--table-prefix", default="grpc_idempotency_", help="what the names of its tables begin with")
-    common.add_argument("--json", action="store_true", help="one JSON object a line")
+    common.add_argument("--table-prefix", default="grpc_idempotency_", help="the prefix of the names of its tables")
+    common.add_argument("--json", action="store_true", help="print one JSON object per line")
     named = argparse.ArgumentParser(add_help=False)
-    named.add_argument("name", metavar="OPERATION", help="its name in hex, or so much of it that it is the only one")
+    named.add_argument("name", metavar="OPERATION", help="its name in hex, or a unique prefix of it")
 
     parser = argparse.ArgumentParser(prog="grpc-idempotency", description="Lists and resolves operations.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -56,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_list)
 
     showing = commands.add_parser("show", parents=[common, named], help="one operation, and its steps")
-    showing.add_argument("--body", action="store_true", help="its message, trailers and results of steps too, in hex")
+    showing.add_argument("--body", action="store_true", help="also its message, trailers and results of steps, in hex")
     showing.set_defaults(run=_show)
 
     resolving = commands.add_parser("resolve", parents=[common, named], help="say what became of a held operation")
@@ -70,16 +77,16 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="the serialized response, - for standard input; once for each message where the method answers with a "
-        "stream; without it a retry learns only that it succeeded",
+        help="the serialized response, - for standard input; if the method answers with a stream, once for each "
+        "message; without it a retry learns only that the operation succeeded",
     )
     resolving.add_argument(
         "--stream",
         action="store_true",
-        help="its response is a stream with no other messages than those of --message-file, which may be none",
+        help="its response is a stream of exactly the messages of --message-file, which may be none",
     )
     resolving.add_argument("--ttl", type=_seconds, default=TTL, metavar="SECONDS", help="how long it is kept (86400)")
-    resolving.add_argument("--fence", metavar="HEX", help="as shown: refuse when it was begun again since")
+    resolving.add_argument("--fence", metavar="HEX", help="as shown: fail if it was claimed again since")
     resolving.set_defaults(run=_resolve, error=resolving.error)
     return parser
 
@@ -148,7 +155,7 @@ def _read(file: str) -> bytes:
 
 
 def _values(record: Record) -> dict[str, Any]:
-    """What there is to tell of an operation without its bodies."""
+    """Returns what is printed of an operation, without its bodies."""
     values: dict[str, Any] = {
         "operation": record.name.hex(),
         "state": record.state.value,
@@ -196,7 +203,7 @@ def _print(values: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _parts(value: Any) -> list[Any]:
-    """A step, or a trailer, as words of one line."""
+    """Returns the words that make up the line of a step or a trailer."""
     if not isinstance(value, dict):
         return list(value)
     more = [value[name] for name in ("recorded", "result") if name in value]
@@ -204,7 +211,7 @@ def _parts(value: Any) -> list[Any]:
 
 
 def _plain(value: Any) -> str:
-    """On one line, whatever is in it: details and names are written by others."""
+    """Returns a value as text on one line. Control characters are escaped, since details and names come from others."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -213,7 +220,7 @@ def _plain(value: Any) -> str:
 
 
 def _why(record: Record) -> str:
-    """What is most worth knowing of its state."""
+    """Returns the most important fact about an operation's state."""
     if record.outcome is not None:
         return record.outcome.status.name
     if record.state in (State.RUNNING, State.UNDOING) and record.lapsed:

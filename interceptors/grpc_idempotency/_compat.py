@@ -1,4 +1,4 @@
-"""What the oldest supported Python lacks."""
+"""Replacements for what the oldest supported Python lacks."""
 
 import sys
 
@@ -8,7 +8,7 @@ else:
     from typing import NoReturn
 
     def assert_never(value: NoReturn, /) -> NoReturn:
-        """Tells the type checker that no case is left."""
+        """Tells the type checker that all cases are covered."""
         raise AssertionError(f"no case is left for {value!r}")
 
 

@@ -1,7 +1,7 @@
-"""Randomness that spreads load, and guards nothing.
+"""Random numbers that spread load. They are not for security.
 
-It is apart from Python's shared generator: an embedder may seed that one, and every process of a fleet alike. The
-delays of all of them would then fall together.
+Python's shared generator is not used: an embedder may seed it, with the same seed in every process. The delays of all
+these processes would then be the same.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""grpc-idempotency for ``grpc.aio``: the interceptors, and the stores that are awaited."""
+"""The interceptors for ``grpc.aio``, and the stores whose calls are awaited."""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ __all__ = [
     "status_of",
 ]
 
-# As in grpc_idempotency: what users see is where they import from.
+# As in grpc_idempotency: users see the module that they import from.
 for _public in (IdempotencyInterceptor, client_interceptors, status_of):
     _public.__module__ = __name__
 del _public
@@ -30,7 +30,7 @@ del _public
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> type:
-        """Imports a store, and its driver with it, when it is first asked for."""
+        """Imports a store, and its driver with it, on first access."""
         if name == "MemoryStore":
             from grpc_idempotency.stores.memory import AsyncMemoryStore as Store
         elif name == "SQLiteStore":

@@ -1,27 +1,28 @@
-"""Every error that the library raises, under one root.
+"""Every error that the library raises, under one base class.
 
-A docstring here is also the error's meaning in one sentence; its last words say whether it is part of normal use or
-means that something is to be mended.
+Each docstring says what the error means, and whether it is expected in normal use or means a bug.
 """
 
 
 class IdempotencyError(Exception):
-    """The root of every error of this library."""
+    """Base class of every error of this library."""
 
 
 class PolicyError(IdempotencyError, ValueError):
-    """A policy that can't be met, or a configuration that contradicts itself. Means a mistake in the embedding code."""
+    """A policy can't be met, or a configuration contradicts itself. Means a bug in the embedder's code."""
 
 
 class StoreError(IdempotencyError):
-    """The root of what a store can say of itself."""
+    """Base class of store errors."""
 
 
 class StoreUnavailable(StoreError):
-    """The store could not do this now, and may be able to later: locked, full, unreachable. Expected in normal use.
+    """The store can't do this call now, but may later: it is locked, full or unreachable. Expected in normal use.
 
-    ``landed`` tells what is known of the write that failed: ``False`` when it certainly did not take effect, ``None``
-    when nobody can know before looking (the record's fence tells).
+    Args:
+        message: The error's text.
+        landed: ``False`` if the write certainly did not take effect; ``None`` if that is unknown until the record's
+            fence is read.
     """
 
     def __init__(self, message: str, *, landed: bool | None = False) -> None:
@@ -30,59 +31,66 @@ class StoreUnavailable(StoreError):
 
 
 class StoreUnusable(StoreUnavailable):
-    """The store will not get better by itself: read-only, corrupt, foreign, or of a newer version. An operator's job.
+    """The store stays unusable until an operator acts: it is read-only, corrupt, foreign, or of a newer version.
 
-    It is a :class:`StoreUnavailable`, since a call that meets it is refused the same way.
+    It is a :class:`StoreUnavailable`, since its calls are refused in the same way.
     """
 
 
 class Unstorable(StoreUnavailable):
-    """The store can't keep a value that it was given, now or later: a text with a lone surrogate, an integer of more
-    than 64 bits, a type that it does not know. Nothing was written. Means a mistake in the calling code.
+    """The store can never keep a value that it was given. Nothing was written. Means a bug in the calling code.
 
-    It is a :class:`StoreUnavailable`, since a call that meets it is refused the same way, but a retry is of no use.
+    Examples are a text with a lone surrogate, an integer of more than 64 bits, and a type that the store does not know.
+    It is a :class:`StoreUnavailable`, since its calls are refused in the same way, but a retry is of no use.
     """
 
 
 class FenceRefused(StoreError):
-    """The record has another owner by now, or is there before the operation that wrote none when it began, so nothing
-    was written. Expected when a slow process outlives its lease, and when two processes run one operation (5.1).
+    """The record has another owner now, or was written by another run first. Nothing was written.
+
+    Expected when a slow process outlives its lease, and when two processes run one operation that is claimed at its
+    transaction's commit (5.1).
     """
 
 
 class OperationNotFound(IdempotencyError, LookupError):
-    """There is no operation of this name, or several. Expected when an operator mistypes it, or it has expired."""
+    """No operation has this name, or several do. Expected when an operator mistypes it, or it has expired."""
 
 
 class NotHeld(IdempotencyError):
-    """An operation can't be resolved, since it is not held or has changed meanwhile. Nothing was changed; expected when
-    two operators are at work, or its server was only slow.
+    """An operation can't be resolved, since it is not held or has changed meanwhile. Nothing was changed.
+
+    Expected when two operators are at work, or when its server was only slow.
     """
 
 
 class InvalidOutcome(IdempotencyError, ValueError):
-    """An outcome does not fit the kind of call that it is given for. Nothing was changed; means a mistake of the
-    operator or of the program that resolves.
+    """An outcome does not fit the operation's kind of call. Nothing was changed.
+
+    Means a mistake of the operator, or a bug in the program that resolves.
     """
 
 
 class StepMisuse(IdempotencyError, RuntimeError):
-    """A handler's steps are not the same in every run, or not told apart. Means a mistake in the handler."""
+    """A handler's steps are not the same in every run, or are not unique. Means a bug in the handler."""
 
 
 class TransactionMisuse(IdempotencyError, RuntimeError):
-    """A transaction's function did what it must not: control the transaction, await, outlive it, call a store, go on
-    after its transaction was rolled back, or come twice in one keyed call. Means a mistake in the handler.
+    """A transaction's function did something that is not allowed. Means a bug in the handler.
+
+    It must not control the transaction, await, outlive the transaction, call a store, continue after a rollback, or
+    commit twice in one keyed call.
     """
 
 
 class ConcurrentCalls(IdempotencyError, RuntimeError):
-    """A handler, a step or something retried made a call while another call of its own was under way, so that their
-    derived keys would not be the same in every run. Nothing was sent. Means a mistake in the calling code.
+    """A handler, a step or a retried function made a call while another one of its calls was running.
+
+    Their derived keys would not be the same in every run, so nothing was sent. Means a bug in the calling code.
     """
 
 
 class UnkeyedRetry(IdempotencyError, RuntimeError):
-    """A failed call would have been made again without an idempotency key. It was made once. Means a mistake in the
-    calling code.
+    """A failed call would have been retried without an idempotency key. It was made once. Means a bug in the calling
+    code.
     """

@@ -1,4 +1,4 @@
-"""Where the library's protos are, for a compiler's ``-I``: ``python -m grpc_idempotency.include`` prints it."""
+"""The folder of the library's protos, for a compiler's ``-I``. ``python -m grpc_idempotency.include`` prints it."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ _POLICY = Path("grpc_idempotency/v1/policy.proto")
 
 
 def include_dir() -> Path:
-    """The folder that ``import "grpc_idempotency/v1/policy.proto";`` is found in."""
+    """Returns the folder in which ``import "grpc_idempotency/v1/policy.proto";`` is found."""
     installed = Path(__file__).resolve().parents[1]
-    # An editable install has the protos where they are written, in protos/ beside the library's source root.
+    # In an editable install the protos are in protos/, beside the library's source root.
     return installed if (installed / _POLICY).is_file() else installed.parent / "protos"
 
 

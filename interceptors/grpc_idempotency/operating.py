@@ -1,7 +1,7 @@
-"""What an operator does with operations: sees them, and says of held ones what became of them (6.4).
+"""Functions for operators: to list and read operations, and to resolve held ones (6.4).
 
-``grpc-idempotency`` is these functions as a command. They work on any store whose calls block; one that
-:func:`open_store` opens can be used beside the servers on it.
+The command ``grpc-idempotency`` calls these functions. They work on any store whose calls block. A store that
+:func:`open_store` opens may be used while servers use it.
 """
 
 import re
@@ -22,7 +22,7 @@ from grpc_idempotency.stores._sqlite.connection import open_read_only
 from grpc_idempotency.stores.sqlite import SQLiteStore
 
 TTL = timedelta(hours=24)
-"""How long what an operator says of an operation is kept, if nothing else is said."""
+"""How long an outcome that an operator gives is kept by default."""
 
 _AT_ONCE = 100
 _SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)\Z")
@@ -33,19 +33,20 @@ _WHOLE_NAME = 32
 
 @contextmanager
 def open_store(url: str, *, table_prefix: str = "grpc_idempotency_", read_only: bool = False) -> Iterator[Store]:
-    """The store at ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, open until the end of the block.
-
-    It has to be there: neither a file nor tables are made.
+    """Opens an existing store until the end of the ``with`` block. Creates neither a file nor tables.
 
     Args:
-        url: Where the store is.
-        table_prefix: What the names of its tables begin with.
-        read_only: Whether operations are only looked at. Then nothing at all is changed or made, not even a file beside
-            the store's.
+        url: Where the store is: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+        table_prefix: The prefix of the names of its tables.
+        read_only: ``True`` if operations are only read. Then nothing is changed or created, not even a file beside the
+            store's.
+
+    Yields:
+        The open store.
 
     Raises:
-        PolicyError: It is no store's URL.
-        StoreUnavailable: The store is not there, or can't be opened.
+        PolicyError: The URL is not that of a store.
+        StoreUnavailable: The store does not exist, or can't be opened.
     """
     path = _sqlite_path(url)
     store = SQLiteStore(path, table_prefix=table_prefix, read_only=read_only)
@@ -58,7 +59,16 @@ def open_store(url: str, *, table_prefix: str = "grpc_idempotency_", read_only: 
 
 
 def operations(store: Store, *, state: State | None = None, method: str | None = None) -> Iterator[Record]:
-    """All operations, oldest claim first, page by page; of one state, of one method or those that a glob names."""
+    """Reads operations, the oldest claims first, page by page.
+
+    Args:
+        store: Where the operations are kept.
+        state: Only operations in this state.
+        method: Only operations of the method with this full name, or of those that match this glob.
+
+    Yields:
+        Their records.
+    """
     is_glob = method is not None and any(character in method for character in "*?[")
     last: Record | None = None
     while page := store.list(state=state, method=None if is_glob else method, after=last, limit=_AT_ONCE):
@@ -69,9 +79,17 @@ def operations(store: Store, *, state: State | None = None, method: str | None =
 
 
 def operation(store: Store, name: str) -> Record:
-    """The operation of this name in hex, or the only one whose name begins so.
+    """Reads one operation.
 
-    Raises :class:`~grpc_idempotency.errors.OperationNotFound`, also where there are several.
+    Args:
+        store: Where the operation is kept.
+        name: Its name in hex, or a unique prefix of it.
+
+    Returns:
+        Its record.
+
+    Raises:
+        OperationNotFound: No operation has such a name, or several have.
     """
     name = name.lower()
     if not _DIGITS.match(name):
@@ -99,14 +117,14 @@ def completed(store: Store, record: Record, outcome: Outcome, ttl: timedelta = T
     Args:
         store: Where the operation is kept.
         record: The operation as it was read.
-        outcome: What retries get. Its message is the serialized response, for a method that answers with a stream
-            :func:`framed` messages. With the status OK and no message they learn that it succeeded, and that its
-            response is not there (``RESPONSE_NOT_RETAINED``).
+        outcome: The answer to retries. Its message is the serialized response, or :func:`framed` messages if the method
+            answers with a stream. With the status OK and no message, retries learn that the operation succeeded, and
+            that its response is missing (``RESPONSE_NOT_RETAINED``).
         ttl: How long the outcome is kept.
 
     Raises:
-        NotHeld: It is not held, or has changed since ``record`` was read.
-        InvalidOutcome: The message is not of the operation's kind of call, or there is one with a failure.
+        NotHeld: The operation is not held, or has changed since ``record`` was read.
+        InvalidOutcome: The message does not fit the operation's kind of call, or a failure has a message.
     """
     if record.streams:
         if outcome.message is not None and not is_framed(outcome.message):
@@ -121,8 +139,12 @@ def completed(store: Store, record: Record, outcome: Outcome, ttl: timedelta = T
 def never_happened(store: Store, record: Record) -> None:
     """Resolves a held operation as one that had no effect: it is absent again, and the next call with its key runs.
 
+    Args:
+        store: Where the operation is kept.
+        record: The operation as it was read.
+
     Raises:
-        NotHeld: It is not held, or has changed since ``record`` was read.
+        NotHeld: The operation is not held, or has changed since ``record`` was read.
     """
     _resolve(store, record, None, TTL)
 
@@ -147,7 +169,7 @@ def _sqlite_path(url: str) -> Path:
 
 
 def _check_there(path: Path, table_prefix: str) -> None:
-    """Looks without a trace: opening a store makes what is not there."""
+    """Raises an error if the store does not exist. Opening it would create what is missing."""
     try:
         with closing(open_read_only(str(path.resolve()))) as db:
             sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"

@@ -1,4 +1,4 @@
-"""What a handler may ask of the operation that it runs in."""
+"""The operation as its handler sees it: name, attempt, principal and steps."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, overload
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class _Operation:
-    """What operations of both kinds of handlers have in common."""
+    """The part of an operation that is the same for both kinds of handlers."""
 
     __slots__ = ("_running",)
 
@@ -22,17 +22,17 @@ class _Operation:
 
     @property
     def name(self) -> bytes:
-        """16 bytes: the digest that names the operation."""
+        """The digest that names the operation: 16 bytes."""
         return self._running.name
 
     @property
     def attempt(self) -> int:
-        """1 in the first run, more when a run before it was cut short or has failed."""
+        """The number of this run's claim: 1 in the first run, more after a run that was cut short or failed."""
         return self._running.attempt
 
     @property
     def principal(self) -> bytes:
-        """Whose operation it is, as the scope function named it; the same in a run without its client (5.4)."""
+        """The principal, as the principal function named it. It is the same in a run without the client (5.4)."""
         return self._running.principal
 
 
@@ -58,27 +58,27 @@ class AsyncOperation(_Operation):
     async def step(
         self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
-        """Runs ``fn()`` once in the life of the operation, and answers what it returned in this and every later run.
+        """Runs ``fn()`` once in the life of the operation, and returns its result in this and every later run.
 
         The result is kept as bytes, a protobuf message or a JSON value (whose tuples become lists). The handler's own
-        steps have to come in the same order in every run; those that it gathers, or leaves to other tasks, may come in
-        any. A step ends when the store has answered, also where it is cancelled meanwhile.
+        steps must come in the same order in every run. Steps that it gathers, or runs in other tasks, may come in any
+        order. A step ends when the store has answered, even if it is cancelled meanwhile.
 
         Args:
-            name: Tells the step from the operation's others.
-            fn: Called without arguments, and awaited where it is to be.
-            undo: Called with the step's result, and awaited where it is to be, when the operation fails for good. It
-                is tried again when it fails, and has to bear being run twice.
-            transaction: Runs the plain function ``fn(db)`` in a transaction, which keeps its rows and the step's result
-                together or not at all (5.2). So is it undone, by ``undo(db, result)``.
+            name: The step's name, unique within the operation.
+            fn: Called without arguments. An awaitable result is awaited.
+            undo: Called with the step's result when the operation fails for good. An awaitable result is awaited. If
+                it fails, it is tried again, so it may run twice.
+            transaction: ``True`` runs the plain function ``fn(db)`` in a transaction, which commits its rows and the
+                step's result together (5.2). Its undo is ``undo(db, result)``, in a transaction too.
 
         Returns:
-            What ``fn`` returned in the run in which it was called.
+            The result of ``fn`` in the run in which it was called.
 
         Raises:
-            Exception: Whatever ``fn`` raises.
-            StepMisuse: There can't be such a step now, or its result can't be kept.
-            FenceRefused: This run has lost its lease, so that ``fn`` is not called, or the result was not kept since
+            Exception: ``fn`` raised it.
+            StepMisuse: Such a step is not allowed now, or its result can't be kept.
+            FenceRefused: This run has lost its lease, so that ``fn`` was not called; or the result was not kept, since
                 the operation has another owner.
             StoreUnavailable: The result could not be kept.
         """
@@ -105,12 +105,12 @@ class Operation(_Operation):
     def step(
         self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
-        """The same as :meth:`AsyncOperation.step`, blocking; what holds there for tasks holds here for threads."""
+        """Blocks as :meth:`AsyncOperation.step` awaits. What is said there of tasks is true here of threads."""
         return self._running.step(name, fn, undo, transaction)
 
 
 def current_operation() -> Operation | None:
-    """The operation of the calling ``def`` handler, or of its step.
+    """Returns the operation of the calling ``def`` handler, or of its step.
 
     Returns:
         The operation; ``None`` in an un-keyed call, outside of handlers, and in a thread that a handler has started.
@@ -129,7 +129,7 @@ def current_operation() -> Operation | None:
 
 
 def current_async_operation() -> AsyncOperation | None:
-    """The operation of the calling ``async def`` handler, or of its step.
+    """Returns the operation of the calling ``async def`` handler, or of its step.
 
     Returns:
         The operation; ``None`` in an un-keyed call, outside of handlers, and in a task or thread that a handler has
