@@ -1,7 +1,7 @@
-"""Checks of what an embedder configures: its type and its size. The error names the field.
+"""Checks of type and range for values that an embedder configures. Each error names the field.
 
-A value that is wrong must be found where it is given. Otherwise it fails later, in each call or in a timer, where
-nobody can tell which setting is to blame.
+A wrong value has to be found where it is given. Otherwise it fails later, in each call or in a timer, where it is not
+clear which setting is wrong.
 """
 
 import inspect
@@ -12,16 +12,16 @@ from typing import Any, TypeVar
 from grpc_idempotency.errors import PolicyError
 
 LONGEST = timedelta(days=36_525)
-"""A hundred years, the longest duration that is taken: dates and timers go wrong with those that mean "for ever"."""
+"""The longest duration that is accepted, a hundred years. Dates and timers can't represent durations without end."""
 
 SHORTEST_SECRET = 16
-"""Bytes: 128 bits, below which it could be tried out."""
+"""The fewest bytes of a secret: with fewer than 128 bits it could be brute-forced."""
 
 T = TypeVar("T")
 
 
 def duration(name: str, value: Any, *, zero: bool = True, longest: timedelta = LONGEST) -> timedelta:
-    """The value, if it is a duration that can be met; zero too, if ``zero``. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is a duration in range; zero is allowed if ``zero``."""
     least = "zero or more" if zero else "more than zero"
     if not isinstance(value, timedelta):
         raise PolicyError(f"{name} is a timedelta of {least}, not {_told(value)}.")
@@ -33,7 +33,7 @@ def duration(name: str, value: Any, *, zero: bool = True, longest: timedelta = L
 
 
 def number(name: str, value: Any, *, least: int = 0) -> int:
-    """The value, if it is a whole number that is not too small. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is a whole number of ``least`` or more."""
     if type(value) is not int:
         raise PolicyError(f"{name} is a whole number, not {_told(value)}.")
     if value < least:
@@ -42,20 +42,20 @@ def number(name: str, value: Any, *, least: int = 0) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """The value, if it is ``True`` or ``False``. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is ``True`` or ``False``."""
     one_of(name, value, bool)
     return bool(value)
 
 
 def one_of(name: str, value: T, kind: Any) -> T:
-    """The value, if it is of this class. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is an instance of ``kind``."""
     if not isinstance(value, kind):
         raise PolicyError(f"{name} is a {kind.__name__}, not {_told(value)}.")
     return value
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """The texts of a list of texts; one text alone is a mistake. Raises :class:`PolicyError`."""
+    """Returns the texts as a tuple. Raises :class:`PolicyError` unless they are an iterable of texts, not one text."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise PolicyError(f"{name} is a tuple of names, not {_told(value)}.")
     found = tuple(value)
@@ -66,7 +66,7 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def plain_function(name: str, value: Any) -> Callable[..., Any]:
-    """The value, if it can be called and does not have to be awaited. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is callable, and its result need not be awaited."""
     if not callable(value):
         raise PolicyError(f"{name} is a function, not {_told(value)}.")
     for function in (value, getattr(value, "__call__", None)):  # noqa: B004  # an object may have an async __call__
@@ -76,7 +76,7 @@ def plain_function(name: str, value: Any) -> Callable[..., Any]:
 
 
 def secret(name: str, value: Any) -> bytes | None:
-    """The value, if it is nothing, or bytes that are enough for the key of an HMAC. Raises :class:`PolicyError`."""
+    """Returns the value. Raises :class:`PolicyError` unless it is ``None``, or enough bytes for the key of an HMAC."""
     if value is not None and not (isinstance(value, bytes) and len(value) >= SHORTEST_SECRET):
         told = f"{len(value)} bytes" if isinstance(value, bytes) else _told(value)
         raise PolicyError(f"{name} is {SHORTEST_SECRET} bytes or more that nobody can guess, or None; not {told}.")
@@ -84,13 +84,13 @@ def secret(name: str, value: Any) -> bytes | None:
 
 
 def _told(value: object) -> str:
-    """A wrong value in an error: its type, and itself where that is short and can be no secret."""
+    """Describes a wrong value in an error: by its type, and by itself if it is a number or ``None``, so no secret."""
     kind = type(value).__name__
     return f"{value!r} ({kind})" if isinstance(value, int | float) or value is None else f"a {kind}"
 
 
 def checked_by_name(given: Mapping[str, T] | None, kind: type[T]) -> dict[str, T]:
-    """Policies by method name or glob, if they are some. Raises :class:`PolicyError`."""
+    """Returns policies by method name or glob. Raises :class:`PolicyError` unless they are a mapping of these."""
     by_name: dict[Any, T] = dict(one_of("methods", {} if given is None else given, Mapping))
     for pattern, policy in by_name.items():
         if not (isinstance(pattern, str) and pattern.startswith("/")):

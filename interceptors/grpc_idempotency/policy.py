@@ -1,4 +1,4 @@
-"""What an embedder decides about the methods of a server (7): one frozen value, by default and per method."""
+"""Policies: how a server treats the keyed calls of its methods (7)."""
 
 import enum
 from collections.abc import Callable, Mapping
@@ -15,28 +15,29 @@ _MAX_HEADER = 128
 
 
 class Disposition(enum.Enum):
-    """What becomes of the record when a handler has answered (4.6)."""
+    """What a status does to the record (4.6)."""
 
     STORE = "store"
     """The answer is stored, and every later call with the key gets it."""
     RELEASE = "release"
-    """The record is deleted: a retry runs the handler again. The handler thereby asserts that nothing happened."""
+    """The record is deleted, so that a retry runs the handler again. The handler asserts that nothing happened."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How the keyed calls of a method are treated. The defaults are safe for a handler nothing is known about.
+    """How the keyed calls of a method are treated. The defaults are safe for a handler of which nothing is known.
 
-    Raises :class:`~grpc_idempotency.errors.PolicyError`, naming the field, for a value that can't be met: of another
-    type, too small, or a duration of more than a hundred years (there is none that means "for ever").
+    Raises:
+        PolicyError: A field has a wrong type or is out of range; the message names the field. No duration may be longer
+            than a hundred years, and no value means "for ever".
     """
 
     effects: Effects = Effects.OPAQUE
-    """What the handler does to the world; it decides every hard case (4.5)."""
+    """What the handler changes outside itself. It decides every hard case (4.5)."""
     required: bool = False
-    """Whether a call without a key is refused (``KEY_REQUIRED``)."""
+    """``True`` refuses a call without a key (``KEY_REQUIRED``)."""
     headers: tuple[str, ...] = ("idempotency-key",)
-    """The metadata names that the key is read from, lower case. All of them must agree."""
+    """The metadata names from which the key is read, lower case. All keys that come must agree."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept, from its completion on."""
     lease: timedelta = timedelta(seconds=15)
@@ -44,44 +45,46 @@ class Policy:
     renew_every: timedelta = timedelta(seconds=5)
     """How often a running handler's lease is renewed."""
     wait: timedelta = timedelta(seconds=30)
-    """How long a duplicate of a running operation waits for its outcome at most; zero refuses it at once. Longer than a
-    lease, so that a retry after a server's death sees the take-over."""
+    """How long a duplicate of a running operation waits for its outcome. Zero refuses it at once. The default is longer
+    than a lease, so that a retry after a server's death sees the take-over."""
     wait_margin: timedelta = timedelta(milliseconds=100)
     """How long before its own deadline a waiting duplicate is refused, so that it learns why."""
     execution_limit: timedelta = timedelta(minutes=10)
     """How long a handler may run."""
     max_request_bytes: int = 4 * 1024 * 1024
-    """The most that is buffered of a keyed client-stream, where each message counts 64 bytes more than it has; a longer
-    one is refused before anything runs."""
+    """The most bytes of a keyed client-stream that are buffered, where each message counts 64 bytes more than its size.
+    A longer stream is refused before the handler runs."""
     max_response_bytes: int = 4 * 1024 * 1024
-    """The largest response that is kept; a larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
+    """The largest response that is kept. A larger one is sent once, and a repeat gets ``RESPONSE_NOT_RETAINED``."""
     max_trailer_bytes: int = 6 * 1024
-    """The most that an outcome's status message and trailing metadata may measure as they are sent (a peer counts 32
-    bytes more for each trailer); what exceeds it is dropped."""
+    """The most bytes that an outcome's status message and trailing metadata may take when they are sent. A peer counts
+    32 bytes more for each trailer. What exceeds it is dropped."""
     statuses: Mapping[Code, Disposition] = field(default_factory=lambda: MappingProxyType({}))
     """Exceptions to what each status does to the record (4.6). OK is always stored."""
     max_tries: int = 5
     """After how many failed runs an operation with finished steps is given up and undone; and how often an undo is
     tried before the operation is held."""
     retry_delay: timedelta = timedelta(seconds=1)
-    """How long an operation with finished steps waits before its second run; twice as long before each further one."""
+    """The delay before the second run of an operation with finished steps; twice as long before each further run."""
     recover: bool | None = None
-    """Whether an operation whose server is gone, or that is waiting, is finished without its client (5.4), from its
-    stored request. ``None``: where ``effects`` is transactional or repeatable."""
+    """``True`` finishes an operation whose server is gone, or that is waiting, without its client (5.4), from its
+    stored request. ``None``: ``True`` if ``effects`` is transactional or repeatable."""
     kept_metadata: tuple[str, ...] = ()
-    """The names of the invocation metadata that is stored with the request for that; never a token's or a key's."""
+    """The names of the invocation metadata that is stored with the request for recovery. Names of keys are refused; do
+    not name tokens."""
     left_out: tuple[str, ...] = ()
     """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
     pass_bidirectional: bool = False
-    """Whether a keyed bidirectional stream is passed through as if it had no key, instead of being refused (4.8)."""
+    """``True`` passes a keyed bidirectional stream through as if it had no key, instead of refusing it (4.8)."""
     keep_reads: bool = False
-    """Whether keyed calls of a method without side effects share one execution and its outcome is kept for ``ttl``."""
+    """``True`` lets keyed calls of a method without side effects share one execution, and keeps its outcome for
+    ``ttl``."""
     unprotected: bool = False
-    """Whether a call goes through unprotected while the store is down, instead of being refused (5.5)."""
+    """``True`` lets a call through unprotected while the store is down, instead of refusing it (5.5)."""
 
     @property
     def recovers(self) -> bool:
-        """Whether what recovery needs is stored: ``recover``, with its default worked out."""
+        """True if what recovery needs is stored: ``recover``, or its default where it is ``None``."""
         return self.effects is not Effects.OPAQUE if self.recover is None else self.recover
 
     def __post_init__(self) -> None:
@@ -113,13 +116,13 @@ class Policy:
         object.__setattr__(self, "statuses", MappingProxyType(_checked_statuses(self.statuses)))
 
     def __reduce__(self) -> tuple[Callable[[], "Policy"], tuple[()]]:
-        """Copies and pickles it as what it was made with, since a mapping that can't be changed is not pickled."""
+        """Copies and pickles it by its arguments, since a read-only mapping can't be pickled."""
         given = {one.name: getattr(self, one.name) for one in fields(self)} | {"statuses": dict(self.statuses)}
         return partial(type(self), **given), ()
 
 
 def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[str, ...]:
-    """The names, if they can carry a key. Raises :class:`~grpc_idempotency.errors.PolicyError`."""
+    """Returns the names as a tuple. Raises :class:`PolicyError` if one of them can't carry a key."""
     headers = _checks.names(f"{whose}.headers", headers)
     if not headers:
         raise PolicyError(f'{whose}.headers is a tuple of one or more names, as ("idempotency-key",).')

@@ -1,4 +1,4 @@
-"""Whose keys they are (3.1): what is known of a caller, and the functions that make a principal of it."""
+"""Principals (3.1): what is known of a caller, and the functions that derive a principal from it."""
 
 import inspect
 import logging
@@ -15,44 +15,44 @@ _log = logging.getLogger("grpc_idempotency")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What is known of who called, taken when the call came in."""
+    """What is known of the caller, read when the call came in."""
 
     method: str
     """``/package.Service/Method``."""
     metadata: Sequence[tuple[str, str | bytes]]
-    """The invocation metadata, as it came. Not verified by anybody unless an interceptor outside ours has done so."""
+    """The invocation metadata, as it came. It is not verified unless an interceptor outside this one has done so."""
     peer: str
-    """The peer's address, as gRPC writes it. It is no identity: it changes between a call and its retry."""
+    """The peer's address, as gRPC writes it. It is not an identity: it changes between a call and its retry."""
     peer_identity_key: str | None
-    """Which property of the transport's credentials identifies the peer; ``None`` where they were not verified."""
+    """The property of the transport's credentials that identifies the peer; ``None`` if they were not verified."""
     peer_identities: Sequence[bytes]
-    """The verified identities of the peer; empty where there are none."""
+    """The verified identities of the peer; empty if there are none."""
     auth_context: Mapping[str, Iterable[bytes]]
     """All properties of the transport's credentials."""
 
 
 PrincipalFunction = Callable[[Caller], str | bytes | None]
-"""Names the principal of a caller. Where it returns ``None``, an empty name, or anything but text and bytes, the keyed
-call is refused (``PRINCIPAL_REQUIRED``).
+"""A function that names the principal of a caller. If it returns ``None``, an empty name, or another type than text and
+bytes, the keyed call is refused (``PRINCIPAL_REQUIRED``).
 
-It is a plain function, and runs before anything else, in the call's own context. What it returns goes into a digest; it
-is stored itself only with the request of an operation that may be finished without its client, until that is completed.
-Never return a raw token: it changes when it is refreshed, and a retry would then run again.
+It is a plain function, and runs before anything else, in the call's own context. Its result goes into a digest. The
+result itself is stored only with the request of an operation that may be finished without its client, until that
+operation is completed. Never return a raw token: it changes when it is refreshed, and a retry would then run again.
 """
 
 SHARED = b"shared"
-"""The one scope of all callers without a verified identity."""
+"""The principal of all callers without a verified identity."""
 
 
 def mtls_or_shared(caller: Caller) -> bytes:
-    """The verified mTLS identity where there is one, else one scope that all share. The default."""
+    """Returns the verified mTLS identity if there is one, else one principal for all callers. The default."""
     if caller.peer_identity_key is None or not caller.peer_identities:
         return SHARED
     return b"mtls:" + _framed(caller.peer_identity_key.encode(), *sorted(caller.peer_identities))
 
 
 def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
-    """The caller's principal; empty where there is none, or nothing that can be one: then the call fails closed."""
+    """Returns the caller's principal; empty if the function named none or failed, so that the call is refused."""
     try:
         principal: object = function(caller)
     except Exception:
@@ -61,7 +61,7 @@ def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
     if principal is None or isinstance(principal, bytes):
         return principal or b""
     if isinstance(principal, str):
-        with suppress(UnicodeEncodeError):  # its text quotes the principal
+        with suppress(UnicodeEncodeError):  # its text quotes the principal, and must not be logged
             return principal.encode()
     _discard(principal)
     _log.error(
@@ -73,7 +73,7 @@ def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
 
 
 def _discard(answer: object) -> None:
-    """Closes a coroutine that a function returned, so that Python does not warn that nobody has awaited it."""
+    """Closes a coroutine that a function returned, so that Python does not warn that it was never awaited."""
     if inspect.iscoroutine(answer):
         answer.close()
 
@@ -81,17 +81,23 @@ def _discard(answer: object) -> None:
 def token_subject(
     verify: Callable[[str], Mapping[str, Any]], *, header: str = "authorization"
 ) -> Callable[[Caller], bytes | None]:
-    """Makes a principal function that names a caller by issuer and subject of a bearer token, once it is verified.
+    """Makes a principal function that names a caller by issuer and subject of a verified bearer token.
 
-    A caller keeps its principal when its token is refreshed, and two issuers' subjects never meet. Whoever has no such
-    token has no principal, so that a keyed call of theirs is refused (``PRINCIPAL_REQUIRED``).
+    A caller keeps its principal when its token is refreshed, and subjects of different issuers never collide. A caller
+    without such a token has no principal, so that its keyed calls are refused (``PRINCIPAL_REQUIRED``).
 
     Args:
-        verify: Gets the token and answers its claims, or raises where it is not valid: signature, expiry, audience and
-            issuer are its to check. It runs on the event loop of an aio server, so it must not block. ``sub`` has to
-            be among the claims; ``iss`` may be missing where there is one issuer only.
-        header: The metadata name the token comes in: behind the scheme ``Bearer`` in ``authorization``, alone in any
-            other. It has to come once.
+        verify: Takes the token and returns its claims, or raises if it is not valid. It has to check signature, expiry,
+            audience and issuer. It runs on the event loop of an aio server, so it must not block. ``sub`` must be among
+            the claims; ``iss`` may be missing if there is only one issuer.
+        header: The metadata name in which the token comes: behind the scheme ``Bearer`` in ``authorization``, alone in
+            any other. It must come exactly once.
+
+    Returns:
+        The principal function.
+
+    Raises:
+        PolicyError: ``header`` is not a lower-case metadata name for text, or ``verify`` is not a plain function.
     """
     if not header or header != header.lower() or header.endswith("-bin"):
         raise PolicyError(f"token_subject: {header!r} is not a lower-case metadata name for text.")
@@ -104,7 +110,7 @@ def token_subject(
         try:
             claims: object = verify(token)
         except Exception as exc:
-            # Not its text, which may quote the token.
+            # The error's text is not logged, since it may quote the token.
             _log.warning("the token of a call to %s is not verified: %s", caller.method, type(exc).__name__)
             return None
         if not isinstance(claims, Mapping):
@@ -119,7 +125,7 @@ def token_subject(
 
 
 def _token(caller: Caller, header: str) -> str:
-    """The one token that came, or nothing."""
+    """Returns the token, or an empty text if there is not exactly one."""
     values = [value for name, value in caller.metadata if name == header]
     if len(values) != 1 or not isinstance(values[0], str):
         return ""
@@ -130,5 +136,5 @@ def _token(caller: Caller, header: str) -> str:
 
 
 def _framed(*parts: bytes) -> bytes:
-    """Parts with their lengths, so that no two lists of parts are one text."""
+    """Joins parts, each behind its length, so that different lists of parts give different bytes."""
     return b"".join(len(part).to_bytes(8, "big") + part for part in parts)

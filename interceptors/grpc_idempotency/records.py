@@ -1,15 +1,15 @@
-"""The values that a store keeps and answers with. Plain, frozen, and free of any driver or of gRPC."""
+"""The values that a store keeps and returns. They are frozen, and depend on no driver and not on gRPC."""
 
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 Trailers = tuple[tuple[str, str | bytes], ...]
-"""Trailing metadata in the order it was set; a ``-bin`` key has ``bytes``, any other ``str``."""
+"""Trailing metadata in the order in which it was set. A ``-bin`` name has ``bytes``, any other ``str``."""
 
 
 class Code(enum.IntEnum):
-    """The status codes of gRPC, by their number on the wire (the protocol's own copy, since it imports no grpc)."""
+    """The status codes of gRPC, by their number on the wire. A copy, since the protocol does not import grpc."""
 
     OK = 0
     CANCELLED = 1
@@ -31,51 +31,55 @@ class Code(enum.IntEnum):
 
 
 class Effects(enum.Enum):
-    """What a method's handler does to the world; it decides what happens when nobody can know its outcome (4.5)."""
+    """What a method's handler changes outside itself. It decides what happens when its outcome is in doubt (4.5)."""
 
     OPAQUE = "opaque"
-    """Unknown to us (the default). A run that was cut short is *held* until an operator resolves it."""
+    """Unknown. The default. If a run is cut short, the operation is *held* until an operator resolves it."""
     TRANSACTIONAL = "transactional"
-    """All in its own ``store.transaction``. A run that was cut short left nothing and is run again."""
+    """All in its own ``store.transaction``. If a run is cut short, it has left nothing, and runs again."""
     REPEATABLE = "repeatable"
-    """Harmless to repeat, or in steps. A run that was cut short is run again."""
+    """Harmless to repeat, or in steps. If a run is cut short, it runs again."""
 
 
 class State(enum.Enum):
-    """The states of a record; an operation without a record is *absent*."""
+    """The states of a record. An operation without a record is *absent*."""
 
     RUNNING = "running"
+    """It was claimed, and its handler runs under a lease."""
     COMPLETED = "completed"
+    """Its outcome is stored."""
     UNDOING = "undoing"
     """It has failed for good, and its finished steps are being undone under a lease (5.2)."""
     WAITING = "waiting"
-    """To be run again, or to be undone again, with the steps that it has finished kept (5.2)."""
+    """It will run again, or be undone again, with its finished steps kept (5.2)."""
     HELD = "held"
+    """Its outcome can't be known, and it does not run again until an operator resolves it (4.5)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Two digests of one request (3.2), 32 bytes each: two requests are the same if either is equal."""
+    """Two digests of one request (3.2), 32 bytes each. Two requests are the same if either digest is equal."""
 
     raw: bytes
-    """Of the bytes as they came."""
+    """The digest of the bytes as they came."""
     canonical: bytes
-    """Of the message's deterministic serialization, without the fields that the policy leaves out."""
+    """The digest of the message's deterministic serialization, without the fields that the policy leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a handler answered, to the byte (4.7)."""
+    """The exact answer of a handler (4.7)."""
 
     status: Code
+    """The status code."""
     message: bytes | None = None
-    """The serialized response, or a stream's messages, framed. ``None`` where there is none, or it was not retained."""
+    """The serialized response, or a stream's messages, framed. ``None`` if there is none, or it was not retained."""
     details: str = ""
     """The status message."""
     trailers: Trailers = ()
-    """Trailing metadata, ``grpc-status-details-bin`` among it."""
+    """Trailing metadata, with ``grpc-status-details-bin``."""
     retained: bool = True
-    """Whether this is all of it: ``False`` where the message is missing, since it was larger than may be kept."""
+    """``False`` if the message is missing, since it was larger than may be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,30 +89,30 @@ class Step:
     name: str
     """Unique within the operation."""
     position: int
-    """Its place among the steps that the handler ran itself, one after the other; -1: it ran beside them."""
+    """Its index among the steps that the handler ran itself, one after the other; -1 if it ran concurrently."""
     result: bytes
-    """What the step returned, encoded."""
+    """The step's result, encoded."""
     undoable: bool = False
-    """Whether it has to be undone when the operation fails for good."""
+    """True if it has to be undone when the operation fails for good."""
     recorded_at: datetime | None = field(default=None, compare=False)
-    """When it was recorded; aware, UTC. The store sets it, and steps that differ in it alone are equal."""
+    """When it was recorded; timezone-aware, UTC. The store sets it, and it does not count in comparisons."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
-    """What a run without a client needs (5.4)."""
+    """The data that a run without a client needs (5.4)."""
 
     principal: bytes
-    """Whose operation it is, as the scope function named it."""
+    """The principal, as the principal function named it."""
     metadata: Trailers
-    """The part of the invocation metadata that the policy allows to be kept."""
+    """The invocation metadata that the policy allows to be kept."""
     messages: tuple[bytes, ...]
     """The request messages, as they came."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What is written when an operation is claimed."""
+    """The data that is written when an operation is claimed."""
 
     name: bytes
     """The operation's name: 16 bytes, a digest of principal, method and key (3.1)."""
@@ -117,33 +121,39 @@ class Claim:
     fence: bytes
     """16 random bytes that no other claim ever had or gets (4.2)."""
     fingerprint: Fingerprint
+    """The digests of the request."""
     effects: Effects
+    """The effects of the method's policy."""
     lease: timedelta
     """How long the claim is good for from now on, by the store's clock."""
     owner: str = ""
-    """Whose process claims it, as ``host:pid``, for operators."""
+    """The process that claims the operation, as ``host:pid``, for operators."""
     streams: bool = False
-    """Whether the method answers with a stream of messages."""
+    """True if the method answers with a stream of messages."""
     request: StoredRequest | None = None
-    """The request, where the operation may be finished without its client (5.4)."""
+    """The request, if the operation may be finished without its client (5.4)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a store knows of an operation, at the instant it was read."""
+    """The state of an operation in a store, at the instant it was read."""
 
     name: bytes
+    """The operation's name: 16 bytes."""
     method: str
+    """The full method name, ``/package.Service/Method``."""
     state: State
+    """The record's state."""
     fence: bytes
     """The fence of the last claim, in every state."""
     owner: str = ""
     """The owner that the last claim named; empty once completed."""
     fingerprint: Fingerprint
+    """The digests of the request."""
     effects: Effects
-    """As of the last claim: what to do with a lapsed record is decided by how it was begun."""
+    """The effects as of the last claim. They decide what happens to a lapsed record."""
     streams: bool = False
-    """Whether the method answers with a stream: an outcome's message then holds its messages, framed."""
+    """True if the method answers with a stream. An outcome's message then has the stream's messages, framed."""
     attempts: int
     """How many times the operation was claimed: 1, and one more for each take-over."""
     tries: int = 0
@@ -151,35 +161,35 @@ class Record:
     undo_tries: int = 0
     """How many runs have failed to undo it; as of the last ``wait``."""
     created_at: datetime
-    """When it was first claimed; aware, UTC."""
+    """When it was first claimed; timezone-aware, UTC."""
     lapsed: bool = False
-    """Whether its lease has run out by the store's clock, or it is waiting and due."""
+    """True if its lease has run out by the store's clock, or if it is waiting and due."""
     completed_at: datetime | None = None
-    """When the outcome was stored; aware, UTC; ``None`` unless completed."""
+    """When the outcome was stored; timezone-aware, UTC; ``None`` unless completed."""
     expires_at: datetime | None = None
-    """When a completed record stops being there; aware, UTC."""
+    """When a completed record becomes absent; timezone-aware, UTC."""
     remaining: timedelta | None = field(default=None, compare=False)
-    """How long a completed record is there from the instant on at which it was read, by the store's clock."""
+    """The time from the read until a completed record expires, by the store's clock."""
     outcome: Outcome | None = None
     """The outcome of a completed record."""
     failure: Outcome | None = None
-    """The failure that it is being undone for, without a message; in a waiting or held record too, ``None`` when it is
-    completed."""
+    """The failure for which it is being undone, without a message. A waiting or held record keeps it; a completed one
+    has ``None``."""
     reason: str = ""
     """Why it is held, in words for an operator."""
     resolved: bool = False
-    """Whether the outcome is an operator's word (6.4), and not what a handler answered."""
+    """True if an operator gave the outcome (6.4), and not a handler."""
     request: StoredRequest | None = None
-    """The request as it was claimed with; in the answers of ``pending`` alone."""
+    """The request of the claim. Only ``pending`` returns it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
-    """What one batch of a sweep did."""
+    """The result of one batch of a sweep."""
 
     deleted: int
-    """Expired records that were deleted."""
+    """How many expired records were deleted."""
     more: bool
-    """Whether expired records were left for a next batch."""
+    """True if expired records are left for another batch."""
     freed_bytes: int = 0
-    """What was given back to the file system, where the store can tell."""
+    """How many bytes were given back to the file system, if the store can tell."""

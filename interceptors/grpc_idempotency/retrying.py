@@ -1,7 +1,7 @@
-"""Retries for as long as they make sense, under one idempotency key. Needs the extra ``grpc-idempotency[retry]``.
+"""Retries under one idempotency key, for as long as another attempt can help. Needs ``grpc-idempotency[retry]``.
 
-:class:`Retrying` is for functions and calls that block, :class:`AsyncRetrying` for those that are awaited. Either needs
-a channel with this library's client interceptor, which gives all attempts the same keys.
+:class:`Retrying` is for functions and calls that block, :class:`AsyncRetrying` for those that are awaited. Both need a
+channel with this library's client interceptor, which gives all attempts the same keys.
 """
 
 import functools
@@ -34,24 +34,27 @@ RETRIED = frozenset(
         grpc.StatusCode.UNAVAILABLE,
     }
 )
-"""The statuses that are retried by themselves: those that can mean that a reply was lost on its way."""
+"""The statuses that are retried by default: those that can mean that a reply was lost."""
 
 _PASSING = frozenset({Reason.STORE_UNAVAILABLE, Reason.IN_FLIGHT, Reason.STREAM_TRUNCATED})
-"""The refusals that may not come again; all others are final, whatever their status."""
+"""The reasons of refusals that a later attempt may not meet. All other refusals are final, whatever their status."""
 
 
 class _Retries:
-    """How long, how often and after what to try again.
+    """How long, how often and after which errors calls are retried.
 
     Args:
-        deadline: How long all attempts together may take, waits included. ``None``: no limit.
-        attempts: How many attempts there are at most. ``None``: no limit.
-        attempt_timeout: How long each attempt's calls may take. A call's own ``timeout`` holds too.
-        backoff: How long about to wait after the first attempt where the server does not say; doubled each time, and
-            drawn at random between zero and that.
-        max_backoff: The most that becomes of it.
-        codes: The statuses that are retried by themselves. Others are where the server asks for it, by RetryInfo or
+        deadline: How long all attempts together may take, including the delays between them. ``None``: no limit.
+        attempts: The most attempts. ``None``: no limit.
+        attempt_timeout: How long the calls of one attempt may take. A call's own ``timeout`` applies too.
+        backoff: The upper bound of the random delay after the first attempt, if the server names none. It doubles with
+            each attempt.
+        max_backoff: The largest upper bound.
+        codes: The statuses that are retried. Others are retried only if the server asks for it, by RetryInfo or
             push-back.
+
+    Raises:
+        PolicyError: An argument has a wrong type or is out of range.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class _Retries:
         )
 
     def _rules(self) -> dict[str, Any]:
-        """What tenacity is to do."""
+        """Returns the arguments of tenacity's controllers."""
         stops: list[Any] = [tenacity.stop_never]
         if self._deadline is not None:
             stops.append(tenacity.stop_before_delay(self._deadline.total_seconds()))
@@ -91,7 +94,7 @@ class _Retries:
         }
 
     def _makes_sense(self, error: BaseException) -> bool:
-        """Whether another attempt could end otherwise."""
+        """Returns whether another attempt could have another result."""
         if not isinstance(error, grpc.RpcError) or not callable(getattr(error, "code", None)):
             return False
         asked = _asked(error)
@@ -105,7 +108,7 @@ class _Retries:
         return asked is not None or error.code() in self._codes
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
-        """Seconds until the next attempt: what the server asks for, or else the back-off."""
+        """Returns the seconds until the next attempt: the delay that the server names, or else the back-off."""
         error = state.outcome.exception() if state.outcome is not None else None
         asked = _asked(error) if error is not None else None
         if asked is None:
@@ -129,15 +132,19 @@ class _Retries:
 
 
 class Retrying(_Retries):
-    """Makes calls again until they succeed, or fail in a way that no retry can mend.
+    """Retries calls until they succeed, or fail in a way that no retry can change.
 
-    ``retrying.call(stub.CreateOrder, request)`` makes one call. As a decorator it takes a function, whose calls are all
-    made again in each attempt, one after the other, each under the key that it had before. What answers with a stream
-    is read to its end inside such a function. The error of the last attempt is raised.
+    ``retrying.call(stub.CreateOrder, request)`` makes one call. As a decorator it takes a function. Each attempt makes
+    all calls of the function again, one after the other, each under the same key as before. Such a function has to read
+    the stream of a call to its end. The error of the last attempt is raised.
     """
 
     def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
-        """As a decorator."""
+        """Decorates a function so that each call of it is retried.
+
+        Raises:
+            TypeError: ``fn`` is a coroutine function or a generator function.
+        """
         if _is_other_kind(fn) or inspect.iscoroutinefunction(fn):
             raise TypeError("Retrying decorates functions that return; for async ones there is AsyncRetrying.")
 
@@ -148,7 +155,13 @@ class Retrying(_Retries):
         return retried
 
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls ``fn``, a stub's method or any function, until it succeeds; answers with its result."""
+        """Calls ``fn``, a stub's method or any function, until it succeeds, and returns its result.
+
+        Raises:
+            RpcError: The error of the last attempt.
+            UnkeyedRetry: The failed call had no key, so it was not retried.
+            TypeError: An argument is an iterator, which the first attempt would use up.
+        """
         _check_repeatable(args, kwargs)
         began = time.monotonic()
         with Block() as block:
@@ -161,10 +174,14 @@ class Retrying(_Retries):
 
 
 class AsyncRetrying(_Retries):
-    """The same, with the same arguments, for what is awaited: ``await retrying.call(stub.CreateOrder, request)``."""
+    """Retries awaited calls as :class:`Retrying` does: ``await retrying.call(stub.CreateOrder, request)``."""
 
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-        """As a decorator."""
+        """Decorates a function, whose result is awaited, so that each call of it is retried.
+
+        Raises:
+            TypeError: ``fn`` is a generator function.
+        """
         if _is_other_kind(fn):
             raise TypeError("AsyncRetrying decorates functions whose result is awaited, not generators.")
 
@@ -175,7 +192,13 @@ class AsyncRetrying(_Retries):
         return retried
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Awaits ``fn``, a stub's method or any function, until it succeeds; answers with its result."""
+        """Awaits ``fn``, a stub's method or any function, until it succeeds, and returns its result.
+
+        Raises:
+            RpcError: The error of the last attempt.
+            UnkeyedRetry: The failed call had no key, so it was not retried.
+            TypeError: An argument is an iterator, which the first attempt would use up.
+        """
         _check_repeatable(args, kwargs)
         began = time.monotonic()
         with Block() as block:
@@ -194,7 +217,7 @@ def _checked_codes(codes: Any) -> frozenset[grpc.StatusCode]:
 
 
 def _asked(error: BaseException) -> timedelta | None:
-    """When the server asks to come again; negative: never."""
+    """Returns the delay after which the server wants the call again; negative if it does not want it again."""
     pushed = push_back(error)
     return pushed if pushed is not None else retry_info(error)
 
