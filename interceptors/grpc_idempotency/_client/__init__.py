@@ -1,1 +1,1 @@
-"""The client's half: keys, and the interceptors that attach them."""
+"""The client's half: keys, and the interceptors that add them to calls."""

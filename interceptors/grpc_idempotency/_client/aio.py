@@ -18,17 +18,32 @@ def client_interceptors(
     policy: ClientPolicy = ClientPolicy(),  # noqa: B008  # frozen
     methods: Mapping[str, ClientPolicy] | None = None,
 ) -> list[grpc.aio.ClientInterceptor]:
-    """Gives each call of a channel its key: ``grpc.aio.insecure_channel(target, interceptors=client_interceptors())``.
+    """Makes interceptors that give each call of a channel a key.
 
-    They are four, one for each cardinality, since grpc.aio registers an interceptor for one alone. They do what
-    :class:`grpc_idempotency.ClientInterceptor` does, and take the same. Put them before interceptors that retry.
+    Use them as ``grpc.aio.insecure_channel(target, interceptors=client_interceptors())``, before interceptors that
+    retry. They do the same as :class:`grpc_idempotency.ClientInterceptor`.
+
+    Args:
+        policy: The policy of methods that ``methods`` does not name.
+        methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
+            is stronger than a glob, an earlier glob than a later one.
+
+    Returns:
+        Four interceptors, one for each cardinality, since grpc.aio registers an interceptor for only one.
+
+    Raises:
+        PolicyError: A policy is not a :class:`grpc_idempotency.ClientPolicy`, or a name is not one of a method.
     """
     clients = Clients(policy, methods)
     return [_UnaryUnary(clients), _UnaryStream(clients), _StreamUnary(clients), _StreamStream(clients)]
 
 
 async def status_of(call: grpc.aio.Call) -> str | None:
-    """How a call was answered, once it has ended: as :func:`grpc_idempotency.status_of`, which also takes errors."""
+    """Waits for the end of a call, and returns how it was answered.
+
+    Returns:
+        As :func:`grpc_idempotency.status_of`, which also takes the errors of both kinds of channel.
+    """
     return status_in(await call.trailing_metadata())
 
 
@@ -96,14 +111,14 @@ def _with(details: Any, metadata: grpc.aio.Metadata, timeout: float | None) -> g
 
 
 async def _look_back(scope: Scope | None) -> None:
-    """Finds out how the scope's latest call ended, if it has; so it waits for nothing."""
+    """Records whether the scope's latest call ended unclearly. It asks ended calls only, so it never waits."""
     last = scope.last if scope is not None else None
     if last is not None and last.call is not None and last.ended and hasattr(last.call, "code"):
         last.unclear = await last.call.code() in UNCLEAR
 
 
 async def _counted(messages: Any, limit: int) -> tuple[Any, int | None]:
-    """A stream's messages and their number, if that is known, or found by reading ``limit`` messages at most."""
+    """Returns a stream's messages and their number: ``None`` for an iterator of more than ``limit`` messages."""
     messages, count = known_count(messages)
     if count is not None or not limit or _written_later(messages):
         return messages, count
@@ -117,9 +132,9 @@ async def _counted(messages: Any, limit: int) -> tuple[Any, int | None]:
 
 
 def _written_later(messages: Any) -> bool:
-    """Whether the caller passes no messages but will write them: grpc.aio then has a generator of its own in place.
+    """Returns whether the caller will ``write`` the messages: grpc.aio then passes a generator of its own.
 
-    Nothing can be read from it beforehand, since ``write`` waits until the interceptors have let the call begin.
+    Nothing can be read from it beforehand, since ``write`` waits until the interceptors have begun the call.
     """
     frame = messages.ag_frame if inspect.isasyncgen(messages) else None
     return frame is not None and str(frame.f_globals.get("__name__")).startswith("grpc.aio")

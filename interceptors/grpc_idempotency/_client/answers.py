@@ -1,4 +1,4 @@
-"""What a client can read in an answer of a server that keeps keys: the trailers and refusals of 2.2 and 2.3."""
+"""Reads the trailers and refusals of 2.2 and 2.3 from an answer, for clients."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,24 +14,33 @@ if TYPE_CHECKING:
 
 
 def status_of(answer: "grpc.Call | grpc.RpcError") -> str | None:
-    """How a call was answered: ``executed``, ``replayed``, ``attached``, ``refused`` or ``unprotected`` (2.2).
+    """Returns how a call was answered (2.2).
 
-    Takes a call of ``grpc`` that has ended, as ``with_call`` answers with, or the error of either kind of channel.
-    ``None``: the server treated it as un-keyed, or was not heard at all.
+    Args:
+        answer: A call of ``grpc`` that has ended, as ``with_call`` returns it, or the error of either kind of channel.
+
+    Returns:
+        ``executed``, ``replayed``, ``attached``, ``refused`` or ``unprotected``. ``None`` if the server treated the
+        call as un-keyed, or no answer came.
     """
     return status_in(answer.trailing_metadata())
 
 
 def status_in(trailers: Any) -> str | None:
-    """The same, of an answer's trailers."""
+    """Returns how a call was answered, from its trailers."""
     status = _values(trailers).get(STATUS)
     return status if isinstance(status, str) else None
 
 
 def refusal_of(error: BaseException) -> Refusal | None:
-    """Why the server refused a call, with all variables of its message (2.3).
+    """Returns the refusal in an error, with all variables of its message (2.3).
 
-    ``None`` for any other error: the handler's, the network's, or a refusal for a reason of a newer version.
+    Args:
+        error: The error of either kind of channel.
+
+    Returns:
+        The refusal. ``None`` for any other error: of the handler, of the network, or a refusal whose reason only a
+        newer version knows.
     """
     for detail in _details(error):
         info = error_details_pb2.ErrorInfo()
@@ -46,9 +55,9 @@ def refusal_of(error: BaseException) -> Refusal | None:
 
 
 def retry_info(error: BaseException) -> timedelta | None:
-    """How long the server asks to wait before the call is made again: google.rpc.RetryInfo.
+    """Returns the delay after which to retry, from google.rpc.RetryInfo.
 
-    Negative: not at all, as is a duration that none can wait for.
+    It is negative if the call shall not be retried, or if the delay is out of range. ``None`` if there is no RetryInfo.
     """
     for detail in _details(error):
         info = error_details_pb2.RetryInfo()
@@ -58,7 +67,10 @@ def retry_info(error: BaseException) -> timedelta | None:
 
 
 def push_back(error: BaseException) -> timedelta | None:
-    """The same, by gRPC's own ``grpc-retry-pushback-ms``; negative: not at all, as is what is not a number."""
+    """Returns the delay after which to retry, from gRPC's own ``grpc-retry-pushback-ms``.
+
+    It is negative if the call shall not be retried, or if the value is not a number. ``None`` if there is no push-back.
+    """
     value = _values(_trailers(error)).get(PUSH_BACK)
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""A client's half: which calls get a key, and which key. What both kinds of channel know of it."""
+"""Which calls of a client get a key, and which key, for both kinds of channel."""
 
 import hashlib
 import secrets
@@ -34,7 +34,7 @@ UNCLEAR = frozenset(
         grpc.StatusCode.UNAVAILABLE,
     }
 )
-"""The statuses after which the same call, made again at once, is a retry."""
+"""The statuses after which the same call, if it is made again at once, counts as a retry."""
 
 _LISTS: tuple[type[Iterable[Any]], ...] = (list, tuple, type(iter([])), type(iter(())))
 
@@ -43,19 +43,20 @@ _LISTS: tuple[type[Iterable[Any]], ...] = (list, tuple, type(iter([])), type(ite
 class ClientPolicy:
     """How a client's calls of a method get their keys.
 
-    Raises :class:`~grpc_idempotency.errors.PolicyError`, naming the field, for a value that can't be met.
+    Raises:
+        PolicyError: A field has a wrong type or is out of range; the message names the field.
     """
 
     keyed: bool | None = None
-    """Whether calls get a key. ``None``: all but bidirectional streams, and but methods whose proto says that they have
-    ``NO_SIDE_EFFECTS``. gRPC's own services (health, reflection, channelz) get one only where a policy names the method
-    exactly."""
+    """True if calls get a key. ``None``: all calls, except bidirectional streams and methods whose proto says
+    ``NO_SIDE_EFFECTS``. Calls of gRPC's own services (health, reflection, channelz) get a key only if a policy names
+    the method exactly."""
     headers: tuple[str, ...] | None = None
-    """The metadata names of keys, lower case: ours goes under the first, and a caller's under any of them is kept.
-    ``None``: as the method's proto says, else ``idempotency-key``."""
+    """The metadata names of keys, lower case. A new key goes under the first name; a caller's key under any of them is
+    kept. ``None``: as the method's proto says, else ``idempotency-key``."""
     count_up_to: int = 0
-    """How many messages of a client-stream whose number is not known are read before the call begins, to be counted. A
-    longer stream goes uncounted, and zero reads nothing beforehand."""
+    """How many messages of a client-stream of unknown length are read before the call begins, to count them. A longer
+    stream is not counted. Zero reads nothing beforehand."""
 
     def __post_init__(self) -> None:
         _checks.number("ClientPolicy.count_up_to", self.count_up_to)
@@ -70,12 +71,12 @@ _UNKEYED = ClientPolicy(keyed=False)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What holds for the calls of one method."""
+    """The rules for the calls of one method."""
 
     method: str
     keyed: bool
     reads: bool
-    """Whether it has no side effects, as its proto says, or as gRPC's own services have none."""
+    """True if it has no side effects: its proto says so, or it belongs to gRPC's own services."""
     headers: tuple[str, ...]
     count_up_to: int
 
@@ -86,13 +87,13 @@ class Clients:
     def __init__(self, policy: ClientPolicy, methods: Mapping[str, ClientPolicy] | None) -> None:
         self._default = _checks.one_of("policy", policy, ClientPolicy)
         self._by_name = checked_by_name(methods, ClientPolicy)
-        # One of gRPC's own methods is like any other where it is named, here as on a server.
+        # As on a server, a method of gRPC's own services that is named here is like any other.
         named = {name: Policy() for name in self._by_name if is_grpcs_own(name)}
         self._protos = Methods(Policy(), named, lambda _: None)
         self._known: dict[tuple[str, bool], Rules] = {}
 
     def rules(self, name: str | bytes, *, bidirectional: bool) -> Rules:
-        """What holds for a method's calls; grpc.aio has names as bytes."""
+        """Returns the rules for a method's calls. grpc.aio passes the name as bytes."""
         method = name.decode() if isinstance(name, bytes) else name
         rules = self._known.get((method, bidirectional))
         if rules is None:
@@ -103,7 +104,7 @@ class Clients:
         policy = self._policy(method)
         try:
             known = self._protos[method]
-        except PolicyError:  # what a proto says that can't be met is the server's to complain of
+        except PolicyError:  # the server reports a proto's policy that can't be met
             known = replace(self._protos["/"], name=method)
         return Rules(
             method=method,
@@ -123,9 +124,9 @@ class Clients:
 
 
 def readable(metadata: Any) -> Metadata | None:
-    """The caller's metadata in a form that can be read more than once.
+    """Returns the caller's metadata in a form that can be read more than once.
 
-    gRPC takes any iterable. The first look for a key uses a generator up, and the call would then lack its entries.
+    gRPC takes any iterable. Looking for a key would use a generator up, and the call would then lack its entries.
     """
     if metadata is None or isinstance(metadata, tuple | list | grpc.aio.Metadata):
         return metadata
@@ -135,9 +136,10 @@ def readable(metadata: Any) -> Metadata | None:
 def prepare(
     rules: Rules, metadata: Metadata | None, requests: Any, count: int | None, scope: Scope | None
 ) -> tuple[list[tuple[str, str]], Ticket | None]:
-    """What a call's metadata gets from us, and the call's place in its scope, where its key is derived.
+    """Returns the metadata to add to a call, and the call's ticket in its scope if its key is derived there.
 
-    Raises :class:`~grpc_idempotency.errors.ConcurrentCalls`.
+    Raises:
+        ConcurrentCalls: Another call of the scope is running.
     """
     ours: list[tuple[str, str]] = []
     ticket: Ticket | None = None
@@ -154,13 +156,13 @@ def prepare(
 
 
 def wants_count(rules: Rules, metadata: Metadata | None) -> bool:
-    """Whether a client-stream is to announce the number of its messages (4.8)."""
+    """Returns whether a client-stream must announce the number of its messages (4.8), and does not yet."""
     keyed = rules.keyed or carries_key(metadata, rules.headers)
     return keyed and not carries_key(metadata, (MESSAGE_COUNT,))
 
 
 def known_count(messages: Any) -> tuple[Any, int | None]:
-    """A stream's messages, and their number where they are in a collection; lists are kept as they are now."""
+    """Returns a stream's messages, and their number if they are in a collection. Lists and tuples are copied."""
     if isinstance(messages, _LISTS):
         messages = tuple(messages)
     return messages, len(messages) if isinstance(messages, Sized) else None
@@ -172,7 +174,7 @@ def _has_request_id(request: Any) -> bool:
 
 
 def fingerprint_of(requests: Any) -> bytes | None:
-    """The digest of a request, or of a list of them; ``None`` where they are not known beforehand."""
+    """Returns the digest of a request, or of a tuple of them; ``None`` if they are not known beforehand."""
     parts: Sequence[Any] = requests if isinstance(requests, tuple) else (requests,)
     digest = hashlib.sha256()
     for part in parts:
@@ -184,7 +186,7 @@ def fingerprint_of(requests: Any) -> bytes | None:
 
 
 def mint() -> str:
-    """A new key: a UUID of version 7 (RFC 9562, 5.7), so that keys of one time stand together in an index."""
+    """Returns a new key: a UUID of version 7 (RFC 9562, 5.7), so that keys of one time are adjacent in an index."""
     random = secrets.randbits(74)
     stamp = time.time_ns() // 1_000_000
     value = stamp << 80 | 0x7 << 76 | random >> 62 << 64 | 0b10 << 62 | random & (1 << 62) - 1

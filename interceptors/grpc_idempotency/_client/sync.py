@@ -16,16 +16,19 @@ class ClientInterceptor(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Gives each call of a channel its idempotency key: ``grpc.intercept_channel(channel, ClientInterceptor())``.
+    """Gives each call of a channel an idempotency key: ``grpc.intercept_channel(channel, ClientInterceptor())``.
 
-    One key per call, kept through gRPC's own retries. In the handler of a keyed call the key is derived from the
-    operation, so that every run of it has the same (5.3); otherwise it is new. A call that has a key from its caller,
-    in its metadata or as ``request_id`` in its request, keeps that one. Put it before interceptors that retry.
+    Each call has one key, which gRPC's own retries keep. In the handler of a keyed call the key is derived from the
+    operation, so that it is the same in every run (5.3). Elsewhere it is new. A call that has a key already, in its
+    metadata or as ``request_id`` in its request, keeps that one. Put it before interceptors that retry.
 
     Args:
-        policy: What holds for methods that ``methods`` does not name.
+        policy: The policy of methods that ``methods`` does not name.
         methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
             is stronger than a glob, an earlier glob than a later one.
+
+    Raises:
+        PolicyError: A policy is not a :class:`ClientPolicy`, or a name is not one of a method.
     """
 
     def __init__(
@@ -37,19 +40,19 @@ class ClientInterceptor(
         self._clients = Clients(policy, methods)
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """For grpc."""
+        """Adds a key to a unary call. grpc calls this."""
         return self._call(continuation, client_call_details, request)
 
     def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        """For grpc."""
+        """Adds a key to a server-stream. grpc calls this."""
         return self._call(continuation, client_call_details, request, messages=True)
 
     def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """For grpc."""
+        """Adds a key to a client-stream. grpc calls this."""
         return self._call(continuation, client_call_details, request_iterator, streams=True)
 
     def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        """For grpc."""
+        """Adds a key to a bidirectional stream if its policy says so. grpc calls this."""
         return self._call(continuation, client_call_details, request_iterator, messages=True, bidirectional=True)
 
     def _call(
@@ -85,7 +88,7 @@ class ClientInterceptor(
 
 
 class _Details(grpc.ClientCallDetails):
-    """A call's details with other metadata and another timeout; all else is as it was given."""
+    """A call's details with other metadata and another timeout. All other attributes are those of the given details."""
 
     def __init__(self, given: Any, metadata: Any, timeout: float | None) -> None:
         self._given = given
@@ -97,14 +100,14 @@ class _Details(grpc.ClientCallDetails):
 
 
 def _look_back(scope: Scope | None) -> None:
-    """Finds out how the scope's latest call ended, if it has."""
+    """Records whether the scope's latest call ended unclearly, if it has ended."""
     last = scope.last if scope is not None else None
     if last is not None and last.call is not None and last.ended and hasattr(last.call, "code"):
         last.unclear = last.call.code() in UNCLEAR
 
 
 def _counted(messages: Iterable[Any], limit: int) -> tuple[Iterable[Any], int | None]:
-    """A stream's messages and their number, if that is known, or found by reading ``limit`` messages at most."""
+    """Returns a stream's messages and their number: ``None`` for an iterator of more than ``limit`` messages."""
     messages, count = known_count(messages)
     if count is not None or not limit:
         return messages, count

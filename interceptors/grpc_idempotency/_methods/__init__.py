@@ -1,1 +1,1 @@
-"""What a method says of itself: its options, its descriptor, and the policy it gets."""
+"""The policy of each method, from settings, from its proto and from its name."""

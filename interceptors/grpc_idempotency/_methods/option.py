@@ -1,4 +1,4 @@
-"""A method's own option, ``(grpc_idempotency.v1.policy)``, laid over the default policy (7)."""
+"""Applies a method's own option, ``(grpc_idempotency.v1.policy)``, over the default policy (7)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from grpc_idempotency.records import Code, Effects
 from grpc_idempotency.v1 import policy_pb2
 
 _OPTION: Any = policy_pb2.policy
-"""The extension; protoc and mypy give it types that do not fit each other."""
+"""The extension. It is ``Any``, since protoc and mypy give it types that do not fit each other."""
 
 _EFFECTS: dict[int, Effects] = {
     policy_pb2.EFFECTS_OPAQUE: Effects.OPAQUE,
@@ -24,15 +24,16 @@ _EFFECTS: dict[int, Effects] = {
 
 
 def option_of(method: MethodDescriptor) -> policy_pb2.Policy | None:
-    """The option, where the method has it."""
+    """Returns the method's option, or ``None`` if it has none."""
     options = method.GetOptions()
     return options.Extensions[_OPTION] if options.HasExtension(_OPTION) else None
 
 
 def overlay(policy: Policy, option: policy_pb2.Policy) -> Policy:
-    """The policy with every field that the option sets.
+    """Returns the policy with every field that the option sets.
 
-    Raises :class:`PolicyError` for an option that can't be met, or that says what this version does not know.
+    Raises:
+        PolicyError: The option can't be met, or has fields that this version does not know.
     """
     known = policy_pb2.Policy()
     known.CopyFrom(option)
@@ -44,7 +45,7 @@ def overlay(policy: Policy, option: policy_pb2.Policy) -> Policy:
 
 
 def _settings(option: policy_pb2.Policy) -> Iterator[tuple[str, Any]]:
-    """The fields that are set, as those of the same name in :class:`Policy`."""
+    """Yields the fields that are set, as names and values of :class:`Policy`."""
     for field, value in option.ListFields():
         if field.name == "effects":
             if value != policy_pb2.EFFECTS_UNSPECIFIED:

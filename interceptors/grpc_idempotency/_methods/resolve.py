@@ -1,4 +1,4 @@
-"""What a server's methods say of themselves, and which policy each one gets (7)."""
+"""Finds the policy of each method (7)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,31 +20,34 @@ from grpc_idempotency.records import Effects
 T = TypeVar("T")
 
 MOST_METHODS = 4096
-"""How many methods are kept in memory at once: a server that serves any name, as a proxy does, has no end of them."""
+"""How many methods are kept in memory at once. A server that accepts any name, as a proxy does, has no fixed number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One method of the server, as far as idempotency goes."""
+    """How one method is treated."""
 
     name: str
     """``/package.Service/Method``."""
     policy: Policy
     passes: bool
-    """Whether its calls, keyed or not, pass through: it has no side effects, and nothing of it is to be kept."""
+    """True if all its calls, keyed or not, pass through: it has no side effects, and its answers are not kept."""
     has_request_id: bool
-    """Whether its request message has the string field of AIP-155."""
+    """True if its request message has the string field of AIP-155."""
     grpcs_own: bool = False
-    """Whether it passes because it is gRPC's own, and no policy names it exactly (2.5)."""
+    """True if it passes through because it belongs to gRPC's own services, and no policy names it exactly (2.5)."""
 
 
 class Methods:
-    """Finds a method's rules, strongest source first: Python by name, by glob; its proto's options; the default.
+    """Finds how a method is treated. Strongest source first: Python by name, by glob; its proto's options; the default.
 
     Args:
         default: The policy of methods that ``by_name`` does not name.
         by_name: Policies by full method name or glob.
-        check: Raises :class:`PolicyError` for a policy that the store can't meet.
+        check: A function that raises :class:`PolicyError` for a policy that the store can't meet.
+
+    Raises:
+        PolicyError: One of the policies can't be met.
     """
 
     def __init__(self, default: Policy, by_name: Mapping[str, Policy] | None, check: Callable[[Policy], None]) -> None:
@@ -57,9 +60,10 @@ class Methods:
         self._known: dict[str, Method | str] = {}
 
     def __getitem__(self, name: str) -> Method:
-        """The rules of a method of this name, whether there is one or not.
+        """Returns how a method of this name is treated, whether the server has one or not.
 
-        Raises :class:`PolicyError`, each time, where its policy can't be met.
+        Raises:
+            PolicyError: Its policy can't be met. Raised each time.
         """
         method = self._known.get(name)
         if method is None:
@@ -95,17 +99,17 @@ class Methods:
         )
 
     def _is_left_out(self, name: str) -> bool:
-        """Whether neither the default policy nor a glob holds for the method, since it is gRPC's own."""
+        """Returns whether neither the default policy nor a glob applies, since the method is gRPC's own."""
         return is_grpcs_own(name) and name not in self._by_name
 
     def _configured(self, name: str) -> tuple[str, Policy | None]:
-        """What Python says of the method, and under which name or glob."""
+        """Returns the name or glob in the settings that matches the method, and its policy; an empty name if none."""
         if name in self._by_name:
             return name, self._by_name[name]
         return next(((pattern, policy) for pattern, policy in self._globs if fnmatchcase(name, pattern)), ("", None))
 
     def _by_proto(self, descriptor: MethodDescriptor, level: int) -> Policy:
-        """The default policy, with what the method's proto says laid over it."""
+        """Returns the default policy with the options of the method's proto applied over it."""
         policy = self._default
         if level == MethodOptions.IDEMPOTENT:
             policy = replace(policy, effects=Effects.REPEATABLE)
@@ -121,13 +125,17 @@ class Methods:
         return policy
 
     def check(self, names: set[str]) -> None:
-        """Raises :class:`PolicyError` for all that can't be met by a server with just these methods."""
+        """Checks all policies for a server that has exactly these methods.
+
+        Raises:
+            PolicyError: Some can't be met; the message names all of them.
+        """
         problems = [*self._unmatched(names), *self._unmet(names), *self._useless_paths(names)]
         if problems:
             raise PolicyError(" ".join(problems))
 
     def _unmatched(self, names: set[str]) -> Iterator[str]:
-        """The configured names and globs that none of these methods answers to: a misspelling, most likely."""
+        """Yields a problem for each name and glob that matches none of these methods. Most likely it is misspelt."""
         for pattern in self._by_name:
             if not any(pattern == name or fnmatchcase(name, pattern) for name in names):
                 yield f"There is a policy for {pattern}, but the server has no such method."
@@ -140,7 +148,7 @@ class Methods:
                 yield str(exc)
 
     def _useless_paths(self, names: set[str]) -> Iterator[str]:
-        """The left-out paths of the default policy and of globs that no method they hold for has in its request."""
+        """Yields a problem for each left-out path, of the default or a glob, that no request of its methods has."""
         governed: dict[str, list[MethodDescriptor | None]] = {}
         for name in names:
             if self._is_left_out(name):
@@ -163,7 +171,7 @@ def _check_paths(paths: tuple[str, ...], method: MethodDescriptor) -> None:
 
 
 def _leads(path: str, message: Descriptor) -> bool:
-    """Whether a dotted path names a field of a message, through messages, repeated or not, but no maps."""
+    """Returns whether a dotted path names a field of a message. It may lead through repeated messages, but not maps."""
     name, _, rest = path.partition(".")
     field = message.fields_by_name.get(name)
     if field is None or not rest:
@@ -173,7 +181,7 @@ def _leads(path: str, message: Descriptor) -> bool:
 
 
 def _descriptor(name: str) -> MethodDescriptor | None:
-    """The method's descriptor, where its generated code uses the default pool, as protoc's does."""
+    """Returns the method's descriptor if it is in the default pool, where protoc's code puts it."""
     try:
         return descriptor_pool.Default().FindMethodByName(name.lstrip("/").replace("/", "."))
     except KeyError:

@@ -1,7 +1,7 @@
-"""The refusals (2.3): every reason, its status, what is added and what it tells a person. The one table of them.
+"""The table of refusals (2.3): every reason with its status, its message and its details.
 
-The table stands in the order in which the reasons are checked. A message's variables are also the metadata of its
-``google.rpc.ErrorInfo``; the raw key is never among them.
+The reasons are in the order in which they are checked. A message's variables are also the metadata of its
+``google.rpc.ErrorInfo``. The raw key is never among them.
 """
 
 import enum
@@ -20,7 +20,7 @@ class _Row(NamedTuple):
     status: Code
     message: str
     bad_request: bool = False
-    """Whether a BadRequest names the field; its name is the variable ``field``."""
+    """True if a BadRequest names the field, which is in the variable ``field``."""
 
 
 class Reason(enum.Enum):
@@ -86,23 +86,24 @@ class Reason(enum.Enum):
 
     @property
     def status(self) -> Code:
-        """The status that a refusal for this reason has."""
+        """The status of a refusal for this reason."""
         return self.value.status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """An answer that is not the handler's."""
+    """An answer by the interceptor, and not by the handler."""
 
     reason: Reason
+    """Why the call was refused."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    """What the message and the ErrorInfo's metadata are filled with."""
+    """The variables of the message, which are also the metadata of the ErrorInfo."""
     retry_after: timedelta | None = None
-    """When to come again: RetryInfo."""
+    """The delay after which to retry, sent as RetryInfo; ``None`` if there is none."""
     push_back: bool = False
-    """Whether gRPC's own retries are told ``retry_after`` too (``grpc-retry-pushback-ms``)."""
+    """True if ``retry_after`` is also sent to gRPC's own retries (``grpc-retry-pushback-ms``)."""
 
     @property
     def message(self) -> str:
-        """What happened and what to do, for a person."""
+        """The status message: what happened, and what to do."""
         return str(self.reason.value.message.format_map(self.variables))

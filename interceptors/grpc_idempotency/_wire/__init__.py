@@ -1,1 +1,1 @@
-"""What goes over the wire: bytes and metadata in, values out, and back."""
+"""Conversions between the wire and values: bytes and metadata in, values out, and back."""

@@ -1,9 +1,9 @@
-"""The form of a request in which equal messages are equal bytes (3.2).
+"""The canonical form of a request: equal messages have equal bytes (3.2).
 
-protobuf's deterministic serialization sorts maps, but knows an ``Any`` only as bytes. So an ``Any`` whose type is known
-here is unpacked, put into this form and packed again. Two things still make equal messages unequal, and a retry
-``KEY_REUSED``, which fails safe: an ``Any`` of an unknown type, or one that is nested too deep, keeps its bytes; and
-unknown fields keep the order in which they came.
+protobuf's deterministic serialization sorts maps, but treats an ``Any`` as bytes. So an ``Any`` of a known type is
+unpacked, put into canonical form and packed again. In two cases equal messages still have different bytes, so that a
+retry is refused with ``KEY_REUSED``, which fails safe: an ``Any`` of an unknown type, or one that is nested too deep,
+keeps its bytes; and unknown fields keep the order in which they came.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _ANY = "google.protobuf.Any"
 _MOST_ANYS = 8
 """How deep Anys may be nested in Anys: each level is parsed and serialized once more."""
 _MOST_LEVELS = 100
-"""How deep messages may be nested in all; as much as protobuf itself takes."""
+"""How deep messages may be nested: as deep as protobuf itself allows."""
 _MOST_TYPES = 4096
 
 
 def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
-    """The form in which equal messages are equal: deterministic, and without the fields that are left out.
+    """Returns the canonical form of a message, without the fields that are left out.
 
-    What is no protobuf message has its bytes for canonical form.
+    The canonical form of an object that is not a protobuf message is ``raw``, its bytes as they came.
     """
     if not isinstance(message, Message):
         return raw
@@ -58,7 +58,7 @@ def _clear(message: Message, path: str) -> None:
 
 @lru_cache(maxsize=_MOST_TYPES)
 def _may_hold_any(descriptor: Descriptor) -> bool:
-    """Whether messages of this type can have an Any in them, by any way; extensions can be anything."""
+    """Returns whether messages of this type can contain an Any, at any depth. An extension can be anything."""
     seen, left = {descriptor.full_name}, [descriptor]
     while left:
         one = left.pop()
@@ -71,7 +71,7 @@ def _may_hold_any(descriptor: Descriptor) -> bool:
 
 
 def _settle(message: Message, anys: int, levels: int) -> None:
-    """Puts every Any in the message into canonical form, as deep as is allowed."""
+    """Puts every Any in the message into canonical form, down to ``anys`` nested Anys and ``levels`` of messages."""
     if not levels or not _may_hold_any(message.DESCRIPTOR):
         return
     if message.DESCRIPTOR.full_name == _ANY:
@@ -85,7 +85,7 @@ def _settle(message: Message, anys: int, levels: int) -> None:
 
 
 def _messages(kind: Descriptor, value: Any) -> Sequence[Message]:
-    """The messages in a field's value: one, those of a list, or those of a map."""
+    """Returns the messages in a field's value: one, those of a list, or those of a map."""
     if isinstance(value, Message):
         return (value,)
     if not kind.GetOptions().map_entry:
@@ -99,6 +99,6 @@ def _settle_any(message: Any, anys: int, levels: int) -> None:
         kind = pool.FindMessageTypeByName(message.TypeName())
         inner = message_factory.GetMessageClass(kind).FromString(message.value)
     except (KeyError, DecodeError):
-        return  # of an unknown type, or no message of its type: it is what its bytes are
+        return  # of an unknown type, or not a message of its type: it keeps its bytes
     _settle(inner, anys, levels)
     message.value = inner.SerializePartialToString(deterministic=True)

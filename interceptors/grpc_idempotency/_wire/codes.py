@@ -1,4 +1,4 @@
-"""Status codes: gRPC's own and ours, which the rules and the stores use without grpc."""
+"""Maps between gRPC's status codes and the library's own, which the rules and the stores use without grpc."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""SHA-256, or HMAC-SHA-256 where there is a secret."""
+"""Digests: SHA-256, or HMAC-SHA-256 with a secret."""
 
 import hashlib
 import hmac
@@ -18,6 +18,6 @@ def digester(secret: bytes | None) -> Any:
 
 
 def add_framed(digest: Any, data: bytes) -> None:
-    """Adds the data behind its length, eight bytes, so that no two sequences of data are one."""
+    """Adds the data behind its length in eight bytes, so that different sequences of data give different digests."""
     digest.update(len(data).to_bytes(8, "big"))
     digest.update(data)

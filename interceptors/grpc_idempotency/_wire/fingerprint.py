@@ -10,27 +10,27 @@ _LONGEST_COUNT = 18
 
 
 def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None, digest: bytes | None = None) -> Fingerprint:
-    """The fingerprint of a request (3.2).
+    """Returns the fingerprint of a request (3.2).
 
     Args:
-        raw: The request as it came.
+        raw: The request's bytes as they came.
         canonical: Its canonical form.
-        secret: What makes the digests HMACs.
-        digest: The digest of ``raw``, where it is known already.
+        secret: The key that makes the digests HMACs; ``None`` for plain digests.
+        digest: The digest of ``raw``, if it is known already.
     """
     digest = digest or hashed(raw, secret)
     return Fingerprint(raw=digest, canonical=digest if canonical == raw else hashed(canonical, secret))
 
 
 class StreamFingerprint:
-    """The fingerprint of a stream of requests (3.2), made while they come: each counts behind its length."""
+    """Computes the fingerprint of a stream of requests (3.2) while they come, each one behind its length."""
 
     def __init__(self, secret: bytes | None) -> None:
         self._raw = self._canonical = digester(secret)
-        """The same one, until a message's canonical form differs from its bytes."""
+        """The same object, until a message's canonical form differs from its bytes."""
 
     def add(self, raw: bytes, canonical: bytes) -> None:
-        """One more message."""
+        """Adds one message."""
         if canonical != raw and self._canonical is self._raw:
             self._canonical = self._raw.copy()
         add_framed(self._raw, raw)
@@ -38,16 +38,20 @@ class StreamFingerprint:
             add_framed(self._canonical, canonical)
 
     def end(self) -> Fingerprint:
-        """That of all of them."""
+        """Returns the fingerprint of all messages."""
         return Fingerprint(raw=self._raw.digest(), canonical=self._canonical.digest())
 
 
 class InvalidCount(ValueError):
-    """The message count is missing or malformed; the text says how."""
+    """The message count is missing or malformed. The error's text says how."""
 
 
 def message_count(metadata: Metadata) -> int:
-    """How many messages a client-stream was announced to have (4.8). Raises :class:`InvalidCount`."""
+    """Returns how many messages a client-stream has announced (4.8).
+
+    Raises:
+        InvalidCount: The count is missing or malformed, or several different ones came.
+    """
     values = {value for name, value in metadata if name == MESSAGE_COUNT}
     if not values:
         raise InvalidCount("it did not come")

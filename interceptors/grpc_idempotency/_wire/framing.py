@@ -1,4 +1,4 @@
-"""The messages of a stream as one value: each behind its length, four bytes, big-endian."""
+"""Framing: the messages of a stream as one value, each behind its length in four bytes, big-endian."""
 
 import struct
 from collections.abc import Iterable, Iterator
@@ -7,12 +7,12 @@ LENGTH = struct.Struct(">I")
 
 
 def frame(messages: Iterable[bytes]) -> bytes:
-    """Messages as one value, each behind its length in four bytes."""
+    """Joins messages to one value, each behind its length in four bytes."""
     return b"".join(part for message in messages for part in (LENGTH.pack(len(message)), message))
 
 
 def is_framed(data: bytes) -> bool:
-    """Returns whether the bytes are whole messages, each behind its length."""
+    """Returns whether the bytes are complete messages, each behind its length."""
     at = 0
     while len(data) - at >= LENGTH.size:
         (length,) = LENGTH.unpack_from(data, at)
@@ -21,7 +21,7 @@ def is_framed(data: bytes) -> bool:
 
 
 def unframe(data: bytes) -> Iterator[bytes]:
-    """The inverse of :func:`frame`."""
+    """Yields the messages that :func:`frame` has joined."""
     at = 0
     while at < len(data):
         (length,) = LENGTH.unpack_from(data, at)

@@ -1,4 +1,4 @@
-"""The idempotency key: where it is found, which form it has (2.1), and the name made of it (3.1)."""
+"""Finds and parses the idempotency key (2.1), and computes the name of its operation (3.1)."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,18 +10,19 @@ _LONGEST_KEY = 255
 
 
 class InvalidKey(ValueError):
-    """The key breaks 2.1; the text says how, without the key."""
+    """The key violates 2.1. The error's text says how, without the key."""
 
 
 def carries_key(metadata: Metadata | None, headers: Sequence[str]) -> bool:
-    """Whether a key came in any of these headers, well-formed or not."""
+    """Returns whether a key came in any of these headers, well-formed or not."""
     return not {name for name, _ in metadata or ()}.isdisjoint(headers)
 
 
 def find_key(metadata: Metadata, headers: Sequence[str]) -> str | None:
-    """The one key that came in any of these headers, unquoted; ``None`` where none came (2.1).
+    """Returns the key that came in these headers, unquoted; ``None`` if none came (2.1).
 
-    Raises :class:`InvalidKey` for a malformed key, and for several that differ.
+    Raises:
+        InvalidKey: A key is malformed, or several different ones came.
     """
     found: str | None = None
     for name, value in metadata:
@@ -34,7 +35,11 @@ def find_key(metadata: Metadata, headers: Sequence[str]) -> str | None:
 
 
 def parse_key(value: str | bytes) -> str:
-    """One key as a header or a ``request_id`` carries it: a string as it is, or quoted as in RFC 8941, 3.3.3."""
+    """Parses the value of a header or a ``request_id``: a plain string, or one quoted as in RFC 8941, 3.3.3.
+
+    Raises:
+        InvalidKey: The value is not a valid key.
+    """
     if isinstance(value, bytes):
         raise InvalidKey("it is not text")
     key = _unquote(value) if value.startswith('"') else value
@@ -66,7 +71,7 @@ def _unquote(value: str) -> str:
 
 
 def digest_name(principal: bytes, method: str, key: str, secret: bytes | None) -> bytes:
-    """The name of an operation (3.1): 16 bytes, from length-framed parts; an HMAC where there is a secret."""
+    """Returns the name of an operation (3.1): a digest of length-framed parts, 16 bytes; an HMAC with a secret."""
     parts = (b"name", principal, method.encode(), key.encode())
     framed = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
     return hashed(framed, secret)[:16]

@@ -1,4 +1,4 @@
-"""What a call is answered: an outcome or a refusal, with the trailers of ours (2.2, 2.3)."""
+"""Makes the reply to a call from an outcome or a refusal, with the library's trailers (2.2, 2.3)."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
-    """What is sent: an outcome with the trailers that are ours (2.2).
+    """Returns the outcome that is sent, with the library's trailers (2.2).
 
-    A bare outcome is a refusal as gRPC itself would make it, which is in no table of ours.
+    A bare :class:`Outcome` is a refusal as gRPC itself would make it, without a reason in the table of refusals.
     """
     if isinstance(answer, Refusal):
         return _refusal_outcome(answer)
@@ -40,7 +40,7 @@ def _refusal_outcome(refusal: Refusal) -> Outcome:
 
 
 def _details_of(refusal: Refusal) -> status_pb2.Status:
-    """The refusal as AIP-193 wants it: an ErrorInfo, and what the table adds to it."""
+    """Returns the status details of a refusal: the ErrorInfo of AIP-193, and the details that the table adds."""
     info = error_details_pb2.ErrorInfo(reason=refusal.reason.name, domain=DOMAIN, metadata=dict(refusal.variables))
     details: list[Message] = [info]
     if refusal.reason.value.bad_request:
@@ -61,5 +61,5 @@ def _details_of(refusal: Refusal) -> status_pb2.Status:
 
 
 def rfc3339(moment: datetime) -> str:
-    """An instant in UTC, to the millisecond (RFC 3339)."""
+    """Formats an instant in UTC, to the millisecond (RFC 3339)."""
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

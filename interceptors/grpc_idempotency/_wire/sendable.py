@@ -1,7 +1,8 @@
-"""What gRPC can send as metadata and as a status message.
+"""Checks of what gRPC can send as metadata and as a status message.
 
-gRPC itself finds out late, or never: some of what it takes from a handler leaves the client without an answer, or ends
-the process. A recorded answer has to be refused while its handler can still hear of it, before it is stored (4.7).
+gRPC itself checks this late, or never: some values that it accepts from a handler leave the client without an answer,
+or end the process. So a recorded answer is checked while its handler can still get the error, before it is stored
+(4.7).
 """
 
 import re
@@ -13,15 +14,15 @@ from grpc_idempotency.records import Trailers
 _NAME = re.compile(rb"[a-z0-9_.-]+")
 _TEXT = re.compile(rb"[ -~]*")
 _FATAL = b"grpc-timeout"
-"""A server that sends metadata under this name is ended by gRPC itself."""
+"""gRPC aborts the process of a server that sends metadata under this name."""
 
 
 def sendable(metadata: Iterable[Any]) -> Trailers:
-    """The metadata as gRPC sends it: names and texts as ``str``, ``-bin`` values as ``bytes``.
+    """Returns the metadata as gRPC sends it: names and texts as ``str``, ``-bin`` values as ``bytes``.
 
     Raises:
-        TypeError: It is no series of pairs, or one of them is neither text nor bytes.
-        ValueError: A name or a value has characters that can't be sent, or is no pair.
+        TypeError: It is not a series of pairs, or a name or value is neither text nor bytes.
+        ValueError: A name or a value has characters that can't be sent, or an entry is not a pair.
     """
     return tuple(_entry(name, value) for name, value in metadata)
 
@@ -41,7 +42,7 @@ def _entry(name: Any, value: Any) -> tuple[str, str | bytes]:
 
 
 def _bytes_of(text: Any) -> bytes:
-    """As gRPC encodes a name or a text, ``None`` as the empty one."""
+    """Encodes a name or a text as gRPC does; ``None`` is empty."""
     if text is None:
         return b""
     if isinstance(text, bytes):
@@ -52,9 +53,9 @@ def _bytes_of(text: Any) -> bytes:
 
 
 def aio_trailers(metadata: Any) -> tuple[Any, ...]:
-    """The entries of trailing metadata, checked as grpc.aio does it.
+    """Returns the entries of trailing metadata, checked as grpc.aio does it.
 
-    Like there, the entries of an iterator are lost, since checking has used them up.
+    As in grpc.aio, the entries of an iterator are lost, since the check uses them up.
     """
     if not hasattr(metadata, "__iter__") or isinstance(metadata, dict):
         raise TypeError(f"trailing metadata is a series of tuples, not {type(metadata).__name__}")
@@ -71,12 +72,12 @@ def _is_pair(entry: Any) -> bool:
 
 
 def sync_trailers(metadata: Any) -> Trailers:
-    """The trailing metadata of a handler on ``grpc.server``, which takes ``None`` and whatever has a length."""
+    """Returns the trailing metadata of a handler on ``grpc.server``: ``None``, or anything with a length."""
     return () if metadata is None or not len(metadata) else sendable(metadata)
 
 
 def text_of(details: Any) -> str:
-    """A status message as a client of gRPC reads it, of what a handler on ``grpc.server`` has set."""
+    """Returns the details that a handler on ``grpc.server`` has set, as a client of gRPC reads them."""
     if isinstance(details, str):
         return details
     try:

@@ -1,4 +1,4 @@
-"""The metadata of ours on the way out, and how much metadata a peer takes."""
+"""The library's trailers, and the limit of metadata that a peer accepts."""
 
 from dataclasses import replace
 
@@ -14,12 +14,12 @@ _OURS = (STATUS, CREATED)
 
 
 def cap(outcome: Outcome, limit: int) -> tuple[Outcome, int]:
-    """The outcome within ``limit`` bytes of status message and trailers, and how many bytes were dropped for that.
+    """Cuts status message and trailers to ``limit`` bytes; returns the outcome and how many bytes were dropped.
 
-    A peer refuses more than 8 KiB of metadata at random, so that an outcome which could be sent only now and then is
-    made one that can always be sent, and always the same. Bytes are counted as peers count them. The status message
-    goes first, the trailers that still fit are kept in their order. Those of our own names are dropped: a handler has
-    passed on the answer of another server with keys, and this one's answer gets its own.
+    A peer randomly refuses more than 8 KiB of metadata. So an outcome that could be sent only sometimes is changed to
+    one that can always be sent, and is always the same. Bytes are counted as peers count them. The status message is
+    kept first, then the trailers that still fit, in their order. Trailers with the library's own names are dropped: the
+    handler has passed on the answer of another server that keeps keys, and this server's answer gets its own.
     """
     if any(name in _OURS for name, _ in outcome.trailers):
         outcome = replace(outcome, trailers=tuple(entry for entry in outcome.trailers if entry[0] not in _OURS))
@@ -37,7 +37,7 @@ def cap(outcome: Outcome, limit: int) -> tuple[Outcome, int]:
 
 
 def _cut(text: str, limit: int) -> str:
-    """As many whole characters of the text as measure no more than the limit."""
+    """Returns as many whole characters of the text as fit into ``limit`` bytes."""
     for end, character in enumerate(text):
         limit -= _text_size(character)
         if limit < 0:
@@ -46,7 +46,7 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _text_size(text: str) -> int:
-    """What a status message measures when it is sent: percent-encoded, but for printable ASCII."""
+    """Returns the bytes of a status message when it is sent: percent-encoded, except printable ASCII."""
     return sum(1 if 0x20 <= byte <= 0x7E and byte != 0x25 else 3 for byte in text.encode())
 
 
