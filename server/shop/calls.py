@@ -1,4 +1,4 @@
-"""One log line per call, from outside of all other interceptors: method, status, time, what became of its key, peer."""
+"""Logs one line per call, outside of all other interceptors: method, status, time, idempotency status, peer."""
 
 import inspect
 import logging
@@ -19,8 +19,8 @@ _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 class CallLog(grpc.aio.ServerInterceptor):
     """Logs the shop's calls, and keeps the text of exceptions from leaving the server. It logs no bodies and no keys.
 
-    It goes outside of (before) the idempotency interceptor, so that it sees replays too; of a keyed call's messages it
-    sees bytes, and looks at none. Health checks and reflection are not logged.
+    It goes outside of (before) the idempotency interceptor, so that it sees replays too. The messages of keyed calls
+    are bytes there, and it reads none. Health checks and reflection are not logged.
     """
 
     async def intercept_service(
@@ -28,7 +28,7 @@ class CallLog(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """For grpc: wraps the handler of a call."""
+        """Wraps the handler of a call. grpc calls this."""
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
         if handler is None or not method.startswith("/shop."):
@@ -63,12 +63,12 @@ def _logged(behaviour: Callable[[Any, Any], Any], method: str) -> Callable[[Any,
 
 
 class _Call:
-    """The context of one call, which remembers what is said through it, and logs that at the call's end."""
+    """The context of one call. It records the status that is set on it, and logs it at the call's end."""
 
     def __init__(self, method: str, context: Any) -> None:
         self._context = context
         self._method = method
-        self._peer = context.peer()  # now: once a call is over, its context must not be asked
+        self._peer = context.peer()  # now: when a call has ended, its context must not be used
         self._begun = time.perf_counter()
         self._code = 0
         self._trailers: Any = ()

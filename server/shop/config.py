@@ -1,4 +1,4 @@
-"""The shop's settings, which come from the environment (9.3)."""
+"""The shop's settings, from environment variables (9.3)."""
 
 import re
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ SERVICES = frozenset({"orders", "users"})
 
 
 class BadSetting(ValueError):
-    """A variable of the environment has a value that can't be used. Means a mistake of who starts the server.
+    """An environment variable has a value that can't be used. Means a mistake of the person who starts the server.
 
-    The message is one line, and repeats nothing of a URL, which may hold a password.
+    The message is one line. It repeats no part of a URL, which may contain a password.
     """
 
 
@@ -34,19 +34,23 @@ class Config:
     port: int = 50051
     """0 takes any free port."""
     store: Path = Path("data/shop.db")
-    """The SQLite file that holds operations and the shop's own rows."""
+    """The SQLite file of the operations and of the shop's own rows."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept."""
     lease: timedelta = timedelta(seconds=15)
-    """How long a server may be silent before its operations are finished by another."""
+    """How long a server may be silent before another one finishes its operations."""
     services: frozenset[str] = SERVICES
-    """Which of the services are served."""
+    """The services to serve."""
     users: str | None = None
-    """HOST:PORT of the user service, which checkouts call. ``None``: this very server."""
+    """HOST:PORT of the user service, which checkouts call. ``None``: this server itself."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Config:
-    """The settings; raises :class:`BadSetting`. An empty variable is one that is not set."""
+    """Reads the settings from environment variables. An empty variable counts as not set.
+
+    Raises:
+        BadSetting: A variable has a value that can't be used.
+    """
     usual = Config()
     names = ("SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_USERS")
     listen, store, ttl, lease, services, users = (environment.get(name, "") for name in names)
@@ -107,5 +111,5 @@ def _seconds(name: str, value: str, most: int) -> timedelta:
 
 
 def _shown(value: str) -> str:
-    """A value fit for a line."""
+    """Returns a value as text that fits on a line."""
     return ascii(value if len(value) <= 40 else f"{value[:40]}...")

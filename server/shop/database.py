@@ -1,4 +1,4 @@
-"""The shop's view of the database that its store keeps: transactions, and SQL that lives in files."""
+"""The shop's database, which is also its store's: transactions, and SQL from files."""
 
 import importlib.resources
 import re
@@ -12,17 +12,17 @@ _HEADING = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 class Transactions(Protocol):
-    """All that the services ask of the store. It is little, so that a test can stand in for it."""
+    """The calls of the store that the services use. There are few, so that a test can replace them."""
 
     async def transaction(self, fn: Callable[[Database], T]) -> T:
-        """Runs ``fn(db)`` in one transaction; in a keyed call what it returns is stored with the rows, as the reply."""
+        """Runs ``fn(db)`` in one transaction. In a keyed call its result is the reply, and is stored with the rows."""
 
     async def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what ``fn(db)`` reads; it is no call's reply."""
+        """Runs ``fn(db)``, which only reads, and returns its result. The result is not stored as a reply."""
 
 
 def statements(package: str, file: str = "queries.sql") -> Mapping[str, str]:
-    """The statements of a file beside the code of ``package``, in their order, each by its ``-- name:``."""
+    """Reads the statements of a file in the folder of ``package``, in their order, each under its ``-- name:``."""
     text = importlib.resources.files(package).joinpath(file).read_text(encoding="utf-8")
     parts = _HEADING.split(text)
     return dict(zip(parts[1::2], map(_without_comments, parts[2::2]), strict=True))

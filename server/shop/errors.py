@@ -1,4 +1,4 @@
-"""What the services refuse, and how a client is told: the shop's one table of reasons (AIP-193)."""
+"""The errors of the services, in one table of reasons, and how they are sent to clients (AIP-193)."""
 
 import enum
 import functools
@@ -16,9 +16,9 @@ DOMAIN = "shop"
 """The domain of every ErrorInfo of the services."""
 
 _MOST_DETAIL = 2048
-"""Bytes of field violations. All metadata of an answer has to stay below 8 KiB, and base64 and the text want theirs."""
+"""The most bytes of field violations. All metadata of an answer, with base64 and the text, must stay below 8 KiB."""
 _MOST_TEXT = 400
-"""Characters of a message's variable."""
+"""The most characters of a message's variable."""
 
 S = TypeVar("S")
 Req = TypeVar("Req")
@@ -33,7 +33,7 @@ class _Row(NamedTuple):
 
 
 class Reason(enum.Enum):
-    """Why a call was refused: its status, and what a person is told. A message's variables are its metadata too."""
+    """Why a call was refused: the status and the message. A message's variables are also the ErrorInfo's metadata."""
 
     INVALID_REQUEST = _Row(
         grpc.StatusCode.INVALID_ARGUMENT,
@@ -121,9 +121,9 @@ class Reason(enum.Enum):
 
 
 class Refused(Exception):
-    """The call can't be done, for a reason that its caller can act on. Expected in normal use.
+    """A call was refused for a reason that its caller can act on. Expected in normal use.
 
-    Raised in a transaction's function it also rolls the transaction back.
+    If it is raised in a transaction's function, it also rolls the transaction back.
     """
 
     def __init__(self, reason: Reason, **variables: str) -> None:
@@ -132,7 +132,7 @@ class Refused(Exception):
         super().__init__(reason.value.message.format_map(self.variables))
 
     def details(self) -> status_pb2.Status:
-        """The whole answer, as ``grpc-status-details-bin`` carries it."""
+        """Returns the status details, as ``grpc-status-details-bin`` carries them."""
         info = error_details_pb2.ErrorInfo(reason=self.reason.name, domain=DOMAIN, metadata=self.variables)
         status = status_pb2.Status(code=self.reason.value.status.value[0], message=str(self))
         status.details.add().Pack(info)
@@ -144,17 +144,17 @@ class Refused(Exception):
 
 
 class InvalidRequest(Refused):
-    """Fields of the request are not valid; all of them are named. Expected in normal use."""
+    """Fields of the request are not valid. The error names all of them. Expected in normal use."""
 
     def __init__(self, problems: Sequence[tuple[str, str]], count: int) -> None:
         super().__init__(Reason.INVALID_REQUEST, problems="; ".join(f"{field} {what}" for field, what in problems))
         self.problems = problems
-        """The field and what it must be; the first of them, where there are very many."""
+        """Each field and what it must be; only the first ones if there are very many."""
         self.count = count
-        """How many there are in all."""
+        """The number of all violations."""
 
     def details(self) -> status_pb2.Status:
-        """With a BadRequest, of as many violations as there is room for."""
+        """Adds a BadRequest with as many violations as fit."""
         bad = error_details_pb2.BadRequest()
         for field, what in self.problems:
             bad.field_violations.add(field=field, description=what)
@@ -170,7 +170,7 @@ class InvalidRequest(Refused):
 def answers(
     method: Callable[[S, Req, Context], Coroutine[Any, Any, Res]],
 ) -> Callable[[S, Req, Context], Coroutine[Any, Any, Res]]:
-    """Makes a handler that answers one message tell its caller what it refused."""
+    """Makes a handler with one response send its errors as a status with details."""
 
     @functools.wraps(method)
     async def handler(self: S, request: Req, context: Context) -> Res:
@@ -185,7 +185,7 @@ def answers(
 def answers_stream(
     method: Callable[[S, Req, Context], AsyncIterator[Res]],
 ) -> Callable[[S, Req, Context], AsyncIterator[Res]]:
-    """Makes a handler that answers a stream tell its caller what it refused."""
+    """Makes a handler with a stream of responses send its errors as a status with details."""
 
     @functools.wraps(method)
     async def handler(self: S, request: Req, context: Context) -> AsyncIterator[Res]:
@@ -205,7 +205,10 @@ async def _refuse(error: Refused | StoreUnavailable, context: Context) -> NoRetu
 
 
 def _unavailable(error: StoreUnavailable) -> Refused:
-    """What a caller without a key is told. One with a key is answered by the interceptor, which knows the record."""
+    """Returns the error for a store's failure in an un-keyed call.
+
+    In a keyed call it raises the failure, which the interceptor answers from what it knows of the record.
+    """
     if current_operation() is not None:
         raise error
     effect = "Nothing has changed" if error.landed is False else "Nobody can know whether the call took effect"

@@ -1,4 +1,4 @@
-"""Etags (AIP-154): a resource's version, made opaque and bound to its id."""
+"""Etags (AIP-154): a digest of a resource's id and version."""
 
 import hashlib
 
@@ -6,11 +6,11 @@ from shop.errors import Reason, Refused
 
 
 def etag(resource_id: str, version: int) -> str:
-    """The etag of a resource at a version."""
+    """Returns the etag of a version of a resource."""
     return hashlib.blake2b(f"{resource_id}\n{version}".encode(), digest_size=9).hexdigest()
 
 
 def require_match(sent: str, present: str, resource_id: str) -> None:
-    """Refuses a change by somebody who has seen another version; who sent no etag has not asked."""
+    """Refuses a change if the caller sent the etag of another version. Without an etag there is no check."""
     if sent and sent != present:
         raise Refused(Reason.ETAG_MISMATCH, id=resource_id)

@@ -1,4 +1,4 @@
-"""Checks requests, and tells all that is wrong with one at once."""
+"""Checks requests, and reports all violations of a request at once."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ _MOST_KEPT = 100  # an answer has no room for more
 
 
 class Fields:
-    """Collects violations; as a context manager it raises :class:`~shop.errors.InvalidRequest` at its end, if any."""
+    """Collects violations. At the end of its ``with`` block it raises :class:`~shop.errors.InvalidRequest` if any."""
 
     def __init__(self) -> None:
         self._problems: list[tuple[str, str]] = []
         self.count = 0
-        """How many violations there are; the first of them are kept."""
+        """The number of all violations. Only the first ones are kept."""
 
     def __enter__(self) -> "Fields":
         return self
@@ -31,13 +31,13 @@ class Fields:
             raise InvalidRequest(self._problems, self.count)
 
     def bad(self, field: str, problem: str) -> None:
-        """Notes that a field is not valid, and what it must be."""
+        """Records that a field is not valid, and what it must be."""
         self.count += 1
         if len(self._problems) < _MOST_KEPT:
             self._problems.append((field, problem))
 
     def text(self, field: str, value: str, *, longest: int) -> None:
-        """A text that people or machines can read, of 1 to ``longest`` characters."""
+        """Checks that a text is not blank, has at most ``longest`` characters, and has no control characters."""
         if not value.strip():
             self.bad(field, "is required")
         elif len(value) > longest:
@@ -46,11 +46,11 @@ class Fields:
             self.bad(field, "must not have control characters")
 
     def id(self, field: str, value: str) -> None:
-        """The id of something; whether it is there is another question."""
+        """Checks the form of an id, and not whether there is such a resource."""
         self.text(field, value, longest=LONGEST_ID)
 
     def email(self, field: str, value: str) -> None:
-        """An email address, in its form: only a letter that arrives proves one."""
+        """Checks the form of an email address, and not whether it can receive mail."""
         local, _, domain = value.rpartition("@")
         if not value.strip():
             self.bad(field, "is required")
@@ -60,7 +60,7 @@ class Fields:
             self.bad(field, "must be an email address, as in name@example.com")
 
     def money(self, field: str, value: Money | None, *, zero: bool = False) -> None:
-        """An amount; ``None`` where the request has none."""
+        """Checks an amount, which is ``None`` if the request has none. It may be zero if ``zero``."""
         if value is None:
             self.bad(field, "is required")
             return
@@ -68,7 +68,7 @@ class Fields:
             self.bad(f"{field}.{part}" if part else field, problem)
 
     def mask(self, field: str, value: FieldMask, *, allowed: Sequence[str]) -> None:
-        """A mask of fields that may be changed, or ``*`` alone for all of them."""
+        """Checks a mask: each path names a field that may be changed, or ``*`` alone stands for all of them."""
         if list(value.paths) == ["*"]:
             return
         unknown = [path for path in value.paths if path not in allowed]
@@ -77,5 +77,5 @@ class Fields:
 
 
 def _shown(text: str) -> str:
-    """A text of the client's, fit for a message."""
+    """Returns a client's text in a form that fits into a message."""
     return ascii(text if len(text) <= LONGEST_ID else f"{text[:LONGEST_ID]}...")

@@ -1,4 +1,4 @@
-"""The command: serves until SIGTERM or SIGINT, then lets what runs end, and exits with 0."""
+"""The command: serves until SIGTERM or SIGINT, then finishes running calls and exits with 0."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def main() -> int:
-    """Serves as the environment says; answers the exit code."""
+    """Serves as the environment variables say, and returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         asyncio.run(_serve(from_environment(os.environ)))
@@ -32,7 +32,7 @@ async def _serve(config: Config) -> None:
 
     def stop_soon() -> None:
         stop.set()
-        for number in _SIGNALS:  # the next one ends the process at once
+        for number in _SIGNALS:  # a second signal ends the process at once
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 

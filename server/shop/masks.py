@@ -7,7 +7,7 @@ from google.protobuf.message import Message
 
 
 def named(mask: FieldMask, resource: Message, allowed: Sequence[str]) -> frozenset[str]:
-    """The fields that a checked mask names: an empty one those that are set in ``resource``, ``*`` all of them."""
+    """Returns the fields that a checked mask names: for an empty mask those set in ``resource``, for ``*`` all."""
     if not mask.paths:
         return frozenset(field for field in allowed if getattr(resource, field))
     if list(mask.paths) == ["*"]:

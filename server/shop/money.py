@@ -1,4 +1,4 @@
-"""Money, exactly: ``google.type.Money`` as one whole number of billionths of a unit."""
+"""Exact money: ``google.type.Money`` as one integer of billionths of a unit."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _MOST = _MOST_UNITS * NANOS_PER_UNIT + NANOS_PER_UNIT - 1
 _CURRENCY = re.compile(r"[A-Z]{3}\Z")
 
 Columns = tuple[str, int, int]
-"""Currency code, units and nanos, as the tables keep them."""
+"""Currency code, units and nanos: the columns of the tables."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,27 +19,27 @@ class Amount:
     """An amount of zero or more of one currency."""
 
     currency: str
-    """ISO 4217."""
+    """The currency code of ISO 4217."""
     nanos: int
-    """The whole amount, in billionths of a unit."""
+    """The amount in billionths of a unit."""
 
     @staticmethod
     def of(money: Money) -> "Amount":
-        """The amount that a checked message names."""
+        """Converts a checked message to an amount."""
         return Amount(currency=money.currency_code, nanos=money.units * NANOS_PER_UNIT + money.nanos)
 
     @property
     def columns(self) -> Columns:
-        """As the tables keep it."""
+        """The values of the tables' columns."""
         return (self.currency, *divmod(self.nanos, NANOS_PER_UNIT))
 
     @property
     def fits(self) -> bool:
-        """Whether a message, and the tables, can hold it."""
+        """True if a message and the tables can hold the amount."""
         return 0 <= self.nanos <= _MOST
 
     def plus(self, nanos: int) -> "Amount":
-        """More of it, or less."""
+        """Returns the amount plus ``nanos`` billionths, which may be negative."""
         return Amount(currency=self.currency, nanos=self.nanos + nanos)
 
     def __str__(self) -> str:
@@ -49,12 +49,12 @@ class Amount:
 
 
 def money(currency: str, units: int, nanos: int) -> Money:
-    """A message from the columns of a row."""
+    """Makes a message from the columns of a row."""
     return Money(currency_code=currency, units=units, nanos=nanos)
 
 
 def problems(amount: Money, *, zero: bool) -> list[tuple[str, str]]:
-    """What is wrong with an amount from outside, by field; ``zero`` says whether it may be nothing."""
+    """Returns the violations of a client's amount, by field. The amount may be zero if ``zero``."""
     found = []
     if not _CURRENCY.match(amount.currency_code):
         found.append(("currency_code", "must be a currency code of three upper-case letters (ISO 4217)"))

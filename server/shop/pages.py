@@ -1,4 +1,4 @@
-"""Pages of a list (AIP-158), cut at the last row of the page before, so that no row is skipped or sent twice."""
+"""Pages of a list (AIP-158). A page begins behind the last row of the page before, so no row is skipped or repeated."""
 
 import base64
 import binascii
@@ -23,16 +23,21 @@ class Request(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Which page is asked for."""
+    """The page that is requested."""
 
     after: int
     """The ``seq`` of the last row of the page before; 0 for the first page."""
     size: int
-    """How many rows at most."""
+    """The most rows of the page."""
 
 
 def asked(listing: str, request: Request) -> Page:
-    """The page that a request asks for. ``listing`` names what is listed: all that must be equal on the next page."""
+    """Returns the page that a request names.
+
+    Args:
+        request: The request.
+        listing: The parameters of the list, which must be the same for the next page.
+    """
     with Fields() as fields:
         if request.page_size < 0:
             fields.bad("page_size", "must not be negative")
@@ -43,7 +48,7 @@ def asked(listing: str, request: Request) -> Page:
 
 
 def token(listing: str, after: int) -> str:
-    """What leads to the page behind a row. Opaque, not secret: who may list may see any page."""
+    """Returns the token of the page behind a row. It is opaque, but not secret: a caller may read any page."""
     return base64.urlsafe_b64encode(_TOKEN.pack(after, _check(listing, after))).decode().rstrip("=")
 
 

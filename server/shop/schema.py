@@ -1,4 +1,4 @@
-"""The shop's tables. They live in the store's database, so that a row and its reply can share a commit (9.2)."""
+"""The shop's tables. They are in the store's database, so that a row and its reply can share a commit (9.2)."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ from grpc_idempotency import Database
 from shop.database import statements
 
 MIGRATIONS: Sequence[str] = ("migrations/0001_users_and_orders.sql",)
-"""Forward only: a file that was released is never edited, a change is a new file at the end."""
+"""The migrations, forward only: a released file is never edited, and a change is a new file at the end."""
 
 _SQL = statements("shop", "migrations/version.sql")
 
 
 class SchemaTooNew(Exception):
-    """The database was made by a newer version of the shop, so this one leaves it alone. An operator's mistake."""
+    """The database was created by a newer version of the shop, so this one does not touch it. An operator's mistake."""
 
 
 def migrate(db: Database) -> int:
-    """Brings the tables up to date within the transaction of ``db``, and answers their version.
+    """Migrates the tables in the transaction of ``db``, and returns their version.
 
-    Two servers may start on one database at once: the second waits for the first's commit, and finds its work done.
+    Two servers may start on one database at once: the second waits for the first's commit, and finds nothing to do.
     """
     db.execute(_SQL["create_version_table"])
     row = db.execute(_SQL["read_version"]).fetchone()

@@ -23,29 +23,29 @@ from shop.users.v1 import users_pb2, users_pb2_grpc
 _USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name
 _ORDERS = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 _GRACE = 10.0
-"""Seconds that calls have to end at a stop. An operation that is cut off from its call then still runs to its end."""
+"""How many seconds calls may take to end when the server stops. An operation whose call is cut still ends."""
 
 
 _RENEWAL = timedelta(seconds=5)
 _MOST_TRIES = 200
 _WATCH_KEPT = timedelta(minutes=10)
 _WATCHED = timedelta(hours=1)
-"""How long one keyed watch goes on at most, and how long it can be taken up again."""
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # where to call a server that listens on all
+"""How long a keyed watch may run. ``_WATCH_KEPT`` is how long it can be resumed after its end."""
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # the address to call if a server listens on all
 _RECONNECTS = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2000)]
-"""A user service that was away is found again soon; gRPC's own back-off goes up to two minutes."""
+"""Reconnects soon to a user service that was unreachable: gRPC's own back-off grows to two minutes."""
 
 
 class CannotServe(Exception):
-    """The shop can't be served as configured; the message is one line. Expected where a port is taken, say."""
+    """The shop can't be served as configured. The message is one line. Expected if a port is taken, for example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shop:
-    """A shop that is open for calls."""
+    """A running shop."""
 
     address: str
-    """HOST:PORT, with the port that was taken."""
+    """HOST:PORT, with the actual port."""
     store: SQLiteStore
     changes: Changes
     server: grpc.aio.Server
@@ -53,7 +53,11 @@ class Shop:
 
 @asynccontextmanager
 async def serving(config: Config) -> AsyncIterator[Shop]:
-    """Serves a shop, and at the end lets what runs end or stores it. Raises :class:`CannotServe` at its start."""
+    """Serves a shop until the end of the ``async with`` block, and then drains it.
+
+    Raises:
+        CannotServe: The shop can't start.
+    """
     store = SQLiteStore(config.store)
     changes = Changes()
     checks = health.aio.HealthServicer()
@@ -75,7 +79,7 @@ async def serving(config: Config) -> AsyncIterator[Shop]:
         await checks.enter_graceful_shutdown()
         changes.close()
         await server.stop(_GRACE)
-        if channel is not None:  # after the checkouts under way, which use it
+        if channel is not None:  # after the running checkouts, which use it
             await channel.close()
 
 
@@ -85,27 +89,27 @@ def _services(config: Config) -> tuple[str, ...]:
 
 
 def _server(config: Config, store: SQLiteStore, services: Sequence[str]) -> grpc.aio.Server:
-    """A server that has what stands before the services."""
+    """Makes a server with its interceptors, and without services."""
     idempotency = IdempotencyInterceptor(store, methods=_policies(config, services))
-    # Two servers on one port would be an accident here, so the port is not shared.
+    # Two servers on one port would be a mistake here, so the port is not shared.
     server = grpc.aio.server(interceptors=[CallLog(), idempotency], options=[("grpc.so_reuseport", 0)])
-    # Before the services are added: it hears of their methods. At a stop it drains operations and closes the store.
+    # Before the services are added, so that it learns their methods. At a stop it drains and closes the store.
     idempotency.attach(server)
     return server
 
 
 def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
-    # A write is one store.transaction, so a call that was cut short has left nothing and may simply run again.
+    # A write is one store.transaction, so a call that was cut short has left nothing and may run again.
     writes = Policy(
         effects=Effects.TRANSACTIONAL, ttl=config.ttl, lease=config.lease, renew_every=min(config.lease / 3, _RENEWAL)
     )
     policies = {f"/{service}/*": writes for service in services}
     if _ORDERS in services:
-        # Its steps keep where it stands; without a key there would be nothing to keep them under. The user service may
-        # be away for hours before a checkout is given up.
+        # Its steps keep its progress, and they can only be kept under a key. The user service may be unreachable for
+        # hours before a checkout is given up.
         steps = replace(writes, effects=Effects.REPEATABLE, required=True, max_tries=_MOST_TRIES)
         policies[f"/{_ORDERS}/Checkout"] = steps
-        # A keyed watch that lost its connection goes on from the first change that it saw, with what it missed.
+        # A keyed watch that lost its connection is replayed from its first change, and continues with those it missed.
         policies[f"/{_ORDERS}/WatchOrder"] = replace(
             writes,
             effects=Effects.REPEATABLE,
@@ -128,13 +132,13 @@ def _add_services(
 
 
 def _channel_to_users(config: Config, port: int) -> grpc.aio.Channel:
-    """What checkouts call the user service through: its calls have keys, the same ones when they are made again."""
+    """Makes the channel on which checkouts call the user service. Its calls have keys, which retries keep."""
     address = config.users or f"{_ANY_ADDRESS.get(config.host, config.host)}:{port}"
     return grpc.aio.insecure_channel(address, interceptors=client_interceptors(), options=_RECONNECTS)
 
 
 async def _prepare(store: SQLiteStore, config: Config) -> None:
-    """Makes the shop's tables in the store's database."""
+    """Creates the shop's tables in the store's database."""
     try:
         config.store.parent.mkdir(parents=True, exist_ok=True)
         await store.transaction(migrate)

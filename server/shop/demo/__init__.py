@@ -1,5 +1,5 @@
-"""``make demo``: the story of a lost reply, played against a real server and printed for a person to see.
+"""``make demo``: the story of a lost reply, run against a real server and printed.
 
-``story`` holds the acts; ``stage`` prints them and keeps count of the promises; ``calls``, ``proxy``, ``process`` and
-``ledger`` are what the acts are played with.
+``story`` has the acts; ``stage`` prints them and counts the promises; the acts use ``calls``, ``proxy``, ``process``
+and ``ledger``.
 """

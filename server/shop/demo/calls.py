@@ -1,4 +1,4 @@
-"""What a client does here: a call by generated stubs, with a key in its metadata. No retrying code, none of ours."""
+"""The demo's client: calls by generated stubs, with a key in the metadata, without any code of the library."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ _DEADLINE = 20.0
 
 
 def new_key() -> str:
-    """A key as a client makes one: once per operation."""
+    """Returns a new key. A client makes one for each operation."""
     return str(uuid.uuid4())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Generic[R]):
-    """What came back: a message, or a status other than OK."""
+    """The answer to a call: a message, or a status other than OK."""
 
     message: R | None = None
     status: str = "OK"
@@ -33,26 +33,26 @@ class Reply(Generic[R]):
 
     @property
     def how(self) -> str:
-        """The trailer ``idempotency-status``: executed, replayed, attached or refused; empty where none came."""
+        """The trailer ``idempotency-status``: executed, replayed, attached or refused; empty if none came."""
         return str(self.trailers.get("idempotency-status", ""))
 
     @property
     def same(self) -> bytes:
-        """What must be equal in two replies to one operation."""
+        """The parts that must be equal in two replies to one operation."""
         return b"" if self.message is None else self.message.SerializeToString(deterministic=True)
 
     @property
     def error_info(self) -> error_details_pb2.ErrorInfo:
-        """The ``google.rpc.ErrorInfo`` of a refusal; an empty one where none came."""
+        """The ``google.rpc.ErrorInfo`` of a refusal; an empty one if none came."""
         info = error_details_pb2.ErrorInfo()
         packed = self.trailers.get("grpc-status-details-bin", b"")
-        assert isinstance(packed, bytes)  # as that of every name in -bin
+        assert isinstance(packed, bytes)  # like every value under a name that ends with -bin
         for detail in status_pb2.Status.FromString(packed).details:
             detail.Unpack(info)
         return info
 
     def shown_trailers(self) -> str:
-        """The trailers, as a person may read them."""
+        """Returns the trailers as text for people."""
         texts = [f"{name}: {value}" for name, value in self.trailers.items() if isinstance(value, str)]
         info = self.error_info
         if info.reason:
@@ -61,7 +61,7 @@ class Reply(Generic[R]):
 
 
 async def send(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, key: str) -> Reply[R]:
-    """One call. The key in the metadata is all that is asked of a client."""
+    """Makes one call, with the key in its metadata."""
     call = method(request, metadata=(("idempotency-key", key),), timeout=_DEADLINE, wait_for_ready=True)
     try:
         message = await call
@@ -73,7 +73,7 @@ async def send(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, key
 
 
 async def resend(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, key: str) -> Reply[R]:
-    """The same call again, as often as its client hears nothing: a broken connection may take a moment to be seen."""
+    """Repeats a call until its client gets an answer: it may take a moment until a broken connection is noticed."""
     while True:
         reply = await send(method, request, key)
         if reply.status != "UNAVAILABLE" or reply.trailers:
@@ -81,7 +81,7 @@ async def resend(method: "grpc.aio.UnaryUnaryMultiCallable[M, R]", request: M, k
 
 
 def shown_key(key: str) -> str:
-    """The metadata, as printed."""
+    """Returns the metadata as it is printed."""
     return f"idempotency-key: {short(key)}"
 
 

@@ -1,4 +1,4 @@
-"""The proof: what is in the database file, counted by SQLite itself and read only, past all of our code."""
+"""The proof: counts the rows of the database file with SQLite alone, read-only, without any code of the library."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    """Something to count."""
+    """One line of the ledger: something to count."""
 
     what: str
     sql: str
@@ -31,6 +31,6 @@ LINES: Sequence[Line] = (
 
 
 def counted(database: Path) -> list[tuple[Line, int]]:
-    """Each line with what the file says. Raises :class:`sqlite3.Error` where it can't be read."""
+    """Returns each line with its count. Raises :class:`sqlite3.Error` if the file can't be read."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         return [(line, connection.execute(line.sql).fetchone()[0]) for line in LINES]

@@ -1,4 +1,4 @@
-"""The command: starts a server in a fresh folder, plays the story against it, and ends it, whatever happens."""
+"""The command: starts a server in a new folder, plays the story against it, and always ends the server."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from shop.demo.story import Story
 
 SERVER = (sys.executable, "-m", "shop")
 _LONGEST = 90.0
-"""Seconds for the whole story, which takes a few."""
+"""The most seconds for the whole story, which takes a few."""
 
 
 def main(server: Sequence[str] = SERVER) -> int:
-    """Plays the story against the server that this command starts; answers the exit code."""
+    """Starts a server with this command, plays the story against it, and returns the exit code."""
     stage = Stage(console())
     try:
         asyncio.run(_play(stage, server))
@@ -63,7 +63,7 @@ async def _served(shop: ShopProcess) -> AsyncIterator[Proxy]:
 
 
 def _end_on_signals() -> None:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does, so that its server is ended with it."""
+    """Makes SIGTERM and SIGHUP end the demo as Ctrl-C does, so that its server ends too."""
     task = asyncio.current_task()
     assert task is not None
     for name in ("SIGTERM", "SIGHUP"):

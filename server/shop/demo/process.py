@@ -1,4 +1,4 @@
-"""The server as a process of its own, that can be killed and started again on the same file."""
+"""The server as a separate process, which can be killed and started again on the same file."""
 
 import asyncio
 import contextlib
@@ -8,28 +8,28 @@ from pathlib import Path
 
 _READY = "listening on "
 _START = 60.0
-"""Seconds for a start; a machine that has just been set up compiles all modules first."""
+"""The most seconds for a start. After a fresh set-up, Python compiles all modules first."""
 _STOP = 15.0
 
 
 class ServerFailed(Exception):
-    """The server did not start, or ended by itself. The message is for a person."""
+    """The server did not start, or ended by itself. The message is for people."""
 
 
 class ShopProcess:
-    """A shop whose data lives in ``folder``; one process at a time."""
+    """A shop with its data in ``folder``; one process at a time."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         self.database = folder / "shop.db"
         self.address = ""
-        """HOST:PORT of the process that runs; another after each start."""
+        """HOST:PORT of the running process; a new one after each start."""
         self._command = command
         self._log = folder / "server.log"
         self._process: asyncio.subprocess.Process | None = None
         self._drain: asyncio.Task[bytes] | None = None
 
     async def start(self) -> None:
-        """Starts it, and waits for its word that it is ready."""
+        """Starts it, and waits until it prints that it is ready."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
@@ -46,7 +46,7 @@ class ShopProcess:
         self._drain = asyncio.create_task(self._process.stdout.read())
 
     async def kill(self) -> int:
-        """Kills it as kill -9 does, and waits until it is gone; answers its process id."""
+        """Kills it as kill -9 does, waits until it is gone, and returns its process id."""
         process = self._process
         assert process is not None
         with contextlib.suppress(ProcessLookupError):
@@ -55,7 +55,7 @@ class ShopProcess:
         return process.pid
 
     async def stop(self) -> None:
-        """Ends it: asks, and where that does not help, kills. With none running: nothing."""
+        """Terminates it, and kills it if that does not help. Does nothing if none is running."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -68,7 +68,7 @@ class ShopProcess:
                 await self.kill()
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines that its processes logged."""
+        """Returns the last lines that its processes logged."""
         if not self._log.exists():
             return ""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""A TCP proxy that can lose a reply in truth: the request goes through, the connection is cut before the answer."""
+"""A TCP proxy that can really lose a reply: it forwards the request, and cuts the connection before the answer."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,15 @@ _PART = 64 * 1024
 
 
 class Proxy:
-    """Stands between a client and a server, as a network does; hands bytes on, both ways, until told otherwise."""
+    """A network between a client and a server. It forwards bytes both ways until it is told to withhold or cut."""
 
     def __init__(self, target: str) -> None:
         self.target = target
-        """HOST:PORT of the server. May change; connections that are there stay where they are."""
+        """HOST:PORT of the server. It may change; existing connections stay with the server that they have."""
         self.address = ""
         """HOST:PORT for the client."""
         self.withheld = b""
-        """What the server sent and the proxy did not hand on."""
+        """The bytes that the server sent and the proxy did not forward."""
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self._links: set[asyncio.Task[None]] = set()
@@ -38,18 +38,18 @@ class Proxy:
         await asyncio.gather(*self._links, return_exceptions=True)
 
     def withhold(self) -> None:
-        """From now on, nothing that the server sends reaches the client. What the client sends goes through."""
+        """Withholds everything that the server sends from now on. Bytes of the client are still forwarded."""
         self.withheld = b""
         self._came.clear()
         self._withholding = True
 
     async def more_withheld(self) -> None:
-        """Waits until the server has sent something more that was withheld."""
+        """Waits until the server has sent more bytes that were withheld."""
         await self._came.wait()
         self._came.clear()
 
     def cut(self) -> None:
-        """Cuts every connection; what was withheld is lost. New connections are handed on again."""
+        """Cuts every connection, so that the withheld bytes are lost. New connections are forwarded again."""
         self._withholding = False
         for writer in self._open:
             writer.transport.abort()
@@ -69,7 +69,7 @@ class Proxy:
                 self._hand_on(client_reader, server), self._hand_on(server_reader, client, replies=True)
             )
         except OSError:
-            pass  # a server that is gone; the client's connection ends too
+            pass  # the server is gone; the client's connection ends too
         finally:
             for writer in filter(None, (client, server)):
                 writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What a person sees, in a terminal of any width or in none; and the count of promises that held or broke."""
+"""Prints the demo, with or without a terminal, and counts the promises that held or broke."""
 
 import re
 import sys
@@ -15,35 +15,35 @@ _WIDEST = 110
 
 
 class AudienceLeft(Exception):
-    """Nobody reads standard output any more. Expected where it goes to a pager or to ``head``."""
+    """Standard output was closed by its reader. Expected if it goes to a pager or to ``head``."""
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Instead of ending the process from within a print: the server has to be ended first."""
+        """Raises :class:`AudienceLeft` instead of ending the process in a print: the server has to be ended first."""
         raise AudienceLeft
 
 
 def short(text: str) -> str:
-    """A text with each long id in it cut to its first eight characters, everywhere alike."""
+    """Returns a text in which each long id is cut to its first eight characters."""
     return _LONG.sub(lambda match: f"{match[0][:8]}…", text)
 
 
 def console() -> Console:
-    """Standard output, as wide as is pleasant to read. Rich itself minds NO_COLOR, and what is no terminal."""
+    """Returns a console on standard output, limited to a readable width. Rich itself handles NO_COLOR and pipes."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that has no check mark is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a check mark must not make it fail
     made = _Console(highlight=False, soft_wrap=False, emoji=False)
     made.width = max(_NARROWEST, min(made.width, _WIDEST))
     return made
 
 
 class Stage:
-    """Prints acts, what was said in them, and promises."""
+    """Prints acts, their lines, and promises."""
 
     def __init__(self, out: Console) -> None:
         self.failures: list[str] = []
-        """The promises that did not hold, and whatever else went wrong."""
+        """The promises that did not hold, and other failures."""
         self._out = out
         self._held = 0
         self._acts = 0
@@ -51,7 +51,7 @@ class Stage:
         self._good, self._bad = ("OK", "BROKEN") if plain else ("✓", "✗")
 
     def title(self, text: str, below: str) -> None:
-        """The title of the whole, and a sentence or two."""
+        """Prints the title of the demo, and an introduction."""
         self._out.print()
         self._out.print(Text(text, style="bold"))
         self._out.print(Text(below, style="dim"))
@@ -63,14 +63,14 @@ class Stage:
         self._out.print(Text(f"{self._acts}  {headline}", style="bold cyan"))
 
     def says(self, who: str, what: str, *more: str) -> None:
-        """What somebody does or gets; further lines are details of it."""
+        """Prints what somebody does or gets. Further lines are details of it."""
         text = Text(short(what))
         for line in more:
             text.append("\n" + short(line), style="dim")
         self._print(Text(who, style="magenta"), text)
 
     def promise(self, text: str, held: bool) -> bool:
-        """A promise, and whether it held."""
+        """Prints a promise, and whether it held."""
         if held:
             self._held += 1
         else:
@@ -80,13 +80,13 @@ class Stage:
         return held
 
     def broken(self, text: str) -> None:
-        """Something without which the story can't go on."""
+        """Records a failure after which the story can't continue."""
         self._out.print()
         self.failures.append(text)
         self._print(Text(self._bad, style="bold red"), Text(text, style="red"))
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Figures: the first column is text."""
+        """Prints a table of figures. The first column is text."""
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
         table.add_column(heads[0], ratio=1)
         for head in heads[1:]:
@@ -96,14 +96,14 @@ class Stage:
         self._print(Text(""), table)
 
     def server_log(self, text: str) -> None:
-        """The end of the server's log, for who looks for the cause."""
+        """Prints the end of the server's log, to help to find the cause."""
         if text:
             self._out.print()
             self._out.print(Text("The server's last lines:", style="dim"))
             self._out.print(Text(text, style="dim"))
 
     def verdict(self) -> int:
-        """The last word; answers the exit code."""
+        """Prints the verdict, and returns the exit code."""
         self._out.print()
         if self.failures:
             self._out.print(Text(f"{len(self.failures)} broken, {self._held} held:", style="bold red"))

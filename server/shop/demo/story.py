@@ -1,4 +1,4 @@
-"""The story: each act is one promise of the project, played by an ordinary client and checked."""
+"""The story: each act shows one promise of the project with an ordinary client, and checks it."""
 
 import asyncio
 import sqlite3
@@ -39,7 +39,7 @@ class Story:
         self._order = _order("cust_123", ("SKU001", 2), ("SKU002", 1))
 
     async def play(self) -> None:
-        """Every act, also where a promise before it broke."""
+        """Plays every act, even if a promise before it broke."""
         self._stage.title(
             "A retry must not charge a card twice",
             f"A shop on {self._shop.address}, behind the idempotency interceptor. Its client reaches it through a "
@@ -74,7 +74,7 @@ class Story:
         )
 
     async def _stored(self, orders: "OrderServiceAsyncStub") -> Order:
-        """The order, once another client can see it and the answer with its id is in the proxy's hands."""
+        """Returns the order when another client can see it, and the proxy has withheld the answer with its id."""
         while True:
             await self._proxy.more_withheld()
             found = await orders.ListOrders(ListOrdersRequest(), timeout=_PATIENCE)
@@ -185,7 +185,7 @@ class Story:
 
     @asynccontextmanager
     async def _past_the_network(self) -> AsyncIterator[grpc.aio.Channel]:
-        """A channel straight to the server, for looking on."""
+        """Opens a channel directly to the server, to observe it."""
         async with grpc.aio.insecure_channel(self._shop.address) as channel:
             yield channel
 

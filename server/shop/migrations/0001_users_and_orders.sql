@@ -1,10 +1,10 @@
 -- Users with their wallets, and orders.
 --
--- A table's `seq` grows with each row: pages are cut at it, and rows are appended whatever their random ids are. Times
+-- A table's `seq` grows with each row: pages are cut at it, and rows are appended although their ids are random. Times
 -- are microseconds since 1970, UTC. Money is whole units and billionths (nanos), and never negative.
 
 -- name: create_users
--- Users come and go, and AUTOINCREMENT keeps a page's end from being given to a new user.
+-- Users can be deleted, and AUTOINCREMENT never gives the `seq` of a page's end to a new user.
 CREATE TABLE shop_users (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -20,7 +20,7 @@ CREATE TABLE shop_users (
 );
 
 -- name: create_reservations
--- They outlive their user: what was spent stays on record.
+-- They are kept when their user is deleted, as a record of what was spent.
 CREATE TABLE shop_reservations (
     seq INTEGER PRIMARY KEY,
     id TEXT NOT NULL UNIQUE,
@@ -34,7 +34,7 @@ CREATE TABLE shop_reservations (
 );
 
 -- name: create_reservations_active
--- State 1 is STATE_ACTIVE: what is set aside of a wallet.
+-- State 1 is STATE_ACTIVE: the amounts that a wallet has reserved.
 CREATE INDEX shop_reservations_active ON shop_reservations (user_id) WHERE state = 1;
 
 -- name: create_orders

@@ -1,4 +1,4 @@
-"""Tells who watches an order that it may have changed."""
+"""Wakes the watchers of an order when it may have changed."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from contextlib import contextmanager, suppress
 
 
 class Changes:
-    """Wakes the watchers of this process at once; for changes by other processes they look again by themselves."""
+    """Wakes the watchers of this process at once. They poll for changes by other processes."""
 
     def __init__(self, *, poll: float = 1.0) -> None:
         self._poll = poll
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self.closed = False
-        """Whether the server stops, so that there is nothing to wait for."""
+        """True if the server stops, so that watchers do not wait."""
 
     def announce(self, order_id: str) -> None:
-        """The order has changed. A watcher that reads it anew and finds it as it was waits on, so it may be wrong."""
+        """Wakes the watchers of an order. It need not have changed: they read it, and wait again if it is the same."""
         for watcher in self._watchers.get(order_id, ()):
             watcher.set()
 
@@ -32,7 +32,7 @@ class Changes:
 
     @contextmanager
     def watching(self, order_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when the order may have changed. Clear it before you read the order, not after."""
+        """Yields an event that is set when the order may have changed. Clear it before reading the order, not after."""
         watcher = asyncio.Event()
         self._watchers.setdefault(order_id, set()).add(watcher)
         try:
@@ -43,7 +43,7 @@ class Changes:
                 del self._watchers[order_id]
 
     async def wait(self, watcher: asyncio.Event) -> None:
-        """Until the order may have changed, or it is time to look again."""
+        """Waits until the order may have changed, or it is time to poll again."""
         if not self.closed:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(watcher.wait(), self._poll)

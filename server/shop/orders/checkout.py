@@ -3,17 +3,17 @@
 | step    | does                                              | is undone by                                    |
 |---------|---------------------------------------------------|-------------------------------------------------|
 | begin   | the order is this checkout's: STATE_RESERVING     | STATE_PENDING                                   |
-| ask     | mints the key under which credit will be reserved | reserving again under it, releasing what is got |
+| ask     | makes the key under which credit will be reserved | reserving again under it, then releasing that   |
 | reserve | ReserveCredit                                     | ReleaseReservation, or AddCredit if captured    |
 | accept  | STATE_CAPTURING                                   | STATE_RESERVING                                 |
 | capture | CaptureReservation                                |                                                 |
 
-The reply's own transaction makes it STATE_CONFIRMED: nothing is confirmed that was not paid, and nothing that was
-confirmed is undone. A step whose result was not kept is run again, and is the same operation at the user service.
+The reply's own transaction makes it STATE_CONFIRMED: an unpaid order is never confirmed, and a confirmed one is never
+undone. A step whose result was not kept is run again, and is the same operation at the user service.
 
-Given up in the middle of a call, it can't know whether that took effect. So what undoes a call never relies on its
-answer: "ask" finds out what a reservation became whose id was never heard, and "reserve" asks for a release, which is
-refused where a capture came through. Then the payment is returned.
+If a checkout is given up in the middle of a call, it is unknown whether the call took effect. So an undo never relies
+on the answer of the call. The undo of "ask" finds the reservation whose id never arrived. The undo of "reserve" asks
+for a release, which is refused if a capture took effect; then the payment is returned.
 """
 
 from collections.abc import Awaitable, Callable
@@ -41,11 +41,11 @@ from shop.users.v1.users_pb2 import (
     ReserveCreditRequest,
 )
 
-if TYPE_CHECKING:  # a name for type checkers alone
+if TYPE_CHECKING:  # a name only for type checkers
     from shop.users.v1.users_pb2_grpc import UserServiceAsyncStub
 
 _TIMEOUT = 10.0
-"""Seconds for each call."""
+"""The timeout of each call, in seconds."""
 
 R = TypeVar("R")
 
@@ -67,10 +67,10 @@ class Checkout:
         self._changes = changes
         self._order_id = order_id
         self._reservation: Reservation | None = None
-        """What was reserved, as far as it was heard."""
+        """The reservation, once its id is known."""
 
     async def run(self) -> Order:
-        """Pays for the order and answers it; raises :class:`Refused`."""
+        """Pays for the order and returns it. Raises :class:`Refused`."""
         step = self._operation.step
         order: Order = await step("begin", self._begin, undo=self._reopen, transaction=True)
         self._changes.announce(order.id)
@@ -90,12 +90,12 @@ class Checkout:
         self._changes.announce(order.id)
         await step("capture", lambda: self._capture(reservation))
 
-    # The order: in transactions
+    # The order, in transactions
 
     def _begin(self, db: Database) -> Order:
-        """From here on nobody else changes the order."""
+        """Takes the order: from here on only this checkout changes it."""
         order = move(db, pending(existing(db, self._order_id)), Order.STATE_RESERVING)
-        order.ClearField("items")  # they may be many, and the step's result is kept
+        order.ClearField("items")  # there may be many, and the step's result is kept
         return order
 
     def _reopen(self, db: Database, _: Order) -> None:
@@ -110,10 +110,10 @@ class Checkout:
     def _move(self, db: Database, state: Order.State) -> Order:
         return move(db, existing(db, self._order_id), state)
 
-    # The wallet: at the user service
+    # The wallet, at the user service
 
     async def _look_up(self, customer_id: str) -> None:
-        """There is nothing to pay; but only a user checks out."""
+        """Checks that the customer is a user. Nothing has to be paid."""
         try:
             await _told(self._users.GetUser, GetUserRequest(id=customer_id))
         except _Told as told:
@@ -126,9 +126,9 @@ class Checkout:
             raise _refusal(told, asked.user_id) from None
 
     async def _withdraw(self, asked: ReserveCreditRequest) -> None:
-        """Sees to it that no reservation stands which was never heard of."""
+        """Releases a reservation whose id never arrived, if there is one."""
         if self._reservation is not None:
-            return  # it was heard of, and given back
+            return  # its id arrived, and it was released
         try:
             await self._release(await self._reserve(asked))
         except Refused as refused:
@@ -137,11 +137,11 @@ class Checkout:
 
     async def _give_back(self, reservation: Reservation) -> None:
         if await self._release(reservation) == "captured":
-            # That was a capture whose answer was never heard.
+            # A capture took effect, and its answer was lost.
             await _told(self._users.AddCredit, AddCreditRequest(user_id=reservation.user_id, amount=reservation.amount))
 
     async def _release(self, reservation: Reservation) -> str:
-        """Releases it, and answers what became of it in the end."""
+        """Releases the reservation, and returns its final state."""
         try:
             await _told(self._users.ReleaseReservation, ReleaseReservationRequest(id=reservation.id))
         except _Told as told:
@@ -155,12 +155,12 @@ class Checkout:
             await _told(self._users.CaptureReservation, CaptureReservationRequest(id=reservation.id))
         except _Told as told:
             state = told.variables.get("state", "lost")
-            if state != "captured":  # whoever has captured it, the order is paid for
+            if state != "captured":  # the order is paid for, whichever call has captured it
                 raise Refused(Reason.CAPTURE_REFUSED, id=reservation.id, state=state) from None
 
 
 class _Told(Exception):
-    """What the user service refuses for good, in its own words."""
+    """The user service refused a call for good. The message is its own."""
 
     def __init__(self, reason: Reason, variables: dict[str, str]) -> None:
         super().__init__(f"the user service refused: {reason.name} {variables}")
@@ -169,12 +169,12 @@ class _Told(Exception):
 
 
 def _asking(order: Order) -> ReserveCreditRequest:
-    # A key of its own instead of a derived one, so that another step can make the same call.
+    # A key of its own instead of a derived key, so that another step can make the same call.
     return ReserveCreditRequest(user_id=order.customer_id, amount=order.total_amount, request_id=new_id("checkout"))
 
 
 async def _told(call: Callable[..., Awaitable[R]], request: object) -> R:
-    """Calls; raises :class:`_Told` for what is refused for good, and :class:`Refused` for what may pass."""
+    """Makes a call. Raises :class:`_Told` if it was refused for good, and :class:`Refused` if the failure may pass."""
     try:
         return await call(request, timeout=_TIMEOUT)
     except grpc.aio.AioRpcError as error:
@@ -188,7 +188,7 @@ _FOR_GOOD = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION, grp
 
 
 def _info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
-    """Why the shop refused a call; ``None`` where it was not the shop, or for a reason that is not known here."""
+    """Returns the shop's reason for an error; ``None`` if the error is not the shop's, or its reason is unknown."""
     packed = dict(error.trailing_metadata()).get("grpc-status-details-bin")
     for detail in Status.FromString(packed).details if isinstance(packed, bytes) else ():
         info = ErrorInfo()
@@ -198,7 +198,7 @@ def _info(error: grpc.aio.AioRpcError) -> ErrorInfo | None:
 
 
 def _refusal(told: _Told, customer_id: str) -> Refused:
-    """What the caller of Checkout is told of what its customer's wallet refused."""
+    """Returns the error of Checkout for a refusal by the customer's wallet."""
     if told.reason is Reason.USER_NOT_FOUND:
         return Refused(Reason.CUSTOMER_NOT_FOUND, id=customer_id)
     return Refused(told.reason, **told.variables)

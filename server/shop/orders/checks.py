@@ -1,15 +1,15 @@
-"""What a valid request for an order is."""
+"""Checks requests for orders."""
 
 from shop.fields import LONGEST_ID, Fields
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, OrderItem
 
 MOST_ITEMS = 1000
-"""Of one order. Every answer holds all of them."""
+"""The most items of one order. Every answer has all of them."""
 _LONGEST_SKU = 100
 
 
 def check_order(fields: Fields, request: CreateOrderRequest, prefix: str = "") -> None:
-    """A request for an order; ``prefix`` goes before the names of its fields."""
+    """Checks a request for an order. ``prefix`` goes before the names of its fields."""
     fields.text(f"{prefix}customer_id", request.customer_id, longest=LONGEST_ID)
     if not request.items:
         fields.bad(f"{prefix}items", "is required: at least one item")
@@ -22,7 +22,7 @@ def check_order(fields: Fields, request: CreateOrderRequest, prefix: str = "") -
 
 
 def check_item(fields: Fields, item: OrderItem, name: str) -> None:
-    """An item; ``name`` is the field that holds it."""
+    """Checks an item, which is in the field ``name``."""
     fields.text(f"{name}.sku", item.sku, longest=_LONGEST_SKU)
     if item.quantity < 1:
         fields.bad(f"{name}.quantity", "must be 1 or more")

@@ -1,4 +1,4 @@
-"""Reads the stream of an import to its end, before anything is done about it."""
+"""Reads the stream of an import to its end before the import begins."""
 
 from collections.abc import AsyncIterable
 
@@ -13,10 +13,10 @@ _COUNT = "idempotency-message-count"
 
 
 async def whole_import(requests: AsyncIterable[CreateOrderRequest], context: Context) -> list[CreateOrderRequest]:
-    """All messages of an import, checked.
+    """Returns all messages of an import, checked.
 
-    gRPC shows a server the end of a stream that its client broke off just as the end of a whole one. So who announces
-    how many messages there are is asked for all of them, with a key or without.
+    To a server a stream that its client broke off looks like a complete one. So if a client announces how many messages
+    there are, all of them have to come, with or without a key.
     """
     announced = _announced(context)
     asked, came = await _checked(requests)
@@ -26,8 +26,9 @@ async def whole_import(requests: AsyncIterable[CreateOrderRequest], context: Con
 
 
 async def _checked(requests: AsyncIterable[CreateOrderRequest]) -> tuple[list[CreateOrderRequest], int]:
-    """A message that is not valid is not kept, but the others are read, so that all that is wrong is told at once. Too
-    many messages or items end it.
+    """Reads and checks the messages. It reads on after an invalid message, so that all violations are reported at once.
+
+    Too many messages or items end it.
     """
     asked: list[CreateOrderRequest] = []
     items = position = 0

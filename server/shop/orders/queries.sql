@@ -18,7 +18,7 @@ FROM shop_orders WHERE seq > ? ORDER BY seq LIMIT ?
 SELECT sku, quantity FROM shop_order_items WHERE order_seq = ? ORDER BY position
 
 -- name: add_item
--- Behind the last one.
+-- The item goes behind the last one.
 INSERT INTO shop_order_items (order_seq, position, sku, quantity)
 SELECT o.seq, (SELECT coalesce(max(i.position) + 1, 0) FROM shop_order_items AS i WHERE i.order_seq = o.seq), ?, ?
 FROM shop_orders AS o WHERE o.id = ?

@@ -1,4 +1,4 @@
-"""Orders as rows: SQL on one side, messages on the other. No rule of the service is here."""
+"""Reads and writes orders as rows: SQL on one side, messages on the other, without any rule of the service."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -25,14 +25,16 @@ def insert_order(db: Database, asked: CreateOrderRequest) -> Order:
 
 
 def read_order(db: Database, order_id: str) -> Order | None:
-    """The order with an id."""
+    """Reads the order with an id."""
     row = db.execute(_SQL["read_order"], (order_id,)).fetchone()
     return _order(row, _items(db, row[0])) if row else None
 
 
 def list_orders(db: Database, after: int, limit: int, *, most_bytes: int) -> tuple[list[tuple[int, Order]], bool]:
-    """Orders behind a ``seq``, each with its own, oldest first: as many as go into ``limit`` and ``most_bytes``, and
-    one however large it is. Also whether there are more.
+    """Reads orders behind a ``seq``, oldest first, each with its own ``seq``.
+
+    It reads as many as fit into ``limit`` and ``most_bytes``, and always at least one. It also returns whether there
+    are more.
     """
     found: list[tuple[int, Order]] = []
     for row in db.execute(_SQL["list_orders"], (after, limit + 1)).fetchall():
@@ -51,7 +53,7 @@ def add_item(db: Database, order: Order, item: OrderItem) -> None:
 
 
 def update_order(db: Database, order: Order, state: Order.State) -> None:
-    """Writes an order's state, and that the order has changed."""
+    """Writes an order's state, a new version and the time of the change."""
     db.execute(_SQL["update_order"], (state, now_us(), order.id))
 
 

@@ -1,4 +1,4 @@
-"""The order service: each handler but Checkout checks its request, and does its whole effect in one transaction."""
+"""The order service. Each handler except Checkout checks its request and has all its effects in one transaction."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -30,17 +30,17 @@ from shop.orders.v1.orders_pb2 import (
     WatchOrderRequest,
 )
 
-if TYPE_CHECKING:  # a name for type checkers alone
+if TYPE_CHECKING:  # a name only for type checkers
     from shop.users.v1.users_pb2_grpc import UserServiceAsyncStub
 
 _LARGEST_PAGE = 256 * 1024
 
 
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
-    """Takes orders and keeps them."""
+    """The order service."""
 
     def __init__(self, store: Transactions, changes: Changes, users: "UserServiceAsyncStub") -> None:
-        """``users``: on a channel with client_interceptors(), so that a call made again is the same operation there."""
+        """Takes ``users`` on a channel with client_interceptors(): a repeated call is then the same operation there."""
         self._store = store
         self._changes = changes
         self._users = users
@@ -54,14 +54,14 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
     @answers
     async def GetOrder(self, request: GetOrderRequest, context: Context) -> Order:
-        """Answers one order."""
+        """Returns one order."""
         with Fields() as fields:
             fields.id("id", request.id)
         return await self._store.read(lambda db: existing(db, request.id))
 
     @answers
     async def ListOrders(self, request: ListOrdersRequest, context: Context) -> ListOrdersResponse:
-        """Answers a page of orders, a shorter one where they are large."""
+        """Returns a page of orders, which is shorter if the orders are large."""
         page = pages.asked("orders", request)
         found, more = await self._store.read(
             lambda db: rows.list_orders(db, page.after, page.size, most_bytes=_LARGEST_PAGE)
@@ -102,7 +102,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
     @answers
     async def Checkout(self, request: CheckoutRequest, context: Context) -> Order:
-        """Pays for an order, or leaves it as it was."""
+        """Pays for an order and confirms it, or undoes everything."""
         with Fields() as fields:
             fields.id("order_id", request.order_id)
         operation = current_operation()
@@ -113,7 +113,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
 
     @answers_stream
     async def WatchOrder(self, request: WatchOrderRequest, context: Context) -> AsyncIterator[Order]:
-        """Answers an order as it is, and again at each change, until it is in a final state."""
+        """Sends an order as it is, and again at each change, until it is in a final state."""
         with Fields() as fields:
             fields.id("id", request.id)
         last = Order()

@@ -1,4 +1,4 @@
-"""The rules of an order's state, within a transaction."""
+"""The rules of an order's state, for use in a transaction."""
 
 from grpc_idempotency import Database
 from shop.errors import Reason, Refused
@@ -6,11 +6,11 @@ from shop.orders import rows
 from shop.orders.v1.orders_pb2 import Order
 
 FINAL = (Order.STATE_CONFIRMED, Order.STATE_CANCELLED)
-"""Nothing changes an order in these any more."""
+"""The states in which an order never changes again."""
 
 
 def existing(db: Database, order_id: str) -> Order:
-    """The order, which has to be there."""
+    """Returns the order. Raises :class:`Refused` if there is none."""
     order = rows.read_order(db, order_id)
     if order is None:
         raise Refused(Reason.ORDER_NOT_FOUND, id=order_id)
@@ -18,7 +18,7 @@ def existing(db: Database, order_id: str) -> Order:
 
 
 def pending(order: Order) -> Order:
-    """The order, which has to be pending."""
+    """Returns the order. Raises :class:`Refused` unless it is pending."""
     if order.state in FINAL:
         state = Order.State.Name(order.state).removeprefix("STATE_").lower()
         raise Refused(Reason.ORDER_NOT_PENDING, id=order.id, state=state)
@@ -28,6 +28,6 @@ def pending(order: Order) -> Order:
 
 
 def move(db: Database, order: Order, state: Order.State) -> Order:
-    """Writes the order's next state, and answers the order."""
+    """Writes the order's next state, and returns the order."""
     rows.update_order(db, order, state)
     return existing(db, order.id)

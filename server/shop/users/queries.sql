@@ -1,5 +1,5 @@
 -- name: insert_user
--- Nothing is inserted where another user has the email address.
+-- Inserts nothing if another user has the email address.
 INSERT INTO shop_users (id, display_name, email, email_key, created_us, updated_us) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (email_key) DO NOTHING
 
@@ -36,5 +36,5 @@ SELECT id, user_id, currency, units, nanos, state, created_us, updated_us FROM s
 UPDATE shop_reservations SET state = ?, updated_us = ? WHERE id = ?
 
 -- name: sum_active_reservations
--- How many there are, and what they set aside. The sums can't overflow: a wallet takes no more than it can hold.
+-- Their number and their sums. The sums can't overflow: a wallet accepts no more than it can hold.
 SELECT count(*), coalesce(sum(units), 0), coalesce(sum(nanos), 0) FROM shop_reservations WHERE user_id = ? AND state = 1

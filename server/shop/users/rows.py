@@ -1,4 +1,4 @@
-"""Users, wallets and reservations as rows: SQL on one side, messages on the other. No rule of the service is here."""
+"""Reads and writes users, wallets and reservations as rows, without any rule of the service."""
 
 from typing import Any
 
@@ -13,31 +13,31 @@ _SQL = statements(__package__)
 
 
 def email_key(email: str) -> str:
-    """What is equal for equal addresses."""
+    """Returns a form of an email address that is the same for equal addresses."""
     return email.casefold()
 
 
 def insert_user(db: Database, display_name: str, email: str) -> User | None:
-    """Creates a user; ``None`` where another one has the email address."""
+    """Creates a user. Returns ``None`` if another user has the email address."""
     user_id, now = new_id("user"), now_us()
     rows = db.execute(_SQL["insert_user"], (user_id, display_name, email, email_key(email), now, now))
     return read_user(db, user_id) if rows.rowcount else None
 
 
 def read_user(db: Database, user_id: str) -> User | None:
-    """The user with an id."""
+    """Reads the user with an id."""
     row = db.execute(_SQL["read_user"], (user_id,)).fetchone()
     return _user(row) if row else None
 
 
 def list_users(db: Database, after: int, limit: int) -> tuple[list[tuple[int, User]], bool]:
-    """Users behind a ``seq``, each with its own, oldest first: ``limit`` at most. Also whether there are more."""
+    """Reads up to ``limit`` users behind a ``seq``, oldest first, each with its ``seq``; and whether there are more."""
     rows = db.execute(_SQL["list_users"], (after, limit + 1)).fetchall()
     return [(row[0], _user(row)) for row in rows[:limit]], len(rows) > limit
 
 
 def email_owner(db: Database, email: str) -> str | None:
-    """The id of the user who has an email address."""
+    """Reads the id of the user who has an email address."""
     row = db.execute(_SQL["read_email_owner"], (email_key(email),)).fetchone()
     return row[0] if row else None
 
@@ -67,13 +67,13 @@ def insert_reservation(db: Database, user_id: str, amount: Amount) -> Reservatio
 
 
 def read_reservation(db: Database, reservation_id: str) -> Reservation | None:
-    """The reservation with an id."""
+    """Reads the reservation with an id."""
     row = db.execute(_SQL["read_reservation"], (reservation_id,)).fetchone()
     return _reservation(row) if row else None
 
 
 def update_reservation(db: Database, reservation: Reservation, state: Reservation.State) -> Reservation:
-    """Writes a reservation's new state, and answers the reservation."""
+    """Writes a reservation's new state, and returns the reservation."""
     now = now_us()
     db.execute(_SQL["update_reservation"], (state, now, reservation.id))
     reservation.state = state
@@ -82,7 +82,7 @@ def update_reservation(db: Database, reservation: Reservation, state: Reservatio
 
 
 def active_reservations(db: Database, user_id: str) -> tuple[int, int]:
-    """How many of a user's reservations are active, and what they set aside, in billionths."""
+    """Returns the number of a user's active reservations, and their sum in billionths."""
     row = db.execute(_SQL["sum_active_reservations"], (user_id,)).fetchone()
     count, units, nanos = row or (0, 0, 0)
     return count, units * NANOS_PER_UNIT + nanos

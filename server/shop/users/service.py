@@ -1,4 +1,4 @@
-"""The user service: each handler checks its request, and does its whole effect in one transaction."""
+"""The user service. Each handler checks its request and has all its effects in one transaction."""
 
 from collections.abc import Collection
 
@@ -34,7 +34,7 @@ _LONGEST_NAME = 200
 
 
 class UserService(users_pb2_grpc.UserServiceServicer):
-    """Keeps users and their wallets."""
+    """The user service."""
 
     def __init__(self, store: Transactions) -> None:
         self._store = store
@@ -55,13 +55,13 @@ class UserService(users_pb2_grpc.UserServiceServicer):
 
     @answers
     async def GetUser(self, request: GetUserRequest, context: Context) -> User:
-        """Answers one user."""
+        """Returns one user."""
         _check_id(request.id)
         return await self._store.read(lambda db: wallet.existing(db, request.id))
 
     @answers
     async def ListUsers(self, request: ListUsersRequest, context: Context) -> ListUsersResponse:
-        """Answers a page of users."""
+        """Returns a page of users."""
         page = pages.asked("users", request)
         found, more = await self._store.read(lambda db: rows.list_users(db, page.after, page.size))
         return ListUsersResponse(
@@ -71,7 +71,7 @@ class UserService(users_pb2_grpc.UserServiceServicer):
 
     @answers
     async def UpdateUser(self, request: UpdateUserRequest, context: Context) -> User:
-        """Changes what the mask names."""
+        """Changes the fields that the mask names."""
         changes = _checked_changes(request)
 
         def update(db: Database) -> User:
@@ -111,19 +111,19 @@ class UserService(users_pb2_grpc.UserServiceServicer):
 
     @answers
     async def ReserveCredit(self, request: ReserveCreditRequest, context: Context) -> Reservation:
-        """Sets credit aside."""
+        """Reserves credit."""
         amount = _checked_amount(request)
         return await self._store.transaction(lambda db: wallet.reserve(db, request.user_id, amount))
 
     @answers
     async def CaptureReservation(self, request: CaptureReservationRequest, context: Context) -> Reservation:
-        """Spends what was set aside."""
+        """Spends a reservation."""
         _check_id(request.id)
         return await self._store.transaction(lambda db: wallet.capture(db, request.id))
 
     @answers
     async def ReleaseReservation(self, request: ReleaseReservationRequest, context: Context) -> Reservation:
-        """Gives back what was set aside."""
+        """Returns a reservation's amount to the balance."""
         _check_id(request.id)
         return await self._store.transaction(lambda db: wallet.release(db, request.id))
 
@@ -141,7 +141,7 @@ def _check_user(fields: Fields, user: User, which: Collection[str]) -> None:
 
 
 def _checked_changes(request: UpdateUserRequest) -> Collection[str]:
-    """The fields to change."""
+    """Checks the request, and returns the names of the fields to change."""
     changes = named(request.update_mask, request.user, _CHANGEABLE)
     with Fields() as fields:
         fields.id("user.id", request.user.id)

@@ -1,4 +1,4 @@
-"""The rules of a wallet: money moves, and is never made or lost. Each function is a transaction's whole effect."""
+"""The rules of a wallet: money moves, and is never made or lost. Each function has all effects of a transaction."""
 
 from grpc_idempotency import Database
 from shop.errors import Reason, Refused
@@ -8,10 +8,10 @@ from shop.users.v1.users_pb2 import Reservation, User
 
 
 def add(db: Database, user_id: str, amount: Amount) -> User:
-    """Adds credit, and answers the user."""
+    """Adds credit, and returns the user."""
     balance = _balance(db, user_id, amount.currency) or Amount(currency=amount.currency, nanos=0)
     _, set_aside = rows.active_reservations(db, user_id)
-    # What is set aside may come back, so there has to be room for it too.
+    # Reserved amounts may come back, so there has to be room for them too.
     if not balance.plus(set_aside + amount.nanos).fits:
         raise Refused(Reason.BALANCE_TOO_LARGE, id=user_id, amount=str(amount))
     rows.update_balance(db, user_id, balance.plus(amount.nanos))
@@ -19,7 +19,7 @@ def add(db: Database, user_id: str, amount: Amount) -> User:
 
 
 def reserve(db: Database, user_id: str, amount: Amount) -> Reservation:
-    """Sets an amount aside."""
+    """Reserves an amount."""
     balance = _balance(db, user_id, amount.currency) or Amount(currency=amount.currency, nanos=0)
     if balance.nanos < amount.nanos:
         raise Refused(Reason.BALANCE_TOO_SMALL, id=user_id, balance=str(balance), amount=str(amount))
@@ -28,21 +28,21 @@ def reserve(db: Database, user_id: str, amount: Amount) -> Reservation:
 
 
 def capture(db: Database, reservation_id: str) -> Reservation:
-    """Spends what was set aside."""
+    """Spends a reservation."""
     return rows.update_reservation(db, _active(db, reservation_id), Reservation.STATE_CAPTURED)
 
 
 def release(db: Database, reservation_id: str) -> Reservation:
-    """Gives back what was set aside."""
+    """Returns a reservation's amount to the balance."""
     reservation = _active(db, reservation_id)
-    # It has its user still: nobody is deleted whose reservations are active.
+    # Its user still exists: a user with active reservations can't be deleted.
     balance = Amount.of(existing(db, reservation.user_id).balance)
     rows.update_balance(db, reservation.user_id, balance.plus(Amount.of(reservation.amount).nanos))
     return rows.update_reservation(db, reservation, Reservation.STATE_RELEASED)
 
 
 def existing(db: Database, user_id: str) -> User:
-    """The user, who has to be there."""
+    """Returns the user. Raises :class:`Refused` if there is none."""
     user = rows.read_user(db, user_id)
     if user is None:
         raise Refused(Reason.USER_NOT_FOUND, id=user_id)
@@ -50,7 +50,7 @@ def existing(db: Database, user_id: str) -> User:
 
 
 def _balance(db: Database, user_id: str, currency: str) -> Amount | None:
-    """A user's balance, which has to be in a currency; ``None`` where no credit was ever added."""
+    """Returns a user's balance; ``None`` if no credit was ever added. Raises :class:`Refused` for another currency."""
     user = existing(db, user_id)
     if not user.HasField("balance"):
         return None
