@@ -26,23 +26,23 @@ if _version_not_supported:
 
 
 class OrderServiceStub:
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -95,28 +95,28 @@ class OrderServiceStub:
 
 
 class OrderServiceServicer:
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
     def CreateOrder(self, request, context):
-        """Creates an order, and answers it. (AIP-133)
+        """Creates an order, and returns it. (AIP-133)
 
         The customer need not be a user of the shop before Checkout.
         """
@@ -125,7 +125,7 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """Answers one order. (AIP-131)
+        """Returns one order. (AIP-131)
 
         NOT_FOUND: there is no such order.
         """
@@ -134,29 +134,29 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """Lists orders a page at a time, oldest first. (AIP-132)
+        """Lists orders in pages, oldest first. (AIP-132)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddItem(self, request, context):
-        """Adds an item to a pending order, and answers the order. (AIP-136)
+        """Adds an item to a pending order, and returns the order. (AIP-136)
 
-        The order's `total_amount` stays as it is: it is the client's.
+        The order's `total_amount` stays as the client gave it.
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
+        - FAILED_PRECONDITION: the order is not pending (for example while Checkout runs), or has 1000 items already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelOrder(self, request, context):
-        """Cancels a pending order, and answers it. (AIP-136)
+        """Cancels a pending order, and returns it. (AIP-136)
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
+        - FAILED_PRECONDITION: the order is not pending, for example while Checkout runs.
         - ABORTED: an etag was sent, and the order has changed since.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -164,11 +164,11 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Checkout(self, request, context):
-        """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
+        """Pays a pending order from its customer's wallet, confirms it, and returns the order. (AIP-136)
 
-        Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-        reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
-        and the client never calls again. Until then the order's state tells how far it is.
+        Reserves the order's `total_amount` at `shop.users.v1.UserService`, captures the reservation, and confirms the order.
+        Either all of this is done, or all is undone and the order is pending again, even if a server dies meanwhile and the
+        client never calls again. Until then the order's state shows the progress.
 
         A key is required.
 
@@ -176,16 +176,16 @@ class OrderServiceServicer:
         - NOT_FOUND: there is no such order.
         - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
         smaller than the total or in another currency.
-        - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
+        - ABORTED: the user service could not be reached for hours, and all was undone. Check out with a new key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchOrder(self, request, context):
-        """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
+        """Sends an order as it is now, and again at each change, until it is confirmed or cancelled.
 
-        Changes that follow each other closely may come as one.
+        Changes in quick succession may come as one.
 
         - NOT_FOUND: there is no such order.
         - UNAVAILABLE: the server is stopping. Watch again.
@@ -195,17 +195,17 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ImportOrders(self, request_iterator, context):
-        """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
-        and 10,000 items in one call.
+        """Creates an order for each message of the stream, all or none, and returns their number: at most 1000 orders and 10,000
+        items in one call.
 
-        A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
-        else a client that breaks off may find created what it had sent till then.
+        A keyed call announces in the metadata entry `idempotency-message-count` how many messages it sends, and runs once all
+        have come. Its key can only be the metadata entry `idempotency-key`. A call without a key should announce it too:
+        otherwise, if the client breaks off, the orders sent so far may be created.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
         a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
-        announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: fewer messages came than announced;
+        nothing was created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,23 +263,23 @@ def add_OrderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class OrderService:
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 

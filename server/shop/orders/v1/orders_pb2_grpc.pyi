@@ -27,23 +27,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class OrderServiceStub:
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -52,38 +52,38 @@ class OrderServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> OrderServiceAsyncStub: ...
     CreateOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.Order]
-    """Creates an order, and answers it. (AIP-133)
+    """Creates an order, and returns it. (AIP-133)
 
     The customer need not be a user of the shop before Checkout.
     """
     GetOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]
-    """Answers one order. (AIP-131)
+    """Returns one order. (AIP-131)
 
     NOT_FOUND: there is no such order.
     """
     ListOrders: _grpc.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]
-    """Lists orders a page at a time, oldest first. (AIP-132)"""
+    """Lists orders in pages, oldest first. (AIP-132)"""
     AddItem: _grpc.UnaryUnaryMultiCallable[_orders_pb2.AddItemRequest, _orders_pb2.Order]
-    """Adds an item to a pending order, and answers the order. (AIP-136)
+    """Adds an item to a pending order, and returns the order. (AIP-136)
 
-    The order's `total_amount` stays as it is: it is the client's.
+    The order's `total_amount` stays as the client gave it.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
+    - FAILED_PRECONDITION: the order is not pending (for example while Checkout runs), or has 1000 items already.
     """
     CancelOrder: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]
-    """Cancels a pending order, and answers it. (AIP-136)
+    """Cancels a pending order, and returns it. (AIP-136)
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
+    - FAILED_PRECONDITION: the order is not pending, for example while Checkout runs.
     - ABORTED: an etag was sent, and the order has changed since.
     """
     Checkout: _grpc.UnaryUnaryMultiCallable[_orders_pb2.CheckoutRequest, _orders_pb2.Order]
-    """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
+    """Pays a pending order from its customer's wallet, confirms it, and returns the order. (AIP-136)
 
-    Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-    reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
-    and the client never calls again. Until then the order's state tells how far it is.
+    Reserves the order's `total_amount` at `shop.users.v1.UserService`, captures the reservation, and confirms the order.
+    Either all of this is done, or all is undone and the order is pending again, even if a server dies meanwhile and the
+    client never calls again. Until then the order's state shows the progress.
 
     A key is required.
 
@@ -91,86 +91,86 @@ class OrderServiceStub:
     - NOT_FOUND: there is no such order.
     - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
       smaller than the total or in another currency.
-    - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
+    - ABORTED: the user service could not be reached for hours, and all was undone. Check out with a new key.
     """
     WatchOrder: _grpc.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]
-    """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
+    """Sends an order as it is now, and again at each change, until it is confirmed or cancelled.
 
-    Changes that follow each other closely may come as one.
+    Changes in quick succession may come as one.
 
     - NOT_FOUND: there is no such order.
     - UNAVAILABLE: the server is stopping. Watch again.
     """
     ImportOrders: _grpc.StreamUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.ImportOrdersResponse]
-    """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
-    and 10,000 items in one call.
+    """Creates an order for each message of the stream, all or none, and returns their number: at most 1000 orders and 10,000
+    items in one call.
 
-    A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
-    else a client that breaks off may find created what it had sent till then.
+    A keyed call announces in the metadata entry `idempotency-message-count` how many messages it sends, and runs once all
+    have come. Its key can only be the metadata entry `idempotency-key`. A call without a key should announce it too:
+    otherwise, if the client breaks off, the orders sent so far may be created.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
-      announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: fewer messages came than announced;
+      nothing was created.
     """
 
 @_typing.type_check_only
 class OrderServiceAsyncStub(OrderServiceStub):
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Creates an order, and answers it. (AIP-133)
+    """Creates an order, and returns it. (AIP-133)
 
     The customer need not be a user of the shop before Checkout.
     """
     GetOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.GetOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Answers one order. (AIP-131)
+    """Returns one order. (AIP-131)
 
     NOT_FOUND: there is no such order.
     """
     ListOrders: _aio.UnaryUnaryMultiCallable[_orders_pb2.ListOrdersRequest, _orders_pb2.ListOrdersResponse]  # type: ignore[assignment]
-    """Lists orders a page at a time, oldest first. (AIP-132)"""
+    """Lists orders in pages, oldest first. (AIP-132)"""
     AddItem: _aio.UnaryUnaryMultiCallable[_orders_pb2.AddItemRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Adds an item to a pending order, and answers the order. (AIP-136)
+    """Adds an item to a pending order, and returns the order. (AIP-136)
 
-    The order's `total_amount` stays as it is: it is the client's.
+    The order's `total_amount` stays as the client gave it.
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
+    - FAILED_PRECONDITION: the order is not pending (for example while Checkout runs), or has 1000 items already.
     """
     CancelOrder: _aio.UnaryUnaryMultiCallable[_orders_pb2.CancelOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Cancels a pending order, and answers it. (AIP-136)
+    """Cancels a pending order, and returns it. (AIP-136)
 
     - NOT_FOUND: there is no such order.
-    - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
+    - FAILED_PRECONDITION: the order is not pending, for example while Checkout runs.
     - ABORTED: an etag was sent, and the order has changed since.
     """
     Checkout: _aio.UnaryUnaryMultiCallable[_orders_pb2.CheckoutRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
+    """Pays a pending order from its customer's wallet, confirms it, and returns the order. (AIP-136)
 
-    Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-    reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
-    and the client never calls again. Until then the order's state tells how far it is.
+    Reserves the order's `total_amount` at `shop.users.v1.UserService`, captures the reservation, and confirms the order.
+    Either all of this is done, or all is undone and the order is pending again, even if a server dies meanwhile and the
+    client never calls again. Until then the order's state shows the progress.
 
     A key is required.
 
@@ -178,48 +178,48 @@ class OrderServiceAsyncStub(OrderServiceStub):
     - NOT_FOUND: there is no such order.
     - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
       smaller than the total or in another currency.
-    - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
+    - ABORTED: the user service could not be reached for hours, and all was undone. Check out with a new key.
     """
     WatchOrder: _aio.UnaryStreamMultiCallable[_orders_pb2.WatchOrderRequest, _orders_pb2.Order]  # type: ignore[assignment]
-    """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
+    """Sends an order as it is now, and again at each change, until it is confirmed or cancelled.
 
-    Changes that follow each other closely may come as one.
+    Changes in quick succession may come as one.
 
     - NOT_FOUND: there is no such order.
     - UNAVAILABLE: the server is stopping. Watch again.
     """
     ImportOrders: _aio.StreamUnaryMultiCallable[_orders_pb2.CreateOrderRequest, _orders_pb2.ImportOrdersResponse]  # type: ignore[assignment]
-    """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
-    and 10,000 items in one call.
+    """Creates an order for each message of the stream, all or none, and returns their number: at most 1000 orders and 10,000
+    items in one call.
 
-    A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-    all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
-    else a client that breaks off may find created what it had sent till then.
+    A keyed call announces in the metadata entry `idempotency-message-count` how many messages it sends, and runs once all
+    have come. Its key can only be the metadata entry `idempotency-key`. A call without a key should announce it too:
+    otherwise, if the client breaks off, the orders sent so far may be created.
 
     - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
       a key, but not its message count.
-    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
-      announced; nothing was created.
+    - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: fewer messages came than announced;
+      nothing was created.
     """
 
 class OrderServiceServicer:
-    """Takes orders and keeps them.
+    """Manages orders.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -228,7 +228,7 @@ class OrderServiceServicer:
         request: _orders_pb2.CreateOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
-        """Creates an order, and answers it. (AIP-133)
+        """Creates an order, and returns it. (AIP-133)
 
         The customer need not be a user of the shop before Checkout.
         """
@@ -238,7 +238,7 @@ class OrderServiceServicer:
         request: _orders_pb2.GetOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
-        """Answers one order. (AIP-131)
+        """Returns one order. (AIP-131)
 
         NOT_FOUND: there is no such order.
         """
@@ -248,19 +248,19 @@ class OrderServiceServicer:
         request: _orders_pb2.ListOrdersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ListOrdersResponse, _abc.Awaitable[_orders_pb2.ListOrdersResponse]]:
-        """Lists orders a page at a time, oldest first. (AIP-132)"""
+        """Lists orders in pages, oldest first. (AIP-132)"""
 
     def AddItem(
         self,
         request: _orders_pb2.AddItemRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
-        """Adds an item to a pending order, and answers the order. (AIP-136)
+        """Adds an item to a pending order, and returns the order. (AIP-136)
 
-        The order's `total_amount` stays as it is: it is the client's.
+        The order's `total_amount` stays as the client gave it.
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending (it is not while Checkout runs), or has 1000 items already.
+        - FAILED_PRECONDITION: the order is not pending (for example while Checkout runs), or has 1000 items already.
         """
 
     def CancelOrder(
@@ -268,10 +268,10 @@ class OrderServiceServicer:
         request: _orders_pb2.CancelOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
-        """Cancels a pending order, and answers it. (AIP-136)
+        """Cancels a pending order, and returns it. (AIP-136)
 
         - NOT_FOUND: there is no such order.
-        - FAILED_PRECONDITION: the order is not pending; it is not while Checkout runs.
+        - FAILED_PRECONDITION: the order is not pending, for example while Checkout runs.
         - ABORTED: an etag was sent, and the order has changed since.
         """
 
@@ -280,11 +280,11 @@ class OrderServiceServicer:
         request: _orders_pb2.CheckoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.Order, _abc.Awaitable[_orders_pb2.Order]]:
-        """Pays a pending order from its customer's wallet and confirms it, and answers the order. (AIP-136)
+        """Pays a pending order from its customer's wallet, confirms it, and returns the order. (AIP-136)
 
-        Reserves the order's `total_amount` with `shop.users.v1.UserService`, confirms the order, and captures the
-        reservation. All of it is done, or all of it is undone and the order pending again, also where a server dies in it
-        and the client never calls again. Until then the order's state tells how far it is.
+        Reserves the order's `total_amount` at `shop.users.v1.UserService`, captures the reservation, and confirms the order.
+        Either all of this is done, or all is undone and the order is pending again, even if a server dies meanwhile and the
+        client never calls again. Until then the order's state shows the progress.
 
         A key is required.
 
@@ -292,7 +292,7 @@ class OrderServiceServicer:
         - NOT_FOUND: there is no such order.
         - FAILED_PRECONDITION: the order is not pending, its customer is not a user of the shop, or the user's balance is
           smaller than the total or in another currency.
-        - ABORTED: the user service could not be reached for hours, and all is undone. Check out with a new key.
+        - ABORTED: the user service could not be reached for hours, and all was undone. Check out with a new key.
         """
 
     def WatchOrder(
@@ -300,9 +300,9 @@ class OrderServiceServicer:
         request: _orders_pb2.WatchOrderRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_orders_pb2.Order], _abc.AsyncIterator[_orders_pb2.Order]]:
-        """Answers an order as it is now, and again at each change, until it is confirmed or cancelled.
+        """Sends an order as it is now, and again at each change, until it is confirmed or cancelled.
 
-        Changes that follow each other closely may come as one.
+        Changes in quick succession may come as one.
 
         - NOT_FOUND: there is no such order.
         - UNAVAILABLE: the server is stopping. Watch again.
@@ -313,17 +313,17 @@ class OrderServiceServicer:
         request_iterator: _MaybeAsyncIterator[_orders_pb2.CreateOrderRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_orders_pb2.ImportOrdersResponse, _abc.Awaitable[_orders_pb2.ImportOrdersResponse]]:
-        """Creates an order for each message of the stream, all or none, and answers how many there were: at most 1000 orders
-        and 10,000 items in one call.
+        """Creates an order for each message of the stream, all or none, and returns their number: at most 1000 orders and 10,000
+        items in one call.
 
-        A keyed call says in the metadata entry `idempotency-message-count` how many messages it will send, and runs once
-        all have come. Its key is the metadata entry `idempotency-key` alone. A call without a key had better say it too:
-        else a client that breaks off may find created what it had sent till then.
+        A keyed call announces in the metadata entry `idempotency-message-count` how many messages it sends, and runs once all
+        have come. Its key can only be the metadata entry `idempotency-key`. A call without a key should announce it too:
+        otherwise, if the client breaks off, the orders sent so far may be created.
 
         - INVALID_ARGUMENT: a message is not valid; nothing was created. With reason `STREAM_LENGTH_REQUIRED`: the call has
           a key, but not its message count.
-        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: not as many messages came as were
-          announced; nothing was created.
+        - CANCELLED, reason `STREAM_TRUNCATED`, or `IMPORT_TRUNCATED` without a key: fewer messages came than announced;
+          nothing was created.
         """
 
 def add_OrderServiceServicer_to_server(servicer: OrderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,23 +27,23 @@ if _version_not_supported:
 
 
 class UserServiceStub:
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -101,28 +101,28 @@ class UserServiceStub:
 
 
 class UserServiceServicer:
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
     def CreateUser(self, request, context):
-        """Creates a user with an empty wallet, and answers it. (AIP-133)
+        """Creates a user with an empty wallet, and returns it. (AIP-133)
 
         ALREADY_EXISTS: another user has this email address.
         """
@@ -131,7 +131,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetUser(self, request, context):
-        """Answers one user. (AIP-131)
+        """Returns one user. (AIP-131)
 
         NOT_FOUND: there is no such user.
         """
@@ -140,16 +140,16 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsers(self, request, context):
-        """Lists users a page at a time, oldest first. (AIP-132)
+        """Lists users in pages, oldest first. (AIP-132)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateUser(self, request, context):
-        """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+        """Changes the fields of a user that the mask names, and returns the changed user. (AIP-134)
 
-        An update that changes nothing leaves the user's etag as it was.
+        An update that changes nothing leaves the user's etag unchanged.
 
         - NOT_FOUND: there is no such user.
         - ALREADY_EXISTS: another user has this email address.
@@ -171,7 +171,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddCredit(self, request, context):
-        """Adds credit to a user's wallet, and answers the user with the new balance. (AIP-136)
+        """Adds credit to a user's wallet, and returns the user with the new balance. (AIP-136)
 
         A wallet has one currency, that of the first credit added to it.
 
@@ -184,9 +184,9 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReserveCredit(self, request, context):
-        """Sets an amount of a user's credit aside, and answers the reservation. (AIP-136)
+        """Reserves an amount of a user's credit, and returns the reservation. (AIP-136)
 
-        The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation gives it back.
+        The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation returns it to the balance.
 
         - NOT_FOUND: there is no such user.
         - FAILED_PRECONDITION: the balance is smaller than the amount, or in another currency.
@@ -196,7 +196,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CaptureReservation(self, request, context):
-        """Spends a reservation for good, and answers it. (AIP-136)
+        """Spends a reservation for good, and returns the reservation. (AIP-136)
 
         - NOT_FOUND: there is no such reservation.
         - FAILED_PRECONDITION: the reservation was captured or released before.
@@ -206,7 +206,7 @@ class UserServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseReservation(self, request, context):
-        """Gives a reservation's amount back to its user's balance, and answers the reservation. (AIP-136)
+        """Returns a reservation's amount to its user's balance, and returns the reservation. (AIP-136)
 
         - NOT_FOUND: there is no such reservation.
         - FAILED_PRECONDITION: the reservation was captured or released before.
@@ -272,23 +272,23 @@ def add_UserServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UserService:
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-    the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+    the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 

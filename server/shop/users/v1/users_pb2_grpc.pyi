@@ -28,23 +28,23 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UserServiceStub:
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -53,21 +53,21 @@ class UserServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UserServiceAsyncStub: ...
     CreateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.CreateUserRequest, _users_pb2.User]
-    """Creates a user with an empty wallet, and answers it. (AIP-133)
+    """Creates a user with an empty wallet, and returns it. (AIP-133)
 
     ALREADY_EXISTS: another user has this email address.
     """
     GetUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.User]
-    """Answers one user. (AIP-131)
+    """Returns one user. (AIP-131)
 
     NOT_FOUND: there is no such user.
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]
-    """Lists users a page at a time, oldest first. (AIP-132)"""
+    """Lists users in pages, oldest first. (AIP-132)"""
     UpdateUser: _grpc.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]
-    """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+    """Changes the fields of a user that the mask names, and returns the changed user. (AIP-134)
 
-    An update that changes nothing leaves the user's etag as it was.
+    An update that changes nothing leaves the user's etag unchanged.
 
     - NOT_FOUND: there is no such user.
     - ALREADY_EXISTS: another user has this email address.
@@ -81,7 +81,7 @@ class UserServiceStub:
     - ABORTED: an etag was sent, and the user has changed since.
     """
     AddCredit: _grpc.UnaryUnaryMultiCallable[_users_pb2.AddCreditRequest, _users_pb2.User]
-    """Adds credit to a user's wallet, and answers the user with the new balance. (AIP-136)
+    """Adds credit to a user's wallet, and returns the user with the new balance. (AIP-136)
 
     A wallet has one currency, that of the first credit added to it.
 
@@ -90,21 +90,21 @@ class UserServiceStub:
     - OUT_OF_RANGE: the balance would be larger than can be kept.
     """
     ReserveCredit: _grpc.UnaryUnaryMultiCallable[_users_pb2.ReserveCreditRequest, _users_pb2.Reservation]
-    """Sets an amount of a user's credit aside, and answers the reservation. (AIP-136)
+    """Reserves an amount of a user's credit, and returns the reservation. (AIP-136)
 
-    The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation gives it back.
+    The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation returns it to the balance.
 
     - NOT_FOUND: there is no such user.
     - FAILED_PRECONDITION: the balance is smaller than the amount, or in another currency.
     """
     CaptureReservation: _grpc.UnaryUnaryMultiCallable[_users_pb2.CaptureReservationRequest, _users_pb2.Reservation]
-    """Spends a reservation for good, and answers it. (AIP-136)
+    """Spends a reservation for good, and returns the reservation. (AIP-136)
 
     - NOT_FOUND: there is no such reservation.
     - FAILED_PRECONDITION: the reservation was captured or released before.
     """
     ReleaseReservation: _grpc.UnaryUnaryMultiCallable[_users_pb2.ReleaseReservationRequest, _users_pb2.Reservation]
-    """Gives a reservation's amount back to its user's balance, and answers the reservation. (AIP-136)
+    """Returns a reservation's amount to its user's balance, and returns the reservation. (AIP-136)
 
     - NOT_FOUND: there is no such reservation.
     - FAILED_PRECONDITION: the reservation was captured or released before.
@@ -112,43 +112,43 @@ class UserServiceStub:
 
 @_typing.type_check_only
 class UserServiceAsyncStub(UserServiceStub):
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.CreateUserRequest, _users_pb2.User]  # type: ignore[assignment]
-    """Creates a user with an empty wallet, and answers it. (AIP-133)
+    """Creates a user with an empty wallet, and returns it. (AIP-133)
 
     ALREADY_EXISTS: another user has this email address.
     """
     GetUser: _aio.UnaryUnaryMultiCallable[_users_pb2.GetUserRequest, _users_pb2.User]  # type: ignore[assignment]
-    """Answers one user. (AIP-131)
+    """Returns one user. (AIP-131)
 
     NOT_FOUND: there is no such user.
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_users_pb2.ListUsersRequest, _users_pb2.ListUsersResponse]  # type: ignore[assignment]
-    """Lists users a page at a time, oldest first. (AIP-132)"""
+    """Lists users in pages, oldest first. (AIP-132)"""
     UpdateUser: _aio.UnaryUnaryMultiCallable[_users_pb2.UpdateUserRequest, _users_pb2.User]  # type: ignore[assignment]
-    """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+    """Changes the fields of a user that the mask names, and returns the changed user. (AIP-134)
 
-    An update that changes nothing leaves the user's etag as it was.
+    An update that changes nothing leaves the user's etag unchanged.
 
     - NOT_FOUND: there is no such user.
     - ALREADY_EXISTS: another user has this email address.
@@ -162,7 +162,7 @@ class UserServiceAsyncStub(UserServiceStub):
     - ABORTED: an etag was sent, and the user has changed since.
     """
     AddCredit: _aio.UnaryUnaryMultiCallable[_users_pb2.AddCreditRequest, _users_pb2.User]  # type: ignore[assignment]
-    """Adds credit to a user's wallet, and answers the user with the new balance. (AIP-136)
+    """Adds credit to a user's wallet, and returns the user with the new balance. (AIP-136)
 
     A wallet has one currency, that of the first credit added to it.
 
@@ -171,44 +171,44 @@ class UserServiceAsyncStub(UserServiceStub):
     - OUT_OF_RANGE: the balance would be larger than can be kept.
     """
     ReserveCredit: _aio.UnaryUnaryMultiCallable[_users_pb2.ReserveCreditRequest, _users_pb2.Reservation]  # type: ignore[assignment]
-    """Sets an amount of a user's credit aside, and answers the reservation. (AIP-136)
+    """Reserves an amount of a user's credit, and returns the reservation. (AIP-136)
 
-    The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation gives it back.
+    The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation returns it to the balance.
 
     - NOT_FOUND: there is no such user.
     - FAILED_PRECONDITION: the balance is smaller than the amount, or in another currency.
     """
     CaptureReservation: _aio.UnaryUnaryMultiCallable[_users_pb2.CaptureReservationRequest, _users_pb2.Reservation]  # type: ignore[assignment]
-    """Spends a reservation for good, and answers it. (AIP-136)
+    """Spends a reservation for good, and returns the reservation. (AIP-136)
 
     - NOT_FOUND: there is no such reservation.
     - FAILED_PRECONDITION: the reservation was captured or released before.
     """
     ReleaseReservation: _aio.UnaryUnaryMultiCallable[_users_pb2.ReleaseReservationRequest, _users_pb2.Reservation]  # type: ignore[assignment]
-    """Gives a reservation's amount back to its user's balance, and answers the reservation. (AIP-136)
+    """Returns a reservation's amount to its user's balance, and returns the reservation. (AIP-136)
 
     - NOT_FOUND: there is no such reservation.
     - FAILED_PRECONDITION: the reservation was captured or released before.
     """
 
 class UserServiceServicer:
-    """Keeps users and their wallets.
+    """Manages users and their wallets.
 
-    Every write is safe to retry: send it again with the same key, and it takes effect once and is answered with the
-    first reply. The key is the metadata entry `idempotency-key`, or the request's `request_id` where no such entry is
-    sent; a call that sends both must send them equal. Without a key each call is a new one.
+    Every write is safe to retry: sent again with the same key, it takes effect once and is answered with the first reply.
+    The key is the metadata entry `idempotency-key`, or the request's `request_id` if there is no such entry. If a call has
+    both, they must be equal. Without a key each call is a new one.
 
-    Errors that every method may give:
+    Errors of every method:
 
     - INVALID_ARGUMENT: the request isn't valid. `google.rpc.BadRequest` in the status details names every bad field, or
-      the first of them where they are too many for an answer's metadata.
-    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` where there is one.
+      the first of them if there are too many for an answer's metadata.
+    - UNAVAILABLE: try again with the same key, after the delay in `google.rpc.RetryInfo` if there is one.
 
     Every error of the service itself has a `google.rpc.ErrorInfo` of domain `shop`. (AIP-193)
 
-    Errors that every write with a key may give, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
+    Errors of every write with a key, with a `google.rpc.ErrorInfo` of domain `grpc-idempotency`:
 
-    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key came before with another request.
+    - FAILED_PRECONDITION, reason `KEY_REUSED`: the key was used before with another request.
     - INVALID_ARGUMENT, reason `KEY_INVALID`: the key is malformed.
     """
 
@@ -217,7 +217,7 @@ class UserServiceServicer:
         request: _users_pb2.CreateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.User, _abc.Awaitable[_users_pb2.User]]:
-        """Creates a user with an empty wallet, and answers it. (AIP-133)
+        """Creates a user with an empty wallet, and returns it. (AIP-133)
 
         ALREADY_EXISTS: another user has this email address.
         """
@@ -227,7 +227,7 @@ class UserServiceServicer:
         request: _users_pb2.GetUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.User, _abc.Awaitable[_users_pb2.User]]:
-        """Answers one user. (AIP-131)
+        """Returns one user. (AIP-131)
 
         NOT_FOUND: there is no such user.
         """
@@ -237,16 +237,16 @@ class UserServiceServicer:
         request: _users_pb2.ListUsersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.ListUsersResponse, _abc.Awaitable[_users_pb2.ListUsersResponse]]:
-        """Lists users a page at a time, oldest first. (AIP-132)"""
+        """Lists users in pages, oldest first. (AIP-132)"""
 
     def UpdateUser(
         self,
         request: _users_pb2.UpdateUserRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.User, _abc.Awaitable[_users_pb2.User]]:
-        """Changes the fields of a user that the mask names, and answers the user as it is then. (AIP-134)
+        """Changes the fields of a user that the mask names, and returns the changed user. (AIP-134)
 
-        An update that changes nothing leaves the user's etag as it was.
+        An update that changes nothing leaves the user's etag unchanged.
 
         - NOT_FOUND: there is no such user.
         - ALREADY_EXISTS: another user has this email address.
@@ -270,7 +270,7 @@ class UserServiceServicer:
         request: _users_pb2.AddCreditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.User, _abc.Awaitable[_users_pb2.User]]:
-        """Adds credit to a user's wallet, and answers the user with the new balance. (AIP-136)
+        """Adds credit to a user's wallet, and returns the user with the new balance. (AIP-136)
 
         A wallet has one currency, that of the first credit added to it.
 
@@ -284,9 +284,9 @@ class UserServiceServicer:
         request: _users_pb2.ReserveCreditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.Reservation, _abc.Awaitable[_users_pb2.Reservation]]:
-        """Sets an amount of a user's credit aside, and answers the reservation. (AIP-136)
+        """Reserves an amount of a user's credit, and returns the reservation. (AIP-136)
 
-        The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation gives it back.
+        The amount leaves the balance at once. CaptureReservation spends it, ReleaseReservation returns it to the balance.
 
         - NOT_FOUND: there is no such user.
         - FAILED_PRECONDITION: the balance is smaller than the amount, or in another currency.
@@ -297,7 +297,7 @@ class UserServiceServicer:
         request: _users_pb2.CaptureReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.Reservation, _abc.Awaitable[_users_pb2.Reservation]]:
-        """Spends a reservation for good, and answers it. (AIP-136)
+        """Spends a reservation for good, and returns the reservation. (AIP-136)
 
         - NOT_FOUND: there is no such reservation.
         - FAILED_PRECONDITION: the reservation was captured or released before.
@@ -308,7 +308,7 @@ class UserServiceServicer:
         request: _users_pb2.ReleaseReservationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_users_pb2.Reservation, _abc.Awaitable[_users_pb2.Reservation]]:
-        """Gives a reservation's amount back to its user's balance, and answers the reservation. (AIP-136)
+        """Returns a reservation's amount to its user's balance, and returns the reservation. (AIP-136)
 
         - NOT_FOUND: there is no such reservation.
         - FAILED_PRECONDITION: the reservation was captured or released before.
