@@ -24,7 +24,7 @@ A store whose database can hold a handler's rows takes part in the operation tha
 """
 
 import contextvars
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -39,6 +39,10 @@ T = TypeVar("T")
 class AsyncStore(Protocol):
     """A store as ``grpc_idempotency.aio`` uses it.
 
+    A call may be an ``async def``, or a plain ``def`` that returns an awaitable, such as a future: it may then begin
+    when it is called, in the event loop in which it is awaited. The caller awaits the result, once. ``open`` and
+    ``close`` are ``async def``.
+
     Raises:
         StoreUnavailable: From every call that the store can't do; its ``landed`` says what is known of the write.
     """
@@ -52,7 +56,7 @@ class AsyncStore(Protocol):
     async def close(self) -> None:
         """Finishes what was begun and lets go of everything. Does nothing on a closed store."""
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Awaitable[Record | None]:
         """Claims an operation that is absent or expired: makes a record *running* under ``claim.fence``.
 
         Args:
@@ -66,7 +70,7 @@ class AsyncStore(Protocol):
             ``None`` if the claim was won, else the record that stands in its way.
         """
 
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[bool]:
         """Makes the lease of a running or undoing record end ``lease`` from now, also if it has run out already.
 
         Args:
@@ -78,7 +82,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was changed.
         """
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | None]:
         """Stores the outcome of a running, undoing or held record, and drops its failure, its owner and its request.
 
         Args:
@@ -93,7 +97,7 @@ class AsyncStore(Protocol):
             that a completion whose answer was lost can be tried again.
         """
 
-    async def release(self, name: bytes, fence: bytes) -> bool:
+    def release(self, name: bytes, fence: bytes) -> Awaitable[bool]:
         """Deletes a running, undoing or held record and its steps: the operation is absent, and its fence is spent.
 
         Args:
@@ -104,7 +108,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was deleted.
         """
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> Awaitable[bool]:
         """Makes a running or undoing record *waiting*: it has no lease and keeps its steps.
 
         Args:
@@ -118,7 +122,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was changed.
         """
 
-    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> Awaitable[bool]:
         """Makes a running record *undoing*: it has failed for good, keeps its lease, its steps and this failure.
 
         The failure stays with the record while it waits and when it is held, until it is completed. A take-over of a
@@ -134,7 +138,7 @@ class AsyncStore(Protocol):
             failure: it is left alone then, so that a call whose answer was lost can be tried again.
         """
 
-    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> Awaitable[bool]:
         """Keeps a finished step of a running, undoing or held record, and the instant at which this is done.
 
         Args:
@@ -146,7 +150,7 @@ class AsyncStore(Protocol):
             ``True`` if the step was kept; ``False`` also if a step of this name is there already.
         """
 
-    async def steps(self, name: bytes) -> Sequence[Step]:
+    def steps(self, name: bytes) -> Awaitable[Sequence[Step]]:
         """Reads the finished steps of an operation, which are kept as long as its record.
 
         Args:
@@ -156,7 +160,7 @@ class AsyncStore(Protocol):
             The steps in the order in which they were recorded.
         """
 
-    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+    def pending(self, methods: Collection[str], limit: int = 100) -> Awaitable[Sequence[Record]]:
         """Reads lapsed records that can be dealt with without their clients (5.4).
 
         Args:
@@ -168,7 +172,7 @@ class AsyncStore(Protocol):
             then those that were claimed with a request; the oldest claims first among each.
         """
 
-    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> Awaitable[bool]:
         """Makes a running or undoing record *held*: it keeps its fence, has no lease and does not expire.
 
         Args:
@@ -181,7 +185,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was changed.
         """
 
-    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> Awaitable[bool]:
         """Settles a held record as an operator says (6.4).
 
         Args:
@@ -195,7 +199,7 @@ class AsyncStore(Protocol):
             ``True`` if the record was changed.
         """
 
-    async def get(self, name: bytes) -> Record | None:
+    def get(self, name: bytes) -> Awaitable[Record | None]:
         """Reads a record.
 
         Args:
@@ -205,9 +209,9 @@ class AsyncStore(Protocol):
             The record, or ``None`` if the operation is absent.
         """
 
-    async def list(
+    def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
+    ) -> Awaitable[Sequence[Record]]:
         """Reads records in the order of their first claims, the oldest first; expired ones are left out.
 
         Args:
@@ -220,7 +224,7 @@ class AsyncStore(Protocol):
             The records. Fewer than ``limit`` means that there are no more.
         """
 
-    async def sweep(self, limit: int = 500) -> Swept:
+    def sweep(self, limit: int = 500) -> Awaitable[Swept]:
         """Deletes one small batch of expired records, and gives space back where the store can.
 
         Args:
@@ -463,7 +467,7 @@ def lend(context: contextvars.Context, operation: RunningOperation) -> None:
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can hold the handler's own rows too (5.1)."""
 
-    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
         """Stores a completed record of an operation that was never claimed, in one write.
 
         For a transactional operation whose handler answers without a transaction: its claim was not written before.

@@ -329,13 +329,23 @@ class TestLoops:
         still = asyncio.new_event_loop()
         still.run_until_complete(store.open())
         claims = [a_claim() for _ in range(3)]
-        tasks = [still.create_task(store.claim(claim)) for claim in claims]
+        asked: list[asyncio.Future[Any]] = []
+        still.call_soon(lambda: asked.extend(asyncio.ensure_future(store.claim(claim)) for claim in claims))
         still.call_soon(still.stop)
         still.run_forever()
         asyncio.run(_work(store, 3))
-        assert still.run_until_complete(asyncio.gather(*tasks)) == [None] * 3
+        assert still.run_until_complete(asyncio.gather(*asked)) == [None] * 3
         still.run_until_complete(store.close())
         still.close()
+
+    def test_a_call_outside_of_a_loop_begins_in_one(self, path: Path) -> None:
+        """It is a coroutine there, whether the store is open or not."""
+        store, claim = AsyncSQLiteStore(path), a_claim()
+        for _ in range(2):  # not open yet, and open
+            called = store.claim(claim)
+            assert asyncio.iscoroutine(called)
+            assert asyncio.run(called) is None
+        asyncio.run(store.close())
 
     async def test_closing_in_one_loop_while_another_opens(self, path: Path) -> None:
         """The file is never open twice in a process: the next opening waits for the closing."""

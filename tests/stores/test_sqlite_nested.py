@@ -133,8 +133,12 @@ def test_from_any_thread_that_the_function_waits_for(
 def test_from_a_loop_of_its_own(path: Path, store: SQLiteStore, way: Callable[[Call], Any]) -> None:
     """By way of the other facade."""
     other = AsyncSQLiteStore(path)
-    refused(store, way, lambda: asyncio.run(other.get(b"name")))
+    refused(store, way, lambda: asyncio.run(_got(other)))
     asyncio.run(other.close())
+
+
+async def _got(store: AsyncSQLiteStore) -> object:
+    return await store.get(b"name")
 
 
 async def test_in_its_callers_loop(path: Path) -> None:
@@ -143,7 +147,7 @@ async def test_in_its_callers_loop(path: Path) -> None:
 
     def fn(db: Database) -> int:
         with pytest.raises(TransactionMisuse, match="within a transaction's function"):
-            asyncio.run_coroutine_threadsafe(store.claim(a_claim()), loop).result()
+            asyncio.run_coroutine_threadsafe(_got(store), loop).result()
         return one(db)
 
     assert await store.transaction(fn) == 1

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.stores._calls.requests import THREADS, Request
 from grpc_idempotency.stores._sqlite import writer as writer_module
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.guard import Guard
 from grpc_idempotency.stores._sqlite.queue import Queue
-from grpc_idempotency.stores._sqlite.requests import THREADS, Flush, Request
+from grpc_idempotency.stores._sqlite.requests import Flush
 from grpc_idempotency.stores._sqlite.writer import Writer
 
 MOST = 50_000

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.records import Code, Fingerprint, Outcome, State
+from grpc_idempotency.stores._calls.requests import ListRequest
 from grpc_idempotency.stores._sqlite import reads
-from grpc_idempotency.stores._sqlite.requests import ListRequest
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL, a_claim
 
@@ -59,7 +59,7 @@ OPEN = [state for state in State if state is not State.COMPLETED]
 @pytest.mark.parametrize("state", OPEN)
 async def test_a_list_of_what_is_open_uses_its_index(store: AsyncSQLiteStore, state: State) -> None:
     """In the order of age, without sorting."""
-    asked, db = ListRequest((-1, b""), state, None, 100), _Listening()
+    asked, db = ListRequest(None, state, None, 100), _Listening()
     reads.list_part(db, _tables(store), asked)  # type: ignore[arg-type]  # quacks like a connection
     sql, parameters = db.asked
     plan = await store.transaction(lambda db: db.execute("EXPLAIN QUERY PLAN " + sql, parameters).fetchall())
@@ -87,7 +87,7 @@ def _steps_of_a_list(path: Path, tables: Any) -> int:
     def count() -> None:
         taken.append(1)
 
-    asked = ListRequest((-1, b""), State.HELD, None, 100)
+    asked = ListRequest(None, State.HELD, None, 100)
     with closing(sqlite3.connect(path)) as db:
         db.set_progress_handler(count, 1)
         reads.list_part(db, tables, asked)

@@ -20,13 +20,13 @@ class SyncRunning(Running):
     def __init__(
         self,
         *,
-        wait: Callable[[Any], Any] = lambda reply: reply,
+        wait_for: Callable[[Callable[[], Any]], Any] = lambda call: call(),
         loop: asyncio.AbstractEventLoop | None = None,
         **known: Any,
     ) -> None:
         super().__init__(**known)
-        self._wait = wait
-        """Waits for what the store answers: on an asyncio server its calls are awaited in its ``loop``."""
+        self._wait_for = wait_for
+        """Makes a call of the store and waits for its answer: on an asyncio server both in its ``loop``."""
         self._loop = loop
         self._moved = threading.Condition(threading.Lock())
         """Guards the steps; notified when one begins or ends, or the handler does."""
@@ -64,7 +64,7 @@ class SyncRunning(Running):
     def _do(self, name: str, fn: Callable[..., Any]) -> Any:
         step = self.steps.made(name, fn())
         try:
-            kept = self._wait(self.store.record_step(self.name, self.fence, step))
+            kept = self._wait_for(lambda: self.store.record_step(self.name, self.fence, step))
         except BaseException:
             self._finish(step)  # it has been done, and perhaps kept: it is undone in either case
             raise
@@ -74,7 +74,8 @@ class SyncRunning(Running):
 
     def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
         kept = Kept(self.steps, name)
-        self._wait(self._transacting()(fn, step=kept))
+        transaction = self._transacting()(fn, step=kept)  # called here: it is the caller's operation that it is about
+        self._wait_for(lambda: transaction)
         return self._finish(kept.step)
 
     def _finish(self, step: Step) -> Any:
@@ -107,7 +108,7 @@ class SyncRunning(Running):
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
-            self.steps.learn(self._wait(self.store.steps(self.name)))
+            self.steps.learn(self._wait_for(lambda: self.store.steps(self.name)))
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)

@@ -1,7 +1,6 @@
 """A store in an SQLite file: the default (6.2)."""
 
-from grpc_idempotency.stores._sqlite.store import AsyncSQLiteStore
-from grpc_idempotency.stores._sqlite.threads import SQLiteStore
+from grpc_idempotency.stores._sqlite.store import AsyncSQLiteStore, SQLiteStore
 
 __all__ = ["AsyncSQLiteStore", "SQLiteStore"]
 

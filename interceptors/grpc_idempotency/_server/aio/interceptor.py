@@ -71,7 +71,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         max_detached: int = 10_000,
         replay_cache_bytes: int = 16 * 1024 * 1024,
     ) -> None:
-        if not asyncio.iscoroutinefunction(getattr(store, "claim", None)):
+        if not asyncio.iscoroutinefunction(getattr(store, "open", None)):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency.aio, whose calls are awaited.")
         super().__init__(
             store,

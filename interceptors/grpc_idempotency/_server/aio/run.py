@@ -56,7 +56,7 @@ class AioRun(Run):
         if self.cancellable:
             return AsyncRunning(**known)
         loop = asyncio.get_running_loop()
-        return SyncRunning(wait=lambda reply: wait_in_thread(reply, loop), loop=loop, **known)
+        return SyncRunning(wait_for=lambda call: wait_in_thread(_awaited(call), loop), loop=loop, **known)
 
     async def to_end(self, operation: Running | None) -> Ended:
         """Runs it to its end; a cancellation of this task is the caller's to explain."""
@@ -260,6 +260,10 @@ def run_until_left(
 async def _rest(operation: Running | None, *, stop: bool = False) -> None:
     if isinstance(operation, AsyncRunning):
         await operation.rest(stop=stop)
+
+
+async def _awaited(call: Callable[[], Awaitable[Any]]) -> Any:
+    return await call()
 
 
 def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:

@@ -77,7 +77,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         max_detached: int = 10_000,
         replay_cache_bytes: int = 16 * 1024 * 1024,
     ) -> None:
-        if not callable(getattr(store, "claim", None)) or inspect.iscoroutinefunction(store.claim):
+        if not callable(getattr(store, "open", None)) or inspect.iscoroutinefunction(store.open):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency for threads, whose calls block.")
         super().__init__(
             store,

@@ -1,29 +1,25 @@
-"""What the SQLite stores for asyncio and for threads share: settings, the writer, and whose operation it is."""
+"""What the SQLite stores for asyncio and for threads share: settings, and their part in the file's writer."""
 
-import inspect
 import os
 import threading
 import weakref
-from collections.abc import Callable, Generator
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from grpc_idempotency import _checks
-from grpc_idempotency.errors import PolicyError, StoreUnusable, TransactionMisuse
-from grpc_idempotency.records import Record, State, Step, Swept
-from grpc_idempotency.store import Database, RunningOperation, behind, current, lend
-from grpc_idempotency.stores._sqlite import nesting, registry, rows
-from grpc_idempotency.stores._sqlite.clock import MachineClock, RawClock
-from grpc_idempotency.stores._sqlite.connection import Settings
-from grpc_idempotency.stores._sqlite.requests import (
+from grpc_idempotency.errors import PolicyError, StoreError, StoreUnusable
+from grpc_idempotency.stores._calls.nesting import refuse_inside
+from grpc_idempotency.stores._calls.requests import (
+    Engine,
     GetRequest,
     ListRequest,
     PendingRequest,
     Request,
     StepsRequest,
-    SweepRequest,
-    TransactionRequest,
 )
+from grpc_idempotency.stores._sqlite import registry
+from grpc_idempotency.stores._sqlite.clock import MachineClock, RawClock
+from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.writer import Writer
@@ -31,11 +27,6 @@ from grpc_idempotency.stores._sqlite.writer import Writer
 _BUSY_TIMEOUT = timedelta(seconds=5)
 _LONGEST_BUSY_TIMEOUT = timedelta(days=1)  # SQLite counts it in milliseconds, and wraps after some weeks
 _SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
-_SWEEP_PART = 100
-
-T = TypeVar("T")
-Asking = Generator[Request[Any], Any, T]
-"""Requests one after another, each answered before the next."""
 
 
 class SQLiteBase:
@@ -55,6 +46,8 @@ class SQLiteBase:
         foreign_keys: whether SQLite enforces the foreign keys of your own tables. A violation fails its own transaction
             alone; a deferred one shows at the commit, which several transactions may share.
     """
+
+    _opened: tuple[Engine, Any] | None
 
     def __init__(
         self,
@@ -90,7 +83,6 @@ class SQLiteBase:
         self._writer: Writer | None = None
         self._tables: Tables | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
-        self._ready = False
 
     @property
     def database(self) -> tuple[str, str]:
@@ -99,127 +91,78 @@ class SQLiteBase:
 
     # -- within
 
-    def _tables_of(self, writer: Writer) -> Tables:
-        return writer.tables(self._sql, self._clock, read_only=self._settings.read_only)
-
-    def _check_reads(self, request: Request[Any]) -> None:
-        """Refuses what a store that is only for reading does not do."""
-        if not isinstance(request, GetRequest | ListRequest | StepsRequest | PendingRequest):
-            raise StoreUnusable(f"{self._path} is opened read-only here: nothing can be written")
-
-    def _listing(
-        self, state: State | None, method: str | None, after: Record | None, limit: int
-    ) -> Asking[list[Record]]:
-        """Reads in bounded parts, between which the file's other users have their turn."""
-        found: list[Record] = []
-        behind: tuple[int, bytes] | None = (-1, b"") if after is None else (rows.wall_ms(after.created_at), after.name)
-        while behind is not None and len(found) < limit:
-            part, behind = yield ListRequest(behind, state, method, limit - len(found))
-            found += part
-        return found
-
-    def _sweeping(self, limit: int) -> Asking[Swept]:
-        """Deletes in parts, between which others have their turn."""
-        deleted = freed = 0
-        more = True
-        while more and deleted < limit:
-            part: Swept = yield SweepRequest(min(_SWEEP_PART, limit - deleted))
-            deleted, freed, more = deleted + part.deleted, freed + part.freed_bytes, part.more
-        return Swept(deleted=deleted, more=more, freed_bytes=freed)
-
-    def _transacting(
-        self, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
-    ) -> TransactionRequest:
-        """The request for a transaction, in a keyed call of this database's with its outcome or a step in it."""
-        if inspect.iscoroutinefunction(fn):
-            raise TransactionMisuse("a transaction's function must be a plain def: it runs on the database's thread")
-        operation = self._own(current())
-        if operation is None and (stray := self._own(behind())) is not None:
-            fn = _without_reply(fn, stray)
-        if operation is not None and operation.committed is not None:
-            raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
-        if operation is None and make_step is not None:
-            raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
-        request = TransactionRequest(fn, operation, make_step)
-        if operation is not None:
-            lend(request.context, operation)
-        return request
-
-    def _reading(self, fn: Callable[[Database], Any]) -> TransactionRequest:
-        if inspect.iscoroutinefunction(fn):
-            raise TransactionMisuse("a read's function must be a plain def: it runs on the database's thread")
-        return TransactionRequest(fn, reads=True)
-
-    def _own(self, operation: RunningOperation | None) -> RunningOperation | None:
-        """The operation, if this store's database holds its record."""
-        if operation is None:
-            return None
-        same = operation.store is self or getattr(operation.store, "database", None) == self.database
-        return operation if same else None
-
-    def _take_leave(self) -> tuple[Writer, Tables] | None:
-        """For ``close``: what has to be let go of, if anything."""
-        nesting.refuse_inside()
-        with self._lock:
-            writer, tables, finalizer = self._writer, self._tables, self._finalizer
-            self._writer = self._tables = self._finalizer = None
-            self._ready = False
-        if writer is None or tables is None or finalizer is None or not finalizer.detach():
-            return None
-        return writer, tables
-
-    def _usable(self) -> tuple[Writer, Tables] | None:
-        """The writer, if the store is open. Raises :class:`TransactionMisuse` within a transaction's function."""
-        nesting.refuse_inside()
-        writer, tables = self._writer, self._tables
-        if not self._ready or writer is None or tables is None or writer.failure is not None:
-            return None
-        return writer, tables
-
-    def _acquire(self) -> tuple[Writer, Tables]:
+    def _acquire(self) -> tuple[Writer, Tables] | None:
+        """For ``open``: the writer and the tables to prepare; ``None`` if the store is open."""
+        refuse_inside()
         with self._lock:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
-                finalizer, self._finalizer = self._finalizer, None
-                self._writer = self._tables = None
-                self._ready = False
-                if finalizer is not None:
-                    finalizer()  # lets go of the writer that has failed
+                self._let_go()  # of a writer that has failed
                 writer = registry.acquire(self._given, self._settings)
                 self._path = writer.path
-                self._writer, self._tables = writer, self._tables_of(writer)
+                self._writer = writer
+                self._tables = writer.tables(self._sql, self._clock, read_only=self._settings.read_only)
                 self._finalizer = weakref.finalize(self, registry.release, writer)
                 self._finalizer.atexit = False  # at exit the registry closes all writers, and waits for them
-            return self._writer, self._tables
+            return None if self._opened is not None else (self._writer, self._tables)
+
+    def _prepared(self, writer: Writer, tables: Tables) -> None:
+        """The tables are ready: from now on the writer is asked."""
+        with self._lock:
+            if self._writer is writer:
+                self._opened = (_Reader(writer) if self._settings.read_only else writer), tables
 
     def _give_up(self, writer: Writer) -> None:
         """Lets go of a writer that could not open, so that the next call tries anew."""
         with self._lock:
-            if self._writer is not writer or self._finalizer is None:
-                return
-            finalizer, self._finalizer = self._finalizer, None
-            self._writer = self._tables = None
-            self._ready = False
-        finalizer()
+            if self._writer is writer:
+                self._let_go()
+
+    def _take_leave(self) -> tuple[Engine, Tables] | None:
+        """For ``close``: where to submit the last request, if the store has a writer."""
+        refuse_inside()
+        with self._lock:
+            writer, tables, finalizer = self._writer, self._tables, self._finalizer
+            self._writer = self._tables = self._finalizer = self._opened = None
+        if writer is None or tables is None or finalizer is None or not finalizer.detach():
+            return None
+        return _Leaving(writer), tables
+
+    def _let_go(self) -> None:
+        finalizer, self._finalizer = self._finalizer, None
+        self._writer = self._tables = self._opened = None
+        if finalizer is not None:
+            finalizer()
 
 
-def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> Callable[[Database], T]:
-    """The function of a transaction that a handler's task or thread makes: the reply is not for it to commit.
+class _Reader:
+    """The engine of a store that only reads: the writer, which may be other stores' too, behind a refusal of writes."""
 
-    A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Its rows
-    would be kept without the outcome, and nobody would know.
-    """
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
 
-    def guarded(db: Database) -> T:
-        value = fn(db)
-        if not operation.over and operation.answers(value):
-            raise TransactionMisuse(_STRAYED)
-        return value
+    @property
+    def failure(self) -> StoreError | None:
+        """See :class:`Engine`."""
+        return self._writer.failure
 
-    return guarded
+    def submit(self, request: Request[Any]) -> None:
+        """See :class:`Engine`."""
+        if isinstance(request, GetRequest | ListRequest | StepsRequest | PendingRequest):
+            self._writer.submit(request)
+            return
+        request.error = StoreUnusable(f"{self._writer.path} is opened read-only here: nothing can be written")
+        request.end()
+        request.settle()
 
 
-_STRAYED = (
-    "a task or thread that a handler has started has transactions of its own, and this one's function returned the "
-    "response of the handler's method: its rows and the call's outcome would not be kept together. Call "
-    "store.transaction in the handler itself; what it returns may be awaited in another task."
-)
+class _Leaving:
+    """The engine for a store's last request: it gives the writer back, and is answered when all before it is done."""
+
+    failure = None
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def submit(self, request: Request[Any]) -> None:
+        """See :class:`Engine`."""
+        registry.release(self._writer, request)

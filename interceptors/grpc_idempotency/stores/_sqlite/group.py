@@ -14,11 +14,7 @@ from typing import Any, TypeVar
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import State
-from grpc_idempotency.stores._sqlite import room, rows
-from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
-from grpc_idempotency.stores._sqlite.guard import GuardedConnection
-from grpc_idempotency.stores._sqlite.landing import landed, owner
-from grpc_idempotency.stores._sqlite.requests import (
+from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
     FencedRequest,
@@ -33,6 +29,10 @@ from grpc_idempotency.stores._sqlite.requests import (
     UndoRequest,
     WaitRequest,
 )
+from grpc_idempotency.stores._sqlite import room, rows
+from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
+from grpc_idempotency.stores._sqlite.guard import GuardedConnection
+from grpc_idempotency.stores._sqlite.landing import landed, owner
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.transactions import Transactions

@@ -3,8 +3,7 @@
 import sqlite3
 from typing import Any
 
-from grpc_idempotency.stores._sqlite import rows
-from grpc_idempotency.stores._sqlite.requests import (
+from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
     FencedRequest,
@@ -16,6 +15,7 @@ from grpc_idempotency.stores._sqlite.requests import (
     UndoRequest,
     WaitRequest,
 )
+from grpc_idempotency.stores._sqlite import rows
 from grpc_idempotency.stores._sqlite.sql import Sql
 
 

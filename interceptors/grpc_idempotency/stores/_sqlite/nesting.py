@@ -1,14 +1,12 @@
-"""Calls of a store from within a transaction's function: they would wait for the function, and it for them (5.1).
+"""Calls of a store from threads that a transaction's function starts, or hands work to, and waits for (5.1).
 
-A call in the function's own context is known by a context variable, which also follows it into the tasks, loops and
-threads of asyncio. One in a thread that the function starts, or hands work to, comes from a context that knows nothing.
-So whoever asks while a function runs has a watch set. It looks at what the function's thread is blocked by; and where
-that does not tell, it bounds how long others wait for one function.
+They come from a context that knows nothing of the function, so they are not refused as those in its own context are. So
+a call that is made while a function runs has a watch set. It looks at what the function's thread is blocked by; and
+where that does not tell, it bounds how long others wait for one function.
 """
 
 import concurrent.futures
 import concurrent.futures.thread
-import contextvars
 import gc
 import sys
 import threading
@@ -18,31 +16,17 @@ from types import FrameType
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
+from grpc_idempotency.stores._calls.nesting import MISUSE
+from grpc_idempotency.stores._calls.requests import Request, Threads
 from grpc_idempotency.stores._sqlite.guard import Guard
 from grpc_idempotency.stores._sqlite.queue import Queue
-from grpc_idempotency.stores._sqlite.requests import Flush, Request, Threads
-from grpc_idempotency.stores._sqlite.view import View
+from grpc_idempotency.stores._sqlite.requests import Flush
 
-_MISUSE = "a store must not be called within a transaction's function, which it would wait for: use the function's db"
 _LOOK = 0.1
 """Seconds between two looks at a function that others wait for."""
 _LEAST_PATIENCE = 1.0
 """Seconds that others wait for a function at least, however short ``busy_timeout`` is."""
 _WORK = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001 - nothing public tells who works on a future
-
-_inside: contextvars.ContextVar[View | None] = contextvars.ContextVar("grpc_idempotency_inside", default=None)
-
-
-def enter(view: View) -> None:
-    """The function with this view is about to be called in the present context."""
-    _inside.set(view)
-
-
-def refuse_inside() -> None:
-    """Raises :class:`TransactionMisuse` in the context of a function that is running."""
-    view = _inside.get()
-    if view is not None and not view.over:
-        raise TransactionMisuse(_MISUSE)
 
 
 class Watch:
@@ -92,7 +76,7 @@ class Watch:
         stacks = [list(_stack(frames.get(thread))) for thread in _waited_for(self.guard.thread, frames)]
         if stacks:
             for request in self._queue.withdraw(lambda one: _asks(one, stacks)):
-                self._refuse(request, TransactionMisuse(_MISUSE))
+                self._refuse(request, TransactionMisuse(MISUSE))
         if lasts > self._patience:
             for request in self._queue.withdraw(lambda one: not isinstance(one, Flush)):
                 self._refuse(request, StoreUnavailable(f"a transaction's function has been running for {lasts:.1f} s"))

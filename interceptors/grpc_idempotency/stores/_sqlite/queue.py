@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from grpc_idempotency.stores._sqlite.requests import Request
+from grpc_idempotency.stores._calls.requests import Request
 
 AnyRequest = Request[Any]
 _MOST_AT_ONCE = 4096

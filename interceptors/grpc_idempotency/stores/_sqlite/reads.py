@@ -5,14 +5,14 @@ import sqlite3
 from collections.abc import Sequence
 
 from grpc_idempotency.records import State, Swept
-from grpc_idempotency.stores._sqlite import rows
-from grpc_idempotency.stores._sqlite.requests import (
+from grpc_idempotency.stores._calls.requests import (
     GetRequest,
     ListRequest,
     PendingRequest,
     StepsRequest,
     SweepRequest,
 )
+from grpc_idempotency.stores._sqlite import rows
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.turns import begin
@@ -35,7 +35,7 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
 
 def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
     """Looks through a bounded part of the records in the order of their age, and reads some of those asked for."""
-    created_ms, name = request.after
+    created_ms, name = (-1, b"") if request.after is None else (rows.wall_ms(request.after[0]), request.after[1])
     behind_it = (created_ms, created_ms, name, _SCANNED_AT_ONCE)
     if request.state in (None, State.COMPLETED):
         seen = db.execute(tables.sql["scan"], behind_it).fetchall()
@@ -51,7 +51,8 @@ def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> N
     found = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
     records = {row[0]: rows.record(row, now) for row in found}
     # Another process may have deleted one since it was scanned.
-    request.value = [records[name] for name in names if name in records], behind and (behind[3], behind[0])
+    place = None if behind is None else (rows.instant(behind[3]), behind[0])
+    request.value = [records[name] for name in names if name in records], place
 
 
 def _is_asked_for(row: rows.Row, request: ListRequest, now: int) -> bool:

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from grpc_idempotency.errors import PolicyError, StoreUnusable
+from grpc_idempotency.stores._calls.requests import Request
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.place import Place, identity_of
-from grpc_idempotency.stores._sqlite.requests import Request
 from grpc_idempotency.stores._sqlite.writer import Writer
 
 _PATIENCE_AT_EXIT = 5.0

@@ -1,180 +1,51 @@
-"""The SQLite store for ``grpc.aio``: turns each call of the contract into a request to the file's writer."""
+"""The SQLite stores for ``grpc.aio`` and for ``grpc.server``: the calls of the contract over a file's writer."""
 
-import asyncio
-from collections.abc import Callable, Collection, Coroutine, Sequence
-from datetime import datetime, timedelta
-from typing import Any, TypeVar
-
-from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
-from grpc_idempotency.store import Database
-from grpc_idempotency.stores._sqlite import registry
-from grpc_idempotency.stores._sqlite.base import Asking, SQLiteBase
-from grpc_idempotency.stores._sqlite.requests import (
-    ClaimRequest,
-    CompleteRequest,
-    Flush,
-    GetRequest,
-    HoldRequest,
-    PendingRequest,
-    Prepare,
-    ReleaseRequest,
-    RenewRequest,
-    Request,
-    ResolveRequest,
-    StepRequest,
-    StepsRequest,
-    TransactionRequest,
-    UnclaimedRequest,
-    UndoRequest,
-    WaitRequest,
-)
-from grpc_idempotency.stores._sqlite.tables import Tables
-from grpc_idempotency.stores._sqlite.writer import Writer
-
-T = TypeVar("T")
+from grpc_idempotency.errors import StoreError
+from grpc_idempotency.stores._calls.aio import AsyncTransactionalCalls
+from grpc_idempotency.stores._calls.sync import TransactionalCalls
+from grpc_idempotency.stores._sqlite.base import SQLiteBase
+from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 
 
-class AsyncSQLiteStore(SQLiteBase):
+class AsyncSQLiteStore(SQLiteBase, AsyncTransactionalCalls):
     """The SQLite store whose calls are awaited; its settings are those of :class:`SQLiteBase`."""
-
-    # -- the contract; see grpc_idempotency.store
 
     async def open(self) -> None:
         """Opens the file, and creates or migrates the tables."""
-        if self._usable() is not None:
+        acquired = self._acquire()
+        if acquired is None:
             return
-        writer, tables = self._acquire()
         try:
-            await self._ask(writer, tables, Prepare())
+            await self._ask(Prepare(), acquired)
         except StoreError:
-            self._give_up(writer)
+            self._give_up(acquired[0])
             raise
-        self._ready = True
+        self._prepared(*acquired)
 
     async def close(self) -> None:
         """Waits for what was begun and, as the file's last user in this process, closes it."""
         left = self._take_leave()
         if left is not None:
-            writer, tables = left
-            flush = self._addressed(tables, Flush())
-            flush.value = None
-            registry.release(writer, flush)
-            await flush.future
+            await self._ask(Flush(), left)
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
-        return await self._call(ClaimRequest(claim, over))
 
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running or undoing record end ``lease`` from now."""
-        return await self._call(RenewRequest(name, fence, lease))
+class SQLiteStore(SQLiteBase, TransactionalCalls):
+    """The SQLite store whose calls block; its settings are those of :class:`SQLiteBase`."""
 
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        """Stores the outcome of a running, undoing or held record."""
-        return await self._call(CompleteRequest(name, fence, outcome, ttl))
-
-    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
-        """Stores a completed record of an operation that was never claimed."""
-        return await self._call(UnclaimedRequest(claim, outcome, ttl))
-
-    async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running, undoing or held record."""
-        return await self._call(ReleaseRequest(name, fence))
-
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        """Makes a running or undoing record waiting."""
-        return await self._call(WaitRequest(name, fence, delay, tries, undo_tries))
-
-    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
-        """Makes a running record undoing, with the failure that it is undone for."""
-        return await self._call(UndoRequest(name, fence, failure))
-
-    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running, undoing or held record."""
-        return await self._call(StepRequest(name, fence, step))
-
-    async def steps(self, name: bytes) -> Sequence[Step]:
-        """The finished steps of an operation, in the order in which they were recorded."""
-        return await self._call(StepsRequest(name))
-
-    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that can be dealt with without their clients."""
-        return await self._call(PendingRequest(methods, limit)) if methods else []
-
-    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running or undoing record held."""
-        return await self._call(HoldRequest(name, fence, reason, lapsed_only))
-
-    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """An operator's word on a held record."""
-        return await self._call(ResolveRequest(name, fence, outcome, ttl))
-
-    async def get(self, name: bytes) -> Record | None:
-        """The record, or ``None`` where it is absent."""
-        return await self._call(GetRequest(name))
-
-    async def list(
-        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
-        """Records, oldest claim first."""
-        return await self._all(self._listing(state, method, after, limit))
-
-    async def sweep(self, limit: int = 500) -> Swept:
-        """Deletes expired records."""
-        return await self._all(self._sweeping(limit))
-
-    def transaction(
-        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
-    ) -> Coroutine[Any, Any, T]:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1).
-
-        The operation is that of the caller; what this returns may be awaited in another task.
-        """
-        return self._transact(self._transacting(fn, step))
-
-    async def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
-        value: T = await self._call(self._reading(fn))
-        return value
-
-    # -- within
-
-    async def _transact(self, request: TransactionRequest) -> Any:
+    def open(self) -> None:
+        """Opens the file, and creates or migrates the tables."""
+        acquired = self._acquire()
+        if acquired is None:
+            return
         try:
-            return await self._call(request)
-        except StoreUnavailable as error:
-            request.tell(error)
+            self._ask(Prepare(), acquired)
+        except StoreError:
+            self._give_up(acquired[0])
             raise
+        self._prepared(*acquired)
 
-    async def _call(self, request: Request[T]) -> T:
-        if self._settings.read_only:
-            self._check_reads(request)
-        usable = self._usable()
-        if usable is None:
-            await self.open()
-            usable = self._acquire()
-        return await self._ask(*usable, request)
-
-    async def _all(self, asking: Asking[T]) -> T:
-        try:
-            request = next(asking)
-            while True:
-                request = asking.send(await self._call(request))
-        except StopIteration as done:
-            value: T = done.value
-            return value
-
-    def _ask(self, writer: Writer, tables: Tables, request: Request[T]) -> "asyncio.Future[T]":
-        self._addressed(tables, request)
-        request.begin()
-        writer.submit(request)
-        future: asyncio.Future[T] = request.future
-        return future
-
-    def _addressed(self, tables: Tables, request: Request[T]) -> Request[T]:
-        request.error = None
-        request.tables = tables
-        request.loop = loop = asyncio.get_running_loop()
-        request.future = loop.create_future()
-        return request
+    def close(self) -> None:
+        """Waits for what was begun and, as the file's last user in this process, closes it."""
+        left = self._take_leave()
+        if left is not None:
+            self._ask(Flush(), left)

@@ -10,10 +10,11 @@ from typing import Any
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Code
 from grpc_idempotency.store import RunningOperation
-from grpc_idempotency.stores._sqlite import nesting, room, rows
+from grpc_idempotency.stores._calls.nesting import inside
+from grpc_idempotency.stores._calls.requests import TransactionRequest
+from grpc_idempotency.stores._sqlite import room, rows
 from grpc_idempotency.stores._sqlite.faults import fault_of, translated
 from grpc_idempotency.stores._sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
-from grpc_idempotency.stores._sqlite.requests import TransactionRequest
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.view import View
@@ -198,7 +199,7 @@ def _parts(parameters: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
 
 def _call(request: TransactionRequest, view: View) -> bool:
     """Runs the function in its caller's context; whether its rows may stay."""
-    nesting.enter(view)
+    inside.set(view)
     request.value = request.fn(view)
     if inspect.isawaitable(request.value):
         if inspect.iscoroutine(request.value):

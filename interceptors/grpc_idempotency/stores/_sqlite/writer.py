@@ -14,6 +14,15 @@ from contextlib import suppress
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
+from grpc_idempotency.stores._calls.requests import (
+    GetRequest,
+    ListRequest,
+    PendingRequest,
+    Request,
+    StepsRequest,
+    SweepRequest,
+    TransactionRequest,
+)
 from grpc_idempotency.stores._sqlite import reads
 from grpc_idempotency.stores._sqlite.clock import RawClock
 from grpc_idempotency.stores._sqlite.connection import Connection, Settings, connect
@@ -23,17 +32,7 @@ from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.nesting import Watch
 from grpc_idempotency.stores._sqlite.place import Place
 from grpc_idempotency.stores._sqlite.queue import Queue
-from grpc_idempotency.stores._sqlite.requests import (
-    Flush,
-    GetRequest,
-    ListRequest,
-    PendingRequest,
-    Prepare,
-    Request,
-    StepsRequest,
-    SweepRequest,
-    TransactionRequest,
-)
+from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.tables import Tables
 

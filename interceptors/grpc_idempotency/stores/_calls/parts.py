@@ -1,0 +1,34 @@
+"""Calls that are several requests, one after another, so that the database's other users have their turn between."""
+
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+from grpc_idempotency.records import Record, State, Swept
+from grpc_idempotency.stores._calls.requests import ListRequest, Place, Request, SweepRequest
+
+T = TypeVar("T")
+Parts = Generator[Request[Any], Any, T]
+"""Yields requests, and is sent the answer to each."""
+_SWEPT_AT_ONCE = 100
+
+
+def listing(state: State | None, method: str | None, after: Record | None, limit: int) -> Parts[list[Record]]:
+    """Reads the records of one page."""
+    found: list[Record] = []
+    behind: Place | None = None if after is None else (after.created_at, after.name)
+    while len(found) < limit:
+        part, behind = yield ListRequest(behind, state, method, limit - len(found))
+        found += part
+        if behind is None:
+            break
+    return found
+
+
+def sweeping(limit: int) -> Parts[Swept]:
+    """Deletes up to ``limit`` expired records."""
+    deleted = freed = 0
+    more = True
+    while more and deleted < limit:
+        part: Swept = yield SweepRequest(min(_SWEPT_AT_ONCE, limit - deleted))
+        deleted, freed, more = deleted + part.deleted, freed + part.freed_bytes, part.more
+    return Swept(deleted=deleted, more=more, freed_bytes=freed)

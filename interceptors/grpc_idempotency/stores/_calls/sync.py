@@ -1,0 +1,166 @@
+"""The calls of a store for ``grpc.server``; see ``grpc_idempotency.store`` for what each does."""
+
+import abc
+import concurrent.futures
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from grpc_idempotency.errors import TransactionMisuse
+from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
+from grpc_idempotency.store import Database
+from grpc_idempotency.stores._calls.nesting import MISUSE, inside
+from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
+from grpc_idempotency.stores._calls.requests import (
+    THREADS,
+    ClaimRequest,
+    CompleteRequest,
+    Engine,
+    GetRequest,
+    HoldRequest,
+    PendingRequest,
+    ReleaseRequest,
+    RenewRequest,
+    Request,
+    ResolveRequest,
+    StepRequest,
+    StepsRequest,
+    UnclaimedRequest,
+    UndoRequest,
+    WaitRequest,
+)
+from grpc_idempotency.stores._calls.transactions import reading, transacting
+
+T = TypeVar("T")
+
+
+class Calls(abc.ABC):
+    """The calls of a store, which block."""
+
+    _opened: tuple[Engine, Any] | None = None
+    """The engine and the tables there that the store is about, while it is open."""
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Makes the store ready, and sets ``_opened``."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Finishes what was begun and lets go of everything."""
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
+        return self._ask(ClaimRequest(claim, over))
+
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+        """Makes the lease of a running or undoing record end ``lease`` from now."""
+        return self._ask(RenewRequest(name, fence, lease))
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
+        """Stores the outcome of a running, undoing or held record."""
+        return self._ask(CompleteRequest(name, fence, outcome, ttl))
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        """Deletes a running, undoing or held record."""
+        return self._ask(ReleaseRequest(name, fence))
+
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+        """Makes a running or undoing record waiting."""
+        return self._ask(WaitRequest(name, fence, delay, tries, undo_tries))
+
+    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
+        """Makes a running record undoing, with the failure that it is undone for."""
+        return self._ask(UndoRequest(name, fence, failure))
+
+    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        """Keeps a finished step of a running, undoing or held record."""
+        return self._ask(StepRequest(name, fence, step))
+
+    def steps(self, name: bytes) -> Sequence[Step]:
+        """Reads the finished steps of an operation, in the order in which they were recorded."""
+        return self._ask(StepsRequest(name))
+
+    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
+        """Reads lapsed records of these methods that can be dealt with without their clients."""
+        return self._ask(PendingRequest(tuple(methods), limit))
+
+    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
+        """Makes a running or undoing record held."""
+        return self._ask(HoldRequest(name, fence, reason, lapsed_only))
+
+    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
+        """Settles a held record as an operator says."""
+        return self._ask(ResolveRequest(name, fence, outcome, ttl))
+
+    def get(self, name: bytes) -> Record | None:
+        """Reads a record, which is ``None`` if it is absent."""
+        return self._ask(GetRequest(name))
+
+    def list(
+        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
+    ) -> Sequence[Record]:
+        """Reads records, the oldest claim first."""
+        return self._ask_all(listing(state, method, after, limit))
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """Deletes expired records."""
+        return self._ask_all(sweeping(limit))
+
+    # -- within
+
+    def _ask(self, request: Request[T], opened: tuple[Engine, Any] | None = None) -> T:
+        """Waits for the answer to a request; by default of the store's engine, which is opened if need be."""
+        view = inside.get()
+        if view is not None and not view.over:
+            raise TransactionMisuse(MISUSE)
+        if opened is None:
+            opened = self._opened
+            if opened is None or opened[0].failure is not None:
+                return self._open_and_ask(request)
+        engine, request.tables = opened
+        request.loop = THREADS
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        request.future = future
+        engine.submit(request)
+        return future.result()
+
+    def _open_and_ask(self, request: Request[T]) -> T:
+        try:
+            self.open()
+        except BaseException as error:
+            request.error = error
+            request.end()
+            raise
+        return self._ask(request)
+
+    def _ask_all(self, parts: Parts[T]) -> T:
+        try:
+            request = next(parts)
+            while True:
+                request = parts.send(self._ask(request))
+        except StopIteration as done:
+            value: T = done.value
+            return value
+
+
+class TransactionalCalls(Calls):
+    """The calls of a store whose database can hold the handler's rows too."""
+
+    @property
+    @abc.abstractmethod
+    def database(self) -> object:
+        """What stores on the same operations have in common."""
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """Stores a completed record of an operation that was never claimed."""
+        return self._ask(UnclaimedRequest(claim, outcome, ttl))
+
+    def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
+        value: T = self._ask(transacting(self, fn, step))
+        return value
+
+    def read(self, fn: Callable[[Database], T]) -> T:
+        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
+        value: T = self._ask(reading(fn))
+        return value

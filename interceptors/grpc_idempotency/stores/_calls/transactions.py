@@ -1,0 +1,87 @@
+"""Whose operation a transaction is, decided when it is called (5.1)."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from grpc_idempotency.errors import TransactionMisuse
+from grpc_idempotency.records import Step
+from grpc_idempotency.store import Database, RunningOperation, behind, current, lend
+from grpc_idempotency.stores._calls.requests import TransactionRequest
+
+T = TypeVar("T")
+_STRAYED = (
+    "a task or thread that a handler has started has transactions of its own, and this one's function returned the "
+    "response of the handler's method: its rows and the call's outcome would not be kept together. Call "
+    "store.transaction in the handler itself; what it returns may be awaited in another task."
+)
+
+
+class InDatabase(Protocol):
+    """A store that keeps its operations in a database."""
+
+    @property
+    def database(self) -> object:
+        """What stores on the same operations have in common."""
+
+
+def transacting(
+    store: InDatabase, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
+) -> TransactionRequest:
+    """Makes the request for a transaction; in a keyed call of the store's, with its outcome or a step in it.
+
+    Raises:
+        TransactionMisuse: ``fn`` is no plain function, the call has committed its reply already, or a step is to be
+            kept outside of a keyed call of this store.
+    """
+    _check_plain("transaction", fn)
+    operation = _own(store, current())
+    if operation is None and (stray := _own(store, behind())) is not None:
+        fn = _without_reply(fn, stray)
+    if operation is not None and operation.committed is not None:
+        raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
+    if operation is None and make_step is not None:
+        raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
+    request = TransactionRequest(fn, operation, make_step)
+    if operation is not None:
+        lend(request.context, operation)
+    return request
+
+
+def reading(fn: Callable[[Database], Any]) -> TransactionRequest:
+    """Makes the request for a read.
+
+    Raises:
+        TransactionMisuse: ``fn`` is no plain function.
+    """
+    _check_plain("read", fn)
+    return TransactionRequest(fn, reads=True)
+
+
+def _check_plain(what: str, fn: Callable[[Database], Any]) -> None:
+    if inspect.iscoroutinefunction(fn):
+        raise TransactionMisuse(f"a {what}'s function must be a plain def: it runs on the database's thread")
+
+
+def _own(store: InDatabase, operation: RunningOperation | None) -> RunningOperation | None:
+    """Returns the operation if the store's database holds its record."""
+    if operation is None:
+        return None
+    same = operation.store is store or getattr(operation.store, "database", None) == store.database
+    return operation if same else None
+
+
+def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> Callable[[Database], T]:
+    """The function of a transaction that a handler's task or thread makes: the reply is not for it to commit.
+
+    A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Its rows
+    would be kept without the outcome, and nobody would know.
+    """
+
+    def guarded(db: Database) -> T:
+        value = fn(db)
+        if not operation.over and operation.answers(value):
+            raise TransactionMisuse(_STRAYED)
+        return value
+
+    return guarded
