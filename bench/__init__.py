@@ -1,1 +1,1 @@
-"""What measures: how fast a server is behind the interceptor, as a ratio to the same server without it."""
+"""Benchmarks: the speed of a server with the interceptor, as a ratio to the same server without it."""

@@ -1,4 +1,4 @@
-"""``python -m bench``: measures what the interceptor costs, and shows it beside the targets."""
+"""``python -m bench``: measures the cost of the interceptor, and prints it beside the targets."""
 
 import argparse
 import sys
@@ -21,7 +21,7 @@ _QUICK = Setting(pairs=2, seconds=0.4, warm_up=0.1)
 
 
 def main() -> int:
-    """Measures; 1 when calls failed, else 0, whether the targets are met or not."""
+    """Measures, and returns 1 if calls failed, else 0, whether the targets are met or not."""
     arguments = _arguments()
     console = Console()
     if arguments.show:
@@ -41,7 +41,7 @@ def main() -> int:
     if arguments.markdown:
         Path(arguments.markdown).write_text("\n".join(report.tables(figures)), encoding="utf-8")
     if arguments.plot:
-        from bench.plot import draw  # only here: drawing takes longer to load than all the rest
+        from bench.plot import draw  # only here, since matplotlib takes longer to load than everything else
 
         draw(figures, report.sentence(told), Path(arguments.plot))
     return 1 if any(figure.faults for figure in figures) else 0

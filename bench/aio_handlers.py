@@ -17,7 +17,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Echo:
-    """A trivial handler: answers how often it ran, so that no two executions have the same reply."""
+    """A trivial handler that replies with the number of its runs, so that no two executions have the same reply."""
 
     def __init__(self, reply_length: int) -> None:
         self._length = reply_length
@@ -35,7 +35,7 @@ class Echo:
 
 
 class Orders:
-    """CreateOrder as its service would be without this project: one connection, a transaction and a commit per call."""
+    """CreateOrder without the library: one connection, one transaction and one commit per call."""
 
     def __init__(self, db: aiosqlite.Connection, database: str) -> None:
         self._db = db
@@ -91,7 +91,7 @@ class TransactionalOrders:
 async def connect(
     database: str, synchronous: Synchronous, *, isolation_level: Literal["DEFERRED"] | None = None
 ) -> aiosqlite.Connection:
-    """A connection to a file in WAL mode, as the store's is."""
+    """Opens a connection to a file in WAL mode, like the store's."""
     db = await aiosqlite.connect(database, isolation_level=isolation_level)
     await db.execute("PRAGMA journal_mode = WAL")
     await db.execute(f"PRAGMA synchronous = {synchronous}")

@@ -2,7 +2,7 @@
 
 
 def positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
-    """A type for argparse: a number above 0."""
+    """Returns a type for argparse: a number above 0."""
 
     def parse(text: str) -> int | float:
         value = kind(text)
@@ -11,4 +11,4 @@ def positive(kind: type[int] | type[float]) -> "type[int] | type[float]":
         return value
 
     parse.__name__ = "positive number"
-    return parse  # type: ignore[return-value]  # argparse takes any function; its name is for its messages
+    return parse  # type: ignore[return-value]  # argparse accepts any function; its name is used in messages

@@ -1,4 +1,4 @@
-"""What is measured: cases, each a pair of servers under the same load, and the target of each."""
+"""The cases that are measured: each is a pair of servers under the same load, with a target."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Literal
 Kind = Literal["aio", "sync"]
 """``grpc.aio.server`` or ``grpc.server``."""
 Role = Literal["bare", "guard", "ours"]
-"""A server without a guard, with the hand-written one of ``guard.py``, or with the interceptor."""
+"""A server without a guard, with the hand-written guard of ``guard.py``, or with the interceptor."""
 Service = Literal["echo", "order"]
 Keys = Literal["none", "unique", "hot", "cold"]
-"""No key; a new one for each call; keys whose outcome is stored, again and again; the same, each once, by a server that
-was started after they were stored."""
+"""No key; a new key for each call; stored keys, again and again; stored keys, each once, on a server that was started
+after they were stored."""
 
 CALLERS = (1, 16, 64)
 KINDS: Mapping[Kind, str] = MappingProxyType({"aio": "grpc.aio", "sync": "grpc.server"})
@@ -21,19 +21,19 @@ ROLES: Mapping[Role, str] = MappingProxyType({"bare": "bare", "guard": "by hand"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Two servers that differ in one thing, and the calls that both get."""
+    """Two servers that differ in one property, and the calls to both."""
 
     name: str
     title: str
     kind: Kind
     service: Service
     reference: Role
-    """The server that the interceptor is compared with."""
+    """The server with which the interceptor is compared."""
     keys: Keys
     status: str | None
     """The ``idempotency-status`` that every reply of the server with the interceptor must have."""
     targets: Mapping[int, float]
-    """The least ratio that is aimed at, by the number of callers. A number that is missing has no target."""
+    """The target: the smallest ratio to reach, by the number of callers. A missing number has no target."""
 
 
 def _everywhere(target: float) -> Mapping[int, float]:
@@ -50,7 +50,7 @@ def _cases(
     service: Service = "echo",
     reference: Role = "bare",
 ) -> tuple[Case, ...]:
-    """One case for each kind of server that is named in ``targets``."""
+    """Makes one case for each kind of server in ``targets``."""
     return tuple(
         Case(
             name=f"{name}-{kind}",

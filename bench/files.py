@@ -1,4 +1,4 @@
-"""Makes a store's file with millions of completed operations, much faster than calls would."""
+"""Makes a store's file with millions of completed operations, much faster than by calls."""
 
 import sqlite3
 from collections.abc import Callable
@@ -7,27 +7,27 @@ from pathlib import Path
 
 TABLE = "grpc_idempotency_operations"
 _PART = 50_000
-"""Rows of one transaction."""
+"""The rows of one transaction."""
 _OWN = {"name": "randomblob(length(name))", "fence": "randomblob(length(fence))"}
-"""What differs from row to row; everything else is copied."""
+"""The columns that differ from row to row. All others are copied."""
 _BYTES_PER_NAME = 64
-"""A generous guess of what a row takes in the index of names, the one tree that is written at random places."""
+"""A high estimate of a row's bytes in the index of names, the only tree that is written at random places."""
 _LEAST_CACHE, _MOST_CACHE = 64 << 20, 2 << 30
 
 
 def multiply(database: Path, count: int, progress: Callable[[int], None]) -> None:
-    """Copies the one operation of a file until there are ``count``, each with a name and a fence of its own.
+    """Copies the one operation of a file until there are ``count``, each with its own name and fence.
 
-    The tables and indexes are the store's own, and rows go into them one by one as calls would put them. No server may
-    have the file open.
+    The tables and indexes are the store's own, and rows are inserted one by one, as by calls. No server may have the
+    file open.
 
     Args:
         database: A file in which a store has kept one completed operation.
-        count: How many operations there are to be.
-        progress: Is told how many were added, now and then.
+        count: How many operations the file shall have.
+        progress: Called from time to time with the number of operations that were added.
     """
     with closing(sqlite3.connect(database, isolation_level=None)) as db:
-        # Not durable: if this is cut short, the file is thrown away.
+        # Not durable: if this is cut short, the file is deleted.
         db.execute("PRAGMA journal_mode = OFF")
         db.execute("PRAGMA synchronous = OFF")
         cache = min(max(count * _BYTES_PER_NAME, _LEAST_CACHE), _MOST_CACHE)
@@ -51,7 +51,7 @@ def multiply(database: Path, count: int, progress: Callable[[int], None]) -> Non
 
 
 def swept(database: Path, count: int) -> int:
-    """How many of the operations that :func:`multiply` made are gone, since sweeps take the oldest first."""
+    """Returns how many of the operations that :func:`multiply` made are deleted. Sweeps delete the oldest first."""
     with closing(sqlite3.connect(database)) as db:
         (first,) = db.execute(f"SELECT min(id) FROM {TABLE}").fetchone()
     return count if first is None else min(count, first - 1)

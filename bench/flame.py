@@ -18,11 +18,11 @@ from bench.processes import Failed
 from bench.setup import Setup
 
 _RATE = 250
-"""Samples per second: py-spy stops the server for each of them."""
+"""Samples per second."""
 
 
 def main() -> int:
-    """Draws one case; 1 when calls failed or py-spy did, else 0."""
+    """Draws one case, and returns 1 if calls or py-spy failed, else 0."""
     arguments = _arguments()
     console = Console()
     case = next(case for case in CASES if case.name == arguments.case)
@@ -38,7 +38,7 @@ def main() -> int:
 
 
 def draw(case: Case, callers: int, seconds: float, file: Path) -> list[str]:
-    """Samples the server with the interceptor while calls come, and writes an SVG; answers what went wrong."""
+    """Samples the server with the interceptor under load, writes an SVG, and returns the failures."""
     setting = Setting(pairs=1, seconds=seconds + 1, warm_up=0.5)
     with folder_on_disk() as folder, ExitStack() as ends:
         setup = Setup(kind=case.kind, role="ours", service=case.service, database=str(Path(folder) / f"{case.name}.db"))
@@ -59,7 +59,7 @@ def draw(case: Case, callers: int, seconds: float, file: Path) -> list[str]:
 
 
 def _sampler(pid: int, seconds: float, file: Path) -> "subprocess.Popen[str]":
-    """py-spy, on the load's processor; only threads that run count."""
+    """Runs py-spy on the load's processor. It samples running threads only."""
     program = Path(sys.executable).with_name("py-spy")
     command = [str(program), "record", "--pid", str(pid), "--duration", str(round(seconds)), "--rate", str(_RATE)]
     command += ["--nonblocking", "--function", "--format", "flamegraph", "--output", str(file)]
@@ -70,7 +70,7 @@ def _sampler(pid: int, seconds: float, file: Path) -> "subprocess.Popen[str]":
 
 
 def _entitle(file: Path, title: str) -> None:
-    """Puts a title in the place of py-spy's command line."""
+    """Replaces py-spy's command line in the SVG by a title."""
     text = file.read_text(encoding="utf-8")
     file.write_text(re.sub(r"(<text id=\"title\"[^>]*>)[^<]*", rf"\g<1>{title}", text, count=1), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Measures what grows, and what must not: with stored keys, in a sweep, with calls."""
+"""Measures how costs grow: with stored keys, during a sweep, and with the number of calls."""
 
 import statistics
 import threading
@@ -16,15 +16,15 @@ from bench.setup import Setup
 
 _MIB = 1 << 20
 _REPLY_LENGTH = 197
-"""Characters of a reply; as a message it has three bytes more: 200."""
+"""The characters of a reply. The message has three bytes more: 200."""
 _LOOK_EVERY = 0.02
-"""Seconds between two looks at the size of a WAL."""
+"""Seconds between two readings of the size of a WAL."""
 _CALLS_AT_ONCE = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much of everything."""
+    """The sizes of the measurements."""
 
     keys: int
     few: int
@@ -43,16 +43,16 @@ class Row:
     name: str
     what: str
     value: float | None
-    """``None`` where the system does not tell."""
+    """The value; ``None`` if the system can't measure it."""
     unit: str
     target: float
     at_least: bool = False
-    """Whether the target is the least that is aimed at, instead of the most."""
+    """True if the target is a minimum, and not a maximum."""
     note: str = ""
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was met; ``None`` where there is no figure."""
+        """True if the target was met; ``None`` if there is no value."""
         if self.value is None:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
@@ -63,9 +63,9 @@ class Growth:
 
     Args:
         kind: The kind of server.
-        sizes: How much of everything.
-        folder: Where the files go.
-        progress: Shows how far it is.
+        sizes: The sizes of the measurements.
+        folder: The folder for the files.
+        progress: Called with a text about the progress.
     """
 
     def __init__(self, kind: Kind, sizes: Sizes, folder: Path, progress: Progress) -> None:
@@ -77,7 +77,7 @@ class Growth:
         self.faults: list[str] = []
 
     def stored_keys(self) -> list[Row]:
-        """First calls on a file with many keys against one with few, and the memory that both servers have after."""
+        """Compares first calls on files with many and with few keys, and the memory of both servers after that."""
         sizes = self._sizes
         with ExitStack() as ends:
             load = Load(ends, "echo")
@@ -114,7 +114,7 @@ class Growth:
         ]
 
     def sweep(self) -> list[Row]:
-        """First calls while expired operations are swept against the same with nothing to sweep.
+        """Compares first calls during a sweep of expired operations with first calls without a sweep.
 
         The sweeping server is suspended while the other one is measured.
         """
@@ -135,7 +135,7 @@ class Growth:
                     before, gone = gone, swept(database, sizes.expired)
                     advance(gone - before)
         ratios = bursts.ratios("p99")
-        # The last pair is the one in which the sweep came to its end.
+        # The sweep ended during the last pair.
         during = ratios[:-1] or ratios
         return [
             Row(
@@ -151,7 +151,7 @@ class Growth:
         ]
 
     def many_calls(self) -> list[Row]:
-        """Memory after many keyed calls against fewer, and the size of the file for each key."""
+        """Compares memory after many and after fewer keyed calls, and measures the size of the file for each key."""
         sizes = self._sizes
         with ExitStack() as ends:
             load = Load(ends, "echo")
@@ -207,7 +207,7 @@ class Growth:
         return server
 
     def _fill(self, load: Load, name: str, count: int, *, ttl: float | None = None) -> None:
-        """Makes a file with so many operations: one by a call, the others as copies of it."""
+        """Makes a file with ``count`` operations: one by a call, the others as copies of it."""
         server = self._server(name, ttl=ttl)
         with self._ending(server):
             self.faults += load.make(server, 1, callers=1)
@@ -235,7 +235,7 @@ class Growth:
 
 @contextmanager
 def largest(file: Path) -> Iterator[list[int]]:
-    """Watches the size of a file within the block; the one value of the list is the largest seen."""
+    """Watches the size of a file until the end of the block. The list has one value: the largest size seen."""
     size = [0]
     done = threading.Event()
 

@@ -1,8 +1,8 @@
-"""The peer: a guard as an engineer writes it by hand, on aiosqlite.
+"""The peer: a guard on aiosqlite, as an engineer would write it by hand.
 
-It is what a first call is compared with: one row per key, two commits per call. It does less than the library. A server
-that dies in a handler leaves its key in the way for ever, a duplicate of a running call is refused instead of answered,
-failures are not replayed, nothing expires, and keys belong to nobody.
+First calls are compared with it: one row per key, two commits per call. It does less than the library. If a server
+dies in a handler, its key is blocked for ever. A duplicate of a running call is refused instead of answered. Failures
+are not replayed, nothing expires, and keys have no principal.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ class Guard(grpc.aio.ServerInterceptor):
     """Runs the first unary call of each key, and answers later ones with its reply.
 
     Args:
-        db: An open connection with implicit transactions, to a database that has ``TABLE``. Calls that wait together
-            share a commit.
+        db: An open connection with implicit transactions, to a database that has ``TABLE``. Calls that wait at the same
+            time share a commit.
     """
 
     def __init__(self, db: aiosqlite.Connection) -> None:

@@ -1,7 +1,7 @@
-"""A gRPC client that costs little: unary calls over one HTTP/2 connection, as fast as replies come in.
+"""A cheap gRPC client: unary calls over one HTTP/2 connection, as fast as replies come in.
 
-gRPC's own Python client takes about as long for a call as the server that is to be measured, so it would be the
-bottleneck. This one knows of HTTP/2 what a gRPC server uses, checks what it does not know, and reads every reply.
+gRPC's own Python client needs about as much time for a call as the measured server, so it would be the bottleneck. This
+client implements the part of HTTP/2 that a gRPC server uses, fails on anything else, and reads every reply.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ _SETTING_INITIAL_WINDOW = 4
 
 
 class LoadError(Exception):
-    """The measurement can't go on: the connection broke, or the server does what this client does not know."""
+    """The measurement can't continue: the connection broke, or the server uses HTTP/2 in an unsupported way."""
 
 
 class Call:
-    """One call, and its reply once it is there."""
+    """One call, and its reply once it has come."""
 
     __slots__ = ("body", "ended", "headers", "key", "started")
 
@@ -39,7 +39,7 @@ class Call:
 
 
 class Connection(asyncio.Protocol):
-    """Makes calls one after the other in each of its callers, until ``next_call`` has no further one."""
+    """Makes calls, one after the other in each of its callers, until ``next_call`` returns none."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
 
-    # asyncio's
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         call.started = time.perf_counter()
 
     def _headers(self, key: str | None) -> bytes:
-        """A head that the server's table knows after the first call, and the key in full."""
+        """Encodes the headers, which the server's table has after the first call, and the key in full."""
         if not self._block:
             first = self._encoder.encode(self._head)
             self._block = self._encoder.encode(self._head)
@@ -190,7 +190,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _literal(key: str | None) -> bytes:
-    """The key as a header that is not to be put into the table (RFC 7541, 6.2.2), without Huffman's code."""
+    """Encodes the key as a header without indexing (RFC 7541, 6.2.2), and without Huffman coding."""
     if key is None:
         return b""
     return b"\x00\x0fidempotency-key" + bytes([len(key)]) + key.encode()

@@ -1,4 +1,4 @@
-"""The load: a process that makes calls from many callers at once, and looks at every reply."""
+"""The load: a process that makes calls from many callers at once, and checks every reply."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ from bench.processes import stay_on_cpus, take_orders_blocking
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, OrderItem
 
 CONNECTIONS = 4
-"""How many there are, unless there are fewer callers."""
+"""The number of connections, unless there are fewer callers."""
 _ECHO = StringValue(value="a request of some forty characters, as is usual").SerializeToString()
 _ORDER = CreateOrderRequest(
     customer_id="cust_123",
@@ -29,11 +29,11 @@ _ORDER = CreateOrderRequest(
 METHODS: Mapping[Service, tuple[str, bytes]] = MappingProxyType(
     {"echo": ("/bench.Echo/Say", _ECHO), "order": ("/bench.Orders/CreateOrder", _ORDER)}
 )
-"""The full name of each service's one method, and the request that all calls of it have."""
+"""The full name of each service's only method, and the request of all its calls."""
 
 
 class Burst:
-    """Calls to one server: ``most`` of them, or for a while; those that end within its measured part count."""
+    """Calls to one server: ``most`` of them, or for a time. Calls that end in the measured part of it count."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class Burst:
         self._failed: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self.bodies: dict[str | None, bytes] = {}
-        """The reply of each key, if they are kept."""
+        """The reply of each key, if replies are kept."""
         self._took: list[float] = []
 
     def next_call(self) -> Call | None:
-        """For a caller that has nothing to do."""
+        """Returns the next call of a caller; ``None`` if there is none, or the time is up."""
         if self._left is not None:
             if not self._left:
                 return None
@@ -76,7 +76,7 @@ class Burst:
             return None
 
     def ended(self, call: Call) -> None:
-        """Looks at a reply and counts it."""
+        """Checks a reply, and counts it."""
         self._calls += 1
         self._look(call)
         if call.ended >= self._from:
@@ -99,7 +99,7 @@ class Burst:
             self._failed["a replay that differs from the first reply"] += 1
 
     def result(self) -> dict[str, Any]:
-        """What came out, as JSON takes it."""
+        """Returns the results, for JSON."""
         took = sorted(self._took)
         seconds = self._seconds or 1.0
         return {
@@ -114,16 +114,16 @@ class Burst:
 
 
 class Load:
-    """Takes the orders."""
+    """Carries out the orders of the measuring process."""
 
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex[:24]
         self._numbers = itertools.count()
         self._stored: dict[str, dict[str | None, bytes]] = {}
-        """What each server has answered, by the server's name."""
+        """The replies of each server, by the server's name."""
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Makes ``count`` first calls, or measures for so many seconds."""
+        """Makes ``count`` first calls, or measures for a number of seconds."""
         if order["do"] == "make":
             burst = Burst(self._unique(), most=order["count"], keep=order["keep"])
         else:
@@ -153,7 +153,7 @@ class Load:
 
 
 async def _play(burst: Burst, method: str, request: bytes, port: int, callers: int) -> None:
-    """Makes the calls of a burst from so many callers, spread over the connections."""
+    """Makes the calls of a burst from all callers, spread over the connections."""
     connections = min(CONNECTIONS, callers)
     shares = [callers // connections + (number < callers % connections) for number in range(connections)]
 

@@ -1,4 +1,4 @@
-"""Measures a case: both servers at once, load on one and then the other, again and again."""
+"""Measures a case: both servers run, and load goes to one and then to the other, again and again."""
 
 import statistics
 import time
@@ -16,28 +16,28 @@ from bench.setup import Setup, Tuning
 Side = Literal["reference", "measured"]
 SIDES: tuple[Side, Side] = ("reference", "measured")
 _HOT = 1_024
-"""How many keys hot replays go over."""
+"""The number of keys in hot replays."""
 _MOST_PER_SECOND = 8_000
-"""More replays than a server is thought to answer in a second: so many are stored for each second of a burst."""
+"""The number of keys stored for each second of a burst: more than the replays that a server can answer in a second."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How to measure."""
+    """The settings of a measurement."""
 
     pairs: int
     seconds: float
-    """Of each burst of calls; a pair has two."""
+    """The seconds of each burst of calls. A pair has two bursts."""
     warm_up: float
     callers: Sequence[int] = CALLERS
     tuning: Tuning = field(default_factory=Tuning)
     tuned_alone: bool = False
-    """Whether the reference is the same server with the interceptor, without the tuning."""
+    """True if the reference is the same server with the interceptor, without the tuning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """One server under load for a while."""
+    """The figures of one server under load for a time."""
 
     throughput: float
     """Calls per second."""
@@ -61,29 +61,29 @@ class Bursts:
         self.faults: list[str] = []
 
     def ratios(self, what: str) -> list[float]:
-        """A value of the measured server to that of the reference, for each pair."""
+        """Returns the ratio of a value to that of the reference, for each pair."""
         pairs = zip(self.of["measured"], self.of["reference"], strict=True)
         values = [(getattr(measured, what), getattr(reference, what)) for measured, reference in pairs]
         return [measured / reference for measured, reference in values if reference]
 
     def ratio(self, what: str) -> float:
-        """The median over the pairs."""
+        """Returns the median over the pairs."""
         ratios = self.ratios(what)
         return statistics.median(ratios) if ratios else 0.0
 
     def median(self, side: Side, what: str) -> float:
-        """The median of one value over the bursts of a side."""
+        """Returns the median of one value over the bursts of a side."""
         values: list[float] = [getattr(burst, what) for burst in self.of[side]]
         return statistics.median(values or [0.0])
 
     def medians(self, side: Side) -> dict[str, float]:
-        """All of them."""
+        """Returns the figures of all bursts."""
         return {name: self.median(side, name) for name in Burst.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """What came out for one case and number of callers; as it stands in the JSON file."""
+    """The result for one case and number of callers, as in the JSON file."""
 
     case: str
     title: str
@@ -94,7 +94,7 @@ class Figure:
     """The median of the pairs' ratios."""
     ratios: list[float]
     cpu_ratio: float
-    """The same by the servers' processor time per call."""
+    """The median of the pairs' ratios of processor time per call."""
     target: float | None
     reference: dict[str, float]
     measured: dict[str, float]
@@ -102,21 +102,21 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target was met, as rounded in the table; ``None`` where there is none."""
+        """True if the target was met, rounded as in the table; ``None`` if there is no target."""
         return None if self.target is None else round(self.ratio, 2) >= self.target
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Returns the result for JSON."""
         return {**asdict(self), "met": self.met}
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> "Figure":
-        """Reads what :meth:`as_json` wrote."""
+        """Makes a result from the output of :meth:`as_json`."""
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
 def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], None]) -> list[Figure]:
-    """Runs all pairs of a case, for each number of callers; ``progress`` is told of each burst."""
+    """Runs all pairs of a case, for each number of callers. ``progress`` is called for each burst."""
     with ExitStack() as ends:
         servers = {side: Server(_setup(case, side, setting, folder)) for side in SIDES}
         for server in servers.values():
@@ -151,7 +151,7 @@ def _reference(case: Case, setting: Setting) -> Role:
 
 
 def prepared(case: Case, setting: Setting, server: "Server", load: "Load") -> list[str]:
-    """Stores the outcomes that will be replayed; answers what went wrong."""
+    """Stores the outcomes that will be replayed, and returns the failures."""
     if server.setup.role != "ours" or case.keys not in ("hot", "cold"):
         return []
     seconds = setting.warm_up + setting.seconds
@@ -166,7 +166,7 @@ def _burst(
         server.restart()
     keys, status = case.keys, case.status
     if server.setup.role != "ours":
-        # What keys are is nothing to a server that stores no outcomes for them.
+        # A server that stores no outcomes ignores keys.
         keys, status = "none" if keys == "none" else "unique", None
     burst, faults = load.burst(server, keys, callers, setting, status=status)
     bursts.of[side].append(burst)
@@ -192,7 +192,7 @@ def _figure(case: Case, callers: int, setting: Setting, bursts: Bursts) -> Figur
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in a separate process."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -202,12 +202,12 @@ class Server:
         return Process("bench.server", self.setup.as_argument(), cpus=processors()[0])
 
     def restart(self) -> None:
-        """Ends it and starts another one on the same file."""
+        """Ends it, and starts another one on the same file."""
         self.process.end()
         self.process = self._start()
 
     def ask(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Asks it for its port and its figures."""
         return self.process.ask()
 
     def end(self) -> None:
@@ -216,14 +216,14 @@ class Server:
 
 
 class Load:
-    """The process that makes the calls, and what there is to check of them."""
+    """The process that makes the calls, and the checks of their results."""
 
     def __init__(self, ends: ExitStack, service: Service) -> None:
         self._process = ends.enter_context(Process("bench.load", cpus=processors()[1]))
         self._service = service
 
     def make(self, server: Server, count: int, *, keep: bool = False, callers: int = CALLERS[-1]) -> list[str]:
-        """Makes so many first calls and, if asked to, keeps their replies for replays; answers what went wrong."""
+        """Makes ``count`` first calls, keeps their replies for replays if asked to, and returns the failures."""
         before = server.ask()
         result = self._order(server, do="make", port=before["port"], callers=callers, count=count, keep=keep)
         return _faults(server, result, server.ask()["effects"] - before["effects"], "executed")
@@ -231,7 +231,7 @@ class Load:
     def burst(
         self, server: Server, keys: Keys, callers: int, setting: Setting, *, status: str | None
     ) -> tuple[Burst, list[str]]:
-        """Measures for a while; answers the figures, and what went wrong."""
+        """Measures for a time, and returns the figures and the failures."""
         before, began = server.ask(), time.perf_counter()
         result = self._order(
             server,
@@ -259,7 +259,7 @@ class Load:
 
 
 def _faults(server: Server, result: dict[str, Any], effects: int, status: str | None) -> list[str]:
-    """What went wrong: calls that failed, replies that are marked otherwise, effects that are not there."""
+    """Returns the failures: failed calls, replies with another mark, and missing effects."""
     setup = server.setup
     where = f"{Path(setup.database).stem}, {setup.role}"
     faults = [f"{where}: {count} calls failed with {why}" for why, count in result["failed"].items()]

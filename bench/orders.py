@@ -1,4 +1,4 @@
-"""What all handlers of CreateOrder have in common: the tables, the statements, and the reply."""
+"""The tables, the statements and the reply of all handlers of CreateOrder."""
 
 import sqlite3
 import uuid
@@ -18,7 +18,7 @@ NEW_ITEM = "INSERT INTO items (order_id, sku, quantity) VALUES (?, ?, ?)"
 
 
 def new(request: CreateOrderRequest) -> Order:
-    """The order that is asked for, under an id of its own."""
+    """Makes the requested order, with a new id."""
     order = Order(
         id=uuid.uuid4().hex,
         customer_id=request.customer_id,
@@ -31,26 +31,26 @@ def new(request: CreateOrderRequest) -> Order:
 
 
 def row(order: Order) -> tuple[Any, ...]:
-    """The parameters of ``NEW_ORDER``."""
+    """Returns the parameters of ``NEW_ORDER``."""
     total = order.total_amount
     made_ms = order.create_time.ToMilliseconds()
     return order.id, order.customer_id, total.currency_code, total.units, total.nanos, made_ms
 
 
 def item_rows(order: Order) -> list[tuple[Any, ...]]:
-    """The parameters of ``NEW_ITEM``."""
+    """Returns the parameters of ``NEW_ITEM``."""
     return [(order.id, item.sku, item.quantity) for item in order.items]
 
 
 def create_tables(database: str) -> None:
-    """Creates both tables unless they are there."""
+    """Creates both tables unless they exist."""
     with closing(sqlite3.connect(database)) as db:
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'orders'").fetchone():
             db.executescript(TABLES)
 
 
 def count(database: str) -> int:
-    """How many orders there are; each must have its three items."""
+    """Counts the orders. Each must have its three items."""
     with closing(sqlite3.connect(database)) as db:
         orders, items = db.execute("SELECT (SELECT count(*) FROM orders), (SELECT count(*) FROM items)").fetchone()
     assert items == 3 * orders, f"{orders} orders have {items} items"

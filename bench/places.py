@@ -1,4 +1,4 @@
-"""Where things run: processors for servers and for the load, and a folder on a real disk."""
+"""The places of a measurement: processors for servers and for the load, and a folder on a real disk."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ _IN_MEMORY = ("tmpfs", "ramfs")
 
 
 def processors() -> tuple[set[int] | None, set[int] | None]:
-    """Those for the servers, one of them, and those for the load; ``None`` where processes can't be pinned."""
+    """Returns the servers' one processor and those for the load; ``None`` if processes can't be pinned."""
     if sys.platform != "linux":
         return None, None
     cpus = sorted(os.sched_getaffinity(0))
@@ -18,14 +18,14 @@ def processors() -> tuple[set[int] | None, set[int] | None]:
 
 
 def folder_on_disk() -> "tempfile.TemporaryDirectory[str]":
-    """A temporary folder on a real disk: a commit that reaches only memory would cost nothing."""
-    places = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]  # noqa: S108 - only to put a random name in
+    """Makes a temporary folder on a real disk: a commit to memory would cost nothing."""
+    places = [Path(tempfile.gettempdir()), Path("/var/tmp"), Path.cwd()]  # noqa: S108 - only as the parent of a random name
     place = next((place for place in places if place.is_dir() and _file_system(place) not in _IN_MEMORY), places[-1])
     return tempfile.TemporaryDirectory(prefix="grpc-idempotency-bench-", dir=place)
 
 
 def _file_system(folder: Path) -> str:
-    """The kind of file system that holds a folder, where the system tells."""
+    """Returns the kind of file system of a folder, if the system can tell."""
     holding = {mount: kind for mount, kind in _mounts() if folder.resolve().is_relative_to(mount)}
     return holding[max(holding, key=len)] if holding else ""
 

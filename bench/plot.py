@@ -10,13 +10,13 @@ from matplotlib.lines import Line2D
 from bench.cases import CALLERS, KINDS
 from bench.measure import Figure
 
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # told apart by the colour-blind, too
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")  # safe for colour-blind readers
 _ROW = 0.24
 """Inches for one dot."""
 
 
 def draw(figures: Sequence[Figure], note: str, file: Path) -> None:
-    """Writes the plot twice, as SVG and as PNG; the suffix of ``file`` is replaced."""
+    """Writes the plot as SVG and as PNG. The suffix of ``file`` is replaced."""
     groups = list(dict.fromkeys((figure.case, figure.title, figure.kind) for figure in figures))
     callers = sorted({figure.callers for figure in figures}, key=lambda n: (n not in CALLERS, n))
     drawing = Drawing(figsize=(9, 1.6 + _ROW * (len(figures) + len(groups))), layout="constrained")

@@ -1,4 +1,4 @@
-"""Processes that take orders: one line of JSON in, one line of JSON out, until the input ends."""
+"""Worker processes: one line of JSON in, one line of JSON out, until the input ends."""
 
 import asyncio
 import json
@@ -14,11 +14,11 @@ Answering = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Failed(Exception):
-    """A process could not do what it was told; it has said why on its standard error."""
+    """A worker process failed. It has printed the reason on its standard error."""
 
 
 class Process:
-    """One such process, seen from outside. It ends at the end of its ``with`` block."""
+    """A worker process, as its parent sees it. It ends at the end of the ``with`` block."""
 
     def __init__(self, module: str, *arguments: str, cpus: set[int] | None) -> None:
         self._name = " ".join((module, *arguments))
@@ -39,11 +39,11 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its number in the system."""
+        """Its process id."""
         return self._process.pid
 
     def ask(self, **order: Any) -> dict[str, Any]:
-        """Gives one order and waits for the answer."""
+        """Sends one order, and waits for the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -58,7 +58,7 @@ class Process:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Keeps it from using a processor within the block."""
+        """Suspends it until the end of the block."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -66,7 +66,7 @@ class Process:
             self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
-        """Lets it end by itself, for a while."""
+        """Gives it some time to end by itself."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:
@@ -79,7 +79,7 @@ class Process:
 
 
 async def take_orders(answering: Answering) -> None:
-    """The inner side on an event loop: answers each order of the standard input."""
+    """Answers each order of the standard input, in an event loop. The worker's side."""
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -88,13 +88,13 @@ async def take_orders(answering: Answering) -> None:
 
 
 def take_orders_blocking(answering: Answering) -> None:
-    """The inner side without an event loop."""
+    """Answers each order of the standard input, without an event loop. The worker's side."""
     for line in sys.stdin:
         print(json.dumps(answering(json.loads(line))), flush=True)
 
 
 def stay_on_cpus() -> None:
-    """Keeps this process, with all threads it will have, on the processors that it was given."""
+    """Pins this process, and all threads that it will start, to the given processors."""
     cpus = os.environ.get("BENCH_CPUS")
     if cpus and sys.platform == "linux":
         os.sched_setaffinity(0, map(int, cpus.split(",")))

@@ -1,4 +1,4 @@
-"""Shows figures: as tables for a terminal, as a table in Markdown, as JSON."""
+"""Prints figures: as tables for a terminal, as tables in Markdown, and as JSON."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from bench.measure import SIDES, Figure, Setting
 from bench.places import processors
 
 _LOAD_LIMIT = 0.7
-"""The share of its processor above which the load may have held a server back."""
+"""The share of its processor above which the load may have limited a server."""
 _CASE, _FULL_CASE = ("case", "n"), ("case", "server", "callers", "against")
 _RATIOS = ("calls/s", "ours", "ratio", "min-max", "by CPU", "target", "")
 _DETAILS = ("p50 ms", "p99 ms", "server µs/call", "load %")
@@ -36,7 +36,7 @@ def _full_case(figure: Figure) -> tuple[str, ...]:
 
 
 def _ratios(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    """Throughput, its ratio to the reference, and the target."""
+    """Returns the cells for throughput, its ratio to the reference, and the target."""
     return [
         (
             *(f"{side['throughput']:,.0f}" for side in (figure.reference, figure.measured)),
@@ -51,7 +51,7 @@ def _ratios(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 
 
 def _details(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    """Latencies and processor time, reference / ours."""
+    """Returns the cells for latencies and processor time, reference / ours."""
     columns = (("p50", 1e3, 1), ("p99", 1e3, 1), ("cpu_per_call", 1e6, 0), ("load_cpu", 100, 0))
     return [
         tuple(
@@ -63,7 +63,7 @@ def _details(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 
 
 def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> None:
-    """Prints both tables, under which conditions they came about, and what to beware of."""
+    """Prints both tables, their conditions, and warnings."""
     titles = ("Calls per second of the reference and ours", "Reference / ours: latency and processor time")
     for title, headings, lines in zip(titles, (_RATIOS, _DETAILS), (_ratios(figures), _details(figures)), strict=True):
         table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
@@ -80,7 +80,7 @@ def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> N
 
 
 def coloured(cell: str) -> str:
-    """A cell for the terminal."""
+    """Returns a cell for the terminal."""
     return {"met": "[green]met[/green]", "missed": "[red]missed[/red]"}.get(cell, cell)
 
 
@@ -97,7 +97,7 @@ def _warn(figures: Sequence[Figure], console: Console) -> None:
 
 
 def tables(figures: Sequence[Figure]) -> tuple[str, str]:
-    """Both tables as Markdown."""
+    """Returns both tables as Markdown."""
     ratios, details = (
         markdown(
             (*_FULL_CASE, *headings), [(*_full_case(one), *line) for one, line in zip(figures, lines, strict=True)]
@@ -108,13 +108,13 @@ def tables(figures: Sequence[Figure]) -> tuple[str, str]:
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown."""
+    """Returns a table as Markdown."""
     rule = [":--" if heading in ("case", "server", "against", "what", "note", "") else "--:" for heading in headings]
     return "".join(f"| {' | '.join(line)} |\n" for line in (headings, rule, *lines))
 
 
 def conditions(setting: Setting) -> dict[str, Any]:
-    """What the figures depend on."""
+    """Returns the conditions on which the figures depend."""
     return {
         "pairs": setting.pairs,
         "seconds": setting.seconds,
@@ -125,7 +125,7 @@ def conditions(setting: Setting) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What is measured on."""
+    """Returns a description of the machine."""
     return {
         "processors": os.cpu_count(),
         "pinned": processors()[0] is not None,
@@ -137,7 +137,7 @@ def machine() -> dict[str, Any]:
 
 
 def sentence(told: dict[str, Any]) -> str:
-    """The conditions, for people."""
+    """Returns the conditions as text."""
     pinned = "servers on one of them, the load on the others" if told["pinned"] else "nothing pinned"
     loop = ", uvloop" if told["uvloop"] else ""
     collector = "" if told["gc_threshold"] is None else f", gc threshold {told['gc_threshold']}"
@@ -150,12 +150,12 @@ def sentence(told: dict[str, Any]) -> str:
 
 
 def write(figures: Sequence[Figure], told: dict[str, Any], file: Path) -> None:
-    """Writes JSON."""
+    """Writes the figures as JSON."""
     values = {"conditions": told, "figures": [figure.as_json() for figure in figures]}
     file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def read(file: Path) -> tuple[list[Figure], dict[str, Any]]:
-    """Reads what :func:`write` wrote."""
+    """Reads a file that :func:`write` wrote."""
     values = json.loads(file.read_text(encoding="utf-8"))
     return [Figure.of_json(figure) for figure in values["figures"]], values["conditions"]

@@ -1,4 +1,4 @@
-"""``python -m bench.scale``: measures what grows, and shows it beside the targets."""
+"""``python -m bench.scale``: measures how costs grow, and prints them beside the targets."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ _HEADINGS = ("what", "figure", "target", "", "note")
 
 
 def main() -> int:
-    """Measures; 1 when calls failed, else 0, whether the targets are met or not."""
+    """Measures, and returns 1 if calls failed, else 0, whether the targets are met or not."""
     arguments = _arguments()
     console = Console()
     sizes = Sizes(**{name: getattr(arguments, name) for name in Sizes.__slots__ if name != "warm_up"})
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """One line of the table."""
+    """Returns one line of the table."""
     sign = "≥" if row.at_least else "≤"
     return (
         row.what,
@@ -93,7 +93,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table as Markdown."""
+    """Returns the table as Markdown."""
     return report.markdown(_HEADINGS, [cells(row) for row in rows])
 
 

@@ -26,19 +26,19 @@ from grpc_idempotency import Effects, Policy
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
 _THREADS = 64
-"""Threads of a ``grpc.server``: one for each caller of the largest load."""
+"""The threads of a ``grpc.server``: one for each caller of the largest load."""
 _OPTIONS = [("grpc.so_reuseport", 0)]
 
 
 class Serving:
-    """What there is to ask of a running server."""
+    """The figures of a running server."""
 
     def __init__(self, port: int, effects: Callable[[], int]) -> None:
         self._port = port
         self._effects = effects
 
     def answer(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """The port, the processor time used so far, the resident memory, and the number of effects."""
+        """Returns the port, the processor time used so far, the resident memory, and the number of effects."""
         cpu = time.process_time()  # before the effects are counted
         return {
             "port": self._port,
@@ -49,7 +49,7 @@ class Serving:
 
 
 def _resident() -> int | None:
-    """The resident memory in bytes, where the system tells."""
+    """Returns the resident memory in bytes, if the system can tell."""
     table = Path("/proc/self/statm")
     return int(table.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if table.exists() else None
 
@@ -74,7 +74,7 @@ def _sweep_every(setup: Setup) -> timedelta | None:
 
 
 async def _serve_aio(setup: Setup) -> None:
-    """Serves on ``grpc.aio`` until the orders end."""
+    """Serves on ``grpc.aio`` until the standard input ends."""
     synchronous = setup.tuning.synchronous
     interceptors: list[Any] = []
     closing: list[Callable[[], Coroutine[Any, Any, None]]] = []
@@ -108,7 +108,7 @@ async def _serve_aio(setup: Setup) -> None:
 
 
 def _serve_sync(setup: Setup) -> None:
-    """Serves on ``grpc.server`` until the orders end."""
+    """Serves on ``grpc.server`` until the standard input ends."""
     synchronous = setup.tuning.synchronous
     interceptors: list[grpc.ServerInterceptor] = []
     closing: list[Callable[[], None]] = []

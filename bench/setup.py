@@ -1,4 +1,4 @@
-"""How a server to measure is set up: what the parent process tells it on its command line."""
+"""The setup of a server, which the parent process passes on its command line."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -11,18 +11,18 @@ Synchronous = Literal["NORMAL", "FULL", "EXTRA"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """What both servers of a pair have in common, and what a person may want to vary."""
+    """The settings that both servers of a pair share, which the command line can change."""
 
     synchronous: Synchronous = "FULL"
     uvloop: bool = False
-    """Whether servers on ``grpc.aio`` run on uvloop."""
+    """True if servers on ``grpc.aio`` run on uvloop."""
     gc_threshold: int | None = None
     """The first threshold of the garbage collector; ``None``: Python's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """One server."""
+    """The setup of one server."""
 
     kind: Kind
     role: Role
@@ -30,18 +30,18 @@ class Setup:
     database: str
     tuning: Tuning = field(default_factory=Tuning)
     reply_length: int = 8
-    """How many characters the echo's reply has."""
+    """The number of characters of the echo's reply."""
     ttl: float | None = None
-    """Seconds that an outcome is kept; ``None``: the library's default."""
+    """How many seconds an outcome is kept; ``None``: the library's default."""
     sweep_every: float | None = None
     """Seconds between two sweeps; ``None``: no sweeps."""
 
     def as_argument(self) -> str:
-        """The same as text."""
+        """Returns the setup as text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def of_argument(cls, argument: str) -> "Setup":
-        """Reads what :meth:`as_argument` wrote."""
+        """Makes a setup from the output of :meth:`as_argument`."""
         values = json.loads(argument)
         return cls(**{**values, "tuning": Tuning(**values["tuning"])})

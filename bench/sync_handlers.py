@@ -14,7 +14,7 @@ from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
 
 class Echo:
-    """A trivial handler: answers how often it ran, so that no two executions have the same reply."""
+    """A trivial handler that replies with the number of its runs, so that no two executions have the same reply."""
 
     def __init__(self, reply_length: int) -> None:
         self._length = reply_length
@@ -35,7 +35,7 @@ class Echo:
 
 
 class Orders:
-    """CreateOrder as its service would be without this project: one connection, a lock, and a commit per call."""
+    """CreateOrder without the library: one connection, a lock, and one commit per call."""
 
     def __init__(self, database: str, synchronous: Synchronous) -> None:
         self._database = database

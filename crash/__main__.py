@@ -1,4 +1,4 @@
-"""``python -m crash``: one run, its figures and its findings; exits with 1 where there are any."""
+"""``python -m crash``: runs the lab once, prints figures and findings, and exits with 1 if there are findings."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from crash.walk import PLACES, walk
 
 
 def main() -> int:
-    """Runs as the arguments say."""
+    """Runs the lab as the arguments say, and returns the exit code."""
     asked = _arguments().parse_args()
     if asked.faults:
         print("\n".join(FAULTS))

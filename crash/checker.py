@@ -1,7 +1,7 @@
-"""Proves from what a run left behind that nothing went wrong: no effect twice, no differing reply, no money made.
+"""Proves from the files of a run that nothing went wrong: no effect twice, no different replies, no money made or lost.
 
-It trusts nobody: the clients' history says what was promised, the databases what is so, and the servers' audit how it
-came about. Each finding begins with the name of the rule that it breaks.
+It compares three sources: the clients' history says what was promised, the databases what is true, and the servers'
+audit how it happened. Each finding begins with the name of the rule that is violated.
 """
 
 import sqlite3
@@ -23,12 +23,12 @@ _ANSWERED = {"executed", "replayed", "attached"}
 _LEAST_ANSWER = 8.0
 _MOMENT = 1e-6
 _TOLERANCE = 0.05
-"""Seconds that two clocks, or the writing of a line, may be apart."""
+"""The tolerance in seconds for two clocks, and for the delay of writing a line."""
 
 
 @dataclass
 class Call:
-    """A key of the clients', and all that they heard."""
+    """A client's key, and all answers to it."""
 
     key: str
     method: str
@@ -38,7 +38,7 @@ class Call:
     final: list[dict[str, Any]] = field(default_factory=list)
     answered: float | None = None
     unknown: bool = False
-    """Whether it was told that its outcome is unknown."""
+    """True if the client was told that the outcome is unknown."""
 
     @property
     def ok(self) -> bool:
@@ -50,7 +50,7 @@ class Call:
 
 
 class Checker:
-    """The findings about one run, and its figures."""
+    """Checks one run: its findings and figures."""
 
     def __init__(self, folder: Path, lease: float) -> None:
         self._lease = lease
@@ -70,7 +70,7 @@ class Checker:
             *self._ownership(),
         ]
 
-    # What the clients heard
+    # The answers to clients
 
     def _heard(self) -> dict[str, Call]:
         calls: dict[str, Call] = {}
@@ -95,7 +95,7 @@ class Checker:
         return calls
 
     def _replies(self) -> Iterator[str]:
-        """All replies of a key are identical, and its own."""
+        """Checks that all replies of a key are identical, and belong to the key."""
         for call in self._calls.values():
             told = {(one["code"], one["details"], str(one["trailers"]), one["message"]) for one in call.final}
             if len(told) > 1:
@@ -107,7 +107,7 @@ class Checker:
                 yield f"a reused key: {event['key']} was told {event['told']}"
 
     def _answers(self) -> Iterator[str]:
-        """Each call has an answer; that nobody knows it is one for opaque methods alone."""
+        """Checks that each call has an answer, and that only opaque methods answer that the outcome is unknown."""
         for call in self._calls.values():
             if call.answered is None:
                 yield f"no answer: {call.method} {call.key} after {call.tries} tries"
@@ -115,7 +115,7 @@ class Checker:
                 yield f"unknown outcome: {call.method} {call.key} is not opaque"
 
     def _waits(self) -> Iterator[str]:
-        """Nothing is stuck: an answer comes soon after the servers were last started."""
+        """Checks that nothing is stuck: an answer comes soon after the servers were last started."""
         ups = [event["t"] for event in self._history if event["e"] in ("up", "pause")]
         for call in self._calls.values():
             if call.answered is not None:
@@ -123,10 +123,10 @@ class Checker:
                 if call.answered - since > self._lease + _LEAST_ANSWER:
                     yield f"stuck: {call.method} {call.key} for {call.answered - since:.1f} s"
 
-    # What is so
+    # The databases
 
     def _effects(self) -> Iterator[str]:
-        """A key's effect is there once if it was answered OK, and not at all if it was refused."""
+        """Checks that a key's effect exists once if it was answered OK, and not at all if it was refused."""
         made = Counter(sku for (sku,) in self._orders.rows("SELECT sku FROM shop_order_items"))
         orders = {row[0] for row in self._orders.rows("SELECT id FROM shop_orders")}
         for call in self._by("CreateOrder", "AddItem"):
@@ -144,7 +144,7 @@ class Checker:
             yield f"effects: there are {len(users)} users"
 
     def _checkouts(self) -> Iterator[str]:
-        """All or nothing: an order is confirmed if, and only if, one reservation was captured for it."""
+        """Checks all or nothing: an order is confirmed if, and only if, one reservation was captured for it."""
         spent: dict[tuple[str, int], list[int]] = defaultdict(list)
         for user_id, units, nanos, state in self._users.rows(
             "SELECT user_id, units, nanos, state FROM shop_reservations"
@@ -167,7 +167,7 @@ class Checker:
             yield f"all or nothing: {len(spent)} reservations are for no order"
 
     def _money(self) -> Iterator[str]:
-        """For each user: credits - captured = balance + active reservations."""
+        """Checks for each user: credits - captured = balance + active reservations."""
         credit: Counter[str] = Counter()
         for call in self._by("AddCredit"):
             if call.ok:
@@ -184,7 +184,7 @@ class Checker:
                 yield f"money: {user_id} has {units * NANOS + nanos}, and should have {wanted} billionths"
 
     def _records(self) -> Iterator[str]:
-        """Nothing is under way any more; nothing is held but what is opaque."""
+        """Checks that no operation is still running, and that only opaque ones are held."""
         for database in (self._orders, self._users):
             for method, state in database.rows(
                 "SELECT method, state FROM grpc_idempotency_operations WHERE state <> 1"
@@ -192,10 +192,10 @@ class Checker:
                 if (method, state) != (OPAQUE, 2):
                     yield f"stuck: an operation of {method} is left in state {state}"
 
-    # How it came about
+    # The audit
 
     def _ownership(self) -> Iterator[str]:
-        """Claims, leases, fences, runs and steps, operation by operation."""
+        """Checks claims, leases, fences, runs and steps, operation by operation."""
         fences: set[str] = set()
         stories: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for event in self._audit:
@@ -224,8 +224,8 @@ class Checker:
                 runners[event["step"]].add(event["fence"])
 
         def order(event: dict[str, Any]) -> float:
-            # A process that was paused once its claim or step was stored tells of it later, maybe after whoever took
-            # the operation over: who then found the step, and so did not run it.
+            # A process that was paused after its claim or step was stored writes its line later, maybe after the
+            # process that took the operation over. That one found the step, and so did not run it.
             what, fence = event["e"], event["fence"]
             late = fence in overtaken and (
                 what == "claim"
@@ -241,19 +241,19 @@ class Checker:
                     yield "claimed after its outcome was stored"
                 if owner and event["t"] < until - _TOLERANCE:
                     yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
-                # Where there was no record, the run before has released it; its server may have died before it said so.
+                # If there was no record, the run before has released it. Its server may have died before it wrote that.
                 if claimed and opaque and owner and not (ran and event["over"] is None):
                     yield "opaque, and run again"
                 opaque, ran = event["method"] == OPAQUE, False
                 claimed.add(fence)
             elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
-                continue  # paused before it, it comes back late and can't know: but it may change nothing
+                continue  # paused before, it continues late without knowing that, and may change nothing
             elif what in ("run", "step", "done") and fence != owner:
                 yield f"{what} under a fence that is not the owner's"
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
                 owner, until = fence, event["asked"] + self._lease
             elif what == "ran" and fence == owner:
-                # What became of it may be stored, and its server killed before it could write so here.
+                # Its end may be stored, if its server was killed before it could write the line here.
                 until, ran = 0.0, True
             elif what in ("release", "wait") and fence == owner:
                 owner = ""
@@ -265,7 +265,7 @@ class Checker:
             elif what in ("step", "finished"):
                 steps.add(event["step"])
             elif what == "entered":
-                # A run that was taken over can't know that, and one whose process was killed does not leave.
+                # A run that was taken over does not know that, and one whose process was killed writes no end.
                 if any(left.get(other, 0.0) > event["t"] for other in inside - overtaken.keys()):
                     yield "run beside a handler that still runs"
                 inside.add(fence)
@@ -278,7 +278,7 @@ class Checker:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Counts, and a few times in seconds, by what they count."""
+        """Returns the figures of the run, by name: counts, and some times in seconds."""
         told = Counter(event["e"] for event in self._history)
         marks = Counter(event["mark"] for event in self._history if event["e"] == "reply")
         audit = Counter(event["e"] for event in self._audit)
@@ -305,7 +305,7 @@ class Checker:
 
     @property
     def deaths(self) -> dict[str, int]:
-        """How often servers were killed, by the point at which they were."""
+        """Counts the kills of servers, by the point at which they happened."""
         return dict(sorted(Counter(event["how"] for event in self._history if event["e"] == "kill").items()))
 
     def _longest(self) -> float:
@@ -333,7 +333,7 @@ class _Database:
 
 
 def _fits(call: Call) -> bool:
-    """Whether an OK reply can be this call's."""
+    """Returns whether an OK reply can belong to this call."""
     match call.method:
         case "CreateOrder":
             asked, order = CreateOrderRequest.FromString(call.request), Order.FromString(call.reply)

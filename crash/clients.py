@@ -1,4 +1,4 @@
-"""The clients: they buy, retry with their keys until they have an answer, and write down what they hear."""
+"""The clients: they buy, retry with their keys until they have an answer, and record all answers."""
 
 import asyncio
 import random
@@ -36,7 +36,7 @@ _OPTIONS = [
 
 
 class Shopping:
-    """What the clients share: channels, what they have bought, the history."""
+    """The state that the clients share: channels, purchases, the history."""
 
     def __init__(
         self, orders: Sequence[str], users: Sequence[str], journal: Journal, *, seed: int, patience: float
@@ -56,7 +56,7 @@ class Shopping:
         self._number = 0
         self.users: list[str] = []
         self.open: list[Order] = []
-        """Orders that may still be pending."""
+        """The orders that may still be pending."""
         self.stop = False
 
     @staticmethod
@@ -69,11 +69,11 @@ class Shopping:
                 await channel.close()
 
     async def begin(self, users: int) -> None:
-        """Users, each with some credit."""
+        """Creates users, each with some credit."""
         await asyncio.gather(*(self._user(number) for number in range(users)))
 
     async def shop(self) -> None:
-        """One client, until it is told to stop."""
+        """Runs one client until it is told to stop."""
         while not self.stop:
             await self._rng.choices(
                 (self._create, self._add_item, self._some_credit, self._checkout, self._cancel, self._reuse),
@@ -82,10 +82,10 @@ class Shopping:
             await asyncio.sleep(self._rng.uniform(0, 0.05))
 
     async def release(self, reservation_id: str) -> None:
-        """What nobody should do: releases the reservation of somebody's checkout."""
+        """Releases the reservation of another client's checkout, as an intruder would."""
         await self._call("users", "ReleaseReservation", ReleaseReservationRequest(id=reservation_id))
 
-    # What they do
+    # Actions
 
     async def _user(self, number: int) -> None:
         user = User(display_name=f"User {number}", email=f"user{number}@example.com")
@@ -96,7 +96,7 @@ class Shopping:
     async def _create(self) -> None:
         key = str(uuid.uuid4())
         self._number += 1
-        total = Money(currency_code="USD", units=self._rng.randint(1, 9), nanos=self._number)  # no two have the same
+        total = Money(currency_code="USD", units=self._rng.randint(1, 9), nanos=self._number)  # unique
         items = [OrderItem(sku=key, quantity=1)]
         request = CreateOrderRequest(customer_id=self._rng.choice(self.users), items=items, total_amount=total)
         order = await self._call("orders", "CreateOrder", request, key)
@@ -129,7 +129,7 @@ class Shopping:
             await self._call("orders", "CancelOrder", CancelOrderRequest(id=order.id))
 
     async def _reuse(self) -> None:
-        """A client's mistake: one key for two requests."""
+        """Makes a client's mistake: one key for two requests."""
         key = str(uuid.uuid4())
         user_id = self._rng.choice(self.users)
         one, other = (AddCreditRequest(user_id=user_id, amount=Money(currency_code="USD", units=n)) for n in (1, 2))
@@ -142,10 +142,10 @@ class Shopping:
             told = refusal.reason.name if refusal is not None else error.code().name
         self._journal.write("reuse", key=key, told=told)
 
-    # How they call
+    # Calls
 
     async def _call(self, service: str, name: str, request: Message, key: str = "") -> Any:
-        """One logical call: retried, and now and then made twice at once, or once more when it was answered."""
+        """Makes one logical call: retried, sometimes made twice at once, and sometimes repeated after its answer."""
         key = key or str(uuid.uuid4())
         self._journal.write("call", key=key, method=name, request=request.SerializeToString().hex())
         times = self._rng.choices((1, 2), (5, 1))[0]

@@ -1,7 +1,7 @@
-"""Faults, each a way in which such a library can be wrong, put into the lab's servers from outside.
+"""Faults, each a way in which such a library can be wrong, injected into the lab's servers.
 
-The lab's checker has to catch every one of them: that is how we know that it would catch them in the library. Each lies
-on top of the lab's store, whose audit goes on telling what is really done to the file.
+The lab's checker has to find every one of them, which shows that it would find them in the library. Each fault is a
+layer over the lab's store, whose audit still records what is really done to the file.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ _random = random.Random()
 
 
 class _Faulty(LabStore):
-    """What faults are made of."""
+    """Base class of faults."""
 
     async def plain(self, fn: Callable[[Database], T]) -> T:
-        """A transaction as of a call without a key: no record is in it."""
+        """Runs a transaction as in an un-keyed call, so that it contains no record."""
         return await contextvars.Context().run(SQLiteStore.transaction, self, fn)
 
     async def statement(self, sql: str, *parameters: object) -> None:
-        """Changes the store's own tables, which are not for a transaction's function to change."""
+        """Changes the store's own tables, which a transaction's function must not change."""
 
         def execute() -> None:
             with closing(sqlite3.connect(self.database[0], timeout=5, isolation_level=None)) as db:
@@ -53,7 +53,7 @@ class _Faulty(LabStore):
         await asyncio.to_thread(execute)
 
     async def unrecorded(self, operation: Running, fn: Callable[[Database], T]) -> T:
-        """The handler's rows are kept, and it is taken for completed; its record is not touched."""
+        """Commits the handler's rows and reports a completion, but does not touch the record."""
         reply = await self.plain(fn)
         operation.committed = operation.seal(reply)
         return reply
@@ -67,7 +67,7 @@ class _Faulty(LabStore):
         return self.reply(operation, fn)
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
-        """The transaction of a keyed call, in whatever task it is awaited."""
+        """Runs the transaction of a keyed call, in whichever task it is awaited."""
         context = contextvars.Context()
         lend(context, operation)
         return await context.run(super().transaction, fn)
@@ -78,7 +78,7 @@ class _RolledBack(Exception):
 
 
 class CompletionBeforeCommit(_Faulty):
-    """The outcome is stored first, and the rows in a transaction of their own."""
+    """Stores the outcome first, and then the rows in a transaction of their own."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         replies: list[T] = []
@@ -105,7 +105,7 @@ def _say_again(db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> Non
 
 
 class _Listening:
-    """Hears what a transaction's function says."""
+    """Records the result of a transaction's function."""
 
     def __init__(self, db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
         self._db = db
@@ -121,7 +121,7 @@ class _Listening:
 
 
 class DroppedFence(_Faulty):
-    """Who has lost the operation goes on as if it had not."""
+    """Lets a run that has lost its operation continue."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         await asyncio.sleep(0.3)
@@ -132,7 +132,7 @@ class DroppedFence(_Faulty):
 
 
 class SkippedClaim(_Faulty):
-    """Now and then a handler runs without a claim."""
+    """Sometimes runs a handler without a claim."""
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         if _random.random() < 0.1:
@@ -147,7 +147,7 @@ class SkippedClaim(_Faulty):
 
 
 class StepNotStored(_Faulty):
-    """A step counts as kept, and is not."""
+    """Reports a step as kept, but does not keep it."""
 
     async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
         if step.name.startswith(UNDO):
@@ -157,14 +157,14 @@ class StepNotStored(_Faulty):
 
 
 class StepsReleased(_Faulty):
-    """What should wait with its finished steps is released."""
+    """Releases operations that should be waiting with their finished steps."""
 
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
         return await self.release(name, fence)
 
 
 class ReleasedAfterOk(_Faulty):
-    """A record that was completed is deleted."""
+    """Deletes completed records."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         reply = await super().reply(operation, fn)
@@ -173,7 +173,7 @@ class ReleasedAfterOk(_Faulty):
 
 
 class LostCompletion(_Faulty):
-    """Now and then the rows are committed, and the outcome is not."""
+    """Sometimes commits the rows, and not the outcome."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if _random.random() < 0.2:
@@ -182,7 +182,7 @@ class LostCompletion(_Faulty):
 
 
 class AnothersReply(_Faulty):
-    """Now and then a replay is that of the key that was replayed before."""
+    """Sometimes replays the outcome of the key that was replayed before."""
 
     _last: Outcome | None = None
 
@@ -195,7 +195,7 @@ class AnothersReply(_Faulty):
 
 
 class TrailersLost(_Faulty):
-    """A replay has no trailers."""
+    """Replays without trailers."""
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         record = await super().claim(claim, over=over)
@@ -205,7 +205,7 @@ class TrailersLost(_Faulty):
 
 
 class LeaseIgnored(_Faulty):
-    """A running operation is taken over while its owner is alive."""
+    """Takes over a running operation while its owner is alive."""
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         record = await super().claim(claim, over=over)
@@ -220,7 +220,7 @@ class LeaseIgnored(_Faulty):
 
 
 class OpaqueAgain(_Faulty):
-    """An operation whose effects nobody knows is run again when its server is gone."""
+    """Runs an opaque operation again when its server is gone."""
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         record = await super().claim(claim, over=over)
@@ -228,12 +228,12 @@ class OpaqueAgain(_Faulty):
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if operation.method.endswith("CancelOrder"):
-            await asyncio.sleep(0.5)  # so that servers do die in it
+            await asyncio.sleep(0.5)  # so that servers are killed in it
         return await super().reply(operation, fn)
 
 
 class SwallowedRollback(_Faulty):
-    """After a rollback of the whole transaction its function goes on, and what it writes is committed by itself."""
+    """Lets a function continue after a rollback of its whole transaction, so that its further writes are committed."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         replies: list[T] = []
@@ -253,7 +253,7 @@ class SwallowedRollback(_Faulty):
 
 
 class _Unwatched:
-    """Does not look whether there is still a transaction."""
+    """Does not check whether there is still a transaction."""
 
     def __init__(self, db: Database, own: sqlite3.Connection) -> None:
         self._db = db
@@ -272,11 +272,11 @@ class _Unwatched:
             return _rows_of(self._own.executemany(sql, parameters))
 
 
-# Faults that are none of the store's
+# Faults outside of the store
 
 
 def _reuse_fences() -> None:
-    """Fences are counted, and the count begins anew with each process."""
+    """Makes fences by counting, and each process begins to count at the same number."""
     flight: Any = _flight
     flight.secrets = _Counting()
 
@@ -290,7 +290,7 @@ class _Counting:
 
 
 def _lose_undos() -> None:
-    """Nothing is undone, and counts as undone."""
+    """Undoes nothing, and reports it as undone."""
 
     async def unwind(_: AsyncRunning) -> str | None:
         return None
@@ -300,13 +300,13 @@ def _lose_undos() -> None:
 
 
 def _compare_no_fingerprints() -> None:
-    """Any request with the key counts as the same."""
+    """Accepts any request with the key as the same."""
     protocol: Any = _protocol
     protocol.same_request = lambda _one, _other: True
 
 
 def _capture_twice() -> None:
-    """What a capture spends is taken from the balance once more."""
+    """Takes the amount of a capture from the balance once more."""
     capture = wallet.capture
 
     def twice(db: Database, reservation_id: str) -> Reservation:
@@ -321,7 +321,7 @@ def _capture_twice() -> None:
 
 
 def _forget_cut_steps() -> None:
-    """A step that is cancelled while the store keeps it is not known to its run, which so does not undo it."""
+    """Hides a step that is cancelled while the store keeps it, so that its run does not undo it."""
     run = AsyncRunning._run
 
     async def forgetful(self: AsyncRunning, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
@@ -338,7 +338,7 @@ def _forget_cut_steps() -> None:
 
 
 def _leave_threads() -> None:
-    """A ``def`` handler whose task is cancelled is taken for stopped, though its thread runs on."""
+    """Treats a ``def`` handler whose task is cancelled as stopped, although its thread continues."""
     on_thread = AioRun.on_thread
 
     async def left(self: AioRun, call: Callable[[], Any]) -> Any:
@@ -352,7 +352,7 @@ def _leave_threads() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault, and what the lab has to be like for it to show."""
+    """A fault, and the settings of the lab with which it shows."""
 
     store: type[LabStore] = LabStore
     patch: Callable[[], None] = lambda: None

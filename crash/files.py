@@ -1,4 +1,4 @@
-"""What a run leaves behind, and its checker reads: lines of JSON, and the servers' databases."""
+"""The files of a run, which its checker reads: lines of JSON, and the servers' databases."""
 
 import json
 import os
@@ -8,27 +8,27 @@ from pathlib import Path
 from typing import Any
 
 HISTORY = "history.jsonl"
-"""Every attempt and reply of the clients, and what befell the servers."""
+"""The history: every attempt and reply of the clients, and every start and death of the servers."""
 AUDIT = "audit.jsonl"
-"""What the servers did to their stores, and when handlers ran."""
+"""The audit: what the servers did to their stores, and when handlers ran."""
 ORDERS_DB = "orders.db"
 USERS_DB = "users.db"
 
 
 class Journal:
-    """Appends lines, each with one write, so that what a killed process wrote is there and whole."""
+    """Appends lines, each with one write, so that the lines of a killed process are complete."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def write(self, event: str, **fields: object) -> None:
-        """One event, at this instant of the machine's monotonic clock."""
+        """Writes one event, with the current time of the machine's monotonic clock."""
         line = json.dumps({"e": event, "t": self.now(), **fields}) + "\n"
         os.write(self._file, line.encode())
 
     @staticmethod
     def now() -> float:
-        """This instant."""
+        """Returns the current time of the machine's monotonic clock."""
         return round(time.monotonic(), 4)
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class Journal:
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
-    """All events of a journal."""
+    """Reads all events of a journal."""
     with path.open() as lines:
         for line in lines:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Runs the servers and the clients, and kills."""
+"""Runs the servers and the clients, and kills servers."""
 
 import asyncio
 import json
@@ -22,30 +22,30 @@ from crash.server import Job
 LEASE = 1.0
 _WARM_UP = 0.5
 SETTLED_WITHIN = LEASE + 8.0
-"""Seconds after which nothing may be under way any more, once the servers are left alone."""
+"""The most seconds until all operations have ended, once no server is killed any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be done."""
+    """The settings of a run."""
 
     kills: int = 25
     seed: int = 1
     clients: int = 40
     users: int = 8
     peers: int = 1
-    """Servers for each service, on one file."""
+    """How many servers each service has, on one file."""
     pauses: float = 0.0
-    """The part of the kills that only stops a server, for longer than its lease."""
+    """The share of kills that only pause a server, for longer than its lease."""
     misuse: float = 0.03
-    """The part of all transactions that misbehave."""
+    """The share of transactions that misbehave."""
     fault: str = ""
     patience: float = 60.0
-    """Seconds after which a client gives up; it should never come to that."""
+    """Seconds after which a client gives up, which should never happen."""
 
 
 class Server:
-    """One server process at a time."""
+    """A server, with one process at a time."""
 
     def __init__(self, name: str, job: Job, journal: Journal) -> None:
         self.name = name
@@ -56,10 +56,10 @@ class Server:
         self._death: asyncio.Task[tuple[str, str]] | None = None
         self.up = False
         self.struck = False
-        """Whether it was killed, and did not die at a point of its own."""
+        """True if it was killed from outside, and did not die at a named point."""
 
     async def open(self) -> None:
-        """What servers are forked from."""
+        """The process from which servers are forked."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -70,7 +70,7 @@ class Server:
         )
 
     async def start(self, point: str = "", nth: int = 1) -> None:
-        """Starts a server; with a point it dies there by itself."""
+        """Starts a server. With a point, it kills itself there."""
         assert self._process is not None
         assert self._process.stdin is not None
         self.job = replace(self.job, point=point, nth=nth)
@@ -80,13 +80,13 @@ class Server:
         if word == "listening":
             self._pid = int(rest)
             self._death = asyncio.create_task(self._word())
-        else:  # a call was quicker than that line, and the server has died at its point already
+        else:  # a call came before that line, and the server has died at its point already
             self._death = asyncio.create_task(_said(word, rest))
         self.up = True
         self._journal.write("up", server=self.name)
 
     async def died(self, within: float | None = None) -> bool:
-        """Waits for its death."""
+        """Waits until the process has died."""
         assert self._death is not None
         done, _ = await asyncio.wait((self._death,), timeout=within)
         if done:
@@ -95,19 +95,19 @@ class Server:
         return bool(done)
 
     def strike(self) -> None:
-        """Kill -9."""
+        """Kills the process as kill -9 does."""
         self.struck = True
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGKILL)
 
     async def kill(self) -> None:
-        """The same, and waits for its death."""
+        """Kills the process as kill -9 does, and waits until it has died."""
         self.strike()
         assert await self.died(30)
 
     @property
     def safe(self) -> bool:
-        """Whether it is up, and not about to die: nobody has killed it already, and it has no point to die at."""
+        """True if it is up, was not killed, and has no point at which it will die."""
         return self.up and not self.struck and not self.job.point
 
     async def pause(self, seconds: float) -> None:
@@ -132,7 +132,7 @@ class Server:
 
 
 class Lab:
-    """One run."""
+    """One run of the lab."""
 
     def __init__(self, plan: Plan, folder: Path, *, tell: Tell) -> None:
         self._plan = plan
@@ -141,7 +141,7 @@ class Lab:
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
         self.killed = 0
-        """How often a server was killed or paused so far."""
+        """Returns how often a server was killed or paused so far."""
         self._meddling: list[asyncio.Task[None]] = []
         ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
@@ -165,7 +165,7 @@ class Lab:
         return Server(f"{service} {address}", job, self._journal)
 
     async def run(self) -> None:
-        """Starts, kills, and leaves alone; what is left is the checker's."""
+        """Starts servers and clients, kills servers, and lets all operations end, so that the checker can begin."""
         async with AsyncExitStack() as stack:
             self._tell("starting", 0)
             for server in self._servers:
@@ -189,7 +189,7 @@ class Lab:
         self._journal.close()
 
     async def _keep(self, server: Server) -> None:
-        """Starts a server again whenever it has died, to die again at some point if it comes to that."""
+        """Starts a server again whenever it has died, with another point at which it may die."""
         while await server.died():
             self._journal.write("kill", server=server.name, how="anywhere" if server.struck else server.job.point)
             self.killed += 1
@@ -197,13 +197,13 @@ class Lab:
             await server.start(*(("", 1) if self._enough else self._point(server)))
 
     async def _kill(self, shopping: Shopping, keepers: Sequence[asyncio.Task[None]]) -> None:
-        """Kills servers at random instants, too, until there were enough deaths."""
+        """Also kills servers at random instants, until there were enough deaths."""
         rounds = 0
         while not self._enough:
             await asyncio.sleep(self._rng.uniform(0.2, 1.0))
             for keeper in keepers:
                 if keeper.done():
-                    keeper.result()  # raises what has ended it
+                    keeper.result()  # raises the error that has ended it
             rounds += 1
             if rounds % 4 == 0:
                 self._meddle(shopping)
@@ -217,7 +217,7 @@ class Lab:
             self._tell("killing", self.killed)
 
     async def _leave_alone(self, keepers: Sequence[asyncio.Task[None]]) -> None:
-        """Sees to it that all servers are up and none will die."""
+        """Makes sure that all servers are up, and that none will die at a point."""
         while not all(server.safe for server in self._servers):
             for server in self._servers:
                 if server.up and not server.safe:
@@ -233,21 +233,21 @@ class Lab:
         return self.killed >= self._plan.kills
 
     def _point(self, server: Server) -> tuple[str, int]:
-        """Where the server will die next: at a point that it comes to for so many times, or anywhere."""
+        """Chooses where the server dies next: at the nth time that it reaches a point, or at a random instant."""
         if self._rng.random() < 0.4:
             return "", 1
         point = self._rng.choice(POINTS[server.job.services[0]])
         return point, 1 if point in UNDOING else self._rng.choice((1, 1, 2, 5, 20))
 
     def _meddle(self, shopping: Shopping) -> None:
-        """Releases a reservation that some checkout is about to capture, so that all of it has to be undone."""
+        """Releases a reservation that a checkout is about to capture, so that the checkout has to be undone."""
         with closing(sqlite3.connect(self._folder / USERS_DB)) as db, suppress(sqlite3.OperationalError):
             found = db.execute("SELECT id FROM shop_reservations WHERE state = 1 ORDER BY seq DESC LIMIT 1").fetchone()
             if found:
                 self._meddling.append(asyncio.create_task(shopping.release(found[0])))
 
     async def _settled(self) -> None:
-        """Waits until nothing is under way, for as long as that may take."""
+        """Waits until all operations have ended, within the time limit."""
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
         while self._under_way() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # others' work
             await asyncio.sleep(0.1)
@@ -261,14 +261,14 @@ async def _said(word: str, rest: str) -> tuple[str, str]:
 
 
 def under_way(file: Path) -> list[tuple[str, str]]:
-    """Methods and names of operations that have not ended: running (0), waiting (3) or undoing (4)."""
+    """Returns methods and names of operations that have not ended: running (0), waiting (3) or undoing (4)."""
     with closing(sqlite3.connect(file)) as db:
         sql = "SELECT method, hex(name) FROM grpc_idempotency_operations WHERE state IN (0, 3, 4)"
         return db.execute(sql).fetchall()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody listens on."""
+    """Returns free ports of this machine."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:

@@ -1,10 +1,10 @@
-"""Misbehaving handlers: what an embedder's code may do wrong, put into the lab's servers from outside, now and then.
+"""Misbehaving handlers: mistakes of an embedder's code, sometimes injected into the lab's servers.
 
-The library has to cope with it, across kills too, so the checker must find nothing. It comes in three kinds:
+The library has to handle them, across kills too, so the checker must find nothing. There are three kinds:
 
 * A transaction's function swallows the error by which the database has rolled back the whole transaction.
-* A step of a checkout is cut off by a timeout, and the checkout is refused for good: all of it has to be undone.
-* AddCredit is a plain ``def`` handler, and somebody cancels the task of its operation while its thread runs.
+* A step of a checkout is cut off by a timeout, and the checkout is refused for good: it has to be undone.
+* AddCredit is a plain ``def`` handler, and the task of its operation is cancelled while its thread runs.
 """
 
 import asyncio
@@ -27,50 +27,50 @@ from shop.users.v1.users_pb2 import AddCreditRequest, User
 T = TypeVar("T")
 
 _CUT = ("begin", "begin", "ask", "reserve", "accept")
-"""Steps that may be cut off. Not "capture": the checker does not know of payments that are returned."""
+"""The steps that may be cut off. Not "capture": the checker does not handle returned payments."""
 _HANDLERS = 4
-"""How many times more often than transactions."""
+"""How many times more often handlers misbehave than transactions."""
 _WORST_RUNS = 2
 _LONGEST_STEP = 0.01
 _RUNS_ON = 0.3
-"""Seconds; enough for a retry to come meanwhile."""
+"""The longest delay in seconds, long enough for a retry to come meanwhile."""
 
 
 class Misuse:
-    """Decides whether something misbehaves, and writes down that it did."""
+    """Decides what misbehaves, and records it."""
 
     def __init__(self, journal: Journal, share: float) -> None:
-        """``share``: the part of all transactions that misbehave. Handlers do so more often, since they are fewer."""
+        """``share`` is the share of transactions that misbehave. Handlers do so more often, since there are fewer."""
         self._journal = journal
         self._share = share
         self._random = random.Random()
 
     def transacts_badly(self, operation: Running) -> bool:
-        """Whether the operation's next transaction is to misbehave."""
+        """Returns whether the operation's next transaction misbehaves."""
         return self._happens(operation, self._share)
 
     def handles_badly(self, operation: Running) -> bool:
-        """Whether the operation's handler is to misbehave in this run."""
+        """Returns whether the operation's handler misbehaves in this run."""
         return self._happens(operation, self._share * _HANDLERS)
 
     def _happens(self, operation: Running, share: float) -> bool:
-        # Later runs behave: else an operation whose servers were killed, too, would back off for longer and longer.
+        # Later runs behave. Otherwise an operation whose servers are killed too would back off for longer and longer.
         return operation.attempt <= _WORST_RUNS and self._random.random() < share
 
     def some(self, most: float) -> float:
-        """Seconds, at most so many."""
+        """Returns a random number of seconds up to ``most``."""
         return self._random.uniform(0, most)
 
     def one_of(self, names: tuple[str, ...]) -> str:
-        """One of them, by chance."""
+        """Returns one of them at random."""
         return self._random.choice(names)
 
     def note(self, event: str, operation: Running) -> None:
-        """Writes down what an operation did."""
+        """Records what an operation did."""
         self._journal.write(event, name=operation.name.hex(), fence=operation.fence.hex())
 
     def swallowing(self, fn: Callable[[Database], T]) -> Callable[[Database], T]:
-        """The function of a transaction, which also loses the transaction and swallows the error."""
+        """Returns a transaction's function that also loses its transaction, and swallows the error."""
         first = self._random.random() < 0.5
 
         def careless(db: Database) -> T:
@@ -85,14 +85,14 @@ class Misuse:
 
 
 def _lose(db: Database) -> None:
-    """Makes the database roll back the whole transaction, the table included, and tells nobody."""
+    """Makes the database roll back the whole transaction, with its table, and swallows the error."""
     db.execute("CREATE TEMP TABLE crash_lost (id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK)")
     with suppress(db.IntegrityError):
         db.execute("INSERT INTO crash_lost VALUES (1), (1)")
 
 
 def misbehave(misuse: Misuse) -> None:
-    """Puts the second and the third kind into the shop of this process. The first is the store's."""
+    """Injects the second and the third kind into the shop of this process. The lab's store injects the first."""
     _cut_steps(misuse)
     _cancel_def_handlers(misuse)
 
@@ -105,7 +105,7 @@ class _TimeUp(Exception):
 
 
 class _Hasty:
-    """An operation one of whose steps is cut off by a timeout."""
+    """An operation with one step that is cut off by a timeout."""
 
     def __init__(self, operation: Any, misuse: Misuse) -> None:
         self._operation = operation
@@ -124,7 +124,7 @@ class _Hasty:
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits it in this very task, as ``asyncio.timeout`` of Python 3.11 does. Raises :class:`_TimeUp`."""
+    """Awaits it in the current task, as ``asyncio.timeout`` of Python 3.11 does. Raises :class:`_TimeUp`."""
     task, is_up = asyncio.current_task(), False
     assert task is not None
 
@@ -167,7 +167,7 @@ def _cut_steps(misuse: Misuse) -> None:
 
 
 class _Blocking:
-    """The store as a ``def`` handler has it: its thread waits for what is awaited in the loop."""
+    """The store for a ``def`` handler: its thread waits for a coroutine in the loop."""
 
     def __init__(self, store: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
@@ -192,7 +192,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
             del tasks[operation.fence]
 
     loop = asyncio.get_running_loop()
-    add_credit: Any = getattr(UserService.AddCredit, "__wrapped__")  # noqa: B009  # what functools.wraps leaves
+    add_credit: Any = getattr(UserService.AddCredit, "__wrapped__")  # noqa: B009  # set by functools.wraps
 
     def plain(self: UserService, request: AddCreditRequest, context: Any) -> User:
         operation = current()
@@ -220,7 +220,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
 
 
 def _driven(work: Coroutine[Any, Any, T]) -> T:
-    """What a coroutine returns that never has to wait."""
+    """Returns the result of a coroutine that never waits."""
     try:
         work.send(None)
     except StopIteration as ended:

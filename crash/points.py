@@ -7,7 +7,7 @@ ANYWHERE = ("after-claim", "in-transaction", "after-commit", "before-completion"
 UNDOING = ("in-undo", "after-undo")
 IN_STEPS = ("in-step", "between-steps", *UNDOING)
 POINTS = {"users": ANYWHERE, "orders": ANYWHERE + IN_STEPS}
-"""The points that a service can come to."""
+"""The points that a service can reach."""
 
 
 class Point:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: how far it is, and a table at its end; plain lines where there is no terminal."""
+"""Prints the progress of a run, and tables at its end. Without a terminal it prints plain lines."""
 
 import time
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from rich.table import Table
 from crash.checker import Checker
 
 _EVERY = 5.0
-"""Seconds between two lines, where a line can't be updated."""
+"""Seconds between two lines, if a line can't be updated."""
 
 
 class Tell(Protocol):
-    """Tells how far a run is."""
+    """The progress of a run."""
 
     def __call__(self, doing: str, done: int, /) -> None: ...
 
 
 @contextmanager
 def progress(console: Console, total: int, unit: str) -> Iterator[Tell]:
-    """Shows how far a run is until the end of the block."""
+    """Shows the progress of a run until the end of the block."""
     if not console.is_terminal:
         yield _Lines(console, total, unit)
         return
@@ -34,7 +34,7 @@ def progress(console: Console, total: int, unit: str) -> Iterator[Tell]:
 
 
 class _Lines:
-    """Prints a line when something else is done, and every few seconds."""
+    """Prints a line when another phase begins, and every few seconds."""
 
     def __init__(self, console: Console, total: int, unit: str) -> None:
         self._console = console
@@ -52,7 +52,7 @@ class _Lines:
 
 
 def show(console: Console, checker: Checker) -> None:
-    """Shows the figures of a run as tables."""
+    """Prints the figures of a run as tables."""
     figures = _table(console, "What happened", "", "count")
     for name, value in checker.figures.items():
         figures.add_row(name, f"{value:,}")

@@ -1,6 +1,6 @@
-"""A server of the lab: the shop's own, on the lab's store. ``python -m crash.server`` starts one for each line it gets.
+"""A server of the lab: the shop's server on the lab's store. ``python -m crash.server`` starts one for each input line.
 
-It imports everything once and forks for each server, before any use of grpc: so a restart takes no second.
+It imports everything once, and forks for each server before any use of grpc. So a restart takes less than a second.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from grpc_idempotency._server.aio.run import AioRun
 from shop.config import Config
 
 OPAQUE = "/shop.orders.v1.OrderService/CancelOrder"
-"""The lab's method whose effects nobody knows; the shop has none."""
+"""The lab's opaque method. The shop has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One server, as a line of JSON."""
+    """The settings of one server, sent as a line of JSON."""
 
     folder: str
     services: Sequence[str]
@@ -42,11 +42,11 @@ class Job:
     nth: int = 1
     fault: str = ""
     misuse: float = 0.0
-    """The part of all transactions that misbehave."""
+    """The share of transactions that misbehave."""
 
 
 def main() -> None:
-    """Serves until the end of its input, one server at a time."""
+    """Starts servers, one at a time, until its input ends."""
     while line := _line():
         job = Job(**json.loads(line))
         child = os.fork()
@@ -69,7 +69,7 @@ def _child(job: Job) -> None:
 async def _serve(job: Job) -> None:
     log = os.open(Path(job.folder) / "server.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(log, 2)
-    # The lab never writes while a server runs: what comes is the end of the lab, and of this process.
+    # The lab never writes while a server runs, so input means that the lab has ended. Then this process ends too.
     asyncio.get_running_loop().add_reader(0, os._exit, 0)
     _equip(job)
     config = Config(
@@ -85,7 +85,7 @@ async def _serve(job: Job) -> None:
 
 
 def _equip(job: Job) -> None:
-    """Puts the lab's store in the shop's hands, and watches its handlers; all of it from outside."""
+    """Gives the shop the lab's store, and records the runs of its handlers, without a change of the shop's code."""
     fault = FAULTS.get(job.fault, Fault())
     kind: Any = fault.store
     kind.journal = journal = Journal(Path(job.folder) / AUDIT)
@@ -104,7 +104,7 @@ def _equip(job: Job) -> None:
         return made
 
     serving._policies = short
-    # Servers die all the time here, so that the usual back-off, up to a minute, would soon be what the lab measures.
+    # Servers die all the time here. With the usual back-off, up to a minute, the lab would mostly wait.
     protocol: Any = _protocol
     protocol._LONGEST_DELAY = timedelta(seconds=1)
     _watch_runs(journal)
@@ -145,7 +145,7 @@ def _watch_steps(journal: Journal) -> None:
 
 
 def _line() -> str:
-    """The next line, read by bytes: a forked child must not inherit what was read ahead."""
+    """Reads the next line, byte by byte: a forked child must not inherit bytes that were read ahead."""
     line = b""
     while not line.endswith(b"\n"):
         byte = os.read(0, 1)

@@ -1,4 +1,4 @@
-"""The servers' store, with an audit of what is done to it and the points to die at. The library knows nothing of it."""
+"""The servers' store, with an audit and the points at which servers die. The library does not depend on it."""
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -18,7 +18,7 @@ UNDO = "undo:"
 
 
 class LabStore(SQLiteStore):
-    """Real in all that it does; the faults are on top of it."""
+    """The real store with an audit. Faults are layers over it."""
 
     journal: Journal
     point: Point
@@ -86,7 +86,7 @@ class LabStore(SQLiteStore):
         loses = self.misuse.transacts_badly(operation)
         if loses:
             fn = self.misuse.swallowing(fn)
-        # The library looks whose transaction it is when it is called, not when it is awaited; and so it is here.
+        # As in the library, the caller's operation is read when this is called, and not when it is awaited.
         if step is None:
             told = self._replied(operation, super().transaction(self._watched(fn)))
         else:
@@ -115,7 +115,7 @@ class LabStore(SQLiteStore):
         return reply
 
     async def _lost(self, operation: Running, committing: Coroutine[Any, Any, T]) -> T:
-        """Tells the caller of a transaction that is rolled back to come again: nothing has happened."""
+        """Tells the caller of a rolled-back transaction to try again: nothing has happened."""
         try:
             return await committing
         except TransactionMisuse:
@@ -127,7 +127,7 @@ class LabStore(SQLiteStore):
 
 
 class _Kept(Generic[T]):
-    """What the library asks for the step that it keeps with a transaction's rows."""
+    """Makes the step that is kept with a transaction's rows."""
 
     def __init__(self, store: LabStore, make: Callable[[T], Step]) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Walks through a checkout: kills a server at each point of it, starts it again, and waits without any client."""
+"""Walks through a checkout: kills a server at each point, starts it again, and waits without any client."""
 
 import asyncio
 import sqlite3
@@ -27,32 +27,32 @@ _CREDIT, _TOTAL = 10, 7
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where to kill."""
+    """A place at which a server is killed."""
 
     server: str
     point: str
     nth: int = 1
     pays: bool = True
-    """Whether the customer has enough credit: else all has to be undone."""
+    """True if the customer has enough credit. Otherwise the checkout has to be undone."""
 
     def __str__(self) -> str:
         return f"{self.server} {self.point} {self.nth}, {'all' if self.pays else 'nothing'}"
 
 
 PLACES = (
-    # The steps are begin, ask, reserve, accept, capture; then comes the reply's own transaction.
+    # The steps are begin, ask, reserve, accept and capture. The reply's own transaction comes last.
     Place(server="orders", point="after-claim"),
     *(Place(server="orders", point="in-step", nth=nth) for nth in range(1, 6)),
     *(Place(server="orders", point="between-steps", nth=nth) for nth in range(1, 6)),
     Place(server="orders", point="in-transaction"),
     Place(server="orders", point="after-commit"),
-    # The user service is called to reserve, and to capture.
+    # The user service is called to reserve and to capture.
     *(
         Place(server="users", point=point, nth=nth)
         for point in ("after-claim", "in-transaction", "after-commit")
         for nth in (1, 2)
     ),
-    # Without credit the steps are begin and ask; both are undone, then the failure is stored.
+    # Without credit the steps are begin and ask. Both are undone, then the failure is stored.
     *(Place(server="orders", point="in-undo", nth=nth, pays=False) for nth in (1, 2)),
     *(Place(server="orders", point="after-undo", nth=nth, pays=False) for nth in (1, 2)),
     Place(server="orders", point="before-completion", pays=False),
@@ -64,7 +64,7 @@ PLACES = (
 
 
 async def walk(folder: Path, tell: Tell) -> list[str]:
-    """Goes to each place; answers what is wrong."""
+    """Goes to each place, and returns the findings."""
     turns = asyncio.Semaphore(_AT_ONCE)
     done = 0
 
@@ -115,7 +115,7 @@ _STATES = {
     True: (Order.STATE_CONFIRMED, [2], _CREDIT - _TOTAL),
     False: (Order.STATE_PENDING, [], 1),
 }
-"""The order's state, those of all reservations, and the balance."""
+"""Returns the order's state, those of all reservations, and the balance."""
 
 
 def _state(folder: Path) -> tuple[int, list[int], int]:
@@ -146,7 +146,7 @@ async def _prepare(orders: int, users: int, credit: int) -> Order:
 
 
 async def _check_out_once(orders: int, order: Order) -> None:
-    """Calls, and does not care what becomes of it."""
+    """Makes a call, and ignores its result."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{orders}") as channel:
         request = CheckoutRequest(order_id=order.id, request_id=str(uuid.uuid4()))
         with suppress(grpc.aio.AioRpcError):
