@@ -43,8 +43,9 @@ def serialized(request: Request) -> bytes:
 class Call:
     """A started call; its messages are read one by one, or all with its end."""
 
-    def __init__(self, call: Any, *, gives_stream: bool) -> None:
+    def __init__(self, call: Any, over: asyncio.Event, *, gives_stream: bool) -> None:
         self.call = call
+        self._over = over
         self._gives_stream = gives_stream
         self._messages: list[bytes] = []
 
@@ -63,12 +64,15 @@ class Call:
         return await asyncio.wait_for(self._end(), within)
 
     async def _end(self) -> Reply:
-        with suppress(grpc.aio.AioRpcError):
-            if self._gives_stream:
-                while (message := await self.call.read()) is not grpc.aio.EOF:
-                    self._messages.append(message)
-            else:
-                self._messages.append(await self.call)
+        try:
+            with suppress(grpc.aio.AioRpcError):
+                if self._gives_stream:
+                    while (message := await self.call.read()) is not grpc.aio.EOF:
+                        self._messages.append(message)
+                else:
+                    self._messages.append(await self.call)
+        finally:
+            self._over.set()
         return Reply(
             status=await self.call.code(),
             messages=tuple(self._messages),
@@ -101,8 +105,13 @@ class Client:
         count: int | str | None = -1,
         metadata: Metadata = (),
         timeout: float | None = DEADLINE,
+        silent: bool = False,
     ) -> Call:
-        """Starts a call. ``count`` is the message count that a client-stream announces; -1: that of ``requests``."""
+        """Starts a call.
+
+        ``count`` is the message count that a client-stream announces; -1: that of ``requests``. A ``silent`` stream
+        sends nothing until its call has ended.
+        """
         takes_stream, gives_stream = self._streams(method)
         sent = [*metadata]
         if key is not None:
@@ -111,17 +120,21 @@ class Client:
                 sent.append((COUNT, str(len(requests) if count == -1 else count)))
         raws = [serialized(request) for request in requests]
         stub: Any = getattr(self.channel, shape(takes_stream, gives_stream))(f"/{self.service}/{method}")
-        request: Any = _stream(raws) if takes_stream else raws[0] if raws else b""
-        return Call(stub(request, timeout=timeout, metadata=tuple(sent)), gives_stream=gives_stream)
+        over = asyncio.Event()
+        request: Any = _stream(raws, over, silent) if takes_stream else raws[0] if raws else b""
+        return Call(stub(request, timeout=timeout, metadata=tuple(sent)), over, gives_stream=gives_stream)
 
     async def call(self, method: str, *requests: Request, within: float = LIMIT, **options: Any) -> Reply:
         """Makes a call, and returns its reply."""
         return await self.start(method, *requests, **options).end(within)
 
 
-async def _stream(messages: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for message in messages:
-        yield message
+async def _stream(messages: Sequence[bytes], over: asyncio.Event, silent: bool) -> AsyncIterator[bytes]:
+    if silent:
+        await over.wait()
+    else:
+        for message in messages:
+            yield message
 
 
 async def blocking_call(target: str, method: str, *requests: Request, metadata: Metadata = ()) -> Reply:

@@ -33,11 +33,13 @@ def interceptor_of(kind: str, store: Any, **options: Any) -> Any:
 class Server:
     """A server of either kind, before and after its start; its blocking calls are awaited."""
 
-    def __init__(self, kind: str, interceptors: Sequence[Any] = (), *, workers: int = 8) -> None:
+    def __init__(
+        self, kind: str, interceptors: Sequence[Any] = (), *, workers: int = 8, grpc_options: Sequence[Any] = ()
+    ) -> None:
         """Makes the server. ``workers`` is the size of a ``grpc.server``'s thread pool."""
         self.kind = kind
         self.real: Any
-        options = [("grpc.so_reuseport", 0)]
+        options = [("grpc.so_reuseport", 0), *grpc_options]
         if kind == "sync":
             self._pool = ThreadPoolExecutor(workers)
             self.real = grpc.server(self._pool, interceptors=[*interceptors], options=options)
@@ -179,6 +181,7 @@ class Servers:
         add: Callable[[Any], object] = lambda _server: None,
         credentials: grpc.ServerCredentials | None = None,
         service: str = SERVICE,
+        grpc_options: Sequence[Any] = (),
         workers: int = 8,
         max_waiters: int | None = None,
         drain_limit: timedelta = timedelta(seconds=5),
@@ -197,6 +200,7 @@ class Servers:
             add: Adds more services to the real server.
             credentials: Of the server.
             service: The service's full name.
+            grpc_options: Of the server and the channel.
             workers: Of a ``grpc.server``'s thread pool.
             max_waiters: On a ``grpc.server``, as the interceptor takes it.
             drain_limit: As the interceptor takes it.
@@ -216,13 +220,13 @@ class Servers:
         )
         if self.kind == "sync":
             outside, inside = [*map(on_threads, outside)], [*map(on_threads, inside)]
-        server = Server(self.kind, [*outside, interceptor, *inside], workers=workers)
+        server = Server(self.kind, [*outside, interceptor, *inside], workers=workers, grpc_options=grpc_options)
         if attach:
             interceptor.attach(server.real)
         server.add(generic_handler(self.kind, methods, service))
         add(server.real)
         target = await server.start(credentials)
-        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target))
+        channel = await self._stack.enter_async_context(grpc.aio.insecure_channel(target, grpc_options))
         served = Service(server, channel, methods, service, interceptor=interceptor, attached=attach, store=store)
         self._stack.push_async_callback(served.stop)
         return served

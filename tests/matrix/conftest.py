@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from .echo import KINDS, SHAPES
+from ..harness.handlers import ALL_KINDS
+from .echo import SHAPES
 from .rig import STORES, Cell, Column, serving
 from .table import CELL
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The one mark of clauses."""
+    """The marks of clauses."""
     config.addinivalue_line("markers", "left_out(**reasons): where a clause does not apply, and why")
+    config.addinivalue_line("markers", "any_store: a clause that no store can break, tested with the fastest one")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -22,8 +24,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cell" not in metafunc.fixturenames:
         return
     reasons = _reasons(metafunc.definition)
-    assert set(reasons) <= {*KINDS, *SHAPES, *STORES}, reasons
-    columns = [(kind, store) for kind in KINDS for store in STORES if not {kind, store} & set(reasons)]
+    assert set(reasons) <= {*ALL_KINDS, *SHAPES, *STORES}, reasons
+    stores = STORES if metafunc.definition.get_closest_marker("any_store") is None else ("memory",)
+    columns = [(kind, store) for kind in ALL_KINDS for store in stores if not {kind, store} & set(reasons)]
     metafunc.parametrize("column", columns, ids="-".join, indirect=True)
     metafunc.parametrize("shape", [shape for shape in SHAPES if shape not in reasons])
 

@@ -3,29 +3,28 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.wrappers_pb2 import StringValue
 
-import grpc_idempotency
-from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State, aio
+from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State
 from grpc_idempotency.records import Claim
 
-from ..harness.clients import Metadata
-from ..harness.replies import KEY, Reply
+from ..harness import clients
+from ..harness.clients import Client, Metadata
+from ..harness.handlers import generic_handler
+from ..harness.replies import Reply, new_key
+from ..harness.servers import Server, interceptor_of
 from ..harness.stores import FlakyMemory, FlakyStore, for_threads
 from ..harness.waiting import Gate, ms, until
-from .echo import BIDI, CLIENT, SERVER, UNARY, Echo, Play
+from .echo import BIDI, CLIENT, SERVER, Echo, Play
 
 STORES = ("sqlite", "memory")
-COUNT = "idempotency-message-count"
 
 VARIANTS = {
     "plain": Policy(),
@@ -38,24 +37,21 @@ VARIANTS = {
     "brief": Policy(ttl=ms(40)),
     "through": Policy(pass_bidirectional=True),
     "unprotected": Policy(unprotected=True),
-    "repeatable": Policy(effects=Effects.REPEATABLE),
-    "transactional": Policy(effects=Effects.TRANSACTIONAL),
+    "repeatable": Policy(effects=Effects.REPEATABLE, recover=False),
+    "transactional": Policy(effects=Effects.TRANSACTIONAL, recover=False),
     "swapped": Policy(statuses={Code.NOT_FOUND: Disposition.RELEASE, Code.ABORTED: Disposition.STORE}),
     "renewed": Policy(lease=ms(400), renew_every=ms(60)),
 }
-"""Policies by the part of the service's name that asks for them: one server has them all."""
+"""Policies by the part of the service's name that asks for them: one server has them all.
+
+None of them recovers, since the tests count claims.
+"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer(Reply):
-    """All that a client gets to see of a call, of whatever kind."""
-
-    @property
-    def texts(self) -> list[str]:
-        """What an OK answer says, in one list for each kind of call."""
-        assert self.status is grpc.StatusCode.OK, self
-        values = [StringValue.FromString(message).value for message in self.messages]
-        return [part for value in values for part in value.split("|")]
+def said(reply: Reply) -> list[str]:
+    """Returns what an OK reply says, in one list for each kind of call."""
+    assert reply.status is grpc.StatusCode.OK, reply
+    return [part for text in reply.texts for part in text.split("|")]
 
 
 class Column:
@@ -68,7 +64,8 @@ class Column:
         self.path = path
         self.records: Any = faults
         """The store's calls, awaited, for the test."""
-        self.channel: grpc.aio.Channel
+        self.clients: dict[str, Client]
+        """By variant."""
         self.interceptor: Any
 
     def gone(self) -> bool:
@@ -105,87 +102,54 @@ async def serving(kind: str, store: str, folder: Path) -> AsyncIterator[Column]:
     path = folder / "matrix.db"
     faults = FlakyStore(path) if store == "sqlite" else FlakyMemory()
     column = Column(kind, store, faults, path)
+    policies = {name: one for name, one in VARIANTS.items() if store == "sqlite" or name != "transactional"}
+    options: dict[str, Any] = {"max_waiters": 16} if kind == "sync" else {}
+    own = for_threads(faults) if kind == "sync" else faults
     if isinstance(faults, FlakyStore):
         await faults.transaction(lambda db: db.execute("CREATE TABLE rows (play TEXT)"))
-    policies = {name: one for name, one in VARIANTS.items() if store == "sqlite" or name != "transactional"}
-    options: dict[str, Any] = {
-        "methods": {f"/matrix.{name}.*": policy for name, policy in policies.items()},
-        "principal": _principal,
-        "drain_limit": timedelta(seconds=5),
-    }
-    started = (_on_threads if kind == "sync" else _on_asyncio)(column, options)
-    async with started as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as column.channel:
+    elif kind == "sync":
+        column.records = _Awaited(own)
+    column.interceptor = interceptor_of(
+        kind,
+        own,
+        methods={f"/matrix.{name}.*": policy for name, policy in policies.items()},
+        principal=_principal,
+        drain_limit=timedelta(seconds=5),
+        **options,
+    )
+    server, methods = Server(kind, [column.interceptor], workers=32), Echo(faults).methods()
+    column.interceptor.attach(server.real)
+    server.add(*(generic_handler(kind, methods, f"matrix.{name}.Echo") for name in policies))
+    async with AsyncExitStack() as stack:
+        if isinstance(faults, FlakyStore):
+            stack.push_async_callback(faults.close)
+        target = await server.start()
+        stack.push_async_callback(server.stop)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(target))
+        column.clients = {name: Client(channel, methods, f"matrix.{name}.Echo") for name in policies}
         yield column
-    if isinstance(faults, FlakyStore):
-        await faults.close()
-
-
-@asynccontextmanager
-async def _on_asyncio(column: Column, options: Any) -> AsyncIterator[int]:
-    column.interceptor = aio.IdempotencyInterceptor(column.faults, **options)
-    server = grpc.aio.server(interceptors=[column.interceptor], options=[("grpc.so_reuseport", 0)])
-    column.interceptor.attach(server)
-    server.add_generic_rpc_handlers((Echo(column.kind, column.faults),))  # type: ignore[arg-type]  # it is like one
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield port
-    await server.stop(None)
-
-
-@asynccontextmanager
-async def _on_threads(column: Column, options: Any) -> AsyncIterator[int]:
-    store = for_threads(column.faults)
-    if column.store_kind == "memory":
-        column.records = _Awaited(store)
-    column.interceptor = grpc_idempotency.IdempotencyInterceptor(store, max_waiters=16, **options)
-    with ThreadPoolExecutor(max_workers=32) as pool:
-        server = grpc.server(pool, interceptors=[column.interceptor], options=[("grpc.so_reuseport", 0)])
-        column.interceptor.attach(server)
-        server.add_generic_rpc_handlers((Echo(column.kind, column.faults),))  # type: ignore[arg-type]  # it is like one
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield port
-        await asyncio.to_thread(server.stop(None).wait)
 
 
 class Call:
-    """A call under way."""
+    """A call under way, whose messages are read as they come."""
 
-    def __init__(self, shape: str, call: Any, over: asyncio.Event) -> None:
-        self._shape = shape
-        self._call = call
+    def __init__(self, call: clients.Call, *, gives_stream: bool) -> None:
         self.first = Gate()
-        """Open when a first message has come."""
-        self._over = over
-        self._end: asyncio.Task[Answer] = asyncio.ensure_future(self._to_end())
+        """Open when a first message of a stream has come."""
+        self._call = call
+        self._end: asyncio.Task[Reply] = asyncio.ensure_future(self._to_end(gives_stream))
 
-    async def _to_end(self) -> Answer:
-        try:
-            return await self._answer()
-        finally:
-            self._over.set()
-
-    async def _answer(self) -> Answer:
-        messages = []
-        with suppress(grpc.aio.AioRpcError):
-            if self._shape in (SERVER, BIDI):
-                async for message in self._call:
-                    messages.append(message)
-                    self.first.open()
-            else:
-                messages.append(await self._call)
-        return Answer(
-            status=await self._call.code(),
-            messages=tuple(messages),
-            details=await self._call.details() or "",
-            trailers=tuple(await self._call.trailing_metadata() or ()),
-            initial=tuple(await self._call.initial_metadata() or ()),
-        )
+    async def _to_end(self, gives_stream: bool) -> Reply:
+        if gives_stream:
+            with suppress(AssertionError, grpc.aio.AioRpcError):
+                await self._call.read()
+                self.first.open()
+        return await self._call.end()
 
     def done(self) -> bool:
         return self._end.done()
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> Reply:
         return await self._end
 
     async def cancel(self) -> None:
@@ -209,7 +173,7 @@ class Cell:
         return self.shape in (SERVER, BIDI)
 
     def key(self) -> str:
-        return f"key-{secrets.token_hex(8)}"
+        return new_key()
 
     def texts(self, *texts: str) -> tuple[str, ...]:
         """As many as this kind of call takes."""
@@ -223,40 +187,27 @@ class Cell:
         variant: str = "plain",
         metadata: Metadata = (),
         timeout: float | None = 20,
-        count: int | None = None,
+        count: int | str = -1,
         refused: bool = False,
     ) -> Call:
-        """Begins a call; by default with as many messages as it says, two in a stream.
+        """Begins a call, by default with one message, or two in a stream.
 
-        ``refused``: it is going to be. A bidirectional stream then sends nothing before, since a client of ``grpc.aio``
-        that is writing while its call is ended often makes ``Internal error from Core`` of whatever the status was.
+        ``refused``: the call is going to be. A bidirectional stream then sends nothing, since a client of ``grpc.aio``
+        that writes while its call ends often reports ``Internal error from Core`` in place of the status.
         """
-        method = {
-            UNARY: self.column.channel.unary_unary,
-            SERVER: self.column.channel.unary_stream,
-            CLIENT: self.column.channel.stream_unary,
-            BIDI: self.column.channel.stream_stream,
-        }[self.shape]
-        raws = [message.SerializeToString() for message in play.request(*(texts or self.texts("a", "b")))]
-        everything = [*metadata]
-        if key is not None:
-            everything.append((KEY, key))
-        if self.shape == CLIENT:
-            everything.append((COUNT, str(len(raws) if count is None else count)))
-        over = asyncio.Event()
+        messages = play.request(*(texts or self.texts("a", "b")))
+        call = self.column.clients[variant].start(
+            self.shape,
+            *messages,
+            key=key,
+            count=count,
+            metadata=metadata,
+            timeout=timeout,
+            silent=refused and self.shape == BIDI,
+        )
+        return Call(call, gives_stream=self.streams)
 
-        async def silent() -> AsyncIterator[bytes]:
-            await over.wait()
-            for raw in list[bytes]():
-                yield raw
-
-        request: Any = raws[0]
-        if self.shape in (CLIENT, BIDI):
-            request = silent() if refused and self.shape == BIDI else iter(raws)
-        stub: Any = method(f"/matrix.{variant}.Echo/{self.shape}")
-        return Call(self.shape, stub(request, metadata=everything, timeout=timeout), over)
-
-    async def call(self, play: Play, *texts: str, **options: Any) -> Answer:
+    async def call(self, play: Play, *texts: str, **options: Any) -> Reply:
         """A call, to its end."""
         return await self.start(play, *texts, **options).answer()
 

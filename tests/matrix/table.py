@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from .echo import KINDS, SHAPES
+from ..harness.handlers import ALL_KINDS
+from .echo import SHAPES
 from .rig import STORES
 
 CELL = "cell"
 """The property of a report that tells the clause, the kinds of handler and call, and why cells are left out."""
 
-_HEADS = {"aio": "async def on aio", "def": "def on aio", "sync": "def on grpc.server"}
+_HEADS = {"async": "async def on aio", "thread": "def on aio", "sync": "def on grpc.server"}
 _LABEL = 74
 _ARROWS = {"unary": "1→1", "server": "1→n", "client": "n→1", "bidi": "n→n"}
 
@@ -44,11 +45,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         return
     write = terminalreporter.write_line
     terminalreporter.section("the contract: passed cells / cells, of the stores " + " and ".join(STORES))
-    write((" " * _LABEL + "".join(f"{_HEADS[kind]:<20}" for kind in KINDS)).rstrip())
-    write((" " * _LABEL + "".join(f"{_ARROWS[shape]:<5}" for _ in KINDS for shape in SHAPES)).rstrip())
+    write((" " * _LABEL + "".join(f"{_HEADS[kind]:<20}" for kind in ALL_KINDS)).rstrip())
+    write((" " * _LABEL + "".join(f"{_ARROWS[shape]:<5}" for _ in ALL_KINDS for shape in SHAPES)).rstrip())
     notes: dict[str, int] = {}
     for clause, row in sorted(rows.items()):
-        signs = "".join(f"{_sign(row, kind, shape, notes):<5}" for kind in KINDS for shape in SHAPES)
+        signs = "".join(f"{_sign(row, kind, shape, notes):<5}" for kind in ALL_KINDS for shape in SHAPES)
         label = clause if len(clause) < _LABEL else clause[: _LABEL - 2] + "…"
         write(f"{label:<{_LABEL}}{signs.rstrip()}")
     for why, number in notes.items():

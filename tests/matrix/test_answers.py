@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from ..harness.replies import CREATED, STATUS, STATUS_DETAILS, refused
+from ..harness.replies import CREATED, STATUS, STATUS_DETAILS, Reply, refused
 from .echo import Play
-from .rig import Answer, Cell
+from .rig import Cell, said
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -29,7 +29,7 @@ async def test_executed_and_replayed(cell: Cell) -> None:
     """2.2 First executed, then replayed, with the time it was stored."""
     play, key = Play(), cell.key()
     first, second, third = [await cell.call(play, key=key) for _ in range(3)]
-    assert first.texts == ["run 1", *cell.texts("a", "b")]
+    assert said(first) == ["run 1", *cell.texts("a", "b")]
     assert first.trailers == ((STATUS, "executed"),)
     assert [name for name, _ in second.trailers] == [STATUS, CREATED]
     assert second.mark == "replayed"
@@ -52,6 +52,7 @@ async def test_failures_are_marked(cell: Cell) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_nothing_in_initial_metadata(cell: Cell) -> None:
     """2.2 Nothing is ever added to initial metadata."""
     play, key = Play(), cell.key()
@@ -61,6 +62,7 @@ async def test_nothing_in_initial_metadata(cell: Cell) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_initial_metadata_is_the_first_calls(cell: Cell) -> None:
     """4.7 What the handler sends ahead is the first call's alone."""
 
@@ -74,12 +76,13 @@ async def test_initial_metadata_is_the_first_calls(cell: Cell) -> None:
     assert second.plain == first.plain
 
 
+@pytest.mark.any_store
 async def test_an_unkeyed_call_is_untouched(cell: Cell) -> None:
     """2.4 Without a key the handler runs as if the interceptor were not there."""
     play = Play()
     claims = len(cell.faults.claims)
     answers = [await cell.call(play) for _ in range(2)]
-    assert [answer.texts[0] for answer in answers] == ["run 1", "run 2"]
+    assert [said(answer)[0] for answer in answers] == ["run 1", "run 2"]
     assert [answer.trailers for answer in answers] == [(), ()]
     assert play.contexts == ["grpc._server" if cell.column.kind == "sync" else "grpc._cython.cygrpc"] * 2
     assert len(cell.faults.claims) == claims
@@ -99,11 +102,11 @@ async def test_concurrent_duplicates_attach(cell: Cell) -> None:
     answers = [await call.answer() for call in (first, *others)]
     assert [answer.mark for answer in answers] == ["executed", "attached", "attached", "attached"]
     assert all(answer.plain == answers[0].plain for answer in answers)
-    assert answers[0].texts == [*(["early"] if cell.streams else []), "run 1", *cell.texts("a", "b")]
+    assert said(answers[0]) == [*(["early"] if cell.streams else []), "run 1", *cell.texts("a", "b")]
     assert play.runs == 1
 
 
-async def exact(cell: Cell, play: Play) -> Answer:
+async def exact(cell: Cell, play: Play) -> Reply:
     """The first keyed answer is the un-keyed one, and the replay is the first; answers with it."""
     key = cell.key()
     bare, first, second = await cell.call(play), await cell.call(play, key=key), await cell.call(play, key=key)
@@ -147,7 +150,7 @@ async def test_abort_with_status_is_exact(cell: Cell) -> None:
     first, second = [await cell.call(play, key=key) for _ in range(2)]
     assert (first.status, first.reason, first.mark) == (grpc.StatusCode.FAILED_PRECONDITION, "TOO_POOR", "executed")
     assert (second.plain, second.mark) == (first.plain, "replayed")
-    if cell.column.kind != "def":  # gRPC's own context there has no such method, the recording one has
+    if cell.column.kind != "thread":  # gRPC's own context there has no such method, the recording one has
         assert (await cell.call(play)).plain == first.plain
 
 
@@ -178,6 +181,7 @@ async def test_trailers_beside_ok_are_exact(cell: Cell) -> None:
     assert second.messages == first.messages == bare.messages
 
 
+@pytest.mark.any_store
 async def test_an_exceptions_text_never_leaves(cell: Cell) -> None:
     """4.7 An exception's text never leaves the server, with a key or without."""
 
@@ -196,6 +200,7 @@ class Fatal(BaseException):
     """Not an ``Exception``."""
 
 
+@pytest.mark.any_store
 async def test_a_base_exception_reaches_the_client(cell: Cell) -> None:
     """4.7 A BaseException reaches the client at once, with a key or without."""
 
@@ -209,6 +214,7 @@ async def test_a_base_exception_reaches_the_client(cell: Cell) -> None:
         assert (answer.status, answer.details) == (grpc.StatusCode.UNKNOWN, "internal error")
 
 
+@pytest.mark.any_store
 async def test_an_exception_after_a_message(cell: Cell) -> None:
     """4.7 An exception after a first message ends the stream, its text concealed."""
 
@@ -241,6 +247,7 @@ async def test_abort_with_ok_reaches_the_client(cell: Cell) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_a_swallowed_abort_wins(cell: Cell) -> None:
     """4.7 An abort counts though the handler swallows it."""
 
@@ -255,6 +262,7 @@ async def test_a_swallowed_abort_wins(cell: Cell) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_trailers_are_capped(cell: Cell) -> None:
     """4.11 Trailers above 6 KiB are dropped from the first answer on."""
 
@@ -297,6 +305,7 @@ async def is_stored(cell: Cell, status: str, variant: str = "plain") -> bool:
 
 
 @no_operation
+@pytest.mark.any_store
 @pytest.mark.parametrize("effects", ["plain", "repeatable"], ids=["opaque", "repeatable"])
 async def test_statuses_that_are_stored(cell: Cell, effects: str) -> None:
     """4.6 Statuses that are a finding are stored and replayed."""
@@ -304,6 +313,7 @@ async def test_statuses_that_are_stored(cell: Cell, effects: str) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 @pytest.mark.parametrize("effects", ["plain", "repeatable"], ids=["opaque", "repeatable"])
 async def test_statuses_that_release(cell: Cell, effects: str) -> None:
     """4.6 Statuses that say that nothing happened release: a retry runs."""
@@ -311,18 +321,21 @@ async def test_statuses_that_release(cell: Cell, effects: str) -> None:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_unclear_statuses_of_opaque(cell: Cell) -> None:
     """4.5 opaque: an unclear status is stored and replayed."""
     assert [status for status in UNCLEAR if await is_stored(cell, status)] == UNCLEAR
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_unclear_statuses_of_repeatable(cell: Cell) -> None:
     """4.5 repeatable: an unclear status releases: a retry runs."""
     assert not [status for status in UNCLEAR if await is_stored(cell, status, "repeatable")]
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_a_policy_changes_statuses(cell: Cell) -> None:
     """4.6, 7 A policy can change what each status does."""
     stored = [status for status in ("NOT_FOUND", "ABORTED") if await is_stored(cell, status, "swapped")]
@@ -343,12 +356,14 @@ async def raising(cell: Cell, variant: str) -> tuple[list[Any], int]:
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_opaque_that_raises(cell: Cell) -> None:
     """4.5 opaque: an exception is stored and replayed."""
     assert await raising(cell, "plain") == (["executed", "replayed"], 1)
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_repeatable_that_raises(cell: Cell) -> None:
     """4.5 repeatable: an exception releases: a retry runs."""
     assert await raising(cell, "repeatable") == (["executed", "executed"], 2)
@@ -364,7 +379,7 @@ async def test_transactional_that_raises(cell: Cell) -> None:
 @no_operation
 @pytest.mark.left_out(
     **dict.fromkeys(
-        ("def", "sync"), "a thread can't be cancelled from inside, and asyncio's exception is no part of it"
+        ("thread", "sync"), "a thread can't be cancelled from inside, and asyncio's exception is no part of it"
     )
 )
 async def test_cancelled_from_inside(cell: Cell) -> None:
@@ -381,10 +396,11 @@ async def test_cancelled_from_inside(cell: Cell) -> None:
     play, key = Play(cancels), cell.key()
     first, second = [await cell.call(play, key=key, variant="repeatable", timeout=10) for _ in range(2)]
     assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
-    assert (second.texts[0], second.mark) == ("run 2", "executed")
+    assert (said(second)[0], second.mark) == ("run 2", "executed")
 
 
 @no_operation
+@pytest.mark.any_store
 async def test_details_that_are_no_text(cell: Cell) -> None:
     """4.7 A status message that can't be sent is refused in the handler, and that failure is stored."""
 

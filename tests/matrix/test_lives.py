@@ -13,7 +13,7 @@ from grpc_idempotency import Code, Outcome, Record, State
 from ..harness.replies import refused
 from ..harness.waiting import ms, until
 from .echo import Play
-from .rig import Cell
+from .rig import Cell, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 no_operation = pytest.mark.left_out(
@@ -52,7 +52,7 @@ async def test_a_client_that_cancels(cell: Cell) -> None:
     await play.ended.wait()
     await cell.until_completed()
     retry = await cell.call(play, key=key)
-    assert (retry.texts[0], retry.mark, play.runs) == ("run 1", "replayed", 1)
+    assert (said(retry)[0], retry.mark, play.runs) == ("run 1", "replayed", 1)
 
 
 @no_operation
@@ -68,7 +68,7 @@ async def test_a_retry_that_attaches(cell: Cell) -> None:
     await cell.is_followed(before + 1)
     play.go.open()
     answer = await retry.answer()
-    assert (answer.texts[0], answer.mark, play.runs) == ("run 1", "attached", 1)
+    assert (said(answer)[0], answer.mark, play.runs) == ("run 1", "attached", 1)
 
 
 @no_operation
@@ -102,7 +102,7 @@ async def test_waiters_contend(cell: Cell) -> None:
     play.go.open()
     assert (await first.answer()).status is grpc.StatusCode.UNAVAILABLE
     answers = [await call.answer() for call in others]
-    assert {answer.texts[0] for answer in answers} == {"run 2"}
+    assert {said(answer)[0] for answer in answers} == {"run 2"}
     assert ([answer.mark for answer in answers].count("executed"), play.runs) == (1, 2)
 
 
@@ -155,7 +155,7 @@ async def taken_over(cell: Cell, variant: str) -> None:
     assert not await cell.records.release(claim.name, claim.fence)
     play.go.open()
     answer = await call.answer()
-    assert (answer.texts[0], answer.mark) == ("run 2", "executed")
+    assert (said(answer)[0], answer.mark) == ("run 2", "executed")
     record = await cell.record()
     assert record is not None
     assert (record.attempts, record.state, record.fence != claim.fence) == (2, State.COMPLETED, True)
@@ -255,7 +255,7 @@ async def test_expiry(cell: Cell) -> None:
     assert (await cell.call(play, key=key, variant="brief")).mark == "executed"
     await cell.until_record(absent)
     answer = await cell.call(play, *cell.texts("another", "request"), key=key, variant="brief")
-    assert (answer.texts[0], answer.mark) == ("run 2", "executed")
+    assert (said(answer)[0], answer.mark) == ("run 2", "executed")
 
 
 # Transactions
@@ -274,7 +274,7 @@ async def test_rows_and_outcome(cell: Cell) -> None:
     """5.1 A transaction's rows and the outcome are there together, once."""
     play, key = Play(row=True), cell.key()
     first, second = [await cell.call(play, key=key, variant="transactional") for _ in range(2)]
-    assert (first.texts, first.mark) == (["run 1", *cell.texts("a", "b")], "executed")
+    assert (said(first), first.mark) == (["run 1", *cell.texts("a", "b")], "executed")
     assert (second.plain, second.mark) == (first.plain, "replayed")
     assert (rows(cell, play), play.runs) == (1, 1)
 
@@ -326,4 +326,4 @@ async def test_what_was_committed_counts(cell: Cell) -> None:
     play.go.open()
     await cell.until_completed()
     answer = await cell.call(play, key=key, variant="transactional")
-    assert (answer.texts[0], answer.mark, rows(cell, play)) == ("run 1", "replayed", 1)
+    assert (said(answer)[0], answer.mark, rows(cell, play)) == ("run 1", "replayed", 1)

@@ -12,7 +12,7 @@ from grpc_idempotency import State
 from ..harness.replies import KEY, PUSH_BACK, refused
 from ..harness.waiting import ms
 from .echo import Play
-from .rig import Cell
+from .rig import Cell, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 no_operation = pytest.mark.left_out(
@@ -27,6 +27,7 @@ INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAIL
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.any_store
 async def test_key_invalid(cell: Cell) -> None:
     """2.1, 2.3 KEY_INVALID: malformed, empty, too long or differing."""
     play = Play()
@@ -40,6 +41,7 @@ async def test_key_invalid(cell: Cell) -> None:
     assert play.runs == 0
 
 
+@pytest.mark.any_store
 async def test_key_required(cell: Cell) -> None:
     """2.3 KEY_REQUIRED: the policy asks for a key and none came."""
     play = Play()
@@ -49,6 +51,7 @@ async def test_key_required(cell: Cell) -> None:
     assert play.runs == 0
 
 
+@pytest.mark.any_store
 async def test_principal_required(cell: Cell) -> None:
     """2.3, 3.1 PRINCIPAL_REQUIRED: no principal, a keyed call fails closed."""
     play = Play()
@@ -59,6 +62,7 @@ async def test_principal_required(cell: Cell) -> None:
 
 
 @bidirectional
+@pytest.mark.any_store
 async def test_streaming_unsupported(cell: Cell) -> None:
     """2.3 STREAMING_UNSUPPORTED: a keyed bidirectional call."""
     play = Play()
@@ -68,35 +72,39 @@ async def test_streaming_unsupported(cell: Cell) -> None:
 
 
 @bidirectional
+@pytest.mark.any_store
 async def test_passed_through(cell: Cell) -> None:
     """4.8 By policy a bidirectional call passes through as if un-keyed."""
     play, key = Play(), cell.key()
     answers = [await cell.call(play, key=key, variant="through") for _ in range(2)]
-    assert [answer.texts[0] for answer in answers] == ["run 1", "run 2"]
+    assert [said(answer)[0] for answer in answers] == ["run 1", "run 2"]
     assert [answer.trailers for answer in answers] == [(), ()]
 
 
 @client_streams
+@pytest.mark.any_store
 async def test_stream_length_required(cell: Cell) -> None:
     """2.3 STREAM_LENGTH_REQUIRED: no count, or one that was exceeded."""
     play = Play()
     answer = await cell.call(play, "a", "b", key=cell.key(), count=1)
     refused(answer, "STREAM_LENGTH_REQUIRED", INVALID)
     assert answer.detail(error_details_pb2.BadRequest) is not None
-    refused(await cell.call(play, "a", key=cell.key(), count=-1), "STREAM_LENGTH_REQUIRED", INVALID)
+    refused(await cell.call(play, "a", key=cell.key(), count="-1"), "STREAM_LENGTH_REQUIRED", INVALID)
     assert play.runs == 0
 
 
 @client_streams
+@pytest.mark.any_store
 async def test_stream_truncated(cell: Cell) -> None:
     """2.3 STREAM_TRUNCATED: fewer came than announced; nothing is executed."""
     play, key = Play(), cell.key()
     refused(await cell.call(play, "a", "b", key=key, count=3), "STREAM_TRUNCATED", grpc.StatusCode.CANCELLED)
     assert play.runs == 0
-    assert (await cell.call(play, "a", "b", "c", key=key)).texts == ["run 1", "a", "b", "c"]
+    assert said(await cell.call(play, "a", "b", "c", key=key)) == ["run 1", "a", "b", "c"]
 
 
 @client_streams
+@pytest.mark.any_store
 async def test_a_stream_too_large_to_buffer(cell: Cell) -> None:
     """4.8 More than may be buffered of a client-stream is refused unrun."""
     play = Play()
@@ -124,7 +132,7 @@ async def test_unprotected(cell: Cell) -> None:
     play, key = Play(), cell.key()
     cell.faults.down.add("claim")
     answers = [await cell.call(play, key=key, variant="unprotected") for _ in range(2)]
-    assert [(answer.texts[0], answer.mark) for answer in answers] == [
+    assert [(said(answer)[0], answer.mark) for answer in answers] == [
         ("run 1", "unprotected"),
         ("run 2", "unprotected"),
     ]
@@ -192,7 +200,7 @@ async def test_response_not_retained(cell: Cell) -> None:
     play, key = Play(), cell.key()
     texts = cell.texts("x" * 50, "y" * 50)
     first = await cell.call(play, *texts, key=key, variant="stingy")
-    assert (first.texts, first.mark) == (["run 1", *texts], "executed")
+    assert (said(first), first.mark) == (["run 1", *texts], "executed")
     refused(await cell.call(play, *texts, key=key, variant="stingy"), "RESPONSE_NOT_RETAINED", PRECONDITION)
     assert play.runs == 1
 
