@@ -161,7 +161,7 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
 
 
 class FlakyMemory(AsyncMemoryStore, Faults):
-    """A store in memory with faults; a twin of it on threads is a ``MemoryStore`` around it."""
+    """A store in memory with faults."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,12 +184,39 @@ class FlakyMemory(AsyncMemoryStore, Faults):
         return await super().get(name)
 
 
+class FlakyMemoryTwin(grpc_idempotency.MemoryStore):
+    """The threads' store on the same records, which fails when the other one would."""
+
+    def __init__(self, flaky: FlakyMemory) -> None:
+        super().__init__()
+        self._opened = flaky._opened
+        self._flaky = flaky
+
+    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        self._flaky.before(claim)
+        return super().claim(claim, over=over)
+
+    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
+        self._flaky.check("complete")
+        return super().complete(name, fence, outcome, ttl)
+
+    def release(self, name: bytes, fence: bytes) -> bool:
+        self._flaky.check("release")
+        return super().release(name, fence)
+
+    def get(self, name: bytes) -> Record | None:
+        self._flaky.check("get")
+        return super().get(name)
+
+
 def for_threads(store: Any) -> Any:
     """Returns the store that a ``grpc.server`` gets: of a store for asyncio, its twin on the same records."""
     if isinstance(store, FlakyStore):
         return store.for_threads()
+    if isinstance(store, FlakyMemory):
+        return FlakyMemoryTwin(store)
     if isinstance(store, AsyncMemoryStore):
         twin = grpc_idempotency.MemoryStore()
-        twin._store = store
+        twin._opened = store._opened
         return twin
     return store

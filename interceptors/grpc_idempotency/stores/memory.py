@@ -2,17 +2,32 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
-
-T = TypeVar("T")
-_Call = TypeVar("_Call", bound=Callable[..., Coroutine[Any, Any, Any]])
-
+from grpc_idempotency.stores._calls.aio import AsyncCalls
+from grpc_idempotency.stores._calls.requests import (
+    ClaimRequest,
+    CompleteRequest,
+    FencedRequest,
+    GetRequest,
+    HoldRequest,
+    ListRequest,
+    PendingRequest,
+    ReleaseRequest,
+    RenewRequest,
+    Request,
+    ResolveRequest,
+    StepRequest,
+    StepsRequest,
+    SweepRequest,
+    UndoRequest,
+    WaitRequest,
+)
+from grpc_idempotency.stores._calls.sync import Calls
 
 _LEASED = (State.RUNNING, State.UNDOING)
 _OWNED = (State.RUNNING, State.UNDOING, State.HELD)
@@ -34,156 +49,121 @@ def steady_clock() -> Callable[[], datetime]:
     return lambda: began + timedelta(seconds=time.monotonic() - since)
 
 
-def _whole(call: _Call) -> _Call:
-    """Runs a call, which never waits for anything, as one whole: others may come from other threads."""
-
-    @wraps(call)
-    async def alone(self: "AsyncMemoryStore", /, *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return await call(self, *args, **kwargs)
-
-    return cast(_Call, alone)
-
-
-class AsyncMemoryStore:
-    """The contract of ``grpc_idempotency.store`` on a dict. It has no transactions (5.1).
+class _Records:
+    """The engine of a store: answers each request at once, in the thread that asks.
 
     Args:
-        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+        clock: Tells the store's time, aware and in UTC.
     """
 
-    def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
-        self._now = clock or steady_clock()
+    failure = None
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._now = clock
         self._lock = threading.Lock()
         self._entries: dict[bytes, _Entry] = {}
 
-    async def open(self) -> None:
-        """Nothing to do."""
+    def submit(self, request: Request[Any]) -> None:
+        """Answers a request; nothing of another one, from whatever thread, comes between."""
+        with self._lock:
+            request.value = _ANSWERS[type(request)](self, request)
+        request.settle()
 
-    async def close(self) -> None:
-        """Nothing to do: the records stay, as those of other stores do."""
+    # -- each kind of request
 
-    @_whole
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
-        standing = self._standing(claim.name)
+    def claim(self, asked: ClaimRequest) -> Record | None:
+        claim, standing = asked.claim, self._standing(asked.claim.name)
         if standing is None:
             record = _first(claim, self._now())
             self._entries[claim.name] = _Entry(record, self._now() + claim.lease, claim.request)
             return None
         seen = self._seen(standing)
-        if over is None or seen.fence != over or not seen.lapsed:
+        if asked.over is None or seen.fence != asked.over or not seen.lapsed:
             return seen
         standing.record, standing.lease_until = _next(seen, claim), self._now() + claim.lease
         return None
 
-    @_whole
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running or undoing record end ``lease`` from now."""
-        entry = self._owned(name, fence, *_LEASED)
+    def renew(self, asked: RenewRequest) -> bool:
+        entry = self._owned(asked, *_LEASED)
         if entry is None:
             return False
-        entry.lease_until = self._now() + lease
+        entry.lease_until = self._now() + asked.lease
         return True
 
-    @_whole
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        """Stores the outcome of a running, undoing or held record."""
-        standing = self._owned(name, fence, State.COMPLETED)
+    def complete(self, asked: CompleteRequest) -> datetime | None:
+        standing = self._owned(asked, State.COMPLETED)
         if standing is not None:
-            return standing.record.completed_at if standing.record.outcome == outcome else None
-        return self._finish(self._owned(name, fence, *_OWNED), outcome, ttl)
+            return standing.record.completed_at if standing.record.outcome == asked.outcome else None
+        return self._finish(self._owned(asked, *_OWNED), asked.outcome, asked.ttl)
 
-    @_whole
-    async def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running, undoing or held record."""
-        return self._forget(self._owned(name, fence, *_OWNED))
+    def release(self, asked: ReleaseRequest) -> bool:
+        return self._forget(self._owned(asked, *_OWNED))
 
-    @_whole
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        """Makes a running or undoing record waiting."""
-        entry = self._owned(name, fence, *_LEASED)
+    def wait(self, asked: WaitRequest) -> bool:
+        entry = self._owned(asked, *_LEASED)
         if entry is None:
             return False
-        entry.record = replace(entry.record, state=State.WAITING, tries=tries, undo_tries=undo_tries)
-        entry.lease_until = self._now() + delay
+        entry.record = replace(entry.record, state=State.WAITING, tries=asked.tries, undo_tries=asked.undo_tries)
+        entry.lease_until = self._now() + asked.delay
         return True
 
-    @_whole
-    async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
-        """Makes a running record undoing, with the failure that it is undone for."""
-        standing = self._owned(name, fence, State.UNDOING)
+    def undo(self, asked: UndoRequest) -> bool:
+        standing = self._owned(asked, State.UNDOING)
         if standing is not None:
-            return standing.record.failure == failure
-        entry = self._owned(name, fence, State.RUNNING)
+            return standing.record.failure == asked.failure
+        entry = self._owned(asked, State.RUNNING)
         if entry is None:
             return False
-        entry.record = replace(entry.record, state=State.UNDOING, failure=failure)
+        entry.record = replace(entry.record, state=State.UNDOING, failure=asked.failure)
         return True
 
-    @_whole
-    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running, undoing or held record."""
-        entry = self._owned(name, fence, *_OWNED)
-        if entry is None or step.name in entry.steps:
+    def record_step(self, asked: StepRequest) -> bool:
+        entry = self._owned(asked, *_OWNED)
+        if entry is None or asked.step.name in entry.steps:
             return False
-        entry.steps[step.name] = replace(step, recorded_at=self._now())
+        entry.steps[asked.step.name] = replace(asked.step, recorded_at=self._now())
         return True
 
-    @_whole
-    async def steps(self, name: bytes) -> Sequence[Step]:
-        """The finished steps of an operation, in the order in which they were recorded."""
-        entry = self._standing(name)
+    def steps(self, asked: StepsRequest) -> Sequence[Step]:
+        entry = self._standing(asked.name)
         return [] if entry is None else [*entry.steps.values()]
 
-    @_whole
-    async def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that can be dealt with without their clients."""
+    def pending(self, asked: PendingRequest) -> Sequence[Record]:
         found = [replace(self._seen(entry), request=entry.request) for entry in self._entries.values()]
-        lapsed = [one for one in found if one.lapsed and one.method in methods]
+        lapsed = [one for one in found if one.lapsed and one.method in asked.methods]
         in_doubt = sorted((one for one in lapsed if _is_in_doubt(one)), key=_age)
         others = sorted((one for one in lapsed if not _is_in_doubt(one) and one.request is not None), key=_age)
-        return [*in_doubt, *others][:limit]
+        return [*in_doubt, *others][: asked.limit]
 
-    @_whole
-    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running or undoing record held."""
-        entry = self._owned(name, fence, *_LEASED)
-        if entry is None or (lapsed_only and not self._seen(entry).lapsed):
+    def hold(self, asked: HoldRequest) -> bool:
+        entry = self._owned(asked, *_LEASED)
+        if entry is None or (asked.lapsed_only and not self._seen(entry).lapsed):
             return False
-        entry.record = replace(entry.record, state=State.HELD, reason=reason)
+        entry.record = replace(entry.record, state=State.HELD, reason=asked.reason)
         entry.lease_until = entry.request = None
         return True
 
-    @_whole
-    async def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """An operator's word on a held record."""
-        entry = self._owned(name, fence, State.HELD)
-        return self._forget(entry) if outcome is None else self._finish(entry, outcome, ttl, resolved=True) is not None
+    def resolve(self, asked: ResolveRequest) -> bool:
+        entry = self._owned(asked, State.HELD)
+        if asked.outcome is None:
+            return self._forget(entry)
+        return self._finish(entry, asked.outcome, asked.ttl, resolved=True) is not None
 
-    @_whole
-    async def get(self, name: bytes) -> Record | None:
-        """The record, or ``None`` where it is absent."""
-        entry = self._standing(name)
+    def get(self, asked: GetRequest) -> Record | None:
+        entry = self._standing(asked.name)
         return None if entry is None else self._seen(entry)
 
-    @_whole
-    async def list(
-        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
-        """Records, oldest claim first."""
+    def list(self, asked: ListRequest) -> tuple[Sequence[Record], None]:
         standing = (entry for name in self._entries if (entry := self._standing(name)) is not None)
         found = sorted((self._seen(entry) for entry in standing), key=_age)
-        found = [one for one in found if state in (None, one.state) and method in (None, one.method)]
-        return [one for one in found if after is None or _age(one) > _age(after)][:limit]
+        found = [one for one in found if asked.state in (None, one.state) and asked.method in (None, one.method)]
+        return [one for one in found if asked.after is None or _age(one) > asked.after][: asked.limit], None
 
-    @_whole
-    async def sweep(self, limit: int = 500) -> Swept:
-        """Deletes expired records."""
+    def sweep(self, asked: SweepRequest) -> Swept:
         expired = [name for name in self._entries if self._standing(name) is None]
-        for name in expired[:limit]:
+        for name in expired[: asked.limit]:
             del self._entries[name]
-        return Swept(deleted=len(expired[:limit]), more=len(expired) > limit)
+        return Swept(deleted=len(expired[: asked.limit]), more=len(expired) > asked.limit)
 
     # -- within
 
@@ -194,9 +174,11 @@ class AsyncMemoryStore:
             return None
         return entry
 
-    def _owned(self, name: bytes, fence: bytes, *states: State) -> _Entry | None:
-        entry = self._standing(name)
-        return entry if entry is not None and entry.record.fence == fence and entry.record.state in states else None
+    def _owned(self, asked: FencedRequest[Any], *states: State) -> _Entry | None:
+        entry = self._standing(asked.name)
+        if entry is None or entry.record.fence != asked.fence or entry.record.state not in states:
+            return None
+        return entry
 
     def _seen(self, entry: _Entry) -> Record:
         now, expires = self._now(), entry.record.expires_at
@@ -265,7 +247,42 @@ def _age(record: Record) -> tuple[datetime, bytes]:
     return record.created_at, record.name
 
 
-class MemoryStore:
+_ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
+    ClaimRequest: _Records.claim,
+    RenewRequest: _Records.renew,
+    CompleteRequest: _Records.complete,
+    ReleaseRequest: _Records.release,
+    WaitRequest: _Records.wait,
+    UndoRequest: _Records.undo,
+    StepRequest: _Records.record_step,
+    StepsRequest: _Records.steps,
+    PendingRequest: _Records.pending,
+    HoldRequest: _Records.hold,
+    ResolveRequest: _Records.resolve,
+    GetRequest: _Records.get,
+    ListRequest: _Records.list,
+    SweepRequest: _Records.sweep,
+}
+
+
+class AsyncMemoryStore(AsyncCalls):
+    """The contract of ``grpc_idempotency.store`` on a dict. It has no transactions (5.1).
+
+    Args:
+        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+    """
+
+    def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
+        self._opened = _Records(clock or steady_clock()), None
+
+    async def open(self) -> None:
+        """Does nothing."""
+
+    async def close(self) -> None:
+        """Does nothing: the records stay, as those of other stores do."""
+
+
+class MemoryStore(Calls):
     """The same for threads.
 
     Args:
@@ -273,77 +290,10 @@ class MemoryStore:
     """
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
-        self._store = AsyncMemoryStore(clock=clock)
+        self._opened = _Records(clock or steady_clock()), None
 
     def open(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Nothing to do: the records stay, as those of other stores do."""
-
-    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        """Claims the operation if it is absent, or lapsed under the fence ``over``."""
-        return self._now(self._store.claim(claim, over=over))
-
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running or undoing record end ``lease`` from now."""
-        return self._now(self._store.renew(name, fence, lease))
-
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        """Stores the outcome of a running, undoing or held record."""
-        return self._now(self._store.complete(name, fence, outcome, ttl))
-
-    def release(self, name: bytes, fence: bytes) -> bool:
-        """Deletes a running, undoing or held record."""
-        return self._now(self._store.release(name, fence))
-
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        """Makes a running or undoing record waiting."""
-        return self._now(self._store.wait(name, fence, delay, tries, undo_tries))
-
-    def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
-        """Makes a running record undoing, with the failure that it is undone for."""
-        return self._now(self._store.undo(name, fence, failure))
-
-    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running, undoing or held record."""
-        return self._now(self._store.record_step(name, fence, step))
-
-    def steps(self, name: bytes) -> Sequence[Step]:
-        """The finished steps of an operation, in the order in which they were recorded."""
-        return self._now(self._store.steps(name))
-
-    def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
-        """Lapsed records of these methods that can be dealt with without their clients."""
-        return self._now(self._store.pending(methods, limit))
-
-    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        """Makes a running or undoing record held."""
-        return self._now(self._store.hold(name, fence, reason, lapsed_only=lapsed_only))
-
-    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """An operator's word on a held record."""
-        return self._now(self._store.resolve(name, fence, outcome, ttl))
-
-    def get(self, name: bytes) -> Record | None:
-        """The record, or ``None`` where it is absent."""
-        return self._now(self._store.get(name))
-
-    def list(
-        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
-        """Records, oldest claim first."""
-        return self._now(self._store.list(state=state, method=method, after=after, limit=limit))
-
-    def sweep(self, limit: int = 500) -> Swept:
-        """Deletes expired records."""
-        return self._now(self._store.sweep(limit))
-
-    def _now(self, call: Coroutine[Any, Any, T]) -> T:
-        """Runs a call of the other store, which never waits for anything."""
-        try:
-            call.send(None)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-        raise AssertionError("a call of the memory store has waited")
+        """Does nothing: the records stay, as those of other stores do."""
