@@ -79,7 +79,7 @@ class Process:
 
 
 async def take_orders(answering: Answering) -> None:
-    """Answers each order of the standard input, in an event loop. The worker's side."""
+    """Runs the worker's side in an event loop: answers each order from the standard input."""
     orders = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
@@ -88,7 +88,7 @@ async def take_orders(answering: Answering) -> None:
 
 
 def take_orders_blocking(answering: Answering) -> None:
-    """Answers each order of the standard input, without an event loop. The worker's side."""
+    """Runs the worker's side without an event loop: answers each order from the standard input."""
     for line in sys.stdin:
         print(json.dumps(answering(json.loads(line))), flush=True)
 

@@ -1,7 +1,11 @@
 """Clauses that the code, the tests and the pages name are clauses of docs/design.md."""
 
 import re
+from datetime import timedelta
+from inspect import signature
 from pathlib import Path
+
+from grpc_idempotency import IdempotencyInterceptor, Policy
 
 ROOT = Path(__file__).parents[1]
 DESIGN = ROOT / "docs/design.md"
@@ -35,10 +39,37 @@ def test_the_clauses_are_found() -> None:
 
 
 def test_no_clause_is_named_that_is_not_there() -> None:
-    """A docstring that sends its reader to a clause sends them somewhere."""
+    """Every clause that a docstring, a comment or a page names exists."""
     known, dangling = clauses(), []
+    files = [*ROOT.glob("*.md")]
     for folder in ("interceptors", "server", "tests", "bench", "crash", "docs", "protos"):
-        for file in sorted((ROOT / folder).rglob("*")):
-            if file.suffix in (".py", ".md", ".proto", ".sql") and file != Path(__file__):
-                dangling += [f"{file.relative_to(ROOT)}: {one}" for one in sorted(named(file.read_text()) - known)]
+        files += (ROOT / folder).rglob("*")
+    for file in sorted(files):
+        if file.suffix in (".py", ".md", ".proto", ".sql") and file != Path(__file__):
+            dangling += [f"{file.relative_to(ROOT)}: {one}" for one in sorted(named(file.read_text()) - known)]
     assert not dangling
+
+
+def test_the_design_names_its_own_clauses() -> None:
+    """Every number in the design that looks like a clause is one, in brackets or not."""
+    assert set(re.findall(r"(?<![\w.-])[2-9]\.\d{1,2}\b", DESIGN.read_text())) <= clauses()
+
+
+def test_the_design_states_the_defaults() -> None:
+    """The defaults of 4.11 are those of a policy and of the interceptors."""
+    policy = Policy()
+    arguments = signature(IdempotencyInterceptor).parameters
+    text = " ".join(DESIGN.read_text().split("\n4.11 ")[1].split("\n\n")[0].split())
+    for promise in (
+        f"`ttl` {policy.ttl // timedelta(hours=1)} h",
+        f"`lease` {policy.lease.seconds} s renewed every {policy.renew_every.seconds} s",
+        f"`wait` {policy.wait.seconds} s with a margin of {policy.wait_margin // timedelta(milliseconds=1)} ms",
+        f"execution limit {policy.execution_limit.seconds // 60} min",
+        f"drain limit {arguments['drain_limit'].default.seconds} s",
+        f"{policy.max_request_bytes >> 20} MiB for what is buffered of a request",
+        f"{policy.max_trailer_bytes >> 10} KiB for trailers and details",
+        f"`max_waiters` {arguments['max_waiters'].default} on a sync server",
+        f"at most {arguments['max_detached'].default:,} detached executions",
+    ):
+        assert promise in text
+    assert policy.max_response_bytes == policy.max_request_bytes

@@ -1,4 +1,4 @@
-"""README and docs hold true: their code is code that runs, their commands work, their tables are the library's own."""
+"""README and docs are true: their code runs, their commands work, and their tables match the library."""
 
 import asyncio
 import importlib
@@ -43,7 +43,7 @@ page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of a page."""
+    """Returns the fenced blocks of a page."""
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -54,7 +54,7 @@ def free_address() -> str:
 
 @contextmanager
 def running(address: str, folder: Path, *command: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
-    """A server in a process of its own, once it answers; ended by SIGTERM."""
+    """Runs a server in a process of its own, waits until it answers, and ends it by SIGTERM."""
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=folder, env=os.environ | environment, stdout=log, stderr=log, text=True
@@ -70,7 +70,7 @@ def running(address: str, folder: Path, *command: str, **environment: str) -> "I
 
 @contextmanager
 def example(name: str, folder: Path, **environment: str) -> Iterator[str]:
-    """An example that is a server, on a free port; answers its address."""
+    """Runs an example that is a server on a free port, and yields its address."""
     address = free_address()
     text = (EXAMPLES / name).read_text()
     assert ADDRESS in text
@@ -81,14 +81,14 @@ def example(name: str, folder: Path, **environment: str) -> Iterator[str]:
 
 @contextmanager
 def shop(folder: Path) -> Iterator[str]:
-    """The shop as ``make run`` serves it, on a free port; answers its address."""
+    """Runs the shop as ``make run`` does, on a free port, and yields its address."""
     address = free_address()
     with running(address, folder, "-m", "shop", SHOP_LISTEN=address, SHOP_STORE=f"sqlite:///{folder / 'shop.db'}"):
         yield address
 
 
 def shell(script: str, folder: Path) -> str:
-    """Runs the lines of a page as a person does, with the tools of this project's venv."""
+    """Runs the lines of a page in a shell, with the tools of this project's venv."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
@@ -103,7 +103,7 @@ def shell(script: str, folder: Path) -> str:
 
 
 def call(address: str, *metadata: tuple[str, str]) -> tuple[str, str]:
-    """The order's id and the ``idempotency-status`` of one call."""
+    """Makes one call, and returns the order's id and the ``idempotency-status``."""
     with grpc.insecure_channel(address) as channel:
         order, ended = OrderServiceStub(channel).CreateOrder.with_call(
             CreateOrderRequest(customer_id="cust_123"), metadata=metadata, timeout=20
@@ -116,7 +116,7 @@ def call(address: str, *metadata: tuple[str, str]) -> tuple[str, str]:
 
 @page
 def test_code_on_a_page_is_code_that_runs(page: Path) -> None:
-    """Every Python block of a page stands in a file that the tests below run, letter for letter."""
+    """Every Python block of a page is in a file that the tests below run, letter for letter."""
     files = [file.read_text() for file in EXAMPLES.rglob("*.py")]
     for block in blocks(page, "python"):
         assert any(block in text for text in files), block
@@ -144,13 +144,13 @@ def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/reference/refusals.md"])
 def test_the_tables_of_refusals_are_the_librarys(name: str) -> None:
-    """The reasons and their statuses, in their order (2.3)."""
+    """The tables have all reasons and their statuses, in their order (2.3)."""
     rows = re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", (ROOT / name).read_text(), re.MULTILINE)
     assert rows == [(reason.name, reason.status.name) for reason in Reason]
 
 
 def test_the_table_of_refusals_knows_their_variables() -> None:
-    """The variables of each message are told."""
+    """The table names the variables of each message."""
     rows = re.findall(
         r"^\| `([A-Z_]+)` \|[^|]*\|[^|]*\|([^|]*)\|", (ROOT / "docs/reference/refusals.md").read_text(), re.MULTILINE
     )
@@ -165,13 +165,13 @@ def _field(reason: Reason) -> set[str]:
 
 
 def test_the_table_of_the_policy_is_the_librarys() -> None:
-    """Every field of a policy, in its order."""
+    """The table has every field of a policy, in its order."""
     first = (ROOT / "docs/reference/policy.md").read_text().split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE) == [field.name for field in fields(Policy)]
 
 
 def test_the_table_of_the_environment_is_the_shops() -> None:
-    """The variables that README tells of are known, and their defaults are the defaults."""
+    """The variables of README exist, and their defaults are the shop's."""
     told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES"}
     assert from_environment(told) == Config()
@@ -186,7 +186,7 @@ STEMS = {"cardinality": "cardinalities", "pass-through": "passed through", "take
 
 
 def _clauses() -> dict[str, str]:
-    """The text of each clause of the design, and of each section, by its number."""
+    """Returns the text of each clause of the design, and of each section, by its number."""
     text = (ROOT / "docs/design.md").read_text()
     sections = re.findall(r"^## (\d+)\.(.*?)(?=^## |\Z)", text, re.M | re.S)
     parts = re.findall(r"^(\d+\.\d+) (.*?)(?=^\d+\.\d+ |^## |\Z)", text, re.M | re.S)
@@ -313,7 +313,7 @@ def test_example_client(tmp_path: Path) -> None:
 
 
 def test_example_client_without_a_server() -> None:
-    """A server that is away is one line, and no traceback."""
+    """If no server answers, the client prints one line, and no traceback."""
     code = (EXAMPLES / "client.py").read_text().replace(ADDRESS, free_address())
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A client whose calls carry keys by themselves, and are made again for as long as that makes sense."""
+"""A client whose calls get keys automatically, and are retried for as long as another attempt can help."""
 
 import asyncio
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""A client that lets gRPC itself retry: a service config, and the key in the metadata."""
+"""A client that lets gRPC itself retry, with a service config and a key in the metadata."""
 
 import asyncio
 import json

@@ -1,4 +1,7 @@
-"""All that an embedder can decide, behind an interceptor that authenticates."""
+"""The settings of an embedder, behind an interceptor that authenticates.
+
+Start it with a secret: ``IDEMPOTENCY_SECRET=$(openssl rand -hex 16) python embed.py``.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Interceptors on both sides: who authenticates stands outside, who limits executions stands inside."""
+"""Interceptors on both sides: one that authenticates is outside, one that counts executions is inside."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What an operator's own program does with held operations: sees them, and says what became of them."""
+"""An operator's program that lists held operations and resolves them."""
 
 from grpc_idempotency import Code, Outcome, Record, State
 from grpc_idempotency.operating import completed, never_happened, open_store, operations
@@ -6,7 +6,7 @@ from shop.orders.v1.orders_pb2 import Order
 
 
 def resolve_all(url: str, find: dict[str, Order]) -> list[Record]:
-    """Resolves what is held by what was found out: the order that an operation made, or that it made none."""
+    """Resolves held operations. ``find`` has the order that an operation made, by its name; the others made none."""
     with open_store(url) as store:
         held = list(operations(store, state=State.HELD, method="/shop.orders.v1.OrderService/CreateOrder"))
         for record in held:

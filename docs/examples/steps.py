@@ -1,4 +1,4 @@
-"""A handler in steps, each run once, which ends with all of them done or all of them undone."""
+"""A handler in steps. Each is run once, and in the end all of them are done, or all are undone."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Payments:
-    """Stands for a provider, which knows nothing of us."""
+    """A stand-in for a payment provider."""
 
     async def charge(self, customer: str) -> str:
         print("charged", customer, flush=True)

@@ -1,4 +1,4 @@
-"""A stream of orders that is imported once, and the client that sends it."""
+"""A server that imports a stream of orders once, and the client that sends it."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A handler whose rows and reply commit together, in a server that starts and stops in good order."""
+"""A handler whose rows and reply commit together, in a server that starts and stops cleanly."""
 
 import asyncio
 import signal

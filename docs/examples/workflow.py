@@ -1,4 +1,4 @@
-"""A handler that does its work in steps, over two services: all of it, or none."""
+"""A handler that works in steps over two services, all or nothing."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The tutorial's client: charges a card under the key that it is given."""
+"""The tutorial's client: charges a card under the key of its command line."""
 
 import sys
 
