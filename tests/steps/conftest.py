@@ -8,9 +8,9 @@ import pytest
 
 from ..harness.fixtures import discretion, pytest_generate_tests
 from ..harness.servers import Servers
-from .operations import REPEATABLE
+from .operations import REPEATABLE, Log
 
-__all__ = ["discretion", "promptly", "pytest_generate_tests", "serve"]
+__all__ = ["discretion", "log", "promptly", "pytest_generate_tests", "serve"]
 
 
 @pytest.fixture
@@ -25,3 +25,8 @@ def promptly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers look for operations to finish many times a second."""
     monkeypatch.setattr("grpc_idempotency._server.aio.interceptor.EVERY", 0.05)
     monkeypatch.setattr("grpc_idempotency._server.sync.interceptor.EVERY", 0.05)
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()

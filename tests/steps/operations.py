@@ -1,4 +1,4 @@
-"""What handlers with steps need: their operation, of whatever kind, and a table for rows of their own."""
+"""What handlers with steps need: their operation, of any kind, what they did, and a table for rows of their own."""
 
 import inspect
 import sqlite3
@@ -7,9 +7,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 import grpc_idempotency
-from grpc_idempotency import Effects, Policy, aio
+from grpc_idempotency import Database, Effects, Policy, aio
 from grpc_idempotency._operation.running import current
+from grpc_idempotency.errors import StepMisuse
 
 from ..harness.waiting import ms
 
@@ -45,3 +48,56 @@ def inserted(path: Path) -> list[str]:
     """Returns what transactions have inserted."""
     with closing(sqlite3.connect(path)) as db:
         return [value for (value,) in db.execute("SELECT value FROM things ORDER BY id")]
+
+
+def insert(value: str, *, then: Exception | None = None) -> Any:
+    def fn(db: Database) -> str:
+        db.execute("INSERT INTO things (value) VALUES (?)", (value,))
+        if then is not None:
+            raise then
+        return f"row {value}"
+
+    return fn
+
+
+class Log:
+    """What the handlers of a test did, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def does(self, what: str, result: Any = None) -> Any:
+        """A step's function, or an undo."""
+
+        def fn(*_: Any) -> Any:
+            self.done.append(what)
+            return result
+
+        return fn
+
+
+class Flaky:
+    """Fails a few times, in a way that may pass."""
+
+    def __init__(self, times: int = 1, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        self.runs = 0
+        self._times = times
+        self._code = code
+
+    async def __call__(self, context: Any) -> None:
+        self.runs += 1
+        if self.runs <= self._times:
+            await context.abort(self._code, "not just now")
+
+
+class Told:
+    """Keeps the StepMisuse that a handler met."""
+
+    def __init__(self) -> None:
+        self.errors: list[str] = []
+
+    async def hears(self, step: Any) -> None:
+        try:
+            await step
+        except StepMisuse as exc:
+            self.errors.append(str(exc))
