@@ -25,7 +25,7 @@ from grpc_idempotency._server.aio.flights import Flight
 from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
-from grpc_idempotency.store import lend
+from grpc_idempotency.store import bind_operation
 from grpc_idempotency.stores._sqlite.view import _rows_of
 from shop.errors import Refused
 from shop.money import Amount
@@ -69,7 +69,7 @@ class _Faulty(LabStore):
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         """Runs the transaction of a keyed call, in whichever task it is awaited."""
         context = contextvars.Context()
-        lend(context, operation)
+        bind_operation(context, operation)
         return await context.run(super().transaction, fn)
 
 

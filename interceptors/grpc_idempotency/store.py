@@ -18,7 +18,7 @@ call below happens at one instant, as durably as it can, or not at all.
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
 A store whose database can hold a handler's rows takes part in the operation that the handler runs in. It asks
-:func:`current` for it when ``transaction`` is called, and reads and marks it as :class:`RunningOperation` says.
+:func:`running_operation` for it when ``transaction`` is called, and uses it as :class:`RunningOperation` says.
 
 ``grpc_idempotency.testing`` holds the suites that every store passes.
 """
@@ -340,10 +340,10 @@ class Database(Protocol):
 class RunningOperation(Protocol):
     """A keyed call that runs, as its store's ``transaction`` sees it: under a fence, without an outcome yet.
 
-    The store asks for it with :func:`current` when ``transaction`` is called. It calls :meth:`begin_transaction` before
-    it queues the transaction, and :meth:`end_transaction` once that is answered. In between it runs the function, asks
-    :meth:`seal` for the outcome of what the function returned, and commits rows and outcome together: it completes the
-    record or, where :attr:`claim` is given, makes a completed one.
+    The store asks for it with :func:`running_operation` when ``transaction`` is called. It calls
+    :meth:`begin_transaction` before it queues the transaction, and :meth:`end_transaction` once that is answered. In
+    between it runs the function, asks :meth:`seal` for the outcome of what the function returned, and commits rows and
+    outcome together: it completes the record or, if there is a :attr:`claim`, inserts a completed one.
     """
 
     committed: Outcome | None
@@ -405,7 +405,8 @@ class RunningOperation(Protocol):
         """Tells whether a value could be the call's reply, by its type.
 
         Args:
-            value: What the function of a transaction returned that is not the handler's own; see :func:`behind`.
+            value: What the function of a transaction returned that is not the handler's own; see
+                :func:`inherited_operation`.
 
         Returns:
             ``True`` if the method's serializer takes it.
@@ -432,7 +433,7 @@ class RunningOperation(Protocol):
         """
 
 
-def current() -> RunningOperation | None:
+def running_operation() -> RunningOperation | None:
     """Finds the operation that a transaction belongs to.
 
     Returns:
@@ -442,7 +443,7 @@ def current() -> RunningOperation | None:
     return running.current()
 
 
-def behind() -> RunningOperation | None:
+def inherited_operation() -> RunningOperation | None:
     """Finds the operation whose handler has started the calling task or thread, or is it.
 
     A transaction that such a task or thread makes commits no reply. What its function returns must not be a value that
@@ -454,7 +455,7 @@ def behind() -> RunningOperation | None:
     return running.behind()
 
 
-def lend(context: contextvars.Context, operation: RunningOperation) -> None:
+def bind_operation(context: contextvars.Context, operation: RunningOperation) -> None:
     """Gives an operation to the function of a transaction, in whatever thread the database runs it.
 
     Args:

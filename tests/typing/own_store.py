@@ -8,7 +8,7 @@ from typing_extensions import assert_type
 
 from grpc_idempotency import Outcome, Record, State, aio
 from grpc_idempotency.records import Claim, Step, Swept
-from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore, RunningOperation, Store, current
+from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore, RunningOperation, Store, running_operation
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import AsyncStoreContract, in_threads
@@ -82,7 +82,7 @@ async def use(store: AsyncTransactionalStore) -> None:
     """A store serves an interceptor, and asks for the operation that runs."""
     aio.IdempotencyInterceptor(RedisStore())
     aio.IdempotencyInterceptor(store)
-    assert_type(current(), RunningOperation | None)
+    assert_type(running_operation(), RunningOperation | None)
     assert_type(await store.transaction(lambda db: db.execute("SELECT 1").rowcount), int)
 
 

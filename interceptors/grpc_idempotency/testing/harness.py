@@ -13,8 +13,8 @@ from grpc_idempotency.store import (
     Database,
     Store,
     TransactionalStore,
-    current,
-    lend,
+    bind_operation,
+    running_operation,
 )
 
 
@@ -50,9 +50,9 @@ class _InThreads:
 class _TransactionsInThreads(_InThreads):
     def transaction(self, fn: Callable[[Database], Any], **options: Any) -> Coroutine[Any, Any, Any]:
         """The operation is the caller's, and so it has to be that of the thread."""
-        context, operation = contextvars.copy_context(), current()
+        context, operation = contextvars.copy_context(), running_operation()
         if operation is not None:
-            lend(context, operation)
+            bind_operation(context, operation)
         return _in_thread(context.run, self.blocking.transaction, fn, **options)
 
 

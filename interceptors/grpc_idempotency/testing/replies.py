@@ -7,7 +7,7 @@ from collections.abc import Callable
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Outcome, State
-from grpc_idempotency.store import AsyncTransactionalStore, Database, current
+from grpc_idempotency.store import AsyncTransactionalStore, Database, running_operation
 from grpc_idempotency.testing.handlers import keyed, opened, sealed
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim
@@ -38,12 +38,12 @@ class ReplyContract:
         seen: list[object] = []
 
         def seal(reply: object) -> Outcome:
-            seen.extend((reply, current()))
+            seen.extend((reply, running_operation()))
             return sealed(reply)
 
-        assert await store.transaction(lambda _: current()) is None
+        assert await store.transaction(lambda _: running_operation()) is None
         async with keyed(store, claim, seal) as operation:
-            found = await store.transaction(lambda _: current())
+            found = await store.transaction(lambda _: running_operation())
         assert found is operation
         assert seen == [operation, operation]
 

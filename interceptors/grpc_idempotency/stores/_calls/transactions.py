@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import Step
-from grpc_idempotency.store import Database, RunningOperation, behind, current, lend
+from grpc_idempotency.store import Database, RunningOperation, bind_operation, inherited_operation, running_operation
 from grpc_idempotency.stores._calls.requests import TransactionRequest
 
 T = TypeVar("T")
@@ -35,8 +35,8 @@ def transacting(
             kept outside of a keyed call of this store.
     """
     _check_plain("transaction", fn)
-    operation = _own(store, current())
-    if operation is None and (stray := _own(store, behind())) is not None:
+    operation = _own(store, running_operation())
+    if operation is None and (stray := _own(store, inherited_operation())) is not None:
         fn = _without_reply(fn, stray)
     if operation is not None and operation.committed is not None:
         raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
@@ -44,7 +44,7 @@ def transacting(
         raise TransactionMisuse("a step can only be kept in a keyed call whose record is in this very database")
     request = TransactionRequest(fn, operation, make_step)
     if operation is not None:
-        lend(request.context, operation)
+        bind_operation(request.context, operation)
     return request
 
 
