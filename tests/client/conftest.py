@@ -2,15 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 
+from ..harness.handlers import EACH_SERVER
 from .net import Net
 
 
-@pytest.fixture(params=["aio", "sync"])
-async def net(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Net]:
+@pytest.fixture(params=EACH_SERVER)
+async def net(request: pytest.FixtureRequest) -> AsyncIterator[Net]:
     """Clients and servers of ``grpc.aio``, and of ``grpc``."""
     async with AsyncExitStack() as stack:
-        yield Net(request.param, tmp_path, stack)
+        yield Net(request.param, stack)

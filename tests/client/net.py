@@ -1,16 +1,13 @@
 """Servers and clients of both kinds, with the library's interceptors in them; a test is written once for both.
 
-Handlers are ``async def``, as in tests/rpc; on a ``grpc.server`` each runs in a loop of its own on its call's thread.
 Calls are awaited: those of a ``grpc`` channel are made on another thread, in the context of whoever awaits them.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,25 +16,13 @@ from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
-from grpc_idempotency import ClientInterceptor, Policy, aio
+from grpc_idempotency import ClientInterceptor, MemoryStore, Policy, aio
 from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
-from ..harness.handlers import SERVICE, Handler, of_kind, unary
+from ..harness import servers
+from ..harness.handlers import SERVICE, Handler, bidirectional, client_stream, generic_handler, server_stream, unary
+from ..harness.replies import KEY, Reply, text
 from ..harness.waiting import Gate
-
-KEY, COUNT = "idempotency-key", "idempotency-message-count"
-
-
-def text(value: str) -> StringValue:
-    return StringValue(value=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What came back: the texts of the messages, and how the call was answered."""
-
-    texts: list[str]
-    status: str | None
 
 
 @dataclass
@@ -109,7 +94,7 @@ class Client:
         reply: type[Message] = StringValue,
         **more: Any,
     ) -> Reply:
-        """A call to its end."""
+        """Makes a call, and returns its reply; raises where it fails."""
         requests = text(requests) if isinstance(requests, str) else requests
         stub = self.stub(method, shape, reply)
         options = {"timeout": 20, **more}
@@ -117,7 +102,7 @@ class Client:
             return await asyncio.to_thread(_sync_call, stub, requests, shape, options)
         call = stub(requests, **options)
         messages = [message async for message in call] if shape.endswith("stream") else [await call]
-        return Reply(texts=_texts(messages), status=await aio.status_of(call))
+        return _reply(messages, await call.trailing_metadata(), await aio.status_of(call))
 
     async def retry(self, method: str, requests: Any = "", *, metadata: Any = None, **options: Any) -> str:
         """A unary call through the retry helper."""
@@ -139,25 +124,30 @@ def _sync_call(stub: Any, requests: Any, shape: str, options: dict[str, Any]) ->
     else:
         message, call = stub.with_call(requests, **options)
         messages = [message]
-    return Reply(texts=_texts(messages), status=grpc_idempotency.status_of(call))
+    return _reply(messages, call.trailing_metadata(), grpc_idempotency.status_of(call))
 
 
-def _texts(messages: list[Any]) -> list[str]:
-    return [message.value if isinstance(message, StringValue) else str(message) for message in messages]
+def _reply(messages: list[Any], trailers: Any, mark: str | None) -> Reply:
+    reply = Reply(
+        status=grpc.StatusCode.OK,
+        messages=tuple(message.SerializeToString() for message in messages),
+        details="",
+        trailers=tuple((name, value) for name, value in trailers or ()),
+    )
+    assert reply.mark == mark
+    return reply
 
 
 class Net:
     """Makes servers and clients of one kind, and closes them."""
 
-    def __init__(self, kind: str, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, kind: str, stack: AsyncExitStack) -> None:
         self.kind = kind
-        self._folder = folder
         self._stack = stack
-        self._servers = 0
 
     async def serve(
         self,
-        handlers: Mapping[str, Handler],
+        methods: Mapping[str, Handler],
         *,
         service: str = SERVICE,
         request: type[Message] = StringValue,
@@ -165,59 +155,28 @@ class Net:
         policy: Policy = Policy(),  # noqa: B008  # frozen
         protected: bool = True,
     ) -> Server:
-        """Serves these unary handlers, and Many, Join and Chat: one for each other cardinality."""
-        made: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(
-                of_kind("async" if self.kind == "aio" else "thread", unary(handler)),
-                request.FromString,
-                lambda message: message.SerializeToString(),
-            )
-            for name, handler in handlers.items()
-        }
-        made |= self._streams()
-        self._servers += 1
-        path, seen = self._folder / f"server{self._servers}.db", Seen()
-        generic = grpc.method_handlers_generic_handler(service, made)
-        return await (self._serve_aio if self.kind == "aio" else self._serve_sync)(
-            generic, path, seen, policy, protected
-        )
-
-    async def _serve_aio(self, generic: Any, path: Path, seen: Seen, policy: Policy, protected: bool) -> Server:
-        ours = aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=policy)
-        server = grpc.aio.server(interceptors=[_AioNoting(seen), *([ours] if protected else [])])
-        ours.attach(server)
-        server.add_generic_rpc_handlers((generic,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        self._stack.push_async_callback(server.stop, None)
-        return Server(target=f"127.0.0.1:{port}", seen=seen)
-
-    async def _serve_sync(self, generic: Any, path: Path, seen: Seen, policy: Policy, protected: bool) -> Server:
-        ours = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.SQLiteStore(path), policy=policy)
-        pool = ThreadPoolExecutor(8)
-        server = grpc.server(pool, interceptors=[_Noting(seen), *([ours] if protected else [])])
-        ours.attach(server)
-        server.add_generic_rpc_handlers((generic,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        self._stack.callback(pool.shutdown)
-        self._stack.push_async_callback(asyncio.to_thread, lambda: server.stop(None).wait())
-        return Server(target=f"127.0.0.1:{port}", seen=seen)
-
-    def _streams(self) -> dict[str, Any]:
-        many, join, chat = (_many, _join, _chat) if self.kind == "aio" else (_sync_many, _sync_join, _sync_chat)
-        types = (StringValue.FromString, StringValue.SerializeToString)
-        return {
-            "Many": grpc.unary_stream_rpc_method_handler(many, *types),
-            "Join": grpc.stream_unary_rpc_method_handler(join, *types),
-            "Chat": grpc.stream_stream_rpc_method_handler(chat, *types),
-        }
+        """Serves these unary methods, and Many, Join and Chat: one for each other cardinality."""
+        seen, interceptor = Seen(), None
+        interceptors: list[Any] = [(_Noting if self.kind == "sync" else _AioNoting)(seen)]
+        if protected:
+            store = MemoryStore() if self.kind == "sync" else aio.MemoryStore()
+            interceptor = servers.interceptor_of(self.kind, store, policy=policy)
+            interceptors.append(interceptor)
+        server = servers.Server(self.kind, interceptors)
+        if interceptor is not None:
+            interceptor.attach(server.real)
+        all_methods = {name: unary(run, request=request, reply=reply) for name, run in methods.items()}
+        all_methods |= {"Many": server_stream(_many), "Join": client_stream(_join), "Chat": bidirectional(_chat)}
+        server.add(generic_handler(self.kind, all_methods, service))
+        target = await server.start()
+        self._stack.push_async_callback(server.stop)
+        return Server(target=target, seen=seen)
 
     async def client(
         self, target: str, *, service: str = SERVICE, plain: bool = False, config: Any = None, **ours: Any
     ) -> Client:
         options = [("grpc.service_config", json.dumps(config))] if config is not None else []
-        if self.kind == "aio":
+        if self.kind == "async":
             interceptors = [] if plain else aio.client_interceptors(**ours)
             channel: Any = grpc.aio.insecure_channel(target, options, interceptors=interceptors)
             return Client(self.kind, await self._stack.enter_async_context(channel), service)
@@ -237,15 +196,3 @@ async def _join(requests: AsyncIterator[StringValue], _context: Any) -> StringVa
 async def _chat(requests: AsyncIterator[StringValue], _context: Any) -> AsyncIterator[StringValue]:
     async for request in requests:
         yield text(f"re {request.value}")
-
-
-def _sync_many(request: StringValue, _context: Any) -> Iterator[StringValue]:
-    return (text(f"{request.value}{number}") for number in range(3))
-
-
-def _sync_join(requests: Iterator[StringValue], _context: Any) -> StringValue:
-    return text("+".join(request.value for request in requests))
-
-
-def _sync_chat(requests: Iterator[StringValue], _context: Any) -> Iterator[StringValue]:
-    return (text(f"re {request.value}") for request in requests)

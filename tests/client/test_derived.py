@@ -14,7 +14,8 @@ from grpc_idempotency._operation.scope import scope_of
 from grpc_idempotency.retrying import AsyncRetrying
 
 from ..harness.handlers import Blocking, Counting
-from .net import KEY, Client, Net, Server, text
+from ..harness.replies import KEY, text
+from .net import Client, Net, Server
 
 Outer = Callable[[Client, int], Awaitable[object]]
 
@@ -155,7 +156,7 @@ async def test_concurrent_calls_are_refused(net: Net) -> None:
     assert [name for name, _ in below.seen.calls] == ["Do", "Other"]
 
 
-@pytest.mark.parametrize("net", ["aio"], indirect=True)
+@pytest.mark.parametrize("net", ["async"], indirect=True)
 async def test_calls_that_are_gathered_are_refused(net: Net) -> None:
     """Calls that begin in one turn of the loop are concurrent too."""
     below = await net.serve({"Do": Counting()})
@@ -175,7 +176,7 @@ async def test_a_stream_that_is_not_read_is_under_way(net: Net) -> None:
 
     async def outer(client: Client, _run: int) -> str:
         stream = client.stub("Many", "unary_stream")(text("m"), timeout=20)
-        first = await anext(aiter(stream)) if net.kind == "aio" else next(stream)
+        first = await anext(aiter(stream)) if net.kind == "async" else next(stream)
         with pytest.raises(ConcurrentCalls):
             await client.call("Do", "b")
         stream.cancel()
@@ -295,7 +296,7 @@ async def test_the_retry_helper_derives(net: Net) -> None:
     assert again == [first, second]
 
 
-@pytest.mark.parametrize("net", ["aio"], indirect=True)
+@pytest.mark.parametrize("net", ["async"], indirect=True)
 async def test_what_a_handler_left_behind_has_new_keys(net: Net) -> None:
     """A task that outlives its handler, or its step, makes calls of its own: their keys are new in each run."""
     below = await net.serve({"Do": Counting()})
@@ -322,7 +323,7 @@ async def test_what_a_handler_left_behind_has_new_keys(net: Net) -> None:
     assert len({*keys}) == 4, "those of the tasks are others in each run"
 
 
-@pytest.mark.parametrize("net", ["aio"], indirect=True)
+@pytest.mark.parametrize("net", ["async"], indirect=True)
 async def test_concurrent_retries_are_refused(net: Net) -> None:
     """What is retried takes its place in a handler as one call, and while it runs there is no other."""
     below = await net.serve({"Do": Counting()})

@@ -15,7 +15,8 @@ from grpc_idempotency import ClientInterceptor, ClientPolicy, PolicyError
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, GetOrderRequest, Order
 
 from ..harness.handlers import SERVICE, Counting
-from .net import COUNT, KEY, Net, text
+from ..harness.replies import COUNT, KEY, text
+from .net import Net
 
 ORDERS = "shop.orders.v1.OrderService"
 
@@ -30,7 +31,7 @@ async def test_every_call_gets_a_new_key(net: Net) -> None:
     client = await net.client(server.target)
     before = time.time_ns() // 1_000_000
     replies = [await client.call("Do", "same request") for _ in range(2)]
-    assert [reply.status for reply in replies] == ["executed", "executed"]
+    assert [reply.mark for reply in replies] == ["executed", "executed"]
     first, second = (uuid.UUID(key) for key in server.seen.of())
     assert first != second
     for key in (first, second):
@@ -67,7 +68,7 @@ async def test_a_callers_key_is_kept(net: Net) -> None:
     server = await net.serve({"Do": Counting()})
     client = await net.client(server.target)
     for status in ("executed", "replayed"):
-        assert (await client.call("Do", metadata=((KEY, "mine"), ("x-other", "1")))).status == status
+        assert (await client.call("Do", metadata=((KEY, "mine"), ("x-other", "1")))).mark == status
     assert server.seen.of() == ["mine", "mine"]
     await client.call("Do", metadata=[("x-other", "2")])
     assert server.seen.of()[2] not in (None, "mine")
@@ -110,11 +111,11 @@ async def test_metadata_that_callers_share_stays_theirs(net: Net, form: Any) -> 
 
 async def test_a_request_id_is_the_key(net: Net) -> None:
     """A request that has a request_id gets no other key; one whose request_id is empty gets one (AIP-155)."""
-    server = await net.serve({"CreateOrder": order}, service=ORDERS, request=CreateOrderRequest)
+    server = await net.serve({"CreateOrder": order}, service=ORDERS, request=CreateOrderRequest, reply=Order)
     client = await net.client(server.target, service=ORDERS)
     for request_id in ("given", ""):
         reply = await client.call("CreateOrder", CreateOrderRequest(request_id=request_id), reply=Order)
-        assert reply.status == "executed"
+        assert reply.mark == "executed"
     given, minted = server.seen.of()
     assert given is None
     assert minted is not None
@@ -122,7 +123,7 @@ async def test_a_request_id_is_the_key(net: Net) -> None:
 
 async def test_methods_without_side_effects_get_none(net: Net) -> None:
     """What a proto marks NO_SIDE_EFFECTS goes un-keyed, unless the policy asks for a key."""
-    server = await net.serve({"GetOrder": order}, service=ORDERS, request=GetOrderRequest)
+    server = await net.serve({"GetOrder": order}, service=ORDERS, request=GetOrderRequest, reply=Order)
     client = await net.client(server.target, service=ORDERS)
     await client.call("GetOrder", GetOrderRequest(id="order-1"), reply=Order)
     asking = await net.client(server.target, service=ORDERS, policy=ClientPolicy(keyed=True))
@@ -173,9 +174,9 @@ async def test_a_server_stream_is_keyed(net: Net) -> None:
     server = await net.serve({})
     client = await net.client(server.target)
     first = await client.call("Many", "m", shape="unary_stream")
-    assert (first.texts, first.status) == (["m0", "m1", "m2"], "executed")
+    assert (first.texts, first.mark) == (["m0", "m1", "m2"], "executed")
     again = await client.call("Many", "m", shape="unary_stream", metadata=((KEY, str(server.seen.of()[0])),))
-    assert (again.texts, again.status) == (first.texts, "replayed")
+    assert (again.texts, again.mark) == (first.texts, "replayed")
 
 
 async def test_a_client_stream_of_known_length_is_counted(net: Net) -> None:
@@ -185,7 +186,7 @@ async def test_a_client_stream_of_known_length_is_counted(net: Net) -> None:
     messages = [text("a"), text("b")]
     for requests in (messages, tuple(messages), iter(messages), _Sized(messages)):
         reply = await client.call("Join", requests, shape="stream_unary")
-        assert (reply.texts, reply.status) == (["a+b"], "executed")
+        assert (reply.texts, reply.mark) == (["a+b"], "executed")
     assert [metadata[COUNT] for _, metadata in server.seen.calls] == ["2"] * 4
 
 
@@ -209,7 +210,7 @@ def _generated(net: Net, count: int) -> Any:
         for number in range(count):
             yield text(str(number))
 
-    return in_loop() if net.kind == "aio" else (text(str(number)) for number in range(count))
+    return in_loop() if net.kind == "async" else (text(str(number)) for number in range(count))
 
 
 async def test_an_iterator_is_passed_as_it_is(net: Net) -> None:
@@ -220,7 +221,7 @@ async def test_an_iterator_is_passed_as_it_is(net: Net) -> None:
         await client.call("Join", _generated(net, 2), shape="stream_unary")
     assert COUNT not in server.seen.calls[0][1]
     reply = await client.call("Join", _generated(net, 2), shape="stream_unary", metadata=((COUNT, "2"),))
-    assert (reply.texts, reply.status) == (["0+1"], "executed")
+    assert (reply.texts, reply.mark) == (["0+1"], "executed")
 
 
 async def test_an_iterator_is_counted_where_the_policy_says(net: Net) -> None:
@@ -233,7 +234,7 @@ async def test_an_iterator_is_counted_where_the_policy_says(net: Net) -> None:
     assert [metadata.get(COUNT) for _, metadata in server.seen.calls] == ["2", None]
 
 
-@pytest.mark.parametrize("net", ["aio"], indirect=True)
+@pytest.mark.parametrize("net", ["async"], indirect=True)
 async def test_messages_that_are_written_are_not_waited_for(net: Net) -> None:
     """A call whose messages are written after it began begins, also where iterators are counted."""
     server = await net.serve({}, protected=False)
@@ -250,7 +251,7 @@ async def test_bidirectional_streams_get_none(net: Net) -> None:
     server = await net.serve({})
     client = await net.client(server.target)
     reply = await client.call("Chat", iter([text("a")]), shape="stream_stream")
-    assert (reply.texts, reply.status) == (["re a"], None)
+    assert (reply.texts, reply.mark) == (["re a"], None)
     asking = await net.client(server.target, policy=ClientPolicy(keyed=True))
     with pytest.raises(grpc.RpcError, match="is a bidirectional stream"):
         await asking.call("Chat", iter([text("a")]), shape="stream_stream")
@@ -260,7 +261,7 @@ async def test_everything_else_of_a_call_passes_through(net: Net) -> None:
     """Deadlines and wait_for_ready stay the caller's."""
     server = await net.serve({"Do": Counting()})
     client = await net.client(server.target)
-    assert (await client.call("Do", wait_for_ready=True)).status == "executed"
+    assert (await client.call("Do", wait_for_ready=True)).mark == "executed"
     nowhere = await net.client("127.0.0.1:1")
     with pytest.raises(grpc.RpcError) as waited:
         await nowhere.call("Do", wait_for_ready=True, timeout=0.1)

@@ -21,7 +21,8 @@ from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
 from ..harness.handlers import Blocking, Counting
 from ..harness.processes import Process
-from .net import KEY, Net, text
+from ..harness.replies import KEY, text
+from .net import Net
 
 MS = timedelta(milliseconds=1)
 QUICK = {"backoff": 10 * MS, "max_backoff": 20 * MS}
@@ -219,7 +220,7 @@ async def test_calls_of_a_function_keep_their_keys(net: Net) -> None:
     def both_on_this_thread(value: str) -> str:
         return str(client.stub("First")(text(value)).value) + str(client.stub("Do")(text(value)).value)
 
-    if net.kind == "aio":
+    if net.kind == "async":
         result = await AsyncRetrying(**QUICK)(both)("x")  # type: ignore[arg-type]  # durations all
     else:
         result = await asyncio.to_thread(Retrying(**QUICK)(both_on_this_thread), "x")  # type: ignore[arg-type]
@@ -240,7 +241,7 @@ async def test_retries_may_be_nested(net: Net) -> None:
     def inner_on_this_thread() -> str:
         return str(Retrying(attempts=2, **QUICK).call(client.stub("Do"), text("")).value)  # type: ignore[arg-type]
 
-    assert await client.retried(inner if net.kind == "aio" else inner_on_this_thread, **QUICK) == "run 4"
+    assert await client.retried(inner if net.kind == "async" else inner_on_this_thread, **QUICK) == "run 4"
     assert len(server.seen.of()) == 4
     assert len(set(server.seen.of())) == 1
 
