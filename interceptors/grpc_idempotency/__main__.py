@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _seconds(value: str) -> timedelta:
     most = int(LONGEST.total_seconds())
     if not (value.isdecimal() and len(value) <= len(str(most)) and 0 < int(value) <= most):
-        raise argparse.ArgumentTypeError(f"whole seconds, from 1 to {most}")
+        raise argparse.ArgumentTypeError(f"must be whole seconds, from 1 to {most}")
     return timedelta(seconds=int(value))
 
 
@@ -125,10 +125,10 @@ def _show(store: Store, given: argparse.Namespace) -> None:
 def _resolve(store: Store, given: argparse.Namespace) -> None:
     status = Code[given.status]
     if given.never_happened and (status is not Code.OK or given.details or given.message_file or given.stream):
-        given.error("what never happened has no outcome")
+        given.error("an operation that never happened has no outcome")
     record = operation(store, given.name)
     if given.fence is not None and given.fence.lower() != record.fence.hex():
-        raise NotHeld(f"operation {record.name.hex()} was begun again, and was left as it is: look at it again")
+        raise NotHeld(f"operation {record.name.hex()} was claimed again, and was left as it is: show it again")
     if given.never_happened:
         never_happened(store, record)
         _print({"operation": record.name.hex(), "resolved": "never happened"}, given.json)

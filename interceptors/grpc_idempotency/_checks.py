@@ -24,20 +24,20 @@ def duration(name: str, value: Any, *, zero: bool = True, longest: timedelta = L
     """Returns the value. Raises :class:`PolicyError` unless it is a duration in range; zero is allowed if ``zero``."""
     least = "zero or more" if zero else "more than zero"
     if not isinstance(value, timedelta):
-        raise PolicyError(f"{name} is a timedelta of {least}, not {_told(value)}.")
+        raise PolicyError(f"{name} must be a timedelta of {least}, not {_told(value)}.")
     if value < timedelta(0) or not (value or zero):
-        raise PolicyError(f"{name} is a duration of {least}, not {value}.")
+        raise PolicyError(f"{name} must be a duration of {least}, not {value}.")
     if value > longest:
-        raise PolicyError(f"{name} is a duration of at most {longest.days} days, not {value}.")
+        raise PolicyError(f"{name} must be a duration of at most {longest.days} days, not {value}.")
     return value
 
 
 def number(name: str, value: Any, *, least: int = 0) -> int:
     """Returns the value. Raises :class:`PolicyError` unless it is a whole number of ``least`` or more."""
     if type(value) is not int:
-        raise PolicyError(f"{name} is a whole number, not {_told(value)}.")
+        raise PolicyError(f"{name} must be a whole number, not {_told(value)}.")
     if value < least:
-        raise PolicyError(f"{name} is a number of {least} or more, not {value}.")
+        raise PolicyError(f"{name} must be {least} or more, not {value}.")
     return value
 
 
@@ -50,28 +50,28 @@ def flag(name: str, value: Any) -> bool:
 def one_of(name: str, value: T, kind: Any) -> T:
     """Returns the value. Raises :class:`PolicyError` unless it is an instance of ``kind``."""
     if not isinstance(value, kind):
-        raise PolicyError(f"{name} is a {kind.__name__}, not {_told(value)}.")
+        raise PolicyError(f"{name} must be a {kind.__name__}, not {_told(value)}.")
     return value
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Returns the texts as a tuple. Raises :class:`PolicyError` unless they are an iterable of texts, not one text."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise PolicyError(f"{name} is a tuple of names, not {_told(value)}.")
+        raise PolicyError(f"{name} must be a tuple of names, not {_told(value)}.")
     found = tuple(value)
     for one in found:
         if not isinstance(one, str):
-            raise PolicyError(f"{name} is a tuple of names, and {_told(one)} is none.")
+            raise PolicyError(f"{name} must be a tuple of names, and {_told(one)} is not a name.")
     return found
 
 
 def plain_function(name: str, value: Any) -> Callable[..., Any]:
     """Returns the value. Raises :class:`PolicyError` unless it is callable, and its result need not be awaited."""
     if not callable(value):
-        raise PolicyError(f"{name} is a function, not {_told(value)}.")
+        raise PolicyError(f"{name} must be a function, not {_told(value)}.")
     for function in (value, getattr(value, "__call__", None)):  # noqa: B004  # an object may have an async __call__
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise PolicyError(f"{name} is a plain function: it is not awaited.")
+            raise PolicyError(f"{name} must be a plain function: it is not awaited.")
     return value  # type: ignore[no-any-return]  # narrowed by callable alone
 
 
@@ -79,7 +79,7 @@ def secret(name: str, value: Any) -> bytes | None:
     """Returns the value. Raises :class:`PolicyError` unless it is ``None``, or enough bytes for the key of an HMAC."""
     if value is not None and not (isinstance(value, bytes) and len(value) >= SHORTEST_SECRET):
         told = f"{len(value)} bytes" if isinstance(value, bytes) else _told(value)
-        raise PolicyError(f"{name} is {SHORTEST_SECRET} bytes or more that nobody can guess, or None; not {told}.")
+        raise PolicyError(f"{name} must be {SHORTEST_SECRET} or more random bytes, or None; not {told}.")
     return value
 
 

@@ -93,16 +93,16 @@ def operation(store: Store, name: str) -> Record:
     """
     name = name.lower()
     if not _DIGITS.match(name):
-        raise OperationNotFound(f"an operation's name is up to {_WHOLE_NAME} hexadecimal digits, and {name!r} is not")
+        raise OperationNotFound(f"an operation's name has up to {_WHOLE_NAME} hexadecimal digits, unlike {name!r}")
     if len(name) == _WHOLE_NAME:
         record = store.get(bytes.fromhex(name))
         found = [] if record is None else [record]
     else:
         found = [record for record in operations(store) if record.name.hex().startswith(name)]
     if not found:
-        raise OperationNotFound(f"there is no operation {name} (any more)")
+        raise OperationNotFound(f"there is no operation {name}, or it has expired")
     if len(found) > 1:
-        raise OperationNotFound(f"there are {len(found)} operations whose names begin with {name}: give more of it")
+        raise OperationNotFound(f"the names of {len(found)} operations begin with {name}: give more digits")
     return found[0]
 
 
@@ -128,7 +128,7 @@ def completed(store: Store, record: Record, outcome: Outcome, ttl: timedelta = T
     """
     if record.streams:
         if outcome.message is not None and not is_framed(outcome.message):
-            raise InvalidOutcome(f"{record.method} answers with a stream: its outcome's message is framed(messages)")
+            raise InvalidOutcome(f"{record.method} answers with a stream: the message must be framed(messages)")
     elif outcome.message is not None and outcome.status is not Code.OK:
         raise InvalidOutcome(
             "an outcome has a message only with the status OK, unless the method answers with a stream"
@@ -155,16 +155,16 @@ def _resolve(store: Store, record: Record, outcome: Outcome | None, ttl: timedel
     if record.state is not State.HELD:
         raise NotHeld(f"operation {name} is {record.state.value}, not held: there is nothing to resolve")
     if not store.resolve(record.name, record.fence, outcome, ttl):
-        raise NotHeld(f"operation {name} has changed meanwhile, and was left as it is: look at it again")
+        raise NotHeld(f"operation {name} has changed meanwhile, and was left as it is: read it again")
 
 
 def _sqlite_path(url: str) -> Path:
     scheme = url.partition(":")[0].lower()
     if scheme in _NOT_YET:
-        raise PolicyError(f"{_NOT_YET[scheme]} stores ({scheme}://) are not built in yet.")
+        raise PolicyError(f"{_NOT_YET[scheme]} stores ({scheme}://) are not supported yet.")
     match = _SQLITE.match(url)
     if not match:
-        raise PolicyError("A store's URL is sqlite:///FILE, for a file in this folder, or sqlite:////FOLDER/FILE.")
+        raise PolicyError("A store's URL must be sqlite:///FILE, for a file in this folder, or sqlite:////FOLDER/FILE.")
     return Path(unquote(match["path"]))
 
 

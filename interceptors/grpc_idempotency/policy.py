@@ -102,7 +102,7 @@ class Policy:
             _checks.number(f"Policy.{name}", getattr(self, name))
         if self.renew_every * 2 > self.lease:
             raise PolicyError(
-                f"Policy.renew_every ({self.renew_every}) is at most half of Policy.lease ({self.lease}), so that "
+                f"Policy.renew_every ({self.renew_every}) must be at most half of Policy.lease ({self.lease}), so that "
                 "one renewal may fail."
             )
         for name in ("kept_metadata", "left_out"):
@@ -125,7 +125,7 @@ def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[st
     """Returns the names as a tuple. Raises :class:`PolicyError` if one of them can't carry a key."""
     headers = _checks.names(f"{whose}.headers", headers)
     if not headers:
-        raise PolicyError(f'{whose}.headers is a tuple of one or more names, as ("idempotency-key",).')
+        raise PolicyError(f'{whose}.headers must be a tuple of one or more names, such as ("idempotency-key",).')
     for name in headers:
         plain = name.replace("-", "").replace("_", "").replace(".", "")
         if not (plain.isascii() and plain.isalnum() and name == name.lower() and len(name) <= _MAX_HEADER):
@@ -139,7 +139,7 @@ def _checked_statuses(statuses: Mapping[Code, Disposition]) -> dict[Code, Dispos
     _checks.one_of("Policy.statuses", statuses, Mapping)
     for code, disposition in statuses.items():
         if (type(code), type(disposition)) != (Code, Disposition):
-            raise PolicyError("Policy.statuses maps a grpc_idempotency.Code to a grpc_idempotency.Disposition.")
+            raise PolicyError("Policy.statuses must map a grpc_idempotency.Code to a grpc_idempotency.Disposition.")
         if code is Code.OK and disposition is not Disposition.STORE:
             raise PolicyError("Policy.statuses can't release OK: an effect that took place would be repeated.")
     return dict(statuses)

@@ -65,7 +65,7 @@ def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
             return principal.encode()
     _discard(principal)
     _log.error(
-        "the principal function answered with %s that is no name: text in UTF-8, or bytes; a call to %s is refused",
+        "the principal function returned %s, which is not a name (text in UTF-8, or bytes); a call to %s is refused",
         type(principal).__name__,
         caller.method,
     )
@@ -115,10 +115,10 @@ def token_subject(
             return None
         if not isinstance(claims, Mapping):
             _discard(claims)
-            raise TypeError(f"verify answered with {type(claims).__name__}, not with claims")
+            raise TypeError(f"verify returned {type(claims).__name__}, and not a mapping of claims")
         subject, issuer = claims["sub"], claims.get("iss", "")
         if not (isinstance(subject, str) and subject and isinstance(issuer, str)):
-            raise ValueError("the claims of a verified token have no sub, or one that is no text, or such an iss")
+            raise ValueError("the claims of a verified token must have a text as sub, and as iss if there is one")
         return b"token:" + _framed(issuer.encode(), subject.encode())
 
     return principal

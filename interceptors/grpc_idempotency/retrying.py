@@ -146,7 +146,7 @@ class Retrying(_Retries):
             TypeError: ``fn`` is a coroutine function or a generator function.
         """
         if _is_other_kind(fn) or inspect.iscoroutinefunction(fn):
-            raise TypeError("Retrying decorates functions that return; for async ones there is AsyncRetrying.")
+            raise TypeError("Retrying decorates plain functions. Use AsyncRetrying for async functions.")
 
         @functools.wraps(fn)
         def retried(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -183,7 +183,7 @@ class AsyncRetrying(_Retries):
             TypeError: ``fn`` is a generator function.
         """
         if _is_other_kind(fn):
-            raise TypeError("AsyncRetrying decorates functions whose result is awaited, not generators.")
+            raise TypeError("AsyncRetrying decorates functions whose result is awaited. Generators can't be retried.")
 
         @functools.wraps(fn)
         async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -212,7 +212,7 @@ class AsyncRetrying(_Retries):
 
 def _checked_codes(codes: Any) -> frozenset[grpc.StatusCode]:
     if not isinstance(codes, Collection) or not all(isinstance(code, grpc.StatusCode) for code in codes):
-        raise PolicyError("codes is a collection of grpc.StatusCode.")
+        raise PolicyError("codes must be a collection of grpc.StatusCode.")
     return frozenset(codes)
 
 
@@ -229,4 +229,4 @@ def _is_other_kind(fn: Callable[..., Any]) -> bool:
 def _check_repeatable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     for value in (*args, *kwargs.values()):
         if isinstance(value, Iterator | AsyncIterator):
-            raise TypeError("The first attempt uses an iterator up: give a list, of messages as of metadata.")
+            raise TypeError("Pass a list of messages, or of metadata: the first attempt would use an iterator up.")

@@ -274,7 +274,7 @@ async def test_other_errors_are_not_retried(net: Net) -> None:
 async def test_an_iterator_is_refused(net: Net) -> None:
     """The first attempt would use it up."""
     client = await net.client("127.0.0.1:1")
-    with pytest.raises(TypeError, match="give a list"):
+    with pytest.raises(TypeError, match="Pass a list"):
         await client.retried(client.stub("Join", "stream_unary"), iter([text("a")]))
 
 

@@ -117,7 +117,7 @@ async def test_what_is_no_name_fails_closed(serve: Servers, caplog: pytest.LogCa
     refused(await service.call("Do", key=new_key()), "PRINCIPAL_REQUIRED", UNAUTHENTICATED)
     assert handler.runs == 0
     # The handlers of earlier tests may still end in their threads, and are told of in the log.
-    (record,) = [r for r in caplog.records if r.getMessage().startswith("the principal function answered")]
+    (record,) = [r for r in caplog.records if r.getMessage().startswith("the principal function returned")]
     assert record.levelno == logging.ERROR
     assert "coroutine" if answer is who else type(answer).__name__ in record.getMessage()
     assert not record.exc_info

@@ -431,7 +431,7 @@ def test_the_fence_that_was_shown(store: SQLiteStore, url: str, capsys: pytest.C
     """``--fence`` holds the command to the run that the operator has looked at (4.2, 6.4)."""
     claim = held(store)
     assert main(["resolve", url, claim.name.hex(), "--never-happened", "--fence", "00" * 16]) == 1
-    assert "was begun again" in capsys.readouterr().err
+    assert "was claimed again" in capsys.readouterr().err
     assert main(["resolve", url, claim.name.hex(), "--never-happened", "--fence", claim.fence.hex().upper()]) == 0
     assert store.get(claim.name) is None
 
@@ -470,12 +470,12 @@ def test_wrong_usage(store: SQLiteStore, url: str, wrong: list[str], capsys: pyt
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ("postgresql://me:s3cret@host/db", "PostgreSQL stores (postgresql://) are not built in yet."),
-        ("redis://:s3cret@host", "Redis stores (redis://) are not built in yet."),
-        ("mysql://s3cret", "A store's URL is sqlite:///FILE"),
-        ("s3cret.db", "A store's URL is sqlite:///FILE"),
-        ("sqlite://s3cret", "A store's URL is sqlite:///FILE"),
-        ("sqlite:///", "A store's URL is sqlite:///FILE"),
+        ("postgresql://me:s3cret@host/db", "PostgreSQL stores (postgresql://) are not supported yet."),
+        ("redis://:s3cret@host", "Redis stores (redis://) are not supported yet."),
+        ("mysql://s3cret", "A store's URL must be sqlite:///FILE"),
+        ("s3cret.db", "A store's URL must be sqlite:///FILE"),
+        ("sqlite://s3cret", "A store's URL must be sqlite:///FILE"),
+        ("sqlite:///", "A store's URL must be sqlite:///FILE"),
     ],
 )
 def test_urls(bad: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def test_an_interceptors_settings_are_checked(kind: Any, field: str, value: Any)
 @pytest.mark.parametrize("secret", [b"", b"fifteen bytes !", "text of more than 16", bytearray(32), 5, True])
 def test_a_secret_is_bytes_that_nobody_guesses(kind: Any, secret: Any) -> None:
     """An empty or short one, as from an unset variable, and what is no bytes is refused; it is not told (3.1)."""
-    with pytest.raises(PolicyError, match=r"secret is 16 bytes") as caught:
+    with pytest.raises(PolicyError, match=r"secret must be 16 or more random bytes") as caught:
         kind.IdempotencyInterceptor(kind.MemoryStore(), secret=secret)
     assert "fifteen" not in str(caught.value)
     assert "text of" not in str(caught.value)
@@ -167,7 +167,7 @@ class AwaitedObject:
 @pytest.mark.parametrize("principal", [None, "ada", a_coroutine, partial(a_coroutine), AwaitedObject()])
 def test_a_principal_function_is_a_plain_one(kind: Any, principal: Any) -> None:
     """What can't be called, or has to be awaited, is refused when the interceptor is made (3.1)."""
-    with pytest.raises(PolicyError, match="principal is a"):
+    with pytest.raises(PolicyError, match="principal must be a"):
         kind.IdempotencyInterceptor(kind.MemoryStore(), principal=principal)
 
 

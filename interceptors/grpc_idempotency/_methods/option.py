@@ -60,7 +60,7 @@ def _settings(option: policy_pb2.Policy) -> Iterator[tuple[str, Any]]:
 
 def _effects(number: int) -> Effects:
     if number not in _EFFECTS:
-        raise PolicyError(f"effects: this version of grpc-idempotency knows none with the number {number}.")
+        raise PolicyError(f"effects: this version of grpc-idempotency does not know the number {number}.")
     return _EFFECTS[number]
 
 

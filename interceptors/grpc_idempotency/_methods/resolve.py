@@ -167,7 +167,7 @@ class Methods:
 def _check_paths(paths: tuple[str, ...], method: MethodDescriptor) -> None:
     for path in paths:
         if not _leads(path, method.input_type):
-            raise PolicyError(f"left_out: a {method.input_type.full_name} has no field {path!r} that can be left out.")
+            raise PolicyError(f"left_out: {method.input_type.full_name} has no field {path!r} that can be left out.")
 
 
 def _leads(path: str, message: Descriptor) -> bool:
