@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,10 @@ from grpc_idempotency import ClientInterceptor, ClientPolicy, Policy, aio
 from grpc_idempotency._client.keys import Clients
 from grpc_idempotency._methods.resolve import Methods
 
-KEY = "idempotency-key"
+from ..harness.handlers import EACH_SERVER
+from ..harness.replies import KEY
+from ..harness.servers import Server, answered, interceptor_of
+
 CHECK = "/grpc.health.v1.Health/Check"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -35,13 +37,11 @@ class Place:
         self._reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
 
     async def set(self, status: Any) -> None:
-        done = self._health.set("", status)
-        if self.kind == "aio":
-            await done
+        await answered(self._health.set("", status))
 
     async def check(self, **more: Any) -> Any:
         request = health_pb2.HealthCheckRequest()
-        if self.kind == "aio":
+        if self.kind == "async":
             reply = await self._checks.Check(request, timeout=10, **more)
         else:
             reply = await asyncio.to_thread(lambda: self._checks.Check(request, timeout=10, **more))
@@ -50,7 +50,7 @@ class Place:
     async def watch(self, then: Callable[[], Any], **more: Any) -> list[Any]:
         """The first two statuses of a Watch; ``then`` is called after the first."""
         call = self._checks.Watch(health_pb2.HealthCheckRequest(), timeout=10, **more)
-        messages = aiter(call) if self.kind == "aio" else _awaited(iter(call))
+        messages = aiter(call) if self.kind == "async" else _awaited(iter(call))
         statuses = [(await anext(messages)).status]
         await then()
         statuses.append((await anext(messages)).status)
@@ -60,12 +60,11 @@ class Place:
     async def services(self, **more: Any) -> list[str]:
         requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
         call = self._reflection.ServerReflectionInfo(iter(requests), timeout=10, **more)
-        messages = aiter(call) if self.kind == "aio" else _awaited(iter(call))
+        messages = aiter(call) if self.kind == "async" else _awaited(iter(call))
         return [one.name async for reply in messages for one in reply.list_services_response.service]
 
     async def stored(self) -> list[str]:
-        listed = self._store.list()
-        return [record.method for record in (await listed if self.kind == "aio" else listed)]
+        return [record.method for record in await answered(self._store.list())]
 
 
 async def _awaited(messages: Iterator[Any]) -> AsyncIterator[Any]:
@@ -76,51 +75,36 @@ async def _awaited(messages: Iterator[Any]) -> AsyncIterator[Any]:
 Serve = Callable[..., Any]
 
 
-@pytest.fixture(params=["aio", "sync"])
+@pytest.fixture(params=EACH_SERVER)
 async def serve(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Serve]:
     """Makes places of each kind of server."""
     async with AsyncExitStack() as stack:
 
         async def make(client: Any = None, **configured: Any) -> Place:
-            if request.param == "aio":
-                return await _aio_place(stack, tmp_path, client or {}, configured)
-            return _sync_place(stack, tmp_path, client or {}, configured)
+            return await _place(request.param, stack, tmp_path / "operations.db", client or {}, configured)
 
         yield make
 
 
-async def _aio_place(stack: AsyncExitStack, folder: Path, client: Any, configured: Any) -> Place:
-    store = aio.SQLiteStore(folder / "operations.db")
-    interceptor = aio.IdempotencyInterceptor(store, **configured)
-    server = grpc.aio.server(interceptors=[interceptor])
-    interceptor.attach(server)
-    servicer = health.aio.HealthServicer()
-    await servicer.set("", SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection([reflection.SERVICE_NAME], server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    stack.push_async_callback(server.stop, None)
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", interceptors=aio.client_interceptors(**client))
-    return Place("aio", store, servicer, await stack.enter_async_context(channel))
-
-
-def _sync_place(stack: AsyncExitStack, folder: Path, client: Any, configured: Any) -> Place:
-    store = grpc_idempotency.SQLiteStore(folder / "operations.db")
-    interceptor = grpc_idempotency.IdempotencyInterceptor(store, **configured)
-    pool = ThreadPoolExecutor(4)
-    server = grpc.server(pool, interceptors=[interceptor])
-    interceptor.attach(server)
-    servicer = health.HealthServicer()
-    servicer.set("", SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    reflection.enable_server_reflection([reflection.SERVICE_NAME], server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    stack.callback(pool.shutdown)
-    stack.push_async_callback(asyncio.to_thread, lambda: server.stop(None).wait())
-    channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
-    return Place("sync", store, servicer, grpc.intercept_channel(channel, ClientInterceptor(**client)))
+async def _place(kind: str, stack: AsyncExitStack, path: Path, client: Any, configured: Any) -> Place:
+    store: Any = (grpc_idempotency.SQLiteStore if kind == "sync" else aio.SQLiteStore)(path)
+    interceptor = interceptor_of(kind, store, **configured)
+    server = Server(kind, [interceptor])
+    interceptor.attach(server.real)
+    servicer: Any = (health if kind == "sync" else health.aio).HealthServicer()
+    await answered(servicer.set("", SERVING))
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server.real)
+    reflection.enable_server_reflection([reflection.SERVICE_NAME], server.real)
+    target = await server.start()
+    stack.push_async_callback(server.stop)
+    channel: Any
+    if kind == "sync":
+        bare = stack.enter_context(grpc.insecure_channel(target))
+        channel = grpc.intercept_channel(bare, ClientInterceptor(**client))
+    else:
+        interceptors = aio.client_interceptors(**client)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(target, interceptors=interceptors))
+    return Place(kind, store, servicer, channel)
 
 
 @pytest.mark.parametrize("metadata", [(), ((KEY, "k"),)])

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,9 +20,10 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 import grpc_idempotency
 from grpc_idempotency import aio
 
-KEYED = ("idempotency-key", "idempotency-message-count")
-OURS = ("idempotency-status", "idempotency-created")
-KINDS = ("async", "thread", "sync")
+from ..harness.replies import COUNT, KEY, Reply
+from ..harness.servers import Server, interceptor_of
+
+KEYED = (KEY, COUNT)
 GETTERS = {
     "async": ("code", "details", "trailing_metadata", "done", "cancelled"),
     "thread": (),
@@ -258,18 +258,6 @@ class Stage:
             yield grpc.method_handlers_generic_handler(service, methods)
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What a client heard."""
-
-    status: grpc.StatusCode
-    details: str
-    messages: tuple[bytes, ...]
-    trailers: tuple[Any, ...]
-    initial: tuple[Any, ...] = ()
-    mark: Any = None
-
-
 class Theatre:
     """Two servers of one kind, a bare one and one with the interceptor, with the same handlers."""
 
@@ -289,40 +277,29 @@ class Theatre:
         self._ours = await self._serve(stack, folder / f"{self.kind}.db")
 
     async def _serve(self, stack: AsyncExitStack, path: Path | None) -> grpc.aio.Channel:
-        pool = stack.enter_context(ThreadPoolExecutor(8))
-        interceptor: Any = None
-        server: Any
-        if self.kind == "sync":
-            if path is not None:
-                interceptor = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.SQLiteStore(path))
-            server = grpc.server(pool, interceptors=[interceptor] if interceptor else None)
-        else:
-            if path is not None:
-                interceptor = aio.IdempotencyInterceptor(aio.SQLiteStore(path))
-            server = grpc.aio.server(pool, interceptors=[interceptor] if interceptor else None)
-        if interceptor:
-            interceptor.attach(server)
-        server.add_generic_rpc_handlers(tuple(self._stage.handlers()))
-        port = server.add_insecure_port("127.0.0.1:0")
-        if self.kind == "sync":
-            server.start()
-            stack.push_async_callback(lambda: asyncio.to_thread(lambda: server.stop(None).wait()))
-        else:
-            await server.start()
-            stack.push_async_callback(server.stop, None)
-        return await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+        interceptors: list[Any] = []
+        if path is not None:
+            store = (grpc_idempotency.SQLiteStore if self.kind == "sync" else aio.SQLiteStore)(path)
+            interceptors.append(interceptor_of(self.kind, store))
+        server = Server(self.kind, interceptors)
+        for interceptor in interceptors:
+            interceptor.attach(server.real)
+        server.add(*self._stage.handlers())
+        target = await server.start()
+        stack.push_async_callback(server.stop)
+        return await stack.enter_async_context(grpc.aio.insecure_channel(target))
 
-    async def bare(self, shape: str, scene: Scene) -> tuple[Performance, Heard]:
+    async def bare(self, shape: str, scene: Scene) -> tuple[Performance, Reply]:
         return await self._play(self._bare, shape, scene, ())
 
-    async def unkeyed(self, shape: str, scene: Scene) -> tuple[Performance, Heard]:
+    async def unkeyed(self, shape: str, scene: Scene) -> tuple[Performance, Reply]:
         return await self._play(self._ours, shape, scene, ())
 
-    async def nameless(self, shape: str, scene: Scene) -> tuple[Performance, Heard]:
+    async def nameless(self, shape: str, scene: Scene) -> tuple[Performance, Reply]:
         """An un-keyed call to a method whose request could have had the key."""
         return await self._play(self._ours, shape, scene, (), service=CUES)
 
-    async def keyed(self, shape: str, scene: Scene) -> tuple[Performance, Heard, Heard]:
+    async def keyed(self, shape: str, scene: Scene) -> tuple[Performance, Reply, Reply]:
         """A keyed call and its retry."""
         name = f"scene {next(self._numbers)}"
         metadata = tuple(zip(KEYED, (name, "1"), strict=True))
@@ -338,7 +315,7 @@ class Theatre:
         metadata: Any,
         name: str = "",
         service: str = "test.Stage",
-    ) -> tuple[Performance, Heard]:
+    ) -> tuple[Performance, Reply]:
         name = name or f"scene {next(self._numbers)}"
         self._stage.on[name] = performance = Performance(scene, self.kind)
         make: Callable[..., Any] = {
@@ -359,14 +336,14 @@ class Theatre:
             pass
         trailers = tuple(await call.trailing_metadata() or ())
         assert await asyncio.to_thread(performance.still.wait, 20)
-        marks = dict(entry for entry in trailers if entry[0] in OURS)
-        heard = Heard(
-            await call.code(),
-            await call.details() or "",
-            tuple(messages),
-            tuple(tuple(entry) for entry in trailers if entry[0] not in OURS or not metadata),
+        reply = Reply(
+            status=await call.code(),
+            details=await call.details() or "",
+            messages=tuple(messages),
+            trailers=tuple((name, value) for name, value in trailers),
             # The client of a stream without messages may lose what was sent ahead of it.
-            tuple(tuple(entry) for entry in initial or ()) if messages or shape in ("one", "gathered") else (),
-            marks.get(OURS[0]) if metadata else None,
+            initial=tuple((name, value) for name, value in initial or ())
+            if messages or shape in ("one", "gathered")
+            else (),
         )
-        return performance, heard
+        return performance, reply

@@ -22,7 +22,9 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .acting import KINDS, Act, Heard, Performance, Scene, Theatre, act
+from ..harness.handlers import ALL_KINDS
+from ..harness.replies import STATUS, Reply
+from .acting import Act, Performance, Scene, Theatre, act
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -129,7 +131,7 @@ def among_others(kind: str) -> list[Scene]:
     return told
 
 
-def expected(performance: Performance, heard: Heard) -> Heard:
+def expected(performance: Performance, heard: Reply) -> Reply:
     """What is to be heard in place of what a bare server says."""
     if performance.scene.end != "raise":
         return heard
@@ -169,13 +171,13 @@ async def differences(theatre: Theatre, shape: str, scene: Scene) -> list[str]:
         ("un-keyed client", heard, unkeyed_heard),
         ("handler without a request_id", wanted.seen, nameless.seen),
         ("client without a request_id", heard, nameless_heard),
-        ("keyed client", replace(heard, mark="executed"), first),
-        ("replay", replace(heard, mark=None, initial=()), replace(second, mark=None, initial=())),
+        ("keyed client", replace(heard, trailers=(*heard.trailers, (STATUS, "executed"))), first),
+        ("replay", heard.plain, second.plain),
     ]
     return [f"{who} of {shape} {scene}:\n  {want}\n  {got}" for who, want, got in pairs if want != got]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ALL_KINDS)
 async def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre]:
     theatre = Theatre(request.param)
     logging.disable(logging.CRITICAL)  # of a thousand exceptions

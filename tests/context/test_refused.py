@@ -13,7 +13,8 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from .acting import KINDS, Act, Scene, Theatre, act
+from ..harness.handlers import ALL_KINDS
+from .acting import Act, Scene, Theatre, act
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -64,7 +65,7 @@ class _Status(grpc.Status):
         self.trailing_metadata = trailing_metadata
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ALL_KINDS)
 async def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Theatre]:
     theatre = Theatre(request.param)
     logging.disable(logging.CRITICAL)
@@ -83,9 +84,9 @@ async def test_it_changes_nothing(theatre: Theatre, shape: str) -> None:
         raised = [seen[1][0] for seen in told.seen if isinstance(seen, tuple) and seen[1][0].endswith("Error")]
         assert raised in (["TypeError"], ["ValueError"], ["UnicodeEncodeError"]), one
         messages = (b"reply",) if shape == "one" else (b"one",)
-        heard = (first.status, first.messages, first.trailers, first.mark)
+        heard = (first.status, first.messages, first.plain.trailers, first.mark)
         assert heard == (grpc.StatusCode.OK, messages, (("x-a", "1"),), "executed"), one
-        assert (second.status, second.messages, second.trailers, second.mark) == (*heard[:3], "replayed"), one
+        assert (second.status, second.messages, second.plain.trailers, second.mark) == (*heard[:3], "replayed"), one
 
 
 async def test_it_ends_a_handler_that_does_not_expect_it(theatre: Theatre) -> None:

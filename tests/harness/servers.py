@@ -191,7 +191,7 @@ class Servers:
 
         Args:
             methods: Handlers by their methods' short names.
-            policies: Policies by the methods' short names.
+            policies: Policies by the methods' short names, or by full names and globs.
             store: A store of the server's kind, or a :class:`FlakyStore`, which has a twin for threads. By default a
                 new one on the test's file.
             attach: False: the interceptor is closed by the test's end, not by the server's stop.
@@ -214,7 +214,10 @@ class Servers:
         interceptor = interceptor_of(
             self.kind,
             for_threads(store) if self.kind == "sync" else store,
-            methods={f"/{service}/{name}": policy for name, policy in (policies or {}).items()},
+            methods={
+                name if name.startswith("/") else f"/{service}/{name}": policy
+                for name, policy in (policies or {}).items()
+            },
             drain_limit=drain_limit,
             **options,
         )
