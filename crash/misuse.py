@@ -183,7 +183,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
 
     async def known(self: AioRun, operation: Running | None) -> Any:
         task = asyncio.current_task()
-        if operation is None or self.cancellable or task is None:
+        if operation is None or self.target.awaited or task is None:
             return await to_end(self, operation)
         tasks[operation.fence] = task
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import StoreUnavailable
-from grpc_idempotency._protocol.effects import Effect, Get, Pause, Plan, do
+from grpc_idempotency._protocol.effects import Effect, Get, Pause, Plan
 from grpc_idempotency._server.sync.keeper import Keeper
 
 SOON = 20.0
@@ -133,11 +133,11 @@ NAME = bytes(16)
 
 def asking(seen: list[Any]) -> Plan[str]:
     """A plan that asks three times, with a pause after the first."""
-    seen.append((yield from do(Get(NAME))))
-    yield from do(Pause(0.0))
+    seen.append((yield Get(NAME)))
+    yield Pause(0.0)
     for _ in range(2):
         try:
-            seen.append((yield from do(Get(NAME))))
+            seen.append((yield Get(NAME)))
         except StoreUnavailable:
             seen.append("unavailable")
     return "over"
@@ -176,7 +176,7 @@ def test_a_plan_that_pauses_keeps_nobody_waiting(held: Held) -> None:
     """While a plan pauses the thread is free for others (4.9)."""
 
     def pausing() -> Plan[None]:
-        yield from do(Pause(3600))
+        yield Pause(3600)
 
     held.keeper.carry(pausing(), performer())
     held.settle()

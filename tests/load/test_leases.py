@@ -84,12 +84,17 @@ class Kept:
         )
         asked_at = now()
         assert self.store.records.claim(claim) is None
-        return Lease(claim, every, asked_at, self.told.append)
+        return Lease(claim, every, asked_at, self.told.append, lambda: None)
 
     def keep(self, **given: Any) -> Lease:
         lease = self.lease(**given)
         self.leases.keep(lease)
         return lease
+
+
+def claim_of(lease: Lease) -> Claim:
+    assert lease.claim is not None
+    return lease.claim
 
 
 @pytest.fixture(params=[False, True], ids=["awaited", "blocking"])
@@ -110,7 +115,7 @@ def test_a_lease_is_renewed_until_it_is_dropped(kept: Kept) -> None:
     """Again and again, by one thread, whoever is busy elsewhere (4.9)."""
     lease = kept.keep()
     until = lease.until
-    kept.store.wait(lease.claim.name, 3)
+    kept.store.wait(claim_of(lease).name, 3)
     assert lease.until > until
     assert lease.holds()
     kept.leases.drop(lease)
@@ -123,15 +128,15 @@ def test_one_that_ends_before_its_first_renewal(kept: Kept) -> None:
     early = kept.keep(every=ms(20))
     kept.leases.drop(early)
     late = kept.keep(every=ms(20))
-    kept.store.wait(late.claim.name, 1)
-    assert early.claim.name not in kept.store.asked
+    kept.store.wait(claim_of(late).name, 1)
+    assert claim_of(early).name not in kept.store.asked
     assert list(kept.leases._kept) == [late]
 
 
 def test_an_earlier_one_is_not_waited_for(kept: Kept) -> None:
     """A lease that is due before all the others wakes the thread (4.9)."""
     kept.keep(every=ms(300_000))
-    kept.store.wait(kept.keep(every=ms(1)).claim.name, 1)
+    kept.store.wait(claim_of(kept.keep(every=ms(1))).name, 1)
 
 
 def test_those_that_are_due_are_asked_for_together(kept: Kept) -> None:
@@ -142,7 +147,7 @@ def test_those_that_are_due_are_asked_for_together(kept: Kept) -> None:
     kept.store.renewing = lambda name: together.wait(SOON) if kept.store.asked.count(name) == 1 else None
     leases = [kept.keep() for _ in range(8)]
     for lease in leases:
-        kept.store.wait(lease.claim.name, 2)
+        kept.store.wait(claim_of(lease).name, 2)
 
 
 def test_one_that_gets_no_answer_delays_no_other(kept: Kept) -> None:
@@ -150,11 +155,11 @@ def test_one_that_gets_no_answer_delays_no_other(kept: Kept) -> None:
     if not kept.store.blocks:
         pytest.skip("a call that blocks its thread is no awaited one")
     stuck, go = kept.lease(length=ms(200), every=ms(100)), threading.Event()
-    kept.store.renewing = lambda name: go.wait(SOON) if name == stuck.claim.name else None
+    kept.store.renewing = lambda name: go.wait(SOON) if name == claim_of(stuck).name else None
     kept.leases.keep(stuck)
     other = kept.keep()
-    kept.store.wait(stuck.claim.name, 2)
-    kept.store.wait(other.claim.name, 20)
+    kept.store.wait(claim_of(stuck).name, 2)
+    kept.store.wait(claim_of(other).name, 20)
     go.set()
 
 
@@ -165,13 +170,13 @@ def test_unanswered_renewals_do_not_pile_up(kept: Kept) -> None:
     go = threading.Event()
     kept.store.renewing = lambda _name: go.wait(SOON)
     lease = kept.keep(length=ms(40), every=ms(1))
-    kept.store.wait(lease.claim.name, MOST_UNANSWERED)
+    kept.store.wait(claim_of(lease).name, MOST_UNANSWERED)
     while not kept.told:
         go.wait(0.001)
     go.wait(0.1)  # time for many more
-    assert kept.store.asked.count(lease.claim.name) == MOST_UNANSWERED
+    assert kept.store.asked.count(claim_of(lease).name) == MOST_UNANSWERED
     go.set()
-    kept.store.wait(lease.claim.name, MOST_UNANSWERED + 2)
+    kept.store.wait(claim_of(lease).name, MOST_UNANSWERED + 2)
     assert set(kept.told) == {Told.LAPSED}
 
 
@@ -191,7 +196,7 @@ def test_one_that_fails_is_tried_again(kept: Kept, error: BaseException) -> None
     lease = kept.lease(every=ms(100))
     until = lease.until
     kept.leases.keep(lease)
-    kept.store.wait(lease.claim.name, 5)
+    kept.store.wait(claim_of(lease).name, 5)
     assert lease.until > until
     assert kept.told == []
 
@@ -200,18 +205,18 @@ def test_one_that_another_has_taken_over(kept: Kept) -> None:
     """Its run learns of it, and it is not renewed any more (4.2, 4.9)."""
     lease, lost = kept.lease(length=ms(40), every=ms(20)), threading.Event()
     lease._tell = lambda event: lost.set() if event is Told.LOST else None
-    while not (record := kept.store.records.get(lease.claim.name)) or not record.lapsed:
+    while not (record := kept.store.records.get(claim_of(lease).name)) or not record.lapsed:
         threading.Event().wait(0.001)
-    taker = replace(lease.claim, fence=secrets.token_bytes(16), lease=LONG)
-    assert kept.store.records.claim(taker, over=lease.claim.fence) is None
+    taker = replace(claim_of(lease), fence=secrets.token_bytes(16), lease=LONG)
+    assert kept.store.records.claim(taker, over=claim_of(lease).fence) is None
     assert not lease.holds()  # by its own clock already
     kept.leases.keep(lease)
     assert lost.wait(SOON)
     assert lease.lost
     assert not lease.holds()
     kept.store.asked.clear()
-    kept.store.wait(kept.keep().claim.name, 3)
-    assert lease.claim.name not in kept.store.asked
+    kept.store.wait(claim_of(kept.keep()).name, 3)
+    assert claim_of(lease).name not in kept.store.asked
 
 
 def test_one_that_ran_out_while_its_process_was_stopped(kept: Kept) -> None:
@@ -221,7 +226,7 @@ def test_one_that_ran_out_while_its_process_was_stopped(kept: Kept) -> None:
     lease.until -= 3600  # for an hour the process was stopped
     assert not lease.holds()
     kept.leases.keep(lease)
-    kept.store.wait(lease.claim.name, 2)
+    kept.store.wait(claim_of(lease).name, 2)
     assert lease.holds()
 
 
@@ -230,14 +235,14 @@ def test_a_refusal_that_comes_too_late_is_not_told(kept: Kept) -> None:
     lease = kept.lease()
 
     def settle(name: bytes) -> None:
-        if name == lease.claim.name:
-            kept.store.records.release(name, lease.claim.fence)
+        if name == claim_of(lease).name:
+            kept.store.records.release(name, claim_of(lease).fence)
             kept.leases.drop(lease)
 
     kept.store.renewing = settle
     kept.leases.keep(lease)
-    kept.store.wait(lease.claim.name, 1)
-    kept.store.wait(kept.keep().claim.name, 3)
+    kept.store.wait(claim_of(lease).name, 1)
+    kept.store.wait(claim_of(kept.keep()).name, 3)
     assert (kept.told, lease.lost) == ([], False)
 
 
@@ -253,7 +258,7 @@ def test_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(RuntimeError):
             kept.leases.start()
     kept.leases.start()
-    kept.store.wait(kept.keep().claim.name, 2)
+    kept.store.wait(claim_of(kept.keep()).name, 2)
     kept.leases.close().result(SOON)
     kept.workers.close()
 
@@ -292,7 +297,7 @@ def test_a_close_ends_what_is_under_way(kept: Kept) -> None:
     go = threading.Event()
     kept.store.renewing = lambda _name: go.wait(SOON)
     lease = kept.keep()
-    kept.store.wait(lease.claim.name, 1)
+    kept.store.wait(claim_of(lease).name, 1)
     kept.leases.close().result(SOON)
     go.set()
     assert not lease.lost
@@ -305,10 +310,10 @@ async def test_a_memory_store_bears_both(kept: Kept) -> None:
     store = AsyncMemoryStore()
     leases = Leases(store, lambda call: call())
     leases.start()
-    claims = [kept.lease().claim for _ in range(20)]
+    claims = [claim_of(kept.lease()) for _ in range(20)]
     for claim in claims:
         assert await store.claim(claim) is None
-        leases.keep(Lease(claim, ms(1), now(), kept.told.append))
+        leases.keep(Lease(claim, ms(1), now(), kept.told.append, lambda: None))
     for _ in range(20):
         assert len(await store.list()) == 20
         await asyncio.sleep(0.001)

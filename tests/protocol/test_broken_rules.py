@@ -20,7 +20,6 @@ from grpc_idempotency._protocol.effects import (
     Ran,
     Refused,
     RolledBack,
-    do,
 )
 from grpc_idempotency.policy import Disposition
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State
@@ -189,8 +188,8 @@ def test_a_call_that_is_never_told_is_caught(monkeypatch: pytest.MonkeyPatch) ->
 
     def blind(name: bytes, fence: bytes) -> Plan[None]:
         while True:
-            yield from do(Pause(1.0))
-            yield from do(Get(name))
+            yield Pause(1.0)
+            yield Get(name)
 
     monkeypatch.setattr(protocol, "watch", blind)
     caught(Scenario(effects=Effects.OPAQUE, calls=TWO), "4.3")
@@ -200,9 +199,9 @@ def test_a_call_that_does_not_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     """A plan that turns in a circle is no answer (4.3)."""
 
     def restless(call: Call) -> Plan[Any]:
-        boarded = yield from do(Board(call))
+        boarded = yield Board(call)
         while boarded is not None:
-            yield from do(Land(boarded, None))
+            yield Land(boarded, None)
 
     monkeypatch.setattr(protocol, "answer", restless)
     caught(Scenario(effects=Effects.OPAQUE), "4.3")

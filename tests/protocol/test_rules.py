@@ -32,7 +32,6 @@ from grpc_idempotency._protocol.effects import (
     LoadSteps,
     LoseLease,
     Mark,
-    NewFence,
     Pause,
     Plan,
     Raised,
@@ -356,8 +355,7 @@ def test_requests_are_the_same_by_bytes_or_by_meaning() -> None:
 
 def claiming(standing: Record | None = None, **policy: Any) -> Hand:
     """A flight whose first try at the claim is answered so."""
-    hand = Hand(protocol.operate(call(**policy)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(call(**policy), b"mine"))
     assert hand.asked(TryClaim).over is None
     hand.reply(TryClaim, standing)
     return hand
@@ -365,8 +363,7 @@ def claiming(standing: Record | None = None, **policy: Any) -> Hand:
 
 def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_is_told() -> None:
     """Claim, execute, complete, land: in this order and under one fence (4.1)."""
-    hand = Hand(protocol.operate(CALL))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(CALL, b"mine"))
     assert hand.asked(TryClaim).claim == claim()
     hand.reply(TryClaim, None)
     assert hand.asked(Execute) == Execute(claim(), attempt=1)
@@ -428,8 +425,7 @@ def test_recovery_takes_over_what_it_has_seen() -> None:
     """Its first claim names the fence of the record that it found, so that it need not lose once (5.4)."""
     seen = record(lapsed=True, effects=Effects.REPEATABLE, attempts=2, tries=1)
     repeatable = replace(call(effects=Effects.REPEATABLE), lapsed=seen)
-    hand = Hand(protocol.operate(repeatable))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(repeatable, b"mine"))
     assert hand.asked(TryClaim).over == b"theirs"
     hand.reply(TryClaim, None)
     hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=3, tries=1))
@@ -441,12 +437,10 @@ def test_recovery_takes_over_what_it_has_seen() -> None:
 def test_recovery_of_what_waits_runs_it_again() -> None:
     """And what another was quicker with is left to that one (5.2, 5.4)."""
     seen = record(State.WAITING, lapsed=True, effects=Effects.REPEATABLE, tries=1)
-    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen), b"mine"))
     hand.reply(TryClaim, None)
     assert hand.told == [Event.RUNS_AGAIN]
-    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen), b"mine"))
     quicker = record(fence=b"another")
     hand.reply(TryClaim, quicker)
     assert hand.result == Found(quicker)
@@ -509,8 +503,7 @@ def test_an_owner_that_came_back_keeps_its_operation() -> None:
 
 def test_without_a_claim_nothing_runs() -> None:
     """STORE_UNAVAILABLE, and the handler did not run (2.3, 5.5)."""
-    hand = Hand(protocol.operate(CALL))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(CALL, b"mine"))
     hand.fail(TryClaim, DOWN)
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
     assert "did not run" in hand.result.refusal.message
@@ -519,8 +512,7 @@ def test_without_a_claim_nothing_runs() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_claim_that_may_be_there_is_given_back(fails: bool) -> None:
     """Nobody should wait for the lease of a run that never began (5.5)."""
-    hand = Hand(protocol.operate(CALL))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(CALL, b"mine"))
     hand.fail(TryClaim, LOST)
     assert hand.asked(Release) == Release(b"name", b"mine")
     if fails:
@@ -555,8 +547,7 @@ def test_a_take_over_that_may_be_there_forgets_no_steps(state: State, fails: boo
 )
 def test_a_policy_may_let_calls_through_unprotected(ended: Ended, told: Outcome) -> None:
     """The handler runs as if there were no key (5.5)."""
-    hand = Hand(protocol.operate(call(unprotected=True)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(call(unprotected=True), b"mine"))
     hand.fail(TryClaim, DOWN)
     assert hand.asked(Execute) == Execute(None)
     hand.reply(Execute, Ran(ended))
@@ -897,7 +888,7 @@ def test_a_failure_that_a_store_can_not_keep_is_kept_without_its_text() -> None:
     assert hand.asked(Undo).failure == bare
     hand.reply(Undo, True)
     hand.reply(Unwind, None)
-    hand.reply(Complete, True)
+    hand.reply(Complete, NOON)
     assert hand.result == Executed(bare)
     hand = stepping(Answered(bare))
     hand.fail(Undo, Unstorable("not in this table"))
@@ -965,8 +956,7 @@ def test_a_waiting_call_looks_out_for_the_next_run() -> None:
 
 def running_again(*, steps: list[Step], state: State = State.WAITING, **said: Any) -> Hand:
     """A flight that has claimed an operation which is due to run again; what was ``said`` is in its record."""
-    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE), b"mine"))
     hand.reply(TryClaim, record(state, lapsed=True, effects=Effects.REPEATABLE, **said))
     hand.reply(TryClaim, None)
     hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=4, **said))
@@ -986,8 +976,7 @@ def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
 
 def taken_over() -> Hand:
     """A flight that has just taken over an operation whose server is gone."""
-    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE)))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE), b"mine"))
     hand.reply(TryClaim, record(lapsed=True, effects=Effects.REPEATABLE))
     hand.reply(TryClaim, None)
     return hand
@@ -1022,8 +1011,7 @@ def test_a_run_whose_steps_can_not_be_read_does_not_begin(what: type[Effect[Any]
 
 def test_an_opaque_operation_that_waits_runs_again() -> None:
     """It waits because its steps may be repeated, whatever its effects (5.2)."""
-    hand = Hand(protocol.operate(CALL))
-    hand.reply(NewFence, b"mine")
+    hand = Hand(protocol.operate(CALL, b"mine"))
     hand.reply(TryClaim, record(State.WAITING, lapsed=True))
     assert hand.asked(TryClaim).over == b"theirs"
 

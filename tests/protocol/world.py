@@ -27,7 +27,6 @@ from grpc_idempotency._protocol.effects import (
     LeaseHolds,
     LoadSteps,
     LoseLease,
-    NewFence,
     Pause,
     Plan,
     Raised,
@@ -256,7 +255,8 @@ class World:
             assert isinstance(flight, Flight)
             return Boarded(flight.fingerprint, False, flight)
         number = sum(name.startswith(f"{actor.name}.") for name in self.actors)
-        flight = Flight(f"{actor.name}.{number + 1}", actor.process, protocol.operate(call), call)
+        name = f"{actor.name}.{number + 1}"
+        flight = Flight(name, actor.process, protocol.operate(call, name.encode()), call)
         actor.process.flights[call.name] = flight
         self._begin(flight)
         return Boarded(call.fingerprint, True, flight)
@@ -412,8 +412,6 @@ class World:
             return
         if isinstance(actor.effect, Watch):
             self._look_out(actor.process, actor.effect)
-        elif isinstance(actor.effect, NewFence):  # nobody but itself can see this step
-            self._reply(actor, actor.name.encode())
         elif isinstance(actor.effect, LoadSteps):
             self._reply(actor, ())
         elif isinstance(actor.effect, Tell | LoseLease):

@@ -16,10 +16,10 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, SQLiteStore, State, aio
+from grpc_idempotency._operation.sync import wait_in_thread
 from grpc_idempotency._server.aio import flights as _aio_flights
 from grpc_idempotency._server.aio import interceptor as _aio
 from grpc_idempotency._server.aio.flights import Flight, Flights
-from grpc_idempotency._server.aio.run import wait_in_thread
 from grpc_idempotency.records import Claim
 
 from ..harness.handlers import full
@@ -535,4 +535,4 @@ async def test_a_timeout_that_a_thread_waits_for_is_told(kind: str) -> None:
         raise asyncio.TimeoutError("its own")
 
     with pytest.raises(asyncio.TimeoutError, match="its own"):
-        await asyncio.to_thread(wait_in_thread, fails(), asyncio.get_running_loop())
+        await asyncio.to_thread(wait_in_thread, fails, asyncio.get_running_loop())

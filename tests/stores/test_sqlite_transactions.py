@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from grpc_idempotency._operation.running import enter
-from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Claim
@@ -254,12 +253,11 @@ class TestKeyed:
             principal=b"",
             store=store,
             ttl=TTL,
-            steps=Steps((), unwinds=False),
             seal=sealed,
         )
         loop = asyncio.new_event_loop()
         loop.run_until_complete(store.claim(claim))
-        enter(operation)
+        enter(operation, threading.get_ident())
         try:
             loop.run_until_complete(give_up())
         finally:

@@ -17,6 +17,7 @@ from grpc_idempotency._methods.resolve import Methods
 from grpc_idempotency._protocol.effects import Answered
 from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.sync.context import ThreadContext
 from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.target import Target
 
@@ -108,7 +109,7 @@ async def test_100_000_messages_on_asyncio() -> None:
         for message in messages():
             yield message
 
-    run, peak = AioRun(target(generator), [b""], snapshot()), Peak()
+    run, peak = AioRun.of(target(generator), [b""], snapshot()), Peak()
     quick, slow = Checking(peak), Checking(peak)
 
     async def quickly(message: bytes) -> None:
@@ -127,11 +128,8 @@ async def test_100_000_messages_on_asyncio() -> None:
 
 def test_100_000_messages_on_threads() -> None:
     """The same on threads (4.8)."""
-    run, over, peak = (
-        SyncRun(target(lambda _request, _context: messages()), [b""], snapshot()),
-        threading.Event(),
-        Peak(),
-    )
+    run = SyncRun(target(lambda _request, _context: messages()), [b""], ThreadContext(snapshot()))
+    run.moved, over, peak = threading.Condition(), threading.Event(), Peak()
     followers = [Checking(peak), Checking(peak)]
     assert run.tape is not None
 

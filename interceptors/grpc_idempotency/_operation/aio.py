@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -20,16 +19,12 @@ class AsyncRunning(Running):
     """The operation of an ``async def`` handler."""
 
     awaited = True
+    _loop: asyncio.AbstractEventLoop
 
-    def __init__(self, **known: Any) -> None:
-        super().__init__(**known)
-        self._loop = asyncio.get_running_loop()
-        self._tasks: dict[str, asyncio.Task[Any] | None] = {}
-        """The task of each step that runs."""
-        self._lock = threading.Lock()
-        """Held while a transaction is forgotten, in whatever thread, and while somebody begins to wait for that."""
-        self._moved: asyncio.Future[None] | None = None
-        """What those wait for who want to hear of a step's beginning or end, or the handler's."""
+    _tasks: dict[str, asyncio.Task[Any] | None] | None = None
+    """The task of each step that runs."""
+    _moved: asyncio.Future[None] | None = None
+    """Is done at the next beginning or end of a step or a transaction, and at the handler's end."""
 
     async def step(self, name: str, fn: Callable[..., Any], undo: Callable[..., Any] | None, transaction: bool) -> Any:
         """See :meth:`grpc_idempotency.aio.Operation.step`."""
@@ -42,6 +37,9 @@ class AsyncRunning(Running):
         if asyncio.get_running_loop() is not self._loop:
             raise StepMisuse(f"step {name!r} of an async def handler runs in the handler's own event loop alone")
         beside = self._is_beside(name)
+        if self.claim is not None and self.committed is None:
+            self._claiming()
+            self._won(await self.store.claim(self.claim))
         try:
             return self._ask(name, undo, transaction, beside=beside)
         except Unwinding:
@@ -57,6 +55,8 @@ class AsyncRunning(Running):
             await asyncio.wait((self._next_move(),), timeout=left)
 
     async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
+        if self._tasks is None:
+            self._tasks = {}
         self._tasks[name] = asyncio.current_task()
         try:
             with self.scope.child(name).opened():
@@ -92,10 +92,12 @@ class AsyncRunning(Running):
 
         return await _uncut(transact())
 
-    def end(self) -> None:
+    def end(self) -> bool:
         """See :meth:`Running.end`."""
-        super().end()
-        self._stir()
+        busy = super().end()
+        if self._moved is not None:
+            self._stir()
+        return busy
 
     def end_transaction(self, transaction: object) -> None:
         """See :meth:`Running.end_transaction`; in whatever thread."""
@@ -118,7 +120,7 @@ class AsyncRunning(Running):
         while (moved := self._next_end()) is not None:
             if stop:
                 stop = False
-                for task in self._tasks.values():
+                for task in (self._tasks or {}).values():
                     assert task is not None
                     task.cancel()
             try:

@@ -9,44 +9,46 @@ import contextvars
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 _holder: contextvars.ContextVar["Holder | None"] = contextvars.ContextVar("grpc_idempotency_operation", default=None)
 
 
+@dataclass(slots=True, eq=False)
 class Holder:
     """A handler, a step or a transaction's function that has an operation."""
 
-    __slots__ = ("_owner", "operation", "over", "within")
-
-    def __init__(self, operation: Any, within: str | None = None, *, anywhere: bool = False) -> None:
-        self.operation = operation
-        self.within = within
-        """What it is in words, where it is not the handler itself."""
-        self.over = False
-        """Whether the step has ended."""
-        self._owner: object = None if anywhere else self._caller()
+    operation: Any
+    owner: object
+    """The task of an ``async def`` handler or step, the id of a ``def`` one's thread; ``None``: whoever has this."""
+    within: str | None = None
+    """What it is in words, where it is not the handler itself."""
+    over: bool = False
+    """True once the step has ended."""
 
     @property
     def asks(self) -> bool:
-        """Whether the calling task or thread is the holder, and not one that has only got its context."""
+        """True if the calling task or thread is the holder, and not one that has only got its context."""
         if self.over or (self.within is None and self.operation.over):
             return False
-        return self._owner is None or self._owner == self._caller()
-
-    def _caller(self) -> object:
-        return _task() if self.operation.awaited else threading.get_ident()
+        return self.owner is None or self.owner == caller_of(self.operation)
 
 
-def enter(operation: Any) -> None:
-    """Gives the operation, or ``None``, to the calling task or thread as its handler."""
-    _holder.set(None if operation is None else Holder(operation))
+def caller_of(operation: Any) -> object:
+    """Returns what tells the calling task from others, or the calling thread: the operation's kind decides."""
+    return _task() if operation.awaited else threading.get_ident()
+
+
+def enter(operation: Any, owner: object) -> None:
+    """Makes the calling task or thread, which is ``owner``, the operation's handler; ``None``: it has no operation."""
+    _holder.set(None if operation is None else Holder(operation, owner))
 
 
 @contextmanager
 def holding(operation: Any, step: str) -> Iterator[None]:
     """Gives the operation to the calling task or thread as its step of this name, for a time."""
-    holder = Holder(operation, f"step {step!r}")
+    holder = Holder(operation, caller_of(operation), f"step {step!r}")
     token = _holder.set(holder)
     try:
         yield
@@ -57,7 +59,7 @@ def holding(operation: Any, step: str) -> Iterator[None]:
 
 def lend(context: contextvars.Context, operation: Any) -> None:
     """Gives the operation to a transaction's function, which runs in this context on the database's thread."""
-    context.run(_holder.set, Holder(operation, "a transaction's function", anywhere=True))
+    context.run(_holder.set, Holder(operation, None, "a transaction's function"))
 
 
 def held() -> Holder | None:

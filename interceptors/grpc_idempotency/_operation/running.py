@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from grpc_idempotency._operation import ambient
 from grpc_idempotency._operation.scope import Scope, enter_scope, scope_of
 from grpc_idempotency._operation.steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
-from grpc_idempotency.records import Claim, Outcome, Step
+from grpc_idempotency.records import Claim, Outcome, Record, Step
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -34,11 +35,15 @@ class Running:
         principal: bytes,
         store: Any,
         ttl: timedelta,
-        steps: Steps,
         seal: Callable[[object], Outcome],
         answers: Callable[[object], bool] = lambda _: False,
         leased: Callable[[], bool] = lambda: True,
+        finished: Sequence[Step] = (),
+        unwinds: bool = False,
         claim: Claim | None = None,
+        claiming: Callable[[], object] = lambda: None,
+        claimed: Callable[[], object] = lambda: None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.name = name
         """16 bytes: the digest that names the operation."""
@@ -55,34 +60,73 @@ class Running:
         self.ttl = ttl
         """How long its outcome will be kept."""
         self.claim = claim
-        """The claim, where it has not been written: the record comes with the outcome."""
-        self.committed: Outcome | None = None
-        """The outcome that a transaction of this run has committed, if one has. Set by the store."""
-        self.completed_at: datetime | None = None
-        """When that outcome was stored. Set by the store."""
-        self.uncommitted: StoreUnavailable | None = None
-        """The error with which a transaction of this run could not be committed, if so. Set by the store."""
-        self.steps = steps
-        """For the interceptors: the steps of this run."""
-        self.scope: Scope = scope_of(name)
-        """Where calls to other services get their keys from, outside of steps (5.3)."""
+        """The claim of this run, as long as it is not written; ``None`` where it is (5.1)."""
+        self._claiming = claiming
+        """Called before the claim is asked for after all."""
+        self._claimed = claimed
+        """Called when it is written."""
         self._seal = seal
         self._answers = answers
         self._leased = leased
+        self._finished = finished
+        self._unwinds = unwinds
+        self._loop = loop
+        self._lock = threading.Lock()
+        """Guards the transactions; in a ``def`` handler's operation the steps too."""
         self._transactions: set[object] = set()
         """The handler's own transactions that the store has not answered yet."""
-        self.handlers: Any = None
-        """The operation as the handler sees it, once it has asked for it."""
+
+    # Of the class until they are set: each keyed call makes an operation, and few have use for most of this.
+    committed: Outcome | None = None
+    """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+    completed_at: datetime | None = None
+    """When that outcome was stored. Set by the store."""
+    uncommitted: StoreUnavailable | None = None
+    """The error with which a transaction of this run could not be committed, if so. Set by the store."""
+    handlers: Any = None
+    """The operation as the handler sees it, once it has asked for it."""
+    over = False
+    """True once the handler has ended: no further step begins, and what it left behind has no operation."""
+
+    _steps: Steps | None = None
+    _scope: Scope | None = None
 
     @property
-    def over(self) -> bool:
-        """Whether the handler has ended."""
-        return self.steps.over
+    def steps(self) -> Steps:
+        """The steps of this run."""
+        steps = self._steps
+        if steps is None:
+            steps = self.__dict__.setdefault("_steps", Steps(self._finished, unwinds=self._unwinds))  # atomic
+            steps.over = self.over
+        return steps
 
-    def end(self) -> None:
-        """For the interceptors: the handler has ended. No further step begins; what it left behind has no operation."""
-        self.steps.over = True
-        self.scope.over = True
+    @property
+    def scope(self) -> Scope:
+        """Where calls to other services get their keys from, outside of steps (5.3)."""
+        scope = self._scope
+        if scope is None:
+            scope = self.__dict__.setdefault("_scope", scope_of(self.name))  # atomic
+            scope.over = self.over
+        return scope
+
+    @property
+    def has_steps(self) -> bool:
+        """True if a step is finished, in this run or one before, or was begun and may be."""
+        return bool(self._finished) or bool(self._steps)
+
+    def end(self) -> bool:
+        """For the interceptors: the handler has ended.
+
+        Returns:
+            True if it has left steps or transactions running, whose end is to be waited for.
+        """
+        self.over = True
+        if self._scope is not None:
+            self._scope.over = True
+        if self._steps is not None:
+            self._steps.over = True
+            return self._steps.running or bool(self._transactions)
+        return bool(self._transactions)
 
     def seal(self, reply: object) -> Outcome:
         """The outcome that the call has if ``reply`` is its reply: serialized, with the status and trailers set so far.
@@ -90,7 +134,8 @@ class Running:
         For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed. In a run
         that only undoes there is none: this raises.
         """
-        self.steps.check_reply()
+        if self._unwinds or self._steps is not None:
+            self.steps.check_reply()
         return self._seal(reply)
 
     def answers(self, value: object) -> bool:
@@ -121,6 +166,17 @@ class Running:
             raise StepMisuse(f"step {name!r} comes too late: the handler's transaction has committed its reply")
         self._check_lease()
         return self.steps.begin(name, None if undo is None else Undo(undo, transaction), beside=beside)
+
+    def _won(self, standing: Record | None) -> None:
+        """The claim is written, before the first step: an operation without a record can't keep any.
+
+        Raises:
+            FenceRefused: A record stands in its way.
+        """
+        if standing is not None:
+            raise FenceRefused("the operation has another owner: its step was not begun")
+        self.claim = None
+        self._claimed()
 
     def _check_lease(self) -> None:
         """Sees to it that a run that another one may have replaced begins nothing any more (4.9)."""
@@ -193,7 +249,12 @@ def behind() -> Running | None:
     return None if holder is None or holder.operation.over else holder.operation
 
 
-def enter(operation: Running | None) -> None:
-    """Makes the calling task or thread the operation's handler, and its scope that of calls (for the interceptors)."""
-    enter_scope(operation.scope if operation is not None else None)
-    ambient.enter(operation)
+def enter(operation: Running | None, owner: object = None) -> None:
+    """Makes the calling task or thread the operation's handler, and its scope that of calls (for the interceptors).
+
+    Args:
+        operation: The operation; ``None``: the caller has none.
+        owner: The calling task, or the calling thread's id. ``None``: every task and thread with this context.
+    """
+    enter_scope(operation)
+    ambient.enter(operation, owner)

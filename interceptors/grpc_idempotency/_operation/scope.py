@@ -13,11 +13,19 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 from grpc_idempotency.errors import ConcurrentCalls, UnkeyedRetry
 
-_current: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
+
+class HasScope(Protocol):
+    """A scope, or an operation, which makes its scope when it is asked for it."""
+
+    @property
+    def scope(self) -> "Scope": ...
+
+
+_current: contextvars.ContextVar[HasScope | None] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
 
 
 class Ticket:
@@ -77,6 +85,11 @@ class Scope:
         """The latest call that was given a key."""
         self.over: bool = False
         """Whether what it is the scope of has ended: what that left behind makes calls of its own, with new keys."""
+
+    @property
+    def scope(self) -> "Scope":
+        """Itself."""
+        return self
 
     def child(self, name: str) -> "Scope":
         """The scope of the step of this name: its numbers are its own."""
@@ -162,8 +175,8 @@ class Block:
 
 def current_scope() -> Scope | None:
     """The scope that calls are made in just now; ``None`` where keys are minted."""
-    scope = _current.get()
-    return None if scope is None or scope.over else scope
+    held = _current.get()
+    return None if held is None or held.scope.over else held.scope
 
 
 def scope_of(operation: bytes) -> Scope:
@@ -171,7 +184,7 @@ def scope_of(operation: bytes) -> Scope:
     return Scope(operation)
 
 
-def enter_scope(scope: Scope | None) -> None:
+def enter_scope(scope: HasScope | None) -> None:
     """Makes it this context's scope, until it is over."""
     _current.set(scope)
 

@@ -1,35 +1,37 @@
 """The operation of a plain ``def`` handler."""
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from grpc_idempotency._operation import ambient
 from grpc_idempotency._operation.running import NOT_OURS, PATIENCE, Kept, Running, running_loop, trouble, undoing
 from grpc_idempotency._operation.steps import Unwinding
-from grpc_idempotency.errors import FenceRefused, StepMisuse
+from grpc_idempotency.errors import FenceRefused, StepMisuse, StoreUnavailable
 from grpc_idempotency.records import Step
 
 
 class SyncRunning(Running):
-    """The operation of a plain ``def`` handler."""
+    """The operation of a plain ``def`` handler on a server of threads."""
 
     awaited = False
 
-    def __init__(
-        self,
-        *,
-        wait_for: Callable[[Callable[[], Any]], Any] = lambda call: call(),
-        loop: asyncio.AbstractEventLoop | None = None,
-        **known: Any,
-    ) -> None:
-        super().__init__(**known)
-        self._wait_for = wait_for
-        """Makes a call of the store and waits for its answer: on an asyncio server both in its ``loop``."""
-        self._loop = loop
-        self._moved = threading.Condition(threading.Lock())
-        """Guards the steps; notified when one begins or ends, or the handler does."""
+    _condition: threading.Condition | None = None
+
+    def _asked(self, call: Callable[[], Any]) -> Any:
+        """Makes a call of the store, and waits for its answer."""
+        return call()
+
+    @property
+    def _moved(self) -> threading.Condition:
+        """Notified, while it holds the lock, when a step or a transaction begins or ends, or the handler ends."""
+        if self._condition is None:
+            self.__dict__.setdefault("_condition", threading.Condition(self._lock))  # atomic
+        assert self._condition is not None
+        return self._condition
 
     def step(self, name: str, fn: Callable[..., Any], undo: Callable[..., Any] | None, transaction: bool) -> Any:
         """See :meth:`grpc_idempotency.Operation.step`."""
@@ -42,6 +44,9 @@ class SyncRunning(Running):
         if self._loop is not None and running_loop() is self._loop:
             raise StepMisuse(f"step {name!r} of a plain def handler would block the server's event loop")
         beside = self._is_beside(name)
+        if self.claim is not None and self.committed is None:
+            self._claiming()
+            self._won(self._asked(partial(self.store.claim, self.claim)))
         with self._moved:
             try:
                 return self._ask(name, undo, transaction, beside=beside)
@@ -64,7 +69,7 @@ class SyncRunning(Running):
     def _do(self, name: str, fn: Callable[..., Any]) -> Any:
         step = self.steps.made(name, fn())
         try:
-            kept = self._wait_for(lambda: self.store.record_step(self.name, self.fence, step))
+            kept = self._asked(partial(self.store.record_step, self.name, self.fence, step))
         except BaseException:
             self._finish(step)  # it has been done, and perhaps kept: it is undone in either case
             raise
@@ -74,30 +79,33 @@ class SyncRunning(Running):
 
     def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
         kept = Kept(self.steps, name)
-        transaction = self._transacting()(fn, step=kept)  # called here: it is the caller's operation that it is about
-        self._wait_for(lambda: transaction)
+        answer = self._transacting()(fn, step=kept)  # called here: the operation is that of the caller
+        self._asked(lambda: answer)
         return self._finish(kept.step)
 
     def _finish(self, step: Step) -> Any:
         with self._moved:
             return self.steps.finish(step)
 
-    def end(self) -> None:
+    def end(self) -> bool:
         """See :meth:`Running.end`."""
-        with self._moved:
-            super().end()
-            self._moved.notify_all()
+        with self._lock:
+            busy = super().end()
+            if self._condition is not None:
+                self._condition.notify_all()
+        return busy
 
     def begin_transaction(self, transaction: object) -> None:
         """See :meth:`Running.begin_transaction`."""
-        with self._moved:
+        with self._lock:
             super().begin_transaction(transaction)
 
     def end_transaction(self, transaction: object) -> None:
         """See :meth:`Running.end_transaction`."""
-        with self._moved:
+        with self._lock:
             super().end_transaction(transaction)
-            self._moved.notify_all()
+            if self._condition is not None:
+                self._condition.notify_all()
 
     def rest(self) -> None:
         """For the interceptors: the handler has ended; waits for its other threads' steps, and its transactions."""
@@ -108,7 +116,7 @@ class SyncRunning(Running):
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
         try:
-            self.steps.learn(self._wait_for(lambda: self.store.steps(self.name)))
+            self.steps.learn(self._asked(partial(self.store.steps, self.name)))
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)
@@ -118,3 +126,55 @@ class SyncRunning(Running):
         except BaseException as exc:  # whatever it is, it must not end the operation's own thread
             return trouble(self.method, exc)
         return None
+
+
+class LoopRunning(SyncRunning):
+    """The operation of a plain ``def`` handler on an asyncio server: the store's calls are awaited in its loop."""
+
+    _loop: asyncio.AbstractEventLoop
+
+    def _asked(self, call: Callable[[], Any]) -> Any:
+        """Makes the call in the loop, and waits for its answer in this thread."""
+        return wait_in_thread(call, self._loop)
+
+
+def wait_in_thread(call: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Any:
+    """Makes a call in the loop, and waits for its answer in the calling thread.
+
+    Raises:
+        StoreUnavailable: The loop has ended before the answer came.
+    """
+
+    async def ask() -> Any:
+        return await call()
+
+    work = ask()
+    try:
+        return wait_for_loop(asyncio.run_coroutine_threadsafe(work, loop), loop)
+    except concurrent.futures.CancelledError as exc:
+        raise StoreUnavailable(LOOP_ENDED, landed=None) from exc
+    except RuntimeError as exc:
+        if not loop.is_closed():
+            raise
+        work.close()
+        raise StoreUnavailable(LOOP_ENDED) from exc
+
+
+def wait_for_loop(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
+    """Waits in a thread for what the loop answers, as long as there is a loop.
+
+    Raises:
+        StoreUnavailable: The loop has ended before the answer came.
+    """
+    while True:
+        concurrent.futures.wait((answer,), _LOOK_EVERY)  # not result(): the answer may be a TimeoutError itself
+        if answer.done():
+            return answer.result()
+        if loop.is_closed():
+            raise StoreUnavailable(LOOP_ENDED, landed=None)
+
+
+_LOOK_EVERY = 1.0
+"""Seconds after which a thread that waits looks whether the loop is still there."""
+LOOP_ENDED = "the event loop ended before the store had answered"
+"""Says why an answer never comes."""

@@ -1,6 +1,7 @@
 """The vocabulary of the protocol: what its plans work on, what they ask of the world, and what comes of them.
 
-Types alone; the rules are in ``rules.py``.
+Types alone; the rules are in ``rules.py``. Nobody changes these values. They are not frozen all the same: each call
+makes some ten of them, and a frozen dataclass takes three times as long to make.
 """
 
 import enum
@@ -19,7 +20,7 @@ T = TypeVar("T")
 # What the plans work on
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Call:
     """A keyed call that was admitted: its key is valid, its principal known."""
 
@@ -39,6 +40,8 @@ class Call:
     """Without a client: the record as it was found, which this call is to take over."""
     owner: str = ""
     """The process that claims it, as ``host:pid``."""
+    unclaimed: bool = False
+    """True if its handler runs without a claim: the commit of its transaction writes the record (5.1)."""
 
 
 class Mark(enum.Enum):
@@ -50,7 +53,7 @@ class Mark(enum.Enum):
     UNPROTECTED = "unprotected"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Answer:
     """The handler's answer, for one call."""
 
@@ -65,7 +68,7 @@ class Answer:
 # How a handler can end
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Answered:
     """It returned, or aborted with a status."""
 
@@ -76,14 +79,14 @@ class Answered:
     """When that was, where the store has told."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Raised:
     """It raised; ``outcome`` is what a client gets to see of that."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class RolledBack:
     """It raised because the store could not do something for it."""
 
@@ -104,19 +107,21 @@ class CutShort(enum.Enum):
 Ended = Answered | Raised | RolledBack | CutShort
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Ran:
     """How a run ended, and what it leaves."""
 
     ended: Ended
     steps: bool = False
     """Whether any step of the operation is finished, in this run or one before; or may be, since it was begun."""
+    claimed: bool = True
+    """False if the claim of the run was not written."""
 
 
 # What a flight can land with
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Executed:
     """The handler ran, and its outcome is stored."""
 
@@ -125,33 +130,33 @@ class Executed:
     """When it was stored, where that is known, and all of it is kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Released:
     """The handler ran, and nothing of it is kept: the operation is absent, or will be when its lease runs out."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Waits:
     """The handler ran, and has to run again later; its steps are kept (5.2)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Unprotected:
     """The handler ran, the store is down, and the policy lets the answer go all the same (5.5)."""
 
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Found:
     """The handler did not run, or does not count: this record stands in its way. ``None``: it is gone again."""
 
     record: Record | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Refused:
     """No answer can be given, to nobody of those who wait."""
 
@@ -161,7 +166,7 @@ class Refused:
 Landing = Executed | Released | Waits | Unprotected | Found | Refused
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Landed:
     """What a call learns of the flight that it follows."""
 
@@ -205,13 +210,7 @@ class Effect(Generic[T]):
 Plan = Generator[Effect[Any], Any, T]
 
 
-def do(effect: Effect[T]) -> Plan[T]:
-    """Yields the effect and returns its reply, typed."""
-    reply: T = yield effect
-    return reply
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Boarded:
     """A flight that a call is on."""
 
@@ -222,7 +221,7 @@ class Boarded:
     """The shell's own."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Board(Effect[Boarded | None]):
     """Joins the flight of the call's name in this process, or founds one, at one instant and without I/O.
 
@@ -232,7 +231,7 @@ class Board(Effect[Boarded | None]):
     call: Call
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Land(Effect[Landed]):
     """Waits for the flight to land, until then at the latest. A stream's messages are sent on meanwhile."""
 
@@ -240,7 +239,7 @@ class Land(Effect[Landed]):
     until: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Watch(Effect[bool]):
     """Waits for the end of the plan ``watch``, one for all who wait; ``False`` when the time was up first."""
 
@@ -249,12 +248,7 @@ class Watch(Effect[bool]):
     until: float
 
 
-@dataclass(frozen=True, slots=True)
-class NewFence(Effect[bytes]):
-    """16 random bytes."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class TryClaim(Effect[Record | None]):
     """The store's ``claim``."""
 
@@ -262,7 +256,7 @@ class TryClaim(Effect[Record | None]):
     over: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Renew(Effect[bool]):
     """The store's ``renew``."""
 
@@ -273,8 +267,8 @@ class Renew(Effect[bool]):
     """After how many seconds without an answer it counts as failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Complete(Effect[datetime | None]):
+@dataclass(slots=True, unsafe_hash=True)
+class Complete(Effect[datetime | Record | None]):
     """The store's ``complete``."""
 
     name: bytes
@@ -283,7 +277,16 @@ class Complete(Effect[datetime | None]):
     ttl: timedelta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
+class CompleteUnclaimed(Effect[datetime | Record | None]):
+    """The store's ``complete_unclaimed``."""
+
+    claim: Claim
+    outcome: Outcome
+    ttl: timedelta
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class Release(Effect[bool]):
     """The store's ``release``."""
 
@@ -291,7 +294,7 @@ class Release(Effect[bool]):
     fence: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Hold(Effect[bool]):
     """The store's ``hold``."""
 
@@ -301,14 +304,14 @@ class Hold(Effect[bool]):
     lapsed_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Get(Effect[Record | None]):
     """The store's ``get``."""
 
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Wait(Effect[bool]):
     """The store's ``wait``."""
 
@@ -319,7 +322,7 @@ class Wait(Effect[bool]):
     undo_tries: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Undo(Effect[bool]):
     """The store's ``undo``."""
 
@@ -328,14 +331,14 @@ class Undo(Effect[bool]):
     failure: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class LoadSteps(Effect[Sequence[Step]]):
     """The store's ``steps``."""
 
     name: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Execute(Effect[Ran]):
     """Runs the handler of the call that founded this flight; without a claim, as if the call had no key."""
 
@@ -345,31 +348,33 @@ class Execute(Effect[Ran]):
     """Those finished in runs before."""
     unwinds: bool = False
     """Whether no further step may begin: the run is only to make known how to undo the finished ones."""
+    claimed: bool = True
+    """False if the claim is not written: the commit of the handler's transaction writes the record (5.1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Unwind(Effect[str | None]):
     """Undoes the finished steps of the run before, the last first; why it could not, or ``None``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class LoseLease(Effect[None]):
     """Tells the run that it has lost its lease for good: it begins no further step or undo."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Tell(Effect[None]):
     """Writes an event of this flight's operation to the log."""
 
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class LeaseHolds(Effect[bool]):
     """Whether this flight's owner can still be taken for alive: its lease, by its own clock, has not run out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Pause(Effect[None]):
     """Lets about so much time pass, jittered."""
 

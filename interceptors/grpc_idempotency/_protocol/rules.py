@@ -14,7 +14,7 @@ an operation:
 
 import enum
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, TypeGuard, TypeVar
 
@@ -23,8 +23,10 @@ from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
     Board,
+    Boarded,
     Call,
     Complete,
+    CompleteUnclaimed,
     CutShort,
     Effect,
     Event,
@@ -41,7 +43,6 @@ from grpc_idempotency._protocol.effects import (
     LoadSteps,
     LoseLease,
     Mark,
-    NewFence,
     Pause,
     Plan,
     Raised,
@@ -59,12 +60,11 @@ from grpc_idempotency._protocol.effects import (
     Wait,
     Waits,
     Watch,
-    do,
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
 
 T = TypeVar("T")
 
@@ -75,11 +75,11 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
     """What a keyed call is answered with (4.1, 4.3)."""
     waited = False
     while True:
-        boarded = yield from do(Board(call))
+        boarded: Boarded | None = yield Board(call)
         if boarded is None:
             return _no_room()
         if same_request(boarded.fingerprint, call.fingerprint):
-            landed = yield from do(Land(boarded, None if boarded.founded else call.until))
+            landed: Landed = yield Land(boarded, None if boarded.founded else call.until)
         else:
             landed = Landed((yield from _beside_another(call)))
         begun = landed.begun
@@ -108,7 +108,7 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
                 told = _judge(call, record, waited)
                 if told is not None:
                     return told
-                if not (yield from do(Watch(call.name, record.fence, call.until))):
+                if not (yield Watch(call.name, record.fence, call.until)):
                     return _in_flight()
                 waited = True
             case _:
@@ -119,7 +119,7 @@ def _beside_another(call: Call) -> Plan[Landing]:
     """What a call learns that meets a flight of another request: it may be that flight which reuses the key."""
     try:
         # The flight may not have heard yet of a record that stands in its way, and that is of this call's request.
-        record = yield from do(Get(call.name))
+        record: Record | None = yield Get(call.name)
     except StoreUnavailable:
         return Refused(_store_unavailable("The handler did not run"))
     return Refused(_key_reused(call)) if record is None else Found(record)
@@ -159,83 +159,104 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
 # One flight
 
 
-@dataclass(frozen=True, slots=True)
-class _Won:
-    over: Record | None
-    """The record that was taken over, as it was seen before."""
+def operate(call: Call, fence: bytes) -> Plan[Landing]:
+    """Claims the operation, runs the handler, settles the record.
 
-
-def operate(call: Call) -> Plan[Landing]:
-    """Claims the operation, runs the handler, settles the record."""
-    policy = call.policy
+    Args:
+        call: The call that founds the flight.
+        fence: 16 random bytes.
+    """
     claim = Claim(
         name=call.name,
         method=call.method,
-        fence=(yield from do(NewFence())),
+        fence=fence,
         fingerprint=call.fingerprint,
-        effects=policy.effects,
-        lease=policy.lease,
+        effects=call.policy.effects,
+        lease=call.policy.lease,
         owner=call.owner,
         streams=call.streams,
         request=call.request,
     )
-    try:
-        seized = yield from _seize(claim, call.lapsed)
-    except StoreUnavailable:
-        return (yield from _without_claim(call))
-    match seized:
-        case Record():
-            return Found(seized)
-        case _Won(over):
-            if over is None:
-                ran = yield from do(Execute(claim))
-                return (yield from settle(call, claim, ran, 0))
-            yield from do(Tell(Event.RUNS_AGAIN if over.state is State.WAITING else Event.TOOK_OVER))
-            return (yield from _run_again(call, claim))
-        case _:
-            assert_never(seized)
+    over = call.lapsed
+    if call.unclaimed:
+        try:
+            standing: Record | None = yield Get(call.name)
+        except StoreUnavailable:
+            return (yield from _without_claim(call))
+        if standing is None:
+            ran: Ran = yield Execute(claim, claimed=False)
+            return (yield from (settle(call, claim, ran, 0) if ran.claimed else _settle_unclaimed(call, claim, ran)))
+        if not _may_take_over(call, standing):
+            return Found(standing)
+        over = standing
+    if over is None:
+        try:
+            standing = yield TryClaim(claim)
+        except StoreUnavailable as exc:
+            return (yield from _not_claimed(call, claim, None, exc))
+        if standing is None:
+            ran = yield Execute(claim)
+            return (yield from settle(call, claim, ran, 0))
+        if not _may_take_over(call, standing):
+            return Found(standing)
+        over = standing
+    return (yield from _take_over(call, claim, over))
+
+
+def _may_take_over(call: Call, record: Record) -> bool:
+    """True if the record's owner is gone (4.9).
+
+    Another request must not run in the place of this one: it learns of its reused key instead.
+    """
+    return record.lapsed and same_request(record.fingerprint, call.fingerprint)
+
+
+def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Landing]:
+    """Claims the operation from an owner that is gone, or finds the record that stands in its way."""
+    while True:
+        if _is_in_doubt(over):
+            if (yield from hold_lapsed(over)):
+                return Found(replace(over, state=State.HELD, lapsed=False, reason=_OWNER_GONE))
+            known = None  # its owner, or another caller, was quicker
+        else:
+            known = over
+        try:
+            standing: Record | None = yield TryClaim(claim, None if known is None else known.fence)
+        except StoreUnavailable as exc:
+            return (yield from _not_claimed(call, claim, known, exc))
+        if standing is None:
+            break
+        if not _may_take_over(call, standing):
+            return Found(standing)
+        over = standing
+    if known is None:
+        ran: Ran = yield Execute(claim)
+        return (yield from settle(call, claim, ran, 0))
+    yield Tell(Event.RUNS_AGAIN if known.state is State.WAITING else Event.TOOK_OVER)
+    return (yield from _run_again(call, claim))
 
 
 def _run_again(call: Call, claim: Claim) -> Plan[Landing]:
     """A run after one that was cut short, or that failed in a way that may pass."""
     try:
         # Its owner may have gone on between the look and the take-over, and have failed for good, say.
-        record = yield from do(Get(claim.name))
-        steps = tuple((yield from do(LoadSteps(claim.name))))
+        record: Record | None = yield Get(claim.name)
+        steps: tuple[Step, ...] = tuple((yield LoadSteps(claim.name)))
     except StoreUnavailable:
         return Refused(_store_unavailable("The handler did not run"))  # the lease's end lets another try
     if record is None or record.fence != claim.fence:
         return Found(record)
-    ran = yield from do(Execute(claim, record.attempts, steps, unwinds=record.failure is not None))
+    ran: Ran = yield Execute(claim, record.attempts, steps, unwinds=record.failure is not None)
     if record.failure is None or ran.ended is CutShort.ABANDONED:
         return (yield from settle(call, claim, ran, record.tries))
     return (yield from _unwind(call, claim, record.failure, record.tries, record.undo_tries))
 
 
-def _seize(claim: Claim, lapsed: Record | None) -> Plan[_Won | Record]:
-    """Wins the claim, taking over from an owner that is gone (4.9), or finds the record that stands in its way.
-
-    ``lapsed`` is the record that is to be taken over, where it is known already.
-    """
-    over = lapsed
-    while True:
-        try:
-            record = yield from do(TryClaim(claim, None if over is None else over.fence))
-        except StoreUnavailable as exc:
-            if exc.landed is not False:
-                yield from _give_back(claim, over)
-            raise
-        if record is None:
-            return _Won(over)
-        # Another request must not run in the place of this one: it learns of its reused key instead.
-        if not record.lapsed or not same_request(record.fingerprint, claim.fingerprint):
-            return record
-        if not _is_in_doubt(record):
-            over = record
-        elif (yield from hold_lapsed(record)):
-            return replace(record, state=State.HELD, lapsed=False, reason=_OWNER_GONE)
-        else:
-            over = None  # its owner, or another caller, was quicker
+def _not_claimed(call: Call, claim: Claim, over: Record | None, error: StoreUnavailable) -> Plan[Landing]:
+    """The store has not answered a claim, which may be there all the same."""
+    if error.landed is not False:
+        yield from _give_back(claim, over)
+    return (yield from _without_claim(call))
 
 
 def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
@@ -245,9 +266,9 @@ def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
     """
     with suppress(StoreUnavailable):
         if over is None:
-            yield from do(Release(claim.name, claim.fence))
+            yield Release(claim.name, claim.fence)
         else:
-            yield from do(Wait(claim.name, claim.fence, timedelta(0), over.tries, over.undo_tries))
+            yield Wait(claim.name, claim.fence, timedelta(0), over.tries, over.undo_tries)
 
 
 def _is_in_doubt(record: Record) -> bool:
@@ -257,9 +278,9 @@ def _is_in_doubt(record: Record) -> bool:
 
 def hold_lapsed(record: Record) -> Plan[bool]:
     """Makes a lapsed record held whose outcome is in doubt; whether nobody was quicker (4.5)."""
-    if not (yield from do(Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True))):
+    if not (yield Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True)):
         return False
-    yield from do(Tell(Event.HELD))
+    yield Tell(Event.HELD)
     return True
 
 
@@ -277,7 +298,8 @@ def _without_claim(call: Call) -> Plan[Landing]:
     """The store is down before the claim (5.5): refused, or by policy let through unprotected."""
     if not call.policy.unprotected:
         return Refused(_store_unavailable("The handler did not run"))
-    ended = (yield from do(Execute(None))).ended
+    ran: Ran = yield Execute(None)
+    ended = ran.ended
     return Unprotected(_CUT_SHORT if isinstance(ended, CutShort) else ended.outcome)
 
 
@@ -307,6 +329,30 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
             assert_never(ran.ended)
 
 
+def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Landing]:
+    """What becomes of an operation that was not claimed: only what its transaction has committed is there (5.1)."""
+    match ran.ended:
+        case Answered(outcome, True, at):
+            return _executed(call, outcome, at)
+        case Answered(outcome):
+            if disposition(outcome.status, call.policy) is Disposition.STORE:
+                return (yield from _store(call, claim, outcome, claimed=False))
+            return Released(outcome)
+        case CutShort.ABANDONED:
+            return Released(_CUT_SHORT)  # its transaction may commit yet, if none of a later run's has before
+        case Raised(outcome):
+            pass
+        case RolledBack():
+            outcome = _NOT_COMMITTED
+        case CutShort.CANCELLED | CutShort.OVERRAN:
+            outcome = _CUT_SHORT
+        case _:
+            assert_never(ran.ended)
+    # Its transaction may have been refused, since another process was quicker, or the answer to its commit was lost.
+    now = yield from _overtaken(call, claim)
+    return Released(outcome) if now == Found(None) else now
+
+
 def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
     """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
     if outcome.status is Code.OK or not steps:
@@ -320,7 +366,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
         return Refused(_not_stored()) if stripped is None else (yield from _end(call, claim, stripped, steps, tries))
     match kept:
         case True:
-            yield from do(Tell(Event.GIVEN_UP))
+            yield Tell(Event.GIVEN_UP)
             return (yield from _unwind(call, claim, outcome, tries, 0))
         case False:
             return (yield from _overtaken(call, claim))
@@ -346,7 +392,7 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing
     kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries, undo_tries))
     match kept:
         case True:
-            yield from do(Tell(Event.WAITS))
+            yield Tell(Event.WAITS)
             return Waits()
         case False:
             return (yield from _overtaken(call, claim))
@@ -359,7 +405,7 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing
 def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Landing]:
     """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
     try:
-        trouble = yield from do(Unwind())
+        trouble: str | None = yield Unwind()
     except FenceRefused:
         return (yield from _overtaken(call, claim))
     if trouble is None:
@@ -386,18 +432,30 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
     return outcome
 
 
-def _store(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
-    kept = retained(outcome, call.policy)
+def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Landing]:
+    """The outcome is stored: in the record that was claimed, or in a record of its own."""
+    kept, ttl = retained(outcome, call.policy), call.policy.ttl
+    write: Effect[datetime | Record | None] = (
+        Complete(claim.name, claim.fence, kept, ttl) if claimed else CompleteUnclaimed(claim, kept, ttl)
+    )
     try:
-        at = yield from _insist(Complete(claim.name, claim.fence, kept, call.policy.ttl))
+        at = yield from _insist(write)
     except Unstorable:
         stripped = yield from _stripped(outcome)
-        return Refused(_not_stored()) if stripped is None else (yield from _store(call, claim, stripped))
-    if at is _Unheard.UNHEARD:
-        return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
-    if at is None:
-        return (yield from _overtaken(call, claim))
-    return _executed(call, outcome, at)
+        if stripped is None:
+            return Refused(_not_stored())
+        return (yield from _store(call, claim, stripped, claimed=claimed))
+    match at:
+        case datetime():
+            return _executed(call, outcome, at)
+        case Record():
+            return Found(at)
+        case None:
+            return (yield from _overtaken(call, claim))
+        case _Unheard.UNHEARD:
+            return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
+        case _:
+            assert_never(at)
 
 
 def _executed(call: Call, outcome: Outcome, at: datetime | None) -> Executed:
@@ -411,7 +469,7 @@ def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
     if not (outcome.details or outcome.trailers):
         return None
     # The effect is there, and an answer without these is better than none: they are nobody's then.
-    yield from do(Tell(Event.STRIPPED))
+    yield Tell(Event.STRIPPED)
     return replace(outcome, details="", trailers=())
 
 
@@ -433,7 +491,7 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
 def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
     if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
         return (yield from _overtaken(call, claim))
-    yield from do(Tell(Event.HELD))
+    yield Tell(Event.HELD)
     # Where the store can't be told, the lease's end will hold the record all the same.
     return Refused(_outcome_unknown(call.name, cause))
 
@@ -445,25 +503,28 @@ class _Unheard(enum.Enum):
 def _insist(effect: Effect[T]) -> Plan[T | _Unheard]:
     """Tries a write again until the owner must be presumed dead (5.5).
 
-    Raises :class:`Unstorable` at once: a store does not recover from what it is given.
+    Raises:
+        Unstorable: At once: a store does not recover from what it is given.
     """
     pause = _FIRST_RETRY
     while True:
         try:
-            return (yield from do(effect))
+            reply: T = yield effect
         except Unstorable:
             raise
         except StoreUnavailable:
-            if not (yield from do(LeaseHolds())):
+            if not (yield LeaseHolds()):
                 return _Unheard.UNHEARD
-        yield from do(Pause(pause))
+        else:
+            return reply
+        yield Pause(pause)
         pause = min(pause * 2, _LAST_RETRY)
 
 
 def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
     """The fence was refused (4.2): the record as it is now is the truth."""
     try:
-        record = yield from do(Get(claim.name))
+        record: Record | None = yield Get(claim.name)
     except StoreUnavailable:
         return Refused(_not_stored())
     if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
@@ -493,24 +554,24 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
     pause, lapsed = 0.0, False
     while True:
         try:
-            if (yield from do(Renew(claim.name, claim.fence, claim.lease, patience))):
+            if (yield Renew(claim.name, claim.fence, claim.lease, patience)):
                 pause, lapsed = 0.0, False
-                yield from do(Pause(every.total_seconds()))
+                yield Pause(every.total_seconds())
                 continue
-            record = yield from do(Get(claim.name))
+            record: Record | None = yield Get(claim.name)
         except StoreUnavailable:
-            if (yield from do(LeaseHolds())):
-                yield from do(Pause(pause))
+            if (yield LeaseHolds()):
+                yield Pause(pause)
                 pause = min(max(2 * pause, _FIRST_RETRY), patience / 4)
                 continue
             if not lapsed:
-                yield from do(Tell(Event.LAPSED))
+                yield Tell(Event.LAPSED)
             lapsed = True
-            yield from do(Pause(every.total_seconds()))
+            yield Pause(every.total_seconds())
             continue
         if record is None or record.fence != claim.fence or record.state is State.HELD:
-            yield from do(LoseLease())
-            yield from do(Tell(Event.LOST))
+            yield LoseLease()
+            yield Tell(Event.LOST)
         return  # else the run has come to its own end just now
 
 
@@ -518,9 +579,9 @@ def watch(name: bytes, fence: bytes) -> Plan[None]:
     """Ends when the run under this fence, in another process, is over or its owner is gone (4.3)."""
     pause = _FIRST_POLL
     while True:
-        yield from do(Pause(pause))
+        yield Pause(pause)
         try:
-            record = yield from do(Get(name))
+            record: Record | None = yield Get(name)
         except StoreUnavailable:
             return  # the claim that those who wait try next will say so
         if record is None or record.fence != fence or record.state in (State.COMPLETED, State.HELD) or record.lapsed:

@@ -68,14 +68,16 @@ class Recorder:
     """What all recording contexts share: what a handler may ask of its call, and the outcome of what it said."""
 
     # Of the class until they are set: each call makes a context, and few handlers set more than one thing.
-    _done = False
+    ended = False
+    """True once the handler has ended."""
+    callbacks: tuple[Callable[[], object], ...] = ()
+    """What the handler has asked to be called at its end."""
     initial_metadata: Trailers | None = None
     """What the handler wants sent ahead; for the first call alone."""
     compression: grpc.Compression | None = None
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._callbacks: list[Callable[[], object]] = []
 
     # For the interceptor
 
@@ -115,11 +117,9 @@ class Recorder:
         """Called before each message of a stream; raises where gRPC would send none any more."""
         raise NotImplementedError
 
-    def finish(self) -> list[Callable[[], object]]:
-        """The handler has ended: the callbacks that wait for that, once."""
-        self._done = True
-        callbacks, self._callbacks = self._callbacks, []
-        return callbacks
+    def end(self) -> None:
+        """The handler has ended."""
+        self.ended = True
 
     def _said(self) -> tuple[Code, str | None, Trailers]:
         """The status, message and trailers of the answer as of now; the message is ``None`` where none was set."""

@@ -54,7 +54,12 @@ def drive_streaming(plan: Plan[T], perform: Perform) -> Generator[bytes, None, T
         return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
 
 
-async def drive_async(plan: Plan[T], perform: Perform, cut: Callable[[], object] | None = None) -> T:
+async def drive_async(
+    plan: Plan[T],
+    perform: Perform,
+    cut: Callable[[], object] | None = None,
+    effect: Effect[Any] | None = None,
+) -> T:
     """The same, awaiting what has to be awaited.
 
     Args:
@@ -63,9 +68,11 @@ async def drive_async(plan: Plan[T], perform: Perform, cut: Callable[[], object]
         cut: Called when the task is cancelled while it awaits a reply; it raises where the plan is to end. Without it
             every cancellation ends the plan. With it the reply is lost, but not the plan: it may look up what became of
             a write, as after any other answer that was lost, and a pause is over early.
+        effect: What the plan has asked for already, if it has.
     """
     try:
-        effect = next(plan)
+        if effect is None:
+            effect = next(plan)
         while True:
             try:
                 reply = perform(effect)
@@ -77,12 +84,13 @@ async def drive_async(plan: Plan[T], perform: Perform, cut: Callable[[], object]
                 if cut is None:
                     raise
                 cut()
-                effect = plan.send(None) if isinstance(effect, Pause) else plan.throw(_lost())
+                effect = plan.send(None) if isinstance(effect, Pause) else plan.throw(lost())
             else:
                 effect = plan.send(reply)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]  # a generator's return value is typed by Plan alone
 
 
-def _lost() -> StoreUnavailable:
-    return StoreUnavailable("the task was cancelled before the store had answered", landed=None)
+def lost() -> StoreUnavailable:
+    """What stands for an answer of the store that nobody has waited for to its end."""
+    return StoreUnavailable("the wait for the store was cancelled before it had answered", landed=None)

@@ -1,15 +1,18 @@
 """One operation on its way through this process: what flights have in common on both kinds of server."""
 
 import logging
-import secrets
+import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency._operation.running import Running
-from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol.effects import (
     Call,
     Complete,
+    CompleteUnclaimed,
     Effect,
+    Ended,
     Event,
     Execute,
     Executed,
@@ -18,8 +21,8 @@ from grpc_idempotency._protocol.effects import (
     Landing,
     LeaseHolds,
     LoadSteps,
-    NewFence,
     Pause,
+    Ran,
     Release,
     Renew,
     Tell,
@@ -28,10 +31,14 @@ from grpc_idempotency._protocol.effects import (
     Unwind,
     Wait,
 )
+from grpc_idempotency._protocol.rules import operate
 from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.leases import Lease, Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.run import Run
+from grpc_idempotency._server.target import Target
+from grpc_idempotency._server.workers import Worker
 from grpc_idempotency.records import Claim
 
 logger = logging.getLogger("grpc_idempotency")
@@ -41,33 +48,77 @@ STOPPING = 1.0
 
 
 class FlightBase:
-    """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables."""
+    """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables.
 
-    def __init__(self, store: Any, leases: Leases, replays: Replays, call: Call, run: Run) -> None:
+    Args:
+        store: Where its record is.
+        leases: Renews its lease, and minds its limit.
+        replays: Keeps its outcome.
+        call: The call that founds it.
+        target: The handler.
+        messages: The request, as the handler sees it.
+        snapshot: What the handler may ask of the call.
+    """
+
+    # Of the class until they are set: each first call makes a flight.
+    run: Any = None
+    """The run of its handler: of a stream from the beginning, else once the handler is to run."""
+    landing: Landing | None = None
+    """What it has landed with."""
+    followers = 0
+    """How many calls follow it."""
+    over = False
+    """True once nothing of it runs any more."""
+    worker: Worker | None = None
+    """The thread that is kept for its handler, until that begins."""
+    _lease: Lease | None = None
+    _claim: Claim | None = None
+    _operation: Running | None = None
+    _asked_at = 0.0
+    """When the store was last asked for a claim, or whether there is a record."""
+    _claiming_since = 0.0
+    """When it was first asked for a claim while the handler ran."""
+
+    def __init__(
+        self,
+        store: Any,
+        leases: Leases,
+        replays: Replays,
+        call: Call,
+        target: Target,
+        messages: Sequence[Any],
+        snapshot: Snapshot,
+    ) -> None:
         self.call = call
-        self.run = run
         self._store = store
         self._leases = leases
         self._replays = replays
-        self._lease: Lease | None = None
-        self._claim: Claim | None = None
-        self._operation: Running | None = None
-        self._asked_at = 0.0
-        """When the store was last asked for a claim."""
+        self._target = target
+        self._messages = messages
+        self._snapshot = snapshot
+        self._plan = operate(call, os.urandom(16))
+        if target.response_streams:  # those who follow it read what the run buffers
+            self.run = self.new_run()
 
     def perform(self, effect: Effect[Any]) -> Any:
         """What the plans of a flight may ask for."""
         store = self._store
         match effect:
-            case NewFence():
-                return secrets.token_bytes(16)
             case TryClaim(claim, over):
                 self._asked_at = now()
                 return store.claim(claim, over=over)
-            case Execute(claim, attempt, steps, unwinds):
-                return self.execute(self._begin(claim, attempt, Steps(steps, unwinds=unwinds)))
+            case Execute():
+                return self.execute(effect)
             case Complete(name, fence, outcome, ttl):
                 return store.complete(name, fence, outcome, ttl)
+            case Get(name):
+                self._asked_at = self._asked_at or now()
+                return store.get(name)
+            case CompleteUnclaimed(claim, outcome, ttl):
+                assert self._lease is not None
+                if self._lease.until == math.inf:  # nobody else waits for its end: it is tried as long as a lease lasts
+                    self._lease.until = now() + claim.lease.total_seconds()
+                return store.complete_unclaimed(claim, outcome, ttl)
             case Release(name, fence):
                 return store.release(name, fence)
             case Renew(name, fence, lease):
@@ -83,10 +134,8 @@ class FlightBase:
             case Hold(name, fence, reason, lapsed_only):
                 self._stop_renewing()  # where the store can't be told, the lease's end holds the record all the same
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
-            case Get(name):
-                return store.get(name)
             case LeaseHolds():
-                return self.lease_holds()
+                return self._lease is not None and self._lease.holds()
             case Tell(event):
                 return self._tell(event)
             case Pause(seconds):
@@ -94,42 +143,85 @@ class FlightBase:
             case _:
                 raise AssertionError(f"no flight performs {effect!r}")
 
-    def execute(self, operation: Running | None) -> Any:
-        """Runs the handler to its end: the shell's."""
+    def execute(self, effect: Execute) -> Any:
+        """Runs the handler to its end, and answers with :class:`Ran`: the wing's."""
         raise NotImplementedError
 
     def unwind(self) -> Any:
-        """Undoes what the operation has finished: the shell's."""
+        """Undoes what the operation has finished: the wing's."""
         raise NotImplementedError
 
     def pause(self, seconds: float) -> Any:
-        """Lets time pass: the shell's."""
+        """Lets time pass: the wing's."""
         raise NotImplementedError
 
-    def _begin(self, claim: Claim | None, attempt: int, steps: Steps) -> Running | None:
+    def new_run(self) -> Run:
+        """A run of its handler: the wing's."""
+        raise NotImplementedError
+
+    def overrun(self) -> None:
+        """What runs has reached its limit. Called in the thread of the leases, and must not block: the wing's."""
+        raise NotImplementedError
+
+    def _begin(self, effect: Execute) -> Running | None:
+        """The handler is about to run, from now on within its limit."""
+        claim, policy = effect.claim, self.call.policy
+        if self.run is None:
+            self.run = self.new_run()
+        lease = self._lease = Lease(
+            claim if effect.claimed else None, policy.renew_every, self._asked_at, self._tell, self.overrun
+        )
+        lease.limit = now() + policy.execution_limit.total_seconds()
+        self._leases.keep(lease)
         if claim is None:
             return None
         self._claim = claim
-        self._lease = Lease(claim, self.call.policy.renew_every, self._asked_at, self._tell)
-        self._leases.keep(self._lease)
-        self._operation = self.run.operation(
+        operation: Running = self.run.operation(
             name=claim.name,
             method=claim.method,
             fence=claim.fence,
-            attempt=attempt,
+            attempt=effect.attempt,
             principal=self.call.principal,
             store=self._store,
-            ttl=self.call.policy.ttl,
-            steps=steps,
+            ttl=policy.ttl,
             seal=self.run.seal,
             answers=self.run.answers,
-            leased=self._lease.holds,
+            leased=lease.holds,
+            finished=effect.steps,
+            unwinds=effect.unwinds,
+            claim=None if effect.claimed else claim,
+            claiming=self._claiming,
+            claimed=self._claimed,
         )
-        return self._operation
+        self._operation = operation
+        return operation
 
-    def lease_holds(self) -> bool:
-        """Whether no other run of the operation can have begun: whether this one may begin a step or an undo (4.9)."""
-        return self._lease is not None and self._lease.holds()
+    def _claiming(self) -> None:
+        """The handler has come to a step, for which the operation is about to be claimed."""
+        self._claiming_since = self._claiming_since or now()
+
+    def _claimed(self) -> None:
+        """The operation is claimed while its handler runs."""
+        assert self._lease is not None
+        assert self._claim is not None
+        self._leases.drop(self._lease)
+        self._lease.granted(self._claim, self._claiming_since)
+        self._leases.keep(self._lease)
+
+    def _ran(self, ended: Ended, operation: Running | None) -> Ran:
+        """The handler has ended, so that its limit has no meaning any more."""
+        assert self._lease is not None
+        self._lease.limit = math.inf
+        if operation is None:
+            return Ran(ended)
+        return Ran(ended, operation.has_steps, operation.claim is None)
+
+    def _limit_anew(self) -> None:
+        """From now on an undo has as long as a handler may run."""
+        assert self._lease is not None
+        self._leases.drop(self._lease)
+        self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
+        self._leases.keep(self._lease)
 
     def _keep(self, landing: Landing) -> None:
         """Keeps the outcome for replays, where it is stored."""

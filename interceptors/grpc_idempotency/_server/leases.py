@@ -1,10 +1,11 @@
-"""The leases of one interceptor's running operations, and the one thread that renews them (4.9).
+"""The leases and execution limits of one interceptor's operations, and the one thread that minds them (4.4, 4.9).
 
 The thread does nothing else and has an event loop of its own. So neither a handler that blocks the server's loop nor
 anything else that a server does delays a renewal, and one whose answer is late delays none of the others. Those that
 are due at the same time are asked for at the same time, so that the store can write them together.
 
-A call that ends before its first renewal is due costs an entry in a dict. The thread looks when the next one is due.
+A call that ends before its first renewal is due, or its limit, costs an entry in a dict. The thread looks when the next
+one is due.
 """
 
 import asyncio
@@ -37,36 +38,63 @@ Ask = Callable[[Callable[[], Any]], Awaitable[Any]]
 TICK = 0.001
 """How many seconds early a store may find a lease over, since it counts in milliseconds."""
 
+_LONGEST_SLEEP = 30.0
+"""Seconds after which the limit of what runs is looked at again, since it may have changed."""
+
 MOST_UNANSWERED = 3
 """How many renewals of one lease may be under way: one that is lost holds up no other, and they do not pile up."""
 
 
 class Lease:
-    """A lease as its owner knows it."""
+    """An operation's lease as its owner knows it, and the limit of what runs under it.
 
-    __slots__ = ("_tell", "claim", "every", "lost", "unanswered", "until")
+    Args:
+        claim: What it was asked for with; ``None`` while there is no claim, and nothing to renew.
+        every: How often it is renewed.
+        asked_at: When the store was asked for it, by :func:`~grpc_idempotency._server.clock.now`: it began no earlier,
+            and so ends no earlier than we think.
+        tell: Writes an event of its operation to the log.
+        overrun: Called in the thread of the leases when the limit is reached; it does not block.
+    """
 
-    def __init__(self, claim: Claim, every: timedelta, asked_at: float, tell: Callable[[Event], object]) -> None:
-        """``asked_at`` is when the store was asked for it: it began no earlier, and so ends no earlier than we think.
+    __slots__ = ("_tell", "claim", "every", "limit", "lost", "overrun", "renew_at", "unanswered", "until")
 
-        ``tell`` writes an event of its operation to the log.
-        """
+    def __init__(
+        self,
+        claim: Claim | None,
+        every: timedelta,
+        asked_at: float,
+        tell: Callable[[Event], object],
+        overrun: Callable[[], object],
+    ) -> None:
         self.claim = claim
         self.every = every
-        self.until = 0.0
-        self.renewed(asked_at)
+        self.until = math.inf if claim is None else asked_at + claim.lease.total_seconds() - TICK
+        self.limit = math.inf
+        """When the handler, or an undo, has run for as long as it may, by the same clock."""
         self.lost = False
-        """Whether the operation has another owner by now, or is held."""
+        """True if the operation has another owner by now, or is held."""
         self.unanswered: tuple[asyncio.Future[bool], ...] = ()
         """The renewals that the store has not answered yet. The thread of the leases alone knows them."""
+        self.overrun = overrun
         self._tell = tell
+
+        self.renew_at = math.inf if claim is None else self.until - (claim.lease - every).total_seconds()
+        """When it is to be renewed for the first time."""
+
+    def granted(self, claim: Claim, asked_at: float) -> None:
+        """Notes that there is a claim after all, for which the store was asked then."""
+        self.claim = claim
+        self.until = asked_at + claim.lease.total_seconds() - TICK
+        self.renew_at = self.until - (claim.lease - self.every).total_seconds()
 
     def renewed(self, asked_at: float) -> None:
         """Notes that the store was asked for it then, and has granted it."""
+        assert self.claim is not None
         self.until = max(self.until, asked_at + self.claim.lease.total_seconds() - TICK)
 
     def holds(self) -> bool:
-        """Whether no other run of the operation can have begun. Any thread may ask."""
+        """True if no other run of the operation can have begun. Any thread may ask."""
         return not self.lost and now() < self.until
 
     def tell(self, event: Event) -> None:
@@ -75,7 +103,7 @@ class Lease:
 
 
 class Leases:
-    """Keeps leases until they are dropped.
+    """Renews leases, and tells of limits, until they are dropped.
 
     Args:
         store: Where they are.
@@ -87,7 +115,7 @@ class Leases:
         self._ask = ask
         self._lock = threading.Lock()
         self._kept: dict[Lease, float | asyncio.Task[None]] = {}
-        """When the first renewal of each is due, or the task that renews it from then on."""
+        """When something of each is due for the first time, or the task that minds it from then on."""
         self._looks_at = math.inf
         """When the thread looks next."""
         self._timer: asyncio.TimerHandle | None = None
@@ -99,8 +127,11 @@ class Leases:
     # Any thread
 
     def keep(self, lease: Lease) -> None:
-        """Renews the lease from now on; the thread has been started before. It is on every call's way."""
-        due = lease.until - (lease.claim.lease - lease.every).total_seconds()
+        """Renews the lease from now on, and minds its limit. The thread has been started before.
+
+        Each call passes here, so it does as little as can be.
+        """
+        due = min(lease.renew_at, lease.limit)
         with self._lock:
             self._kept[lease] = due
             if due >= self._looks_at or self._closed:
@@ -110,7 +141,7 @@ class Leases:
             _post(self._loop, self._look)
 
     def drop(self, lease: Lease) -> None:
-        """Renews it no more. A renewal that is under way is refused by the record's fence, if it comes too late."""
+        """Minds it no more. A renewal that is under way is refused by the record's fence, if it comes too late."""
         with self._lock:
             renewing = self._kept.pop(lease, None)
         if isinstance(renewing, asyncio.Task) and self._loop is not None:
@@ -157,12 +188,12 @@ class Leases:
     # The thread
 
     def _look(self) -> None:
-        """Begins to renew what is due, and looks again when the next one is."""
+        """Begins to mind what is due, and looks again when the next one is."""
         loop, at = asyncio.get_running_loop(), now()
         with self._lock:
             due = [lease for lease, when in self._kept.items() if isinstance(when, float) and when <= at]
             for lease in due:
-                self._kept[lease] = loop.create_task(self._renew(lease))
+                self._kept[lease] = loop.create_task(self._mind(lease))
             later = (when for when in self._kept.values() if isinstance(when, float))
             self._looks_at = min(later, default=math.inf)
         if self._timer is not None:
@@ -171,7 +202,25 @@ class Leases:
         if self._looks_at < math.inf:
             self._timer = loop.call_later(self._looks_at - at, _do, weakref.WeakMethod(self._look))
 
+    async def _mind(self, lease: Lease) -> None:
+        """Renews a lease and tells of its limit, until it is dropped: this task is cancelled then."""
+        renewing: asyncio.Task[None] | None = None
+        try:
+            while True:
+                at = now()
+                if renewing is None and at >= lease.renew_at:
+                    renewing = asyncio.get_running_loop().create_task(self._renew(lease))
+                if at >= lease.limit:
+                    lease.limit = math.inf
+                    lease.overrun()
+                due = min(lease.limit, math.inf if renewing is not None else lease.renew_at)
+                await asyncio.sleep(min(max(0.0, due - at), _LONGEST_SLEEP))
+        finally:
+            if renewing is not None:
+                renewing.cancel()
+
     async def _renew(self, lease: Lease) -> None:
+        assert lease.claim is not None
         try:
             await drive_async(keep_lease(lease.claim, lease.every), partial(self._perform, lease))
         except Exception:
@@ -214,6 +263,7 @@ class Leases:
 
     async def _extend(self, lease: Lease) -> bool:
         claim, asked_at = lease.claim, now()
+        assert claim is not None
         renewed = bool(await self._answer(lease, partial(self._store.renew, claim.name, claim.fence, claim.lease)))
         if renewed:
             lease.renewed(asked_at)

@@ -25,19 +25,31 @@ class TooLarge(Exception):
 
 
 class Run:
-    """One run of a handler, on a recording context."""
+    """One run of a handler, on a recording context.
 
-    def __init__(self, target: Target, context: Recorder) -> None:
+    Args:
+        target: The handler.
+        requests: The request messages, as the handler sees them.
+        context: What the handler gets for its context.
+    """
+
+    # Of the class until they are set: each first call makes a run.
+    tape: Tape | None = None
+    """What is sent of a stream."""
+    _sealed: tuple[object, Outcome] | None = None
+    _late: tuple[bytes, ...] = ()
+    """Messages of the stream that came after an outcome was sealed."""
+    _unserializable: Exception | None = None
+    """What the serializer of the response raised."""
+
+    def __init__(self, target: Target, requests: Sequence[Any], context: Recorder) -> None:
         self.target = target
+        self.requests = requests
         self.context = context
-        self.tape = Tape(target.method.policy.max_response_bytes) if target.response_streams else None
         self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
-        """Whether nothing of a stream may leave before the handler's end (4.8)."""
-        self._sealed: tuple[object, Outcome] | None = None
-        self._late: list[bytes] = []
-        """Messages of the stream that came after an outcome was sealed."""
-        self._unserializable: Exception | None = None
-        """What the serializer of the response raised."""
+        """True if nothing of a stream may leave before the handler's end (4.8)."""
+        if target.response_streams:
+            self.tape = Tape(target.method.policy.max_response_bytes)
 
     def operation(self, **known: Any) -> Running:
         """The operation, of the handler's kind: the shell's."""
@@ -84,7 +96,7 @@ class Run:
         self.context.sending()
         data = self._write(message)
         if self._sealed is not None:
-            self._late.append(data)
+            self._late += (data,)
             return
         self.tape.append(data)
         if self._overflowed:
@@ -93,7 +105,7 @@ class Run:
     def _admit_late(self) -> None:
         """The transaction before has come to nothing: what was sent since counts."""
         self._sealed = None
-        late, self._late = self._late, []
+        late, self._late = self._late, ()
         for data in late:
             assert self.tape is not None
             self.tape.append(data)
@@ -107,8 +119,9 @@ class Run:
         """It came to its end with this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(operation, reply)
-        self._admit_late()
-        if operation is not None and (forgotten := operation.steps.forgotten()):
+        if self._sealed is not None:
+            self._admit_late()
+        if operation is not None and operation.has_steps and (forgotten := operation.steps.forgotten()):
             logger.error(
                 "the handler of %s has left out steps it once finished: %s", self.target.method.name, forgotten
             )
@@ -147,9 +160,11 @@ class Run:
             )
         return Answered(outcome, True, operation.completed_at)
 
-    def tell_callbacks(self) -> None:
-        """The handler has ended: so hear those it has asked to be told."""
-        for callback in self.context.finish():
+    def end(self) -> None:
+        """The handler has ended: those hear of it that have asked to."""
+        self.context.end()
+        callbacks, self.context.callbacks = self.context.callbacks, ()
+        for callback in callbacks:
             try:
                 callback()
             except Exception:
@@ -158,7 +173,8 @@ class Run:
     def _outcome(self, reply: Any) -> Outcome:
         if self.tape is not None:
             return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
-        return self._capped(self.context.answer(self._write(reply) if self.context.succeeds else None))
+        outcome = self.context.answer(self._write(reply) if self.context.succeeds else None)
+        return self._capped(outcome) if outcome.trailers or outcome.details else outcome
 
     def _write(self, message: Any) -> bytes:
         try:

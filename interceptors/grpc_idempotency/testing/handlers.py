@@ -1,11 +1,11 @@
 """Handlers of keyed calls, and the table of their rows, for the suite of transactions."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import enter
-from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency.records import Claim, Code, Outcome, Step
 from grpc_idempotency.store import AsyncTransactionalStore, Database, RunningOperation
 from grpc_idempotency.testing.harness import AsyncTransactionHarness, unwrapped
@@ -46,11 +46,12 @@ async def keyed(
         store=unwrapped(store),
         claim=claim if unclaimed else None,
         ttl=TTL,
-        steps=Steps((), unwinds=unwinds),
+        unwinds=unwinds,
+        loop=asyncio.get_running_loop(),
         seal=seal,
         answers=lambda value: isinstance(value, str),
     )
-    enter(running)
+    enter(running, asyncio.current_task())
     try:
         yield running
     finally:

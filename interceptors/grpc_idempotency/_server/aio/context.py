@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from grpc_idempotency._server.context import Recorder, Snapshot
+from grpc_idempotency._server.context import Recorder
 from grpc_idempotency._wire.codes import CODES
 from grpc_idempotency._wire.sendable import aio_trailers, sendable
 from grpc_idempotency.records import Code, Trailers
@@ -130,21 +130,12 @@ class _AioRecorder(Recorder):
 
 
 class AioContext(_AioRecorder, grpc.aio.ServicerContext[Any, Any]):
-    """The recording context of an ``async def`` handler.
+    """The recording context of an ``async def`` handler."""
 
-    ``requests`` is the stream of requests for a handler that reads it, ``write`` what takes the messages of one that
-    writes.
-    """
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        requests: Iterator[Any] | None = None,
-        write: Callable[[Any], Awaitable[None]] | None = None,
-    ) -> None:
-        super().__init__(snapshot)
-        self._requests = requests
-        self._write = write
+    requests: Iterator[Any] | None = None
+    """The stream of requests, of a handler that reads it."""
+    emit: Callable[[Any], Awaitable[None]] | None = None
+    """Takes the messages of a handler that writes them."""
 
     async def abort(self, code: Any, details: Any = "", trailing_metadata: Any = ()) -> NoReturn:
         self._abort(code, details, trailing_metadata)
@@ -157,24 +148,24 @@ class AioContext(_AioRecorder, grpc.aio.ServicerContext[Any, Any]):
 
     async def read(self) -> Any:
         self._check_open()
-        if self._requests is None:
+        if self.requests is None:
             raise grpc.aio.UsageError("This call has no stream to read from.")
-        return next(self._requests, grpc.aio.EOF)
+        return next(self.requests, grpc.aio.EOF)
 
     async def write(self, message: Any) -> None:
-        if self._write is None:
+        if self.emit is None:
             raise grpc.aio.UsageError("This call has no stream to write to.")
-        await self._write(message)
+        await self.emit(message)
 
     def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        self._callbacks.append(partial(callback, self))
+        self.callbacks += (partial(callback, self),)
 
     def cancelled(self) -> bool:
         """As gRPC's, whether this is the status; its execution goes on whatever becomes of the call."""
         return self._status is Code.CANCELLED
 
     def done(self) -> bool:
-        return self._done or self.aborted
+        return self.ended or self.aborted
 
 
 class AioThreadContext(_AioRecorder, grpc.ServicerContext):
@@ -193,10 +184,10 @@ class AioThreadContext(_AioRecorder, grpc.ServicerContext):
         self._send_initial_metadata(initial_metadata)
 
     def add_callback(self, callback: Callable[[], None]) -> Any:
-        self._callbacks.append(callback)
+        self.callbacks += (callback,)
 
     def is_active(self) -> bool:
-        return not (self._done or self.aborted)
+        return not (self.ended or self.aborted)
 
     def cancel(self) -> bool:
         """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""

@@ -10,7 +10,6 @@ from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.aio.emit import emissions, emit
 from grpc_idempotency._server.aio.flights import Flight, Flights
 from grpc_idempotency._server.aio.plain import Unkeyed
-from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async
@@ -63,8 +62,8 @@ class _Exchange:
         """The request messages, once they are read."""
         self._sent = 0
         """How many messages of a stream were sent."""
-        self._ahead: AioRun | None = None
-        """The run whose initial metadata this call is to send: its own."""
+        self._ahead: Flight | None = None
+        """The flight whose handler's initial metadata this call is to send: its own."""
 
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
@@ -89,18 +88,15 @@ class _Exchange:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
 
-    def _new_run(self) -> AioRun:
-        return AioRun(self._target, self._messages, self._snapshot)
-
     def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, self._new_run)
+                return self._flights.board(call, self._target, self._messages, self._snapshot)
             case Land(boarded, until):
                 flight = boarded.flight
                 assert isinstance(flight, Flight)
-                self._ahead = flight.run if boarded.founded else None
+                self._ahead = flight if boarded.founded else None
                 return flight.follow(until, self._write if self._target.response_streams else None)
             case Watch(name, fence, until):
                 return self._flights.watch(name, fence, until)
@@ -132,7 +128,8 @@ class _Exchange:
 
     async def _send_ahead(self) -> None:
         """What the handler wanted sent before its first message; its own call's alone (4.7)."""
-        run, self._ahead = self._ahead, None
+        run = None if self._ahead is None else self._ahead.run
+        self._ahead = None
         if run is None:
             return
         if run.context.compression is not None:

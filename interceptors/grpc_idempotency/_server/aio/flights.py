@@ -3,50 +3,76 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
-from grpc_idempotency._protocol.effects import Boarded, Call, CutShort, Effect, Ended, Get, Landed, Landing, Pause, Ran
-from grpc_idempotency._protocol.rules import no_room, operate, settle, shut_down, watch
+from grpc_idempotency._protocol.effects import (
+    Boarded,
+    Call,
+    CutShort,
+    Effect,
+    Ended,
+    Execute,
+    Get,
+    Landed,
+    Landing,
+    Pause,
+    Ran,
+)
+from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
-from grpc_idempotency._server.drive import drive_async
+from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.drive import drive_async, lost
 from grpc_idempotency._server.flight import STOPPING, FlightBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.replays import Replays
+from grpc_idempotency._server.target import Target
 from grpc_idempotency._server.workers import Worker, Workers
+from grpc_idempotency.errors import IdempotencyError
 from grpc_idempotency.store import AsyncStore
 
+T = TypeVar("T")
 logger = logging.getLogger("grpc_idempotency")
 
 Write = Callable[[bytes], Awaitable[None]]
 
 
 class Flight(FlightBase):
-    """A flight in a task."""
+    """A flight whose handler runs in a task."""
 
-    run: AioRun
+    run: AioRun | None
 
-    def __init__(self, flights: "Flights", call: Call, run: AioRun) -> None:
-        super().__init__(flights.store, flights.leases, flights.replays, call, run)
+    _task: asyncio.Task[None] | None = None
+    """The task that it is in; ``None`` before its claim is won, and where that never was."""
+    _work: Coroutine[Any, Any, None] | None = None
+    """Its way, where tasks may be cancelled on it that it does not end with."""
+    _left = False
+    """True while no task is on its way, but only a thread."""
+    _first: Effect[Any] | None = None
+    """What its task is to begin with, until it has begun."""
+    _limited = False
+    """True while a handler or an undo runs, whose time is limited."""
+    _overran = False
+    _stopping: asyncio.TimerHandle | None = None
+    """What gives up a handler that does not let itself be stopped."""
+
+    def __init__(
+        self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
+    ) -> None:
         self._flights = flights
-        self.followers = 0
         self._loop = asyncio.get_running_loop()
-        self._landing: asyncio.Future[Landing] = self._loop.create_future()
         self._waiters: set[asyncio.Future[None]] = set()
-        self._limit: asyncio.TimerHandle
-        self._overran = False
-        self.over = False
-        """Whether nothing of it runs any more."""
-        self._work: Coroutine[Any, Any, None] | None = None
-        """Its way, where tasks may be cancelled on it that it does not end with."""
-        self._left = False
-        """Whether no task is on its way, but only a thread."""
+        super().__init__(flights.store, flights.leases, flights.replays, call, target, messages, snapshot)
+
+    def new_run(self) -> AioRun:
+        """A run of its handler."""
+        run = AioRun.of(self._target, self._messages, self._snapshot)
         run.orphaned = self._stop_renewing
-        self._task = flights.spawn(self._fly() if run.cancellable else self._fly_on(), self._land_at_last)
+        return run
 
     # For those who follow
 
@@ -58,90 +84,144 @@ class Flight(FlightBase):
         self._flights.detached.discard(self)
         self.followers += 1
         try:
-            if write is None or self.run.held_back:
-                return Landed(await self._landed(until))
-            ended, begun = await self.run.play(write, self._landing, until)
-            return Landed(self._landing.result() if ended else None, begun)
+            if write is None or self.run is None or self.run.held_back:
+                if self.landing is None:
+                    await self._wait(until)
+                return Landed(self.landing)
+            ended, begun = await self.run.play(write, self.waiter(), until)
+            return Landed(self.landing if ended else None, begun)
         finally:
             self.followers -= 1
             if not self.followers and not self.over:
                 self._flights.detached.add(self)
 
-    async def _landed(self, until: float | None) -> Landing | None:
-        if not self._landing.done():
-            # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
-            waiter = self._loop.create_future()
+    async def _wait(self, until: float | None) -> None:
+        # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
+        waiter, timer = self.waiter(), None
+        if until is not None:
+            timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+
+    def waiter(self) -> asyncio.Future[None]:
+        """What is done once it has landed."""
+        waiter = self._loop.create_future()
+        if self.landing is None:
             self._waiters.add(waiter)
-            timer = None
-            if until is not None:
-                timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
-                if timer is not None:
-                    timer.cancel()
-        return self._landing.result() if self._landing.done() else None
+        else:
+            waiter.set_result(None)
+        return waiter
 
     # Its way
 
-    async def _fly(self) -> None:
-        landing = shut_down()
+    def begin(self) -> None:
+        """Asks the store for the operation. Nothing else is made before it is known that the handler is to run."""
+        flights = self._flights
+        # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
+        if not flights.can_renew() or not (self._target.awaited or self._take_worker()):
+            self._land(no_room())
+            return
+        effect = next(self._plan)
         try:
-            landing = await self._operate()
+            reply = self.perform(effect)
+        except IdempotencyError:
+            self._depart(effect)  # it is asked again there, and its plan told
+        else:
+            asked: asyncio.Future[Any] = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
+            asked.add_done_callback(self._answered)
+
+    def _take_worker(self) -> bool:
+        self.worker = self._flights.worker()
+        return self.worker is not None
+
+    def _answered(self, asked: "asyncio.Future[Any]") -> None:
+        """The store has answered: the operation is claimed, and gets a task, or its record stands in the way."""
+        error = lost() if asked.cancelled() else asked.exception()
+        if self._flights.torn_down:
+            self._land(shut_down())
+            return
+        try:
+            effect = self._plan.send(asked.result()) if error is None else self._plan.throw(error)
+        except StopIteration as done:
+            self._land(done.value)
+        except Exception as exc:
+            self._log_failure(exc)
+            self._land(shut_down())
+        else:
+            self._depart(effect)
+
+    def _depart(self, effect: Effect[Any]) -> None:
+        self._first = effect
+        work = self._fly(effect) if self._target.awaited else self._fly_on(effect)
+        self._task = self._flights.spawn(work, self._land_at_last)
+
+    async def _fly(self, effect: Effect[Any]) -> None:
+        self._first = None
+        landing: Landing | None = None
+        try:
+            landing = await drive_async(self._plan, self.perform, self._cut, effect)
         except asyncio.CancelledError:
             pass  # the server is being torn down; the record is left as that of a dead server (4.4)
-        except Exception:
-            logger.exception("an operation of %s could not be brought to its end", self.call.method)
+        except Exception as exc:
+            self._log_failure(exc)
         finally:
-            self._stop_renewing()
-            self._land(landing)
+            self._land(landing or shut_down())
 
-    async def _fly_on(self, *, again: bool = False) -> None:
+    def _log_failure(self, error: Exception) -> None:
+        logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
+
+    async def _fly_on(self, effect: Effect[Any] | None) -> None:
         """The same, where the handler has a thread. A task that is cancelled ends, also while the thread runs.
 
         The operation goes on in another task when the thread has ended. Until then the lease is kept, and where the
         loop has ended meanwhile, the record is left as that of a dead server.
         """
         self._left = False
-        if self._work is None:
-            self._work = self._fly()
-        if await run_until_left(self._work, self._waits_for_thread, again=again):
+        if effect is not None:
+            self._work = self._fly(effect)
+        assert self._work is not None
+        if await run_until_left(self._work, self._waits_for_thread, again=effect is None):
             return
         self._left = True
+        assert self.run is not None
         assert self.run.in_thread is not None
         self.run.in_thread.add_done_callback(self._go_on)
         if self._flights.torn_down:
             self.give_up()
 
     def _waits_for_thread(self) -> bool:
-        return self.run.in_thread is not None and not self.run.in_thread.done()
+        return self.run is not None and self.run.in_thread is not None and not self.run.in_thread.done()
 
     def _go_on(self, _ended: object) -> None:
+        assert self._task is not None
         if self._left and self._task.done():
-            self._task = self._flights.spawn(self._fly_on(again=True), self._land_at_last)
+            self._task = self._flights.spawn(self._fly_on(None), self._land_at_last)
 
     def _land_at_last(self) -> None:
         """Its task has ended, which may have been cancelled before its first step."""
         if not self._left:
-            if not self.over:
-                self._land(shut_down())
+            if self._first is not None:
+                self._never_begin(self._first)
         elif not self._waits_for_thread() and not self._flights.torn_down:
             self._go_on(None)
 
-    async def _operate(self) -> Landing:
-        # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
-        if not self._flights.can_renew():
-            return no_room()
-        if not self.run.cancellable:
-            self.run.worker = self._flights.worker()
-            if self.run.worker is None:
-                return no_room()
-        try:
-            return await drive_async(operate(self.call), self.perform, self._cut)
-        finally:
-            if self.run.worker is not None:
-                self._flights.give_back(self.run.worker)
+    def _never_begin(self, effect: Effect[Any]) -> None:
+        """Its task was cancelled before its first step: what was claimed for it is given back, as no handler ran."""
+        if isinstance(effect, Execute) and effect.claim is not None and effect.claimed and not self._flights.torn_down:
+            reply = self._store.release(effect.claim.name, effect.claim.fence)
+            given_back = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
+            given_back.add_done_callback(self._given_back)
+        else:
+            self._land(shut_down())
+
+    def _given_back(self, answered: "asyncio.Future[Any]") -> None:
+        if not answered.cancelled() and answered.exception() is not None:
+            logger.warning("a claim on an operation of %s could not be given back", self.call.method)
+        self._land(shut_down())
 
     def _cut(self) -> None:
         """The task is cancelled, but not in its handler: by somebody who cancels all. It goes on, unless torn down."""
@@ -150,16 +230,22 @@ class Flight(FlightBase):
 
     def perform(self, effect: Effect[Any]) -> Any:
         """What the plans of a flight may ask for; of one that was given up nothing reaches the store any more."""
-        self._cut()
+        if self._flights.torn_down:
+            raise asyncio.CancelledError
         return super().perform(effect)
 
     def _land(self, landing: Landing, *, over: bool = True) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
-        self.over = self.over or over
+        if over:
+            self.over = True
+            self._stop_renewing()
+            if self.worker is not None:
+                self._flights.give_back(self.worker)
+                self.worker = None
         self._keep(landing)
         self._flights.forget(self)
-        if not self._landing.done():
-            self._landing.set_result(landing)
+        if self.landing is None:
+            self.landing = landing
             for waiter in self._waiters:
                 _wake(waiter)
 
@@ -167,14 +253,27 @@ class Flight(FlightBase):
         """Lets time pass."""
         return pause(seconds)
 
-    async def execute(self, operation: Running | None) -> Ran:
+    async def execute(self, effect: Execute) -> Ran:
         """Runs the handler in this task."""
-        ended = await self._execute(operation)
-        return Ran(ended, operation is not None and bool(operation.steps))
+        operation = self._begin(effect)
+        assert self.run is not None
+        self.run.worker, self.worker = self.worker, None
+        self._limited = True
+        ended: Ended
+        try:
+            ended = await self.run.to_end(operation)
+        except asyncio.CancelledError:
+            if self._flights.torn_down:
+                raise
+            ended = CutShort.OVERRAN if self._overran else CutShort.CANCELLED
+        finally:
+            self._unlimit()
+        return self._ran(ended, operation)
 
     async def unwind(self) -> str | None:
         """Undoes what the operation has finished, in the handler's own kind of thread."""
-        self._limit_time()
+        self._limit_anew()
+        self._limited = True
         try:
             return await self._unwind()
         except asyncio.CancelledError:
@@ -182,42 +281,43 @@ class Flight(FlightBase):
                 raise
             return "it has failed and could not be undone: an undo was stopped before its end"
         finally:
-            self._limit.cancel()
+            self._unlimit()
 
     async def _unwind(self) -> str | None:
         operation = self._operation
         if isinstance(operation, AsyncRunning):
             return await operation.unwind()
         assert isinstance(operation, SyncRunning)
+        assert self.run is not None
         self.run.worker = self._flights.worker()
         if self.run.worker is None:
             return "it has failed and could not be undone: no thread could be started for that"
         trouble: str | None = await self.run.on_thread(operation.unwind)
         return trouble
 
-    async def _execute(self, operation: Running | None) -> Ended:
-        self._limit_time()
-        try:
-            return await self.run.to_end(operation)
-        except asyncio.CancelledError:
-            if self._flights.torn_down:
-                raise
-            return CutShort.OVERRAN if self._overran else CutShort.CANCELLED
-        finally:
-            self._limit.cancel()
+    def _unlimit(self) -> None:
+        """What had a limit has ended."""
+        self._limited = False
+        if self._stopping is not None:
+            self._stopping.cancel()
+            self._stopping = None
 
-    def _limit_time(self) -> None:
-        """From now on the handler, or an undo, has as long as a handler may run."""
-        self._limit = self._loop.call_later(self.call.policy.execution_limit.total_seconds(), self._overrun)
+    def overrun(self) -> None:
+        """What runs has reached its limit."""
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._overrun)
 
     def _overrun(self) -> None:
+        if not self._limited:
+            return
         logger.error("the handler of %s ran past its execution limit", self.call.method)
-        if not self.run.cancellable:
+        if not self._target.awaited:
             self._abandon()
             return
         self._overran = True
+        assert self._task is not None
         self._task.cancel()
-        self._limit = self._loop.call_later(STOPPING, self._abandon)
+        self._stopping = self._loop.call_later(STOPPING, self._abandon)
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
@@ -230,8 +330,12 @@ class Flight(FlightBase):
 
     def give_up(self) -> None:
         """Answers those who wait still, for a flight that does not let itself be ended; its record is left as it is."""
-        if not self._landing.done():
+        if self.landing is None:
             self._land(shut_down(), over=False)
+
+
+async def _answer_of(reply: Awaitable[T]) -> T:
+    return await reply
 
 
 def _wake(waiter: "asyncio.Future[None]") -> None:
@@ -271,21 +375,19 @@ class Flights:
         self._tasks: dict[asyncio.Task[None], Callable[[], None] | None] = {}
         """The tasks that run, and what is called when they have ended."""
 
-    def board(self, call: Call, new_run: Callable[[], AioRun]) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
-
-        Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
-        """
+    def board(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Boarded | None:
+        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
         flight = self._flights.get(call.name)
         if flight is not None:
             return Boarded(flight.call.fingerprint, False, flight)
         if self._closed or len(self.detached) >= self._max_detached:
             return None
-        flight = self._flights[call.name] = Flight(self, call, new_run())
+        flight = self._flights[call.name] = Flight(self, call, target, messages, snapshot)
+        flight.begin()
         return Boarded(call.fingerprint, True, flight)
 
     def can_renew(self) -> bool:
-        """Whether the thread is there that renews leases."""
+        """True if the thread is there that renews leases."""
         try:
             self.leases.start()
         except RuntimeError as exc:

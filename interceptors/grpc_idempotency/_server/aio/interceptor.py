@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -18,7 +17,6 @@ from grpc_idempotency._server.aio.attach import Attachment
 from grpc_idempotency._server.aio.exchange import keyed
 from grpc_idempotency._server.aio.flights import Flights, pause
 from grpc_idempotency._server.aio.plain import plain, refusing, unkeyed
-from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.flight import STOPPING
 from grpc_idempotency._server.recovery import EVERY, Recovery, holding
@@ -164,7 +162,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         """Does what is to be done without clients; whether there may be more of that at once."""
         found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._flights.has)
         for one in found.to_run:
-            self._flights.board(one.call, partial(AioRun, one.target, one.messages, one.snapshot))
+            self._flights.board(one.call, one.target, one.messages, one.snapshot)
         held = [await drive_async(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
         return any(held)
 

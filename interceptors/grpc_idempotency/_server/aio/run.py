@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextvars
+import threading
 import time
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running, enter
-from grpc_idempotency._operation.sync import SyncRunning
+from grpc_idempotency._operation.sync import LOOP_ENDED, LoopRunning, SyncRunning, wait_for_loop
 from grpc_idempotency._protocol.effects import Ended
 from grpc_idempotency._server.aio.context import AioContext, AioThreadContext
 from grpc_idempotency._server.context import Snapshot
@@ -27,69 +28,66 @@ if TYPE_CHECKING:
 class AioRun(Run):
     """A run that can be awaited, and its tape that can be followed."""
 
-    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
-        self._requests = iter(requests)
-        self.cancellable = target.awaited
-        """Whether it can be stopped: a ``def`` handler can't."""
-        self.worker: Worker | None = None
-        """The thread for a ``def`` handler, until it has begun."""
-        self.in_thread: asyncio.Future[tuple[Any, BaseException | None]] | None = None
-        """What its thread has to say at its end; ``None`` while nothing runs there."""
-        self.orphaned: Callable[[], object] = lambda: None
-        """Called in the thread, at its end, where the loop was closed before."""
-        super().__init__(target, self._context(target, snapshot))
-        self._taken: concurrent.futures.Future[None] | None = None
-        """What a thread waits for until there is room for more than the message that it has emitted."""
-        self.moved: asyncio.Future[None] | None = None
-        """Done when the tape has got a message, or room for one."""
-        if self.tape is not None:
-            self.moved = asyncio.get_running_loop().create_future()
+    context: AioContext | AioThreadContext
+    worker: "Worker | None" = None
+    """The thread for a ``def`` handler, until it has begun."""
+    in_thread: asyncio.Future[tuple[Any, BaseException | None]] | None = None
+    """What its thread has to say at its end; ``None`` while nothing runs there."""
+    orphaned: Callable[[], object]
+    """Called in the thread, at its end, where the loop was closed before."""
+    moved: asyncio.Future[None] | None = None
+    """Done when the tape has got a message, or room for one."""
+    _taken: concurrent.futures.Future[None] | None = None
+    """What a thread waits for until there is room for more than the message that it has emitted."""
 
-    def _context(self, target: Target, snapshot: Snapshot) -> AioContext | AioThreadContext:
-        if not self.cancellable:
-            return AioThreadContext(snapshot)
-        requests = self._requests if target.request_streams else None
-        return AioContext(snapshot, requests, self._emit if target.response_streams else None)
+    @classmethod
+    def of(cls, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> "AioRun":
+        """A run of a handler, with a context of the handler's kind."""
+        context = AioContext(snapshot) if target.awaited else AioThreadContext(snapshot)
+        run = cls(target, requests, context)
+        if target.response_streams:
+            run.moved = asyncio.get_running_loop().create_future()
+        return run
 
-    def operation(self, **known: Any) -> AsyncRunning | SyncRunning:
+    def operation(self, **known: Any) -> AsyncRunning | LoopRunning:
         """The operation, of the handler's kind; one on a thread waits there for what the loop awaits."""
-        if self.cancellable:
-            return AsyncRunning(**known)
-        loop = asyncio.get_running_loop()
-        return SyncRunning(wait_for=lambda call: wait_in_thread(_awaited(call), loop), loop=loop, **known)
+        kind = AsyncRunning if self.target.awaited else LoopRunning
+        return kind(loop=asyncio.get_running_loop(), **known)
 
     async def to_end(self, operation: Running | None) -> Ended:
-        """Runs it to its end; a cancellation of this task is the caller's to explain."""
+        """Runs it to its end, and each of its steps; a cancellation of this task is the caller's to explain."""
         try:
-            return await self._ended(operation)
+            try:
+                reply = await (self._in_loop if self.target.awaited else self._on_thread)(operation)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+                if self.in_thread is not None:
+                    raise  # it is not the handler's: the loop is gone, and nobody goes on with this
+                await _rest(operation)
+                return self.raised(operation, exc)
+            if operation is not None and operation.end():
+                await _rest(operation)
+            return self.returned(operation, reply)
         except asyncio.CancelledError:
             await _rest(operation, stop=True)
             if operation is None or operation.committed is None:
                 raise
             return self.committed(operation, None)
         finally:
-            if operation is not None:
+            if operation is not None and not operation.over:
                 operation.end()
-            self.tell_callbacks()
-
-    async def _ended(self, operation: Running | None) -> Ended:
-        """It, and each of its steps."""
-        try:
-            reply = await (self._in_loop if self.cancellable else self._on_thread)(operation)
-        except asyncio.CancelledError:
-            raise
-        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
-            if self.in_thread is not None:
-                raise  # it is not the handler's: the loop is gone, and nobody goes on with this
-            await _rest(operation)
-            return self.raised(operation, exc)
-        await _rest(operation)
-        return self.returned(operation, reply)
+            self.end()
 
     async def _in_loop(self, operation: Running | None) -> Any:
-        enter(operation)
+        enter(operation, asyncio.current_task())
         target = self.target
-        request = _stream(self._requests) if target.request_streams else next(self._requests)
+        if not target.request_streams and not target.response_streams:
+            return await target.behaviour(self.requests[0], self.context)
+        requests = iter(self.requests)
+        assert isinstance(self.context, AioContext)
+        self.context.requests, self.context.emit = requests, self._emit if target.response_streams else None
+        request = _stream(requests) if target.request_streams else next(requests)
         if not target.generates:
             return await target.behaviour(request, self.context)
         async with aclosing(target.behaviour(request, self.context)) as messages:
@@ -133,7 +131,7 @@ class AioRun(Run):
         return reply
 
     def _call(self, operation: Running | None, loop: asyncio.AbstractEventLoop) -> Any:
-        enter(operation)
+        enter(operation, threading.get_ident())
         try:
             return self._reply(loop)
         finally:
@@ -142,7 +140,7 @@ class AioRun(Run):
 
     def _reply(self, loop: asyncio.AbstractEventLoop) -> Any:
         target = self.target
-        request = self._requests if target.request_streams else next(self._requests)
+        request = iter(self.requests) if target.request_streams else self.requests[0]
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
@@ -155,8 +153,8 @@ class AioRun(Run):
         try:
             loop.call_soon_threadsafe(self._take, message, taken)
         except RuntimeError as exc:
-            raise StoreUnavailable(_LOOP_ENDED) from exc
-        _wait(taken, loop)
+            raise StoreUnavailable(LOOP_ENDED) from exc
+        wait_for_loop(taken, loop)
 
     def _take(self, message: Any, taken: "concurrent.futures.Future[None]") -> None:
         try:
@@ -187,7 +185,10 @@ class AioRun(Run):
             self.moved = asyncio.get_running_loop().create_future()
 
     async def play(
-        self, write: Callable[[bytes], Awaitable[None]], end: "asyncio.Future[Any]", until: float | None
+        self,
+        write: Callable[[bytes], Awaitable[None]],
+        end: "asyncio.Future[Any]",
+        until: float | None,
     ) -> tuple[bool, bool]:
         """Hands the stream's messages to ``write``, from the first on, until the run's end.
 
@@ -260,43 +261,6 @@ def run_until_left(
 async def _rest(operation: Running | None, *, stop: bool = False) -> None:
     if isinstance(operation, AsyncRunning):
         await operation.rest(stop=stop)
-
-
-async def _awaited(call: Callable[[], Awaitable[Any]]) -> Any:
-    return await call()
-
-
-def wait_in_thread(work: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Any:
-    """Waits in a thread for what is awaited in the loop.
-
-    Raises:
-        StoreUnavailable: The loop has ended before the answer came.
-    """
-    try:
-        answer = asyncio.run_coroutine_threadsafe(work, loop)
-        return _wait(answer, loop)
-    except concurrent.futures.CancelledError as exc:
-        raise StoreUnavailable(_LOOP_ENDED, landed=None) from exc
-    except RuntimeError as exc:
-        if not loop.is_closed():
-            raise
-        work.close()
-        raise StoreUnavailable(_LOOP_ENDED) from exc
-
-
-def _wait(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
-    """Waits in a thread for what the loop answers, as long as there is a loop."""
-    while True:
-        concurrent.futures.wait((answer,), _LOOK_EVERY)  # not result(): the answer may be a TimeoutError itself
-        if answer.done():
-            return answer.result()
-        if loop.is_closed():
-            raise StoreUnavailable(_LOOP_ENDED, landed=None)
-
-
-_LOOK_EVERY = 1.0
-"""Seconds after which a thread that waits looks whether the loop is still there."""
-_LOOP_ENDED = "the event loop ended before the store had answered"
 
 
 async def _stream(messages: Iterator[Any]) -> AsyncIterator[Any]:

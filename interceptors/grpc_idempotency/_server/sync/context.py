@@ -86,9 +86,9 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         self._check_open()
         self._state.initial_metadata_allowed = False
 
-    def finish(self) -> list[Callable[[], object]]:
+    def end(self) -> None:
+        super().end()
         self._state.statused = True
-        return super().finish()
 
     def _said(self) -> tuple[Code, str | None, Trailers]:
         if self._cancelled:
@@ -158,13 +158,13 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         return self._state.details
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        if self._done:
+        if self.ended:
             return False
-        self._callbacks.append(callback)
+        self.callbacks += (callback,)
         return True
 
     def is_active(self) -> bool:
-        return not (self._done or self._cancelled)
+        return not (self.ended or self._cancelled)
 
     def cancel(self) -> Any:
         """The call ends with CANCELLED once its handler has ended, in whatever way it does."""

@@ -12,7 +12,6 @@ from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive, drive_streaming
 from grpc_idempotency._server.sync.flights import Flight, Flights
-from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.framing import unframe
@@ -57,8 +56,8 @@ class _Base:
         self._snapshot = Snapshot(target.method.name, context)
         self._messages: Sequence[Any] = ()
         """The request messages, once they are read."""
-        self._ahead: SyncRun | None = None
-        """The run whose initial metadata this call is to send: its own."""
+        self._ahead: Flight | None = None
+        """The flight whose handler's initial metadata this call is to send: its own."""
 
     def _admit(self, incoming: Any) -> Admitted:
         if not self._target.request_streams:
@@ -68,14 +67,11 @@ class _Base:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
 
-    def _new_run(self) -> SyncRun:
-        return SyncRun(self._target, self._messages, self._snapshot)
-
     def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
             case Board(call):
-                return self._flights.board(call, self._new_run)
+                return self._flights.board(call, self._target, self._messages, self._snapshot)
             case Land(boarded, until):
                 return self._land(boarded, until)
             case Watch(name, fence, until):
@@ -109,7 +105,8 @@ class _Base:
 
     def _send_ahead(self) -> None:
         """What the handler wanted sent before its first message; its own call's alone (4.7)."""
-        run, self._ahead = self._ahead, None
+        run = None if self._ahead is None else self._ahead.run
+        self._ahead = None
         if run is None or self._gone():
             return
         if run.context.compression is not None:
@@ -145,19 +142,22 @@ class _Exchange(_Base):
     def _land(self, boarded: Boarded, until: float | None) -> Landed:
         flight = boarded.flight
         assert isinstance(flight, Flight)
-        self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
-            with self._flights.following(flight):
-                self._context.add_callback(flight.stir)
+            self._ahead = flight
+        else:
+            self._flights.join(flight)
+        try:
+            self._context.add_callback(flight.stir)
+            if boarded.founded:
                 flight.depart()
                 return flight.follow(None, self._gone)
-        with self._flights.following(flight):
-            self._context.add_callback(flight.stir)
             flight.begun(until, self._gone)
             if flight.landed():
                 return flight.follow(until, self._gone)
             with self._flights.waiting() as free:
                 return flight.follow(until, self._gone) if free else Landed(None)
+        finally:
+            self._flights.leave(flight)
 
 
 class _StreamingExchange(_Base):
@@ -186,17 +186,21 @@ class _StreamingExchange(_Base):
     def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
         flight = boarded.flight
         assert isinstance(flight, Flight)
-        self._ahead = flight.run if boarded.founded else None
         if boarded.founded:
-            with self._flights.following(flight):
+            self._ahead = flight
+        else:
+            self._flights.join(flight)
+        try:
+            if boarded.founded:
                 return (yield from self._play(flight, until, founded=True))
-        with self._flights.following(flight):
             self._context.add_callback(flight.stir)
             flight.begun(until, self._gone)
             if flight.landed():
                 return (yield from self._play(flight, until, founded=False))
             with self._flights.waiting() as free:
                 return (yield from self._play(flight, until, founded=False)) if free else Landed(None)
+        finally:
+            self._flights.leave(flight)
 
     def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
         self._context.add_callback(flight.stir)

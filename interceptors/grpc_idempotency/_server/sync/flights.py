@@ -8,33 +8,33 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import (
     Boarded,
     Call,
     CutShort,
     Effect,
-    Ended,
     Execute,
     Get,
     Landed,
     Landing,
-    Plan,
     Ran,
 )
-from grpc_idempotency._protocol.rules import no_room, operate, settle, shut_down, watch
+from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
+from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
 from grpc_idempotency._server.flight import FlightBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.replays import Replays
+from grpc_idempotency._server.sync.context import ThreadContext
 from grpc_idempotency._server.sync.keeper import Keeper, Timer, jittered
 from grpc_idempotency._server.sync.run import SyncRun
+from grpc_idempotency._server.target import Target
 from grpc_idempotency._server.workers import Worker, Workers
 from grpc_idempotency.store import Store
 
@@ -42,143 +42,161 @@ logger = logging.getLogger("grpc_idempotency")
 
 
 class Flight(FlightBase):
-    """A flight that other threads can wait for."""
+    """A flight whose handler runs in a thread of its own."""
 
-    run: SyncRun
+    run: SyncRun | None
 
-    def __init__(self, flights: "Flights", call: Call, run: SyncRun) -> None:
-        super().__init__(flights.store, flights.leases, flights.replays, call, run)
+    _runs = False
+    """True once its handler has begun."""
+    _limited = False
+    """True while a handler or an undo runs, whose time is limited."""
+
+    def __init__(
+        self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
+    ) -> None:
         self._flights = flights
-        self._landing: Landing | None = None
-        self._runs = False
-        """Whether its handler runs, or has run."""
-        self.followers = 0
-        """How many calls follow it; guarded by the register."""
-        self.over = False
-        """Whether nothing of it runs any more; guarded by the register."""
+        self.moved = threading.Condition()
+        """Guards what those who follow read; notified when there is more of it, and when it has landed."""
+        super().__init__(flights.store, flights.leases, flights.replays, call, target, messages, snapshot)
+
+    def new_run(self) -> SyncRun:
+        """A run of its handler."""
+        run = SyncRun(self._target, self._messages, ThreadContext(self._snapshot))
+        run.moved = self.moved
+        return run
 
     def depart(self) -> None:
         """Claims the operation in this thread, which the store alone can hold up; all that follows is a worker's.
 
         So what is found and not won, as a replay is, costs no hand-over to another thread.
         """
-        worker = self._flights.worker()
-        if worker is None:
+        self.worker = self._flights.take_worker()
+        if self.worker is None:
             self._land(no_room())
             return
-        plan = operate(self.call)
-        landing = shut_down()
+        plan = self._plan
         try:
             effect = next(plan)
             while not isinstance(effect, Execute):
                 effect = advance(plan, self.perform, effect)
         except StopIteration as done:
-            landing = done.value
+            self._land(done.value)
         except Exception as exc:
             self._log_failure(exc)
+            self._land(shut_down())
         else:
-            worker.run(partial(contextvars.copy_context().run, self._fly, plan, effect))
-            return
-        self._flights.give_back(worker)
-        self._land(landing)
+            self._hand_over(effect)
 
     def launch(self) -> None:
         """Brings an operation to its end that no call follows, from its claim on in a worker's thread."""
-        worker = self._flights.worker()
-        if worker is None:
+        self.worker = self._flights.take_worker()
+        if self.worker is None:
             self._land(no_room())
         else:
-            worker.run(partial(contextvars.copy_context().run, self._fly, operate(self.call), None))
+            self._hand_over(None)
 
-    def _fly(self, plan: Plan[Landing], effect: Effect[Any] | None) -> None:
-        landing = shut_down()
+    def _hand_over(self, effect: Effect[Any] | None) -> None:
+        worker, self.worker = self.worker, None
+        assert worker is not None
+        worker.run(partial(contextvars.copy_context().run, self._fly, effect))
+
+    def _fly(self, effect: Effect[Any] | None) -> None:
+        landing: Landing | None = None
         try:
-            landing = drive(plan, self.perform, effect)
+            landing = drive(self._plan, self.perform, effect)
         except Exception as exc:
             self._log_failure(exc)
         finally:
-            self._stop_renewing()
-            self._land(landing)
+            self._land(landing or shut_down())
 
     def _log_failure(self, error: Exception) -> None:
         logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
 
     def landed(self) -> bool:
-        """Whether it has landed."""
-        return self._landing is not None
+        """True once it has landed."""
+        return self.landing is not None
 
     def begun(self, until: float | None, gone: Callable[[], bool]) -> None:
         """Waits until the handler runs or the flight has landed: no longer than the store takes to answer."""
-        with self.run.moved:
+        with self.moved:
             timeout = None if until is None else max(0.0, until - time.monotonic())
-            self.run.moved.wait_for(lambda: self._runs or self.landed() or gone(), timeout)
+            self.moved.wait_for(lambda: self._runs or self.landed() or gone(), timeout)
 
     def follow(self, until: float | None, gone: Callable[[], bool]) -> Landed:
         """Waits for the landing, at most until then, or until the caller has ``gone``."""
-        with self.run.moved:
+        with self.moved:
             timeout = None if until is None else max(0.0, until - time.monotonic())
-            self.run.moved.wait_for(lambda: self.landed() or gone(), timeout)
-            return Landed(self._landing)
+            while self.landing is None and not gone():
+                if not self.moved.wait(timeout):
+                    break
+                if until is not None:
+                    timeout = max(0.0, until - time.monotonic())
+            return Landed(self.landing)
 
     def play(self, until: float | None, gone: Callable[[], bool], founded: bool) -> Generator[bytes, None, Landed]:
         """The same, yielding the stream's messages meanwhile; where it was ``founded`` just now it departs before."""
         begin = self.depart if founded else None
+        assert self.run is not None
         if self.run.held_back:
             if begin is not None:
                 begin()
             return self.follow(until, gone)
         over, begun = yield from self.run.play(lambda: self.landed() or gone(), until, begin)
-        return Landed(self._landing if over else None, begun)
+        return Landed(self.landing if over else None, begun)
 
     def stir(self) -> None:
         """Has those who wait look again whether they still want to."""
-        if self._landing is None:  # else they are awake: this is called at the end of every call
-            with self.run.moved:
-                self.run.moved.notify_all()
+        if self.landing is None:  # else they are awake: this is called at the end of every call
+            with self.moved:
+                self.moved.notify_all()
 
     def _land(self, landing: Landing, *, over: bool = True) -> None:
+        if over:
+            self._stop_renewing()
+            if self.worker is not None:
+                self._flights.give_back(self.worker)
+                self.worker = None
         self._keep(landing)
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         self._flights.forget(self, over)
-        with self.run.moved:
-            if self._landing is None:
-                self._landing = landing
-            self.run.moved.notify_all()
+        with self.moved:
+            if self.landing is None:
+                self.landing = landing
+            self.moved.notify_all()
 
     def pause(self, seconds: float) -> None:
         """Lets time pass."""
         time.sleep(jittered(seconds))
 
-    def execute(self, operation: Running | None) -> Ran:
+    def execute(self, effect: Execute) -> Ran:
         """Runs the handler in this thread."""
-        with self.run.moved:
-            self._runs = True
-            self.run.moved.notify_all()
-        ended = self._execute(operation)
-        return Ran(ended, operation is not None and bool(operation.steps))
+        operation = self._begin(effect)
+        assert self.run is not None
+        self._limited = self._runs = True
+        if self.followers > 1:  # one that comes after this sees that it runs
+            with self.moved:
+                self.moved.notify_all()
+        try:
+            ended = self.run.to_end(operation)
+        finally:
+            self._limited = False
+        return self._ran(ended, operation)
 
     def unwind(self) -> str | None:
         """Undoes what the operation has finished."""
         assert isinstance(self._operation, SyncRunning)
-        limit = self._limit_time()
+        assert self.run is not None
+        self._limit_anew()
+        self._limited = True
         try:
             return self.run.unwind(self._operation)
         finally:
-            limit.cancel()
+            self._limited = False
 
-    def _execute(self, operation: Running | None) -> Ended:
-        limit = self._limit_time()
-        try:
-            return self.run.to_end(operation)
-        finally:
-            limit.cancel()
-
-    def _limit_time(self) -> Timer:
-        """From now on the handler, or the undos, have as long as a handler may run."""
-        return self._flights.keeper.later(self.call.policy.execution_limit.total_seconds(), self._overrun)
-
-    def _overrun(self) -> None:
+    def overrun(self) -> None:
         """No thread can be stopped: those who wait are answered now, its own thread settles what may still come."""
+        if not self._limited:
+            return
         logger.error("the handler of %s ran past its execution limit", self.call.method)
         if self._claim is None:
             self.abandon()
@@ -207,8 +225,6 @@ class Flights:
     def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
         self.replays = replays
-        self.keeper = Keeper("limits")
-        """Limits the time of handlers. It never waits for the store."""
         self.asker = Keeper("polls")
         """Asks the store of runs in other processes, and settles operations whose handlers can't be stopped."""
         self.detached: set[Flight] = set()
@@ -222,10 +238,10 @@ class Flights:
         self._flights: dict[bytes, Flight] = {}
         self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
 
-    def board(self, call: Call, new_run: Callable[[], SyncRun]) -> Boarded | None:
+    def board(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Boarded | None:
         """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
 
-        Each flight has a run of its own: a call may found several, one after another, and a run is good for one time.
+        Who founds one is among those who follow it.
         """
         with self._changed:
             flight = self._flights.get(call.name)
@@ -233,21 +249,21 @@ class Flights:
                 return Boarded(flight.call.fingerprint, False, flight)
             if self._closed or len(self.detached) >= self._max_detached:
                 return None
-            flight = self._flights[call.name] = Flight(self, call, new_run())
+            flight = self._flights[call.name] = Flight(self, call, target, messages, snapshot)
+            flight.followers = 1
             return Boarded(call.fingerprint, True, flight)
 
-    def launch(self, call: Call, new_run: Callable[[], SyncRun]) -> None:
+    def launch(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> None:
         """Founds a flight that no call follows."""
-        boarded = self.board(call, new_run)
+        boarded = self.board(call, target, messages, snapshot)
         if boarded is not None and boarded.founded:
             assert isinstance(boarded.flight, Flight)
-            with self.following(boarded.flight):
-                boarded.flight.launch()
+            boarded.flight.launch()
+            self.leave(boarded.flight)
 
-    def worker(self) -> Worker | None:
-        """A thread for a handler, where those are there too that renew its lease and limit its time."""
+    def take_worker(self) -> Worker | None:
+        """A thread for a handler, where the one is there too that minds its lease and its limit."""
         try:
-            self.keeper.start()
             self.leases.start()
             return self._workers.take()
         except RuntimeError as exc:
@@ -267,28 +283,24 @@ class Flights:
         with self._changed:
             if self._flights.get(flight.call.name) is flight:
                 del self._flights[flight.call.name]
-            flight.over = flight.over or over
-            self._count(flight)
-            self._changed.notify_all()
+            if over:
+                flight.over = True
+                self.detached.discard(flight)
+            if self._closed:
+                self._changed.notify_all()
 
-    @contextmanager
-    def following(self, flight: Flight) -> Iterator[None]:
-        """Counts a call among those who follow the flight."""
+    def join(self, flight: Flight) -> None:
+        """Counts a call among those who follow the flight, until it leaves."""
         with self._changed:
             flight.followers += 1
-            self._count(flight)
-        try:
-            yield
-        finally:
-            with self._changed:
-                flight.followers -= 1
-                self._count(flight)
-
-    def _count(self, flight: Flight) -> None:
-        if flight.over or flight.followers:
             self.detached.discard(flight)
-        else:
-            self.detached.add(flight)
+
+    def leave(self, flight: Flight) -> None:
+        """The call does not follow the flight any more."""
+        with self._changed:
+            flight.followers -= 1
+            if not flight.followers and not flight.over:
+                self.detached.add(flight)
 
     @contextmanager
     def waiting(self) -> Iterator[bool]:
@@ -347,6 +359,5 @@ class Flights:
     def end(self) -> None:
         """Ends the threads that are no handlers', after what they are doing."""
         ended = self.leases.close()
-        self.keeper.close()
         self.asker.close()
         ended.result()

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -22,7 +21,6 @@ from grpc_idempotency._server.sync.exchange import keyed
 from grpc_idempotency._server.sync.flights import Flights
 from grpc_idempotency._server.sync.keeper import Keeper, jittered
 from grpc_idempotency._server.sync.plain import plain, refusing, unkeyed
-from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.workers import within
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
@@ -157,7 +155,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         """Does what is to be done without clients; whether there may be more of that at once."""
         found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._flights.has)
         for one in found.to_run:
-            self._flights.launch(one.call, partial(SyncRun, one.target, one.messages, one.snapshot))
+            self._flights.launch(one.call, one.target, one.messages, one.snapshot)
         held = [drive(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
         return any(held)
 

@@ -3,60 +3,48 @@
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any
 
 from grpc_idempotency._operation.running import Running, enter
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import Ended
-from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.run import Run
-from grpc_idempotency._server.sync.context import ThreadContext
-from grpc_idempotency._server.target import Target
 
 
 class SyncRun(Run):
     """A run that blocks, and its tape that other threads can follow."""
 
-    def __init__(self, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> None:
-        super().__init__(target, ThreadContext(snapshot))
-        self._requests: Iterator[Any] = iter(requests)
-        self.moved = threading.Condition()
-        """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
+    moved: threading.Condition
+    """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
 
     def operation(self, **known: Any) -> SyncRunning:
         """The operation, of the handler's kind."""
         return SyncRunning(**known)
 
-    def to_end(self, operation: Running | None) -> Ended:
-        """Runs it to its end, in a context of its own, since the thread goes on to other calls."""
-        assert operation is None or isinstance(operation, SyncRunning)
-        return contextvars.copy_context().run(self._to_end, operation)
-
     def unwind(self, operation: SyncRunning) -> str | None:
         """Undoes what the operation has finished, in a context of its own."""
         return contextvars.copy_context().run(operation.unwind)
 
-    def _to_end(self, operation: SyncRunning | None) -> Ended:
-        enter(operation)
+    def to_end(self, operation: Running | None) -> Ended:
+        """Runs it to its end, and each of its steps."""
+        assert operation is None or isinstance(operation, SyncRunning)
+        enter(operation, threading.get_ident())
         try:
-            return self.returned(operation, self._ended(operation))
+            try:
+                reply = self._reply()
+            finally:
+                if operation is not None and operation.end():
+                    operation.rest()
+            return self.returned(operation, reply)
         except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
             return self.raised(operation, exc)
         finally:
-            self.tell_callbacks()
-
-    def _ended(self, operation: SyncRunning | None) -> Any:
-        """Its reply, once each of its steps has ended too."""
-        try:
-            return self._reply()
-        finally:
-            if operation is not None:
-                operation.rest()
+            self.end()
 
     def _reply(self) -> Any:
         target = self.target
-        request = self._requests if target.request_streams else next(self._requests)
+        request = iter(self.requests) if target.request_streams else self.requests[0]
         reply = target.behaviour(request, self.context)
         if self.tape is None:
             return reply
