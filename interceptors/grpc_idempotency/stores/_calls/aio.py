@@ -29,7 +29,7 @@ from grpc_idempotency.stores._calls.requests import (
     UndoRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores._calls.transactions import reading, transacting
+from grpc_idempotency.stores._calls.transactions import transacting
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ class AsyncTransactionalCalls(AsyncCalls):
 
     async def read(self, fn: Callable[[Database], T]) -> T:
         """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
-        value: T = await self._ask(reading(fn))
+        value: T = await self._ask(TransactionRequest(fn, reads=True))
         return value
 
     async def _transact(self, request: TransactionRequest) -> Any:

@@ -25,11 +25,12 @@ from grpc_idempotency.stores._calls.requests import (
     ResolveRequest,
     StepRequest,
     StepsRequest,
+    TransactionRequest,
     UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores._calls.transactions import reading, transacting
+from grpc_idempotency.stores._calls.transactions import transacting
 
 T = TypeVar("T")
 
@@ -162,5 +163,5 @@ class TransactionalCalls(Calls):
 
     def read(self, fn: Callable[[Database], T]) -> T:
         """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
-        value: T = self._ask(reading(fn))
+        value: T = self._ask(TransactionRequest(fn, reads=True))
         return value

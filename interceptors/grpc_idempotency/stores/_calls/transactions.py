@@ -1,6 +1,5 @@
 """Whose operation a transaction is, decided when it is called (5.1)."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -31,11 +30,12 @@ def transacting(
     """Makes the request for a transaction; in a keyed call of the store's, with its outcome or a step in it.
 
     Raises:
-        TransactionMisuse: ``fn`` is no plain function, the call has committed its reply already, or a step is to be
-            kept outside of a keyed call of this store.
+        TransactionMisuse: The call has committed its reply already, or a step is to be kept outside of a keyed call of
+            this store.
     """
-    _check_plain("transaction", fn)
-    operation = _own(store, running_operation())
+    operation = running_operation()
+    if operation is not None and operation.store is not store:
+        operation = _own(store, operation)
     if operation is None and (stray := _own(store, inherited_operation())) is not None:
         fn = _without_reply(fn, stray)
     if operation is not None and operation.committed is not None:
@@ -46,21 +46,6 @@ def transacting(
     if operation is not None:
         bind_operation(request.context, operation)
     return request
-
-
-def reading(fn: Callable[[Database], Any]) -> TransactionRequest:
-    """Makes the request for a read.
-
-    Raises:
-        TransactionMisuse: ``fn`` is no plain function.
-    """
-    _check_plain("read", fn)
-    return TransactionRequest(fn, reads=True)
-
-
-def _check_plain(what: str, fn: Callable[[Database], Any]) -> None:
-    if inspect.iscoroutinefunction(fn):
-        raise TransactionMisuse(f"a {what}'s function must be a plain def: it runs on the database's thread")
 
 
 def _own(store: InDatabase, operation: RunningOperation | None) -> RunningOperation | None:

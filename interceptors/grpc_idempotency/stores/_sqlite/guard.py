@@ -51,19 +51,8 @@ class Guard:
         self.thread = threading.get_ident()
         """The thread of the connection, which makes it."""
         self.view: View | None = None
-        """What the function that is running has of the database."""
+        """What the function that is running has of the database. A view sets it, and ``mode``, while it is open."""
         self._tables: set[str] = set()
-
-    def enter(self, view: "View") -> None:
-        """A function begins, which may do what its view's mode says."""
-        self.view = view
-        self.mode = view.mode
-        self.denied = None
-
-    def leave(self) -> None:
-        """It is over; the store's own statements are not looked at."""
-        self.mode = STORE
-        self.view = None
 
     def protect(self, tables: Iterable[str]) -> None:
         """Makes these tables read-only to functions."""

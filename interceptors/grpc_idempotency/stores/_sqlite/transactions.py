@@ -4,7 +4,7 @@ A step is kept at once (5.2): whether there is one of its name already decides a
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
@@ -54,15 +54,18 @@ class Transactions:
 
         Nobody else writes until the group is committed, so what is so now is so when its outcomes are stored.
         """
-        operations = [one.operation for one in requests if one.operation is not None]
-        claimed = [one for one in operations if one.claim is None]
+        claimed: list[RunningOperation] = []
+        unclaimed: list[RunningOperation] = []
+        for request in requests:
+            operation = request.operation
+            if operation is not None:
+                (claimed if operation.claim is None else unclaimed).append(operation)
         if claimed and self._count_owned(claimed) != len(claimed):
             for one in claimed:
                 if self._count_owned([one]) == 0:
                     self._refused[one.fence] = self._standing([one], now).get(one.name)
-        unclaimed = [one for one in operations if one.claim is not None]
-        standing = self._standing(unclaimed, now) if unclaimed else {}
-        self._refused |= {one.fence: standing[one.name] for one in unclaimed if one.name in standing}
+        if unclaimed and (standing := self._standing(unclaimed, now)):
+            self._refused |= {one.fence: standing[one.name] for one in unclaimed if one.name in standing}
 
     def must_wait(self, request: TransactionRequest) -> bool:
         """Returns whether another run of this operation is completed in this group, so that only the next can tell.
@@ -75,12 +78,11 @@ class Transactions:
     def run(self, request: TransactionRequest, now: int, wall: int) -> None:
         """Runs one; its rows stay only if it may have a reply."""
         request.committed = request.step = None
-        try:
-            self._admit(request.operation)
-        except (FenceRefused, TransactionMisuse) as error:
-            request.error = error
+        if request.operation is not None and (refusal := self._refusal(request.operation)) is not None:
+            request.error = refusal
             return
-        self._save()
+        if not self.lone:
+            self._save()
         if self._attempt(request) and self._keep(request, now, wall):
             self.kept.append(request)
         else:
@@ -89,10 +91,8 @@ class Transactions:
 
     def _attempt(self, request: TransactionRequest) -> bool:
         """Runs the function; whether its rows may stay."""
-        guard = self._db.guard
         view = View(self._db, READ if request.reads else TRANSACTION)
         changes = self._db.total_changes
-        guard.enter(view)
         try:
             keeps = request.context.run(_call, request, view)
             if request.reads and self._db.total_changes != changes:
@@ -104,17 +104,19 @@ class Transactions:
             return keeps
         finally:
             view.close()
-            guard.leave()
             self.lost_by = view.lost_by
 
     def store_outcomes(self, now: int) -> None:
-        """Completes the records of all that were run, or makes them."""
-        for part in _parts(self._outcomes):
+        """Completes the records of all that were run, or inserts them."""
+        sql = self._tables.sql
+        for at in range(0, len(self._outcomes), MOST_ROWS):
+            part = self._outcomes[at : at + MOST_ROWS]
             size = padded(len(part))
             values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
-            self._write(self._tables.sql.sized("complete", rows.OUTCOME_COLUMNS, size), values, len(part))
-        for part in _parts(self._records):
-            self._write(*self._tables.sql.inserting("complete_unclaimed", part, now), len(part))
+            self._write(sql.sized("complete", rows.OUTCOME_COLUMNS, size), values, len(part))
+        for at in range(0, len(self._records), MOST_ROWS):
+            part = self._records[at : at + MOST_ROWS]
+            self._write(*sql.inserting("complete_unclaimed", part, now), len(part))
 
     def _write(self, sql: str, values: list[Any], count: int) -> None:
         if self._db.execute(sql, values).rowcount != count:
@@ -144,20 +146,18 @@ class Transactions:
             return False
         return True
 
-    def _admit(self, operation: RunningOperation | None) -> None:
-        if operation is None:
-            return
+    def _refusal(self, operation: RunningOperation) -> TransactionMisuse | FenceRefused | None:
+        """Returns why an operation may not commit, if so."""
         if operation.name in self._completed or operation.committed is not None:
-            raise TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
-        if operation.fence in self._refused:
-            if self._refused[operation.fence] == (operation.fence, rows.COMPLETED):
-                raise TransactionMisuse("a keyed call has one transaction: its outcome is stored already")
-            raise FenceRefused("the operation has another owner by now: its transaction was not run")
+            return TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
+        if operation.fence not in self._refused:
+            return None
+        if self._refused[operation.fence] == (operation.fence, rows.COMPLETED):
+            return TransactionMisuse("a keyed call has one transaction: its outcome is stored already")
+        return FenceRefused("the operation has another owner by now: its transaction was not run")
 
     def _save(self) -> None:
         """Makes a point to go back to; one that was gone back to is good for the next, too."""
-        if self.lone:
-            return
         if self._saved and self._kept_since:
             self._db.execute("RELEASE grpc_idempotency")
         if not self._saved or self._kept_since:
@@ -181,8 +181,10 @@ class Transactions:
         return translated(error, self._tables.path)
 
     def _count_owned(self, operations: Sequence[RunningOperation]) -> int:
+        values: list[Any] = []
+        for operation in operations:
+            values += (operation.name, operation.fence)
         size = padded(len(operations))
-        values: list[Any] = [part for operation in operations for part in (operation.name, operation.fence)]
         values += [None] * (2 * (size - len(operations)))
         count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
         return count
@@ -193,10 +195,6 @@ class Transactions:
         return {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, now]).fetchall()}
 
 
-def _parts(parameters: Sequence[rows.Row]) -> Iterator[Sequence[rows.Row]]:
-    return (parameters[at : at + MOST_ROWS] for at in range(0, len(parameters), MOST_ROWS))
-
-
 def _call(request: TransactionRequest, view: View) -> bool:
     """Runs the function in its caller's context; whether its rows may stay."""
     inside.set(view)
@@ -204,7 +202,7 @@ def _call(request: TransactionRequest, view: View) -> bool:
     if inspect.isawaitable(request.value):
         if inspect.iscoroutine(request.value):
             request.value.close()
-        raise TransactionMisuse("a transaction's function must not await: give a plain function")
+        raise TransactionMisuse("the function must be a plain def, and not await: it runs on the database's thread")
     view.finish()
     if request.operation is None:
         return True

@@ -42,6 +42,8 @@ _FAILURES = (sqlite3.Error, MemoryError)
 class View:
     """Statements, and no say in the transaction itself; dead once the function has returned.
 
+    From its beginning to its close, the connection's guard lets pass what its mode says.
+
     SQLite answers some errors by rolling back the whole transaction: a full disk, a constraint or statement that says
     ON CONFLICT ROLLBACK, a trigger that raises ROLLBACK. It is in autocommit mode then. The view looks for that before
     each statement, so that none is ever committed by itself.
@@ -70,10 +72,14 @@ class View:
         """Whether its function, and what is made of its reply, has come to its end."""
         self.lost_by: BaseException | None = None
         """The error by which SQLite has rolled back the transaction, if it has."""
+        guard = self._guard
+        guard.view, guard.mode, guard.denied = self, mode, None
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Runs one statement."""
-        db = self._open()
+        db = self._db
+        if db is None or not db.in_transaction:
+            db = self._open()
         try:
             return _rows_of(db.execute(self.mode + sql, parameters))
         except _FAILURES as error:
@@ -111,13 +117,15 @@ class View:
 
     def finish(self) -> None:
         """The function has returned. Raises, as a further statement would, if its transaction was lost meanwhile."""
-        self._open()
+        if self._db is None or not self._db.in_transaction:
+            self._open()
         self._db = None
 
     def close(self) -> None:
-        """The function is over, whichever way."""
+        """The function is over, whichever way; the store's own statements are not looked at."""
         self._db = None
         self.over = True
+        self._guard.mode, self._guard.view = STORE, None
 
     def _open(self) -> GuardedConnection:
         if self._db is None:
