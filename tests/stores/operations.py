@@ -8,7 +8,33 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from grpc_idempotency.store import Database
+from grpc_idempotency.stores._sqlite.requests import Prepare
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
+
+
+class _Job:
+    """Tables whose preparation is the job: the writer prepares those of a request in between two groups."""
+
+    ready = False
+
+    def __init__(self, job: Callable[[sqlite3.Connection], object]) -> None:
+        self._job = job
+
+    def prepare(self, db: sqlite3.Connection) -> None:
+        self.ready = True
+        self._job(db)
+
+
+async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
+    """Runs something on the connection's thread, behind the store's back."""
+    request = Prepare()
+    request.error = None
+    request.tables = _Job(job)
+    request.loop = asyncio.get_running_loop()
+    request.future = request.loop.create_future()
+    assert store._writer is not None
+    store._writer.submit(request)
+    await request.future
 
 
 @contextlib.asynccontextmanager
@@ -20,9 +46,7 @@ async def kept(store: AsyncSQLiteStore) -> AsyncIterator[None]:
         loop.call_soon_threadsafe(keeps.set)
         go.wait()
 
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(keep)
+    keeping = asyncio.ensure_future(on_thread(store, keep))
     await keeps.wait()  # a group that was answered just now may not have ended
     try:
         yield
@@ -30,21 +54,7 @@ async def kept(store: AsyncSQLiteStore) -> AsyncIterator[None]:
             await asyncio.sleep(0)
     finally:
         go.set()
-
-
-async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
-    """Runs something on the connection's thread, behind the store's back."""
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def run(db: sqlite3.Connection) -> None:
-        job(db)
-        loop.call_soon_threadsafe(done.set)
-
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(run)
-    await done.wait()
+        await asyncio.gather(keeping, return_exceptions=True)  # the file may have been lost meanwhile
 
 
 async def traced(store: AsyncSQLiteStore) -> list[str]:

@@ -21,6 +21,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 
 from .conftest import Make
+from .operations import on_thread
 
 
 @contextmanager
@@ -239,18 +240,12 @@ async def test_what_does_not_fit_hurts_nobody_else(store: AsyncSQLiteStore) -> N
 
 async def _limit(store: AsyncSQLiteStore, *, extra: int) -> None:
     """Lets the database grow by so many pages and no more, as a full disk does."""
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
 
     def limit(db: sqlite3.Connection) -> None:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages + extra}")
-        loop.call_soon_threadsafe(done.set)
 
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(limit)
-    await done.wait()
+    await on_thread(store, limit)
 
 
 @contextmanager

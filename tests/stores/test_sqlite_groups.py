@@ -359,6 +359,18 @@ class TestLoops:
         assert await asyncio.to_thread(in_loops, [open_and_close] * 3) == []
 
 
+async def test_a_mistake_of_the_writer_leaves_nobody_waiting(
+    store: AsyncSQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in its thread: those who wait are refused, and the next call opens the file again."""
+    assert store._writer is not None
+    async with kept(store):
+        monkeypatch.setattr(store._writer.place, "trouble", lambda: 1 / 0)
+        answers = asyncio.gather(*(store.claim(a_claim()) for _ in range(3)), return_exceptions=True)
+    assert all(isinstance(answer, StoreUnavailable) for answer in await answers)
+    assert await store.claim(a_claim()) is None
+
+
 async def test_a_cancelled_opening_is_still_an_opening(make: Make) -> None:
     """Whoever opens for all may go away."""
     store = make()

@@ -1,4 +1,4 @@
-"""The writer's queue: every order in which callers, their loops, the connection's thread and a closing can take turns.
+"""The writer's inbox: every order in which callers, their loops, the connection's thread and a closing can take turns.
 
 Each actor is a thread that stops before every step on shared state; one at a time is let go on, and every choice of the
 next one is tried. So a request that is left behind in some order is found, whatever the machine is doing.
@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.requests import THREADS, Request
 from grpc_idempotency.stores._sqlite import writer as writer_module
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.guard import Guard
-from grpc_idempotency.stores._sqlite.queue import Queue
 from grpc_idempotency.stores._sqlite.requests import Flush
-from grpc_idempotency.stores._sqlite.writer import Writer
+from grpc_idempotency.stores._sqlite.writer import Inbox, Writer
 
 MOST = 50_000
 """More schedules than any of these scenarios has."""
@@ -65,61 +64,86 @@ def pause() -> None:
         actor.pause()
 
 
-class SteppedQueue(Queue):
-    """Each call of the queue is a step: under its lock nothing can come between."""
+class SteppedLock:
+    """Taking the lock is a step: under it nothing can come between but what is added."""
 
-    def add(self, request: Any) -> bool:
-        pause()
-        return super().add(request)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
 
-    def close(self) -> bool:
+    def __enter__(self) -> None:
         pause()
-        return super().close()
+        self._lock.acquire()
 
-    def closed(self) -> None:
-        pause()
-        super().closed()
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
-    def take(self) -> list[Any]:
+
+class SteppedInbox(Inbox):
+    """Each addition, each blocking wait and each time that the lock is taken is a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = SteppedLock()  # type: ignore[assignment]  # quacks like one
+        self.add = self._add
+        self.asleep = False
+        """Whether the thread is blocked until something is added."""
+        self.over = False
+        """Whether the thread is to be let go, since nothing will be added any more."""
+
+    def _add(self, request: Any) -> None:
         pause()
+        self._added.put(request)
+
+    def close(self) -> None:
+        pause()
+        self._closing = True
+        self._added.put(None)
+
+    def take(self) -> list[Any] | None:
+        if not self._first and not self._closing:
+            self.asleep = True
+            pause()
+            self.asleep = False
+        if self.over:
+            raise Over
         return super().take()
 
-    def ends(self) -> bool:
-        pause()
-        return super().ends()
+    def wakes(self) -> bool:
+        """Whether the thread has something to do."""
+        return not self.asleep or not self._added.empty() or self.over
 
-    def withdraw(self, chosen: Any) -> list[Any]:
-        pause()
-        return super().withdraw(chosen)
 
-    def rest(self) -> bool:
+class Over(Exception):
+    """Ends a thread that would wait for ever."""
+
+
+class SteppedWriter(Writer):
+    """A writer whose word on its failure is shared state, too."""
+
+    _failure: StoreError | None = None
+    ends = True
+    """Whether it comes to its end at all."""
+
+    @property
+    def failure(self) -> StoreError | None:
+        if self.ends and self._failure is None:  # once set, it stays
+            pause()
+        return self._failure
+
+    @failure.setter
+    def failure(self, failure: StoreError | None) -> None:
         pause()
-        return super().rest()
+        self._failure = failure
 
 
 class Connection:
-    """The connection's thread: runs the jobs that are posted, one after another."""
+    """What SQLite's connection is to the writer."""
 
     def __init__(self) -> None:
         self.guard = Guard()
-        self.jobs: list[Callable[[Any], object]] = []
-        self.busy = False
-        self.shut_down = False
 
-    def post(self, job: Callable[[Any], object]) -> None:
-        pause()
-        if not self.shut_down:
-            self.jobs.append(job)
-
-    def shut(self, _db: Any) -> None:
-        self.shut_down = True
-        self.jobs.clear()
-
-    def run(self) -> None:
-        while self.jobs:
-            self.busy = True
-            self.jobs.pop(0)(None)
-            self.busy = False
+    def close(self) -> None:
+        pass
 
 
 class Loop:
@@ -160,44 +184,50 @@ class Answer:
 
 
 class World:
-    """One writer whose connection and callers are played by actors."""
+    """One writer whose thread and callers are played by actors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened: list[Callable[[Any, Any], None]] = []
-        monkeypatch.setattr(writer_module, "connect", lambda _path, _settings, then, _after: opened.append(then))
-        monkeypatch.setattr(writer_module, "Queue", SteppedQueue)
+        openings: list[tuple[Callable[[Any], None], Callable[[Exception], None]]] = []
+        monkeypatch.setattr(
+            writer_module, "connect", lambda _, __, serve, failed, ___: openings.append((serve, failed))
+        )
+        monkeypatch.setattr(writer_module, "Inbox", SteppedInbox)
         monkeypatch.setattr(writer_module, "_LINGER_EACH", 0.0)
-        self.connection = Connection()
-        self.writer = Writer(
+        self.writer = SteppedWriter(
             "/nowhere", Settings(synchronous="FULL", patience=0.0, foreign_keys=False, read_only=False)
         )
         writer: Any = self.writer
         writer._run = self._run
         writer.place.trouble = lambda: None
-        self._opened = opened[0]
+        self.inbox: SteppedInbox = writer._inbox
+        self._serve, self._failed = openings[0]
         self.answers: list[tuple[Loop | None, Answer]] = []
         self.served = 0
-        self.actors: list[Actor] = [
-            Actor(
-                "connection", self._serve, lambda: bool(self.connection.jobs or self.connection.busy) or self.finished
-            )
-        ]
-        self.finished = False
+        self.actors: list[Actor] = []
 
-    def open(self, error: Exception | None = None) -> None:
-        """The file was opened, or could not be."""
-        self._opened(None if error else self.connection, error)
+    def open(self) -> None:
+        """The file was opened: the connection's thread begins to serve it."""
+        self.actors.append(Actor("connection", self._serves, self.inbox.wakes))
+
+    def fail(self) -> None:
+        """The file could not be opened."""
+        self._failed(StoreUnavailable("it can't be opened"))
+
+    def finish(self) -> None:
+        """Lets the connection's thread go."""
+        self.inbox.over = True
+
+    def _serves(self) -> None:
+        connection: Any = Connection()
+        self._serve(connection)
 
     def _run(self, _db: Any, batch: list[Request[Any]]) -> list[Request[Any]]:
-        self.served += len(batch)
-        for request in batch:
+        """Answers all but the last, if there are several: there was no time for that one."""
+        done, left = (batch, []) if len(batch) == 1 else (batch[:-1], batch[-1:])
+        self.served += len(done)
+        for request in done:
             request.value = None
-        return []
-
-    def _serve(self) -> None:
-        while not self.finished:
-            self.connection.run()
-            pause()
+        return left
 
     def ask(self, loop: Loop | None = None) -> None:
         """A caller in this loop, or in a thread, asks for something."""
@@ -205,8 +235,12 @@ class World:
 
     def withdraw(self) -> None:
         """Whoever watches over nested calls refuses all that wait."""
-        for request in self.writer._queue.withdraw(lambda _: True):
+        for request in self.inbox.withdraw(lambda _: True):
             writer_module._refuse(request, StoreUnavailable("withdrawn"))
+
+    def withdraw_none(self) -> None:
+        """The watch looks whether a call is nested, and finds none."""
+        assert self.inbox.withdraw(lambda _: False) == []
 
     def close(self) -> None:
         """The last user closes the writer."""
@@ -253,10 +287,12 @@ def explore(build: Callable[[], World]) -> int:
             at = prefix[len(taken)] if len(taken) < len(prefix) else 0
             taken.append((at, len(choices)))
             choices[at].step()
-        world.finished = True
-        while choices := world.choices():
-            choices[0].step()
-        world.check()
+        try:
+            world.check()
+        finally:
+            world.finish()
+            while choices := world.choices():
+                choices[0].step()
         while taken and taken[-1][0] + 1 == taken[-1][1]:
             taken.pop()
         if not taken:
@@ -283,6 +319,7 @@ def opened(build: Callable[[], World], *asked: Sequence[Callable[[World], None]]
 
     def world() -> World:
         made = build()
+        made.writer.ends = any(World.close in steps for steps in asked)
         made.open()
         for number, steps in enumerate(asked):
             made.does(f"caller {number}", *(lambda step=step: step(made) for step in steps))
@@ -301,7 +338,7 @@ more = pytest.mark.parametrize("asked", [1, pytest.param(2, marks=[pytest.mark.s
 @more
 def test_every_request_is_answered(patch: Callable[[], World], asked: int) -> None:
     """Two callers, one of whom may ask twice."""
-    assert explore(opened(patch, [in_thread] * asked, [in_thread])) > 100
+    assert explore(opened(patch, [in_thread] * asked, [in_thread])) > 20
 
 
 def test_a_loop_ends_and_another_begins(patch: Callable[[], World]) -> None:
@@ -314,24 +351,30 @@ def test_a_loop_ends_and_another_begins(patch: Callable[[], World]) -> None:
         world.does("second loop", lambda: world.ask(second))
         return world
 
-    assert explore(build) > 100
+    assert explore(build) > 20
 
 
 @more
 def test_the_writer_closes_meanwhile(patch: Callable[[], World], asked: int) -> None:
     """What comes before the closing is answered, what comes after it is refused; nobody is left waiting."""
-    assert explore(opened(patch, [in_thread] * asked, [World.close])) > 100
+    assert explore(opened(patch, [in_thread] * asked, [World.close])) > 20
 
 
 @more
 def test_requests_are_withdrawn(patch: Callable[[], World], asked: int) -> None:
     """Each is answered once, by whoever has taken it; an empty queue is no closing one."""
-    assert explore(opened(patch, [in_thread] * asked, [World.withdraw, in_thread])) > 100
+    assert explore(opened(patch, [in_thread] * asked, [World.withdraw, in_thread])) > 20
+
+
+@more
+def test_requests_keep_their_places(patch: Callable[[], World], asked: int) -> None:
+    """Those that a withdrawal does not choose are answered as if there had been none."""
+    assert explore(opened(patch, [in_thread] * asked, [World.withdraw_none, in_thread])) > 20
 
 
 def test_requests_are_withdrawn_while_the_writer_closes(patch: Callable[[], World]) -> None:
     """Nor does a closing wait for them."""
-    assert explore(opened(patch, [in_thread, World.close], [World.withdraw])) > 100
+    assert explore(opened(patch, [in_thread, World.close], [World.withdraw])) > 20
 
 
 @more
@@ -340,27 +383,26 @@ def test_the_file_can_not_be_opened(patch: Callable[[], World], asked: int) -> N
 
     def build() -> World:
         world = patch()
-        world.does("opening", lambda: world.open(StoreUnavailable("it can't be opened")))
+        world.does("opening", world.fail)
         world.does("caller", *[world.ask] * asked)
         world.does("closing", world.close)
         return world
 
-    assert explore(build) > 100
+    assert explore(build) > 20
 
 
 def test_the_explorer_finds_a_request_that_is_left_behind(
     patch: Callable[[], World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue that looks for requests and rests in two steps loses one that comes between them."""
+    """A withdrawal that does not wake the thread leaves behind what it has not chosen."""
 
-    def rest_in_two_steps(self: SteppedQueue) -> bool:
-        pause()
-        empty = not self._requests
-        pause()
-        self._scheduled = not empty or self._closing
-        return not self._scheduled
+    def quietly(self: SteppedInbox, chosen: Any) -> list[Any]:
+        with self._lock:
+            while not self._added.empty():
+                self._first.append(self._added.get_nowait())  # type: ignore[arg-type]  # no wake-up is there
+        return []
 
-    monkeypatch.setattr(SteppedQueue, "rest", rest_in_two_steps)
+    monkeypatch.setattr(SteppedInbox, "withdraw", quietly)
     with pytest.raises(AssertionError):
-        explore(opened(patch, [in_thread], [in_thread]))
+        explore(opened(patch, [in_thread], [World.withdraw_none]))
     monkeypatch.undo()

@@ -15,7 +15,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed, sealed
 
 from .conftest import Make, MakeBlocking
-from .operations import together
+from .operations import on_thread, together
 
 TABLES = [
     "CREATE TABLE orders (id TEXT PRIMARY KEY)",
@@ -386,8 +386,4 @@ def _directly(store: AsyncSQLiteStore, sql: str) -> list[Any]:
 
 
 async def _on_its_thread(store: AsyncSQLiteStore, sql: str) -> None:
-    done, loop = asyncio.Event(), asyncio.get_running_loop()
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(lambda db: (db.execute(sql).fetchall(), loop.call_soon_threadsafe(done.set)))
-    await done.wait()
+    await on_thread(store, lambda db: db.execute(sql).fetchall())

@@ -19,6 +19,7 @@ from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL, a_claim, keyed, sealed
 
 from .conftest import HandClock, Make
+from .operations import on_thread
 
 
 @pytest.fixture
@@ -271,15 +272,8 @@ class TestKeyed:
 
 
 async def _limit_to_what_there_is(store: AsyncSQLiteStore) -> None:
-    done = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
     def limit(db: sqlite3.Connection) -> None:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages + 10}")
-        loop.call_soon_threadsafe(done.set)
 
-    assert store._writer is not None
-    assert store._writer._connection is not None
-    store._writer._connection.post(limit)
-    await done.wait()
+    await on_thread(store, limit)

@@ -14,7 +14,7 @@ import aiosqlite
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.stores._sqlite.faults import UNUSABLE, Fault
-from grpc_idempotency.stores._sqlite.guard import Guard, GuardedConnection
+from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.place import Place, identity_of
 
 _STATEMENTS_KEPT = 512
@@ -23,7 +23,6 @@ _WAL_KEPT = 4 << 20
 _PREDECESSOR = 10.0
 """Seconds for the writer before this one to close the file: a process never has two connections to it."""
 _EFFECTIVE = os.access in os.supports_effective_ids
-Job = Callable[[GuardedConnection], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +37,10 @@ class Settings:
 
 
 class _Nobody:
-    """Stands where aiosqlite wants a future: nobody waits.
+    """Stands where aiosqlite wants a future: nobody waits for the job.
 
-    A job answers its callers itself. aiosqlite would answer through the future's loop, and its thread dies of an
-    exception when that loop has been closed in the meantime.
+    aiosqlite would tell the future's loop of the job's end, and its thread dies of an exception when that loop has been
+    closed in the meantime.
     """
 
     def get_loop(self) -> "_Nobody":
@@ -55,56 +54,71 @@ _NOBODY = cast("asyncio.Future[Any]", _Nobody())
 
 
 class Connection(aiosqlite.Connection):
-    """An aiosqlite connection that takes jobs from any thread, each a plain function run on its own thread.
+    """An aiosqlite connection whose thread does one long job.
 
     A group is dozens of calls of SQLite in a row: with aiosqlite's own methods each would be two hops between threads,
     and an await at which a caller's cancellation could leave a transaction half done.
     """
 
-    @property
-    def guard(self) -> Guard:
-        """What watches over the functions that run on this connection."""
-        return cast(GuardedConnection, self._conn).guard
+    def work(self, job: Callable[[], None]) -> None:
+        """Runs the job on the connection's thread, and lets the thread end after it. The job closes the file."""
+        self._tx.put_nowait((_NOBODY, lambda: self._last(job)))
 
-    def post(self, job: Job) -> None:
-        """Runs the job on the connection's thread, after those before it; it must not raise."""
-        self._tx.put_nowait((_NOBODY, lambda: job(cast(GuardedConnection, self._conn))))
-
-    def shut(self, db: sqlite3.Connection) -> None:
-        """Closes the file and lets the thread end: the last job. ``close`` would want an event loop, and at the
-        interpreter's exit there is none, nor may a thread be started for one.
-        """
-        db.close()
-        self._connection = None
-        # aiosqlite 0.22 has stop; called in this thread, it finds no loop and so makes no future.
-        stop = getattr(self, "stop", None) or getattr(self, "_stop_running")  # noqa: B009 - mypy sees 0.22 alone
-        stop()
+    def _last(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        finally:
+            # aiosqlite 0.22 has stop; called in this thread, it finds no loop and so makes no future.
+            stop = getattr(self, "stop", None) or getattr(self, "_stop_running")  # noqa: B009 - mypy sees 0.22 alone
+            stop()
 
     def __del__(self) -> None:
         """Nothing: a process that forgets to close may end without a warning; the writer closes at exit."""
 
 
-Connected = Callable[[Connection | None, Exception | None], None]
+def connect(
+    place: Place,
+    settings: Settings,
+    serve: Callable[[GuardedConnection], None],
+    failed: Callable[[Exception], None],
+    after: threading.Event | None,
+) -> None:
+    """Opens the file in a thread of its own, and serves it in aiosqlite's.
 
-
-def connect(place: Place, settings: Settings, then: Connected, after: threading.Event | None) -> None:
-    """Opens the file, once ``after`` is set, and tells ``then``; all in a thread that ends after that.
-
-    It is a thread, and a daemon, for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
+    The opening thread is a daemon for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
     to close still ends; and no caller's loop or cancellation has a hold on an opening that others wait for too.
+
+    Args:
+        place: Where the file is; what was opened is noted there.
+        settings: How to open it.
+        serve: Is called once with the connection, in aiosqlite's thread, and closes it before it returns.
+        failed: Is called instead, with the reason, if the file can't be opened.
+        after: Is waited for before the file is opened.
     """
     opening = threading.Thread(
-        target=_connect, args=(place, settings, then, after), name="grpc-idempotency-open", daemon=True
+        target=_connect, args=(place, settings, serve, failed, after), name="grpc-idempotency-open", daemon=True
     )
     try:
         opening.start()
     except RuntimeError as error:
-        then(None, StoreUnavailable(f"{place.path} can't be opened: {error}"))
+        failed(StoreUnavailable(f"{place.path} can't be opened: {error}"))
 
 
-def _connect(place: Place, settings: Settings, then: Connected, after: threading.Event | None) -> None:
+def _connect(
+    place: Place,
+    settings: Settings,
+    serve: Callable[[GuardedConnection], None],
+    failed: Callable[[Exception], None],
+    after: threading.Event | None,
+) -> None:
+    made: list[GuardedConnection] = []
+
+    def make() -> GuardedConnection:
+        made.append(_open(place, settings))
+        return made[0]
+
     async def opened() -> Connection:
-        connection = Connection(lambda: _open(place, settings), iter_chunk_size=64)
+        connection = Connection(make, iter_chunk_size=64)
         try:
             await connection
         except Exception:
@@ -120,9 +134,9 @@ def _connect(place: Place, settings: Settings, then: Connected, after: threading
     try:
         connection = asyncio.run(opened())
     except Exception as error:
-        then(None, error)
+        failed(error)
     else:
-        then(connection, None)
+        connection.work(lambda: serve(made[0]))
 
 
 def _open(place: Place, settings: Settings) -> GuardedConnection:

@@ -11,7 +11,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,7 +19,6 @@ from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
 from grpc_idempotency.stores._calls.nesting import MISUSE
 from grpc_idempotency.stores._calls.requests import Request, Threads
 from grpc_idempotency.stores._sqlite.guard import Guard
-from grpc_idempotency.stores._sqlite.queue import Queue
 from grpc_idempotency.stores._sqlite.requests import Flush
 
 _LOOK = 0.1
@@ -35,12 +34,12 @@ class Watch:
     def __init__(
         self,
         guard: Guard,
-        queue: Queue,
+        withdraw: Callable[[Callable[[Request[Any]], bool]], Sequence[Request[Any]]],
         patience: float,
         refuse: Callable[[Request[Any], Exception], None],
     ) -> None:
         self.guard = guard
-        self._queue = queue
+        self._withdraw = withdraw
         self._patience = max(patience, _LEAST_PATIENCE)
         self._refuse = refuse
         self._awake = False
@@ -75,10 +74,10 @@ class Watch:
         frames = _frames()
         stacks = [list(_stack(frames.get(thread))) for thread in _waited_for(self.guard.thread, frames)]
         if stacks:
-            for request in self._queue.withdraw(lambda one: _asks(one, stacks)):
+            for request in self._withdraw(lambda one: _asks(one, stacks)):
                 self._refuse(request, TransactionMisuse(MISUSE))
         if lasts > self._patience:
-            for request in self._queue.withdraw(lambda one: not isinstance(one, Flush)):
+            for request in self._withdraw(lambda one: not isinstance(one, Flush)):
                 self._refuse(request, StoreUnavailable(f"a transaction's function has been running for {lasts:.1f} s"))
 
 

@@ -24,6 +24,7 @@ class Place:
         """Whether the -wal file was emptied into the file that it belongs to, when that was lost."""
         self.paths: tuple[str, ...] = (path,)
         """The path, and the links by which stores name it."""
+        self._wal = path + "-wal"
         self._beside: list[tuple[str, Identity | None]] = []
         self._frozen: tuple[int, ...] | None = None
 
@@ -48,24 +49,28 @@ class Place:
         if frozen:
             self._frozen = self._state()
         else:
-            self._beside = [(self.path + end, identity_of(self.path + end)) for end in ("-wal", "-shm")]
+            self._beside = [(path, identity_of(path)) for path in (self._wal, self.path + "-shm")]
 
     def trouble(self) -> str | None:
         """Returns what has become of the files since they were opened; ``None`` where they are as they were."""
-        for path in self.paths:
-            status = _status(path)
-            if status is None or (status.st_dev, status.st_ino) != self.identity:
-                return f"{path} was removed, replaced or moved while this process used it"
-            if not status.st_size:
-                return f"{path} was emptied while this process used it"
-        if self._frozen is not None:
-            return None if self._state() == self._frozen else f"{self.path} was changed while it was read"
-        for path, identity in self._beside:
-            status = _status(path)
-            if status is None or (status.st_dev, status.st_ino) != identity:
-                return f"{path} was removed, replaced or moved while this process used it"
-            if path.endswith("-wal"):
-                self.wal_size = status.st_size
+        stat, path = os.stat, self.path  # no function of ours for each file: this is done twice for each group
+        try:
+            for path in self.paths:
+                status = stat(path)
+                if (status.st_dev, status.st_ino) != self.identity:
+                    return _replaced(path)
+                if not status.st_size:
+                    return f"{path} was emptied while this process used it"
+            for path, identity in self._beside:
+                status = stat(path)
+                if (status.st_dev, status.st_ino) != identity:
+                    return _replaced(path)
+                if path == self._wal:
+                    self.wal_size = status.st_size
+        except OSError:
+            return _replaced(path)
+        if self._frozen is not None and self._state() != self._frozen:
+            return f"{self.path} was changed while it was read"
         return None
 
     def wal_is_left(self) -> bool:
@@ -76,7 +81,11 @@ class Place:
 
     def _state(self) -> tuple[int, ...]:
         status = _status(self.path)
-        return () if status is None else (status.st_mtime_ns, status.st_size, _size(self.path + "-wal"))
+        return () if status is None else (status.st_mtime_ns, status.st_size, _size(self._wal))
+
+
+def _replaced(path: str) -> str:
+    return f"{path} was removed, replaced or moved while this process used it"
 
 
 def identity_of(path: str) -> Identity | None:
