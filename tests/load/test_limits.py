@@ -212,6 +212,7 @@ async def test_so_many_detached_executions(serve: Servers, kind: str, method: st
     await until(lambda: service.is_followed(0))
     refused(await service.call("Other", "a", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
     assert other.runs == 0
+    assert (await service.call("Other", "a")).mark is None
     retry = service.start(method, "a", key=key)
     await until(lambda: service.is_followed(1))
     stuck.go.open()

@@ -175,6 +175,10 @@ class Cell:
     def key(self) -> str:
         return new_key()
 
+    def method(self, variant: str = "plain") -> str:
+        """Returns the full name of the cell's method."""
+        return f"/matrix.{variant}.Echo/{self.shape}"
+
     def texts(self, *texts: str) -> tuple[str, ...]:
         """As many as this kind of call takes."""
         return texts if self.shape in (CLIENT, BIDI) else texts[:1]

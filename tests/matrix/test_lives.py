@@ -292,14 +292,15 @@ async def test_rows_without_a_key(cell: Cell) -> None:
 @transactions
 async def test_rows_are_rolled_back(cell: Cell) -> None:
     """4.6, 5.1 Where the status is not OK, the rows are rolled back."""
+    for code, mark in ((grpc.StatusCode.NOT_FOUND, "replayed"), (grpc.StatusCode.UNAVAILABLE, "executed")):
 
-    async def sets(context: Any) -> None:
-        context.set_code(grpc.StatusCode.NOT_FOUND)
+        async def sets(context: Any, code: grpc.StatusCode = code) -> None:
+            context.set_code(code)
 
-    play, key = Play(sets, row=True), cell.key()
-    first, second = [await cell.call(play, key=key, variant="transactional") for _ in range(2)]
-    assert (first.status, second.mark) == (grpc.StatusCode.NOT_FOUND, "replayed")
-    assert rows(cell, play) == 0
+        play, key = Play(sets, row=True), cell.key()
+        first, second = [await cell.call(play, key=key, variant="transactional") for _ in range(2)]
+        assert (first.status, second.status, second.mark) == (code, code, mark)
+        assert rows(cell, play) == 0
 
 
 @no_operation
@@ -310,6 +311,7 @@ async def test_a_commit_that_fails(cell: Cell) -> None:
     cell.faults.down.add("transaction")
     first = await cell.call(play, key=key, variant="transactional")
     assert (first.status, rows(cell, play)) == (grpc.StatusCode.UNAVAILABLE, 0)
+    assert "Retry with the same key" in first.details
     cell.faults.down.clear()
     assert (await cell.call(play, key=key, variant="transactional")).mark == "executed"
     assert rows(cell, play) == 1

@@ -7,9 +7,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 
-from grpc_idempotency import State
+from grpc_idempotency import Reason, State
 
-from ..harness.replies import KEY, PUSH_BACK, refused
+from ..harness.replies import COUNT, KEY, PUSH_BACK, STATUS, STATUS_DETAILS, Reply, refused
 from ..harness.waiting import ms
 from .echo import Play
 from .rig import Cell, said
@@ -23,8 +23,32 @@ client_streams = pytest.mark.left_out(unary=_NO_COUNT, server=_NO_COUNT, bidi=_N
 _ONLY_BIDI = "only a bidirectional call is refused or passed through for its kind"
 bidirectional = pytest.mark.left_out(unary=_ONLY_BIDI, server=_ONLY_BIDI, client=_ONLY_BIDI)
 
+BAD_REQUEST, RETRY_INFO = error_details_pb2.BadRequest, error_details_pb2.RetryInfo
 INVALID, UNAVAILABLE = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+
+
+def info_of(reply: Reply) -> dict[str, str]:
+    """Returns the ErrorInfo's metadata; the message tells all of it."""
+    info = reply.detail(error_details_pb2.ErrorInfo)
+    assert info.domain == "grpc-idempotency"
+    metadata = dict(info.metadata)
+    for value in metadata.values():
+        assert value in reply.details, reply
+    return metadata
+
+
+def readable(reply: Reply, *words: str) -> None:
+    """Asserts that the message alone tells a person what happened and what to do."""
+    assert reply.details.endswith("."), reply.details
+    assert "{" not in reply.details
+    for word in words:
+        assert word in reply.details, reply.details
+
+
+def bare(reply: Reply) -> None:
+    """Asserts that there is neither BadRequest nor RetryInfo nor push-back."""
+    assert (reply.detail(BAD_REQUEST), reply.detail(RETRY_INFO), reply.trailer(PUSH_BACK)) == (None, None, None)
 
 
 @pytest.mark.any_store
@@ -34,8 +58,11 @@ async def test_key_invalid(cell: Cell) -> None:
     for key in ("", "x" * 256, '"open', '" a"'):
         answer = await cell.call(play, key=key, refused=True)
         refused(answer, "KEY_INVALID", INVALID)
-        (violation,) = answer.detail(error_details_pb2.BadRequest).field_violations
-        assert violation.field == KEY
+        readable(answer, KEY)
+        assert set(info_of(answer)) == {"field", "problem"}
+        (violation,) = answer.detail(BAD_REQUEST).field_violations
+        assert (violation.field, violation.description) == (KEY, answer.details)
+        assert [name for name, _ in answer.trailers] == [STATUS, STATUS_DETAILS]
     answer = await cell.call(play, key="one", metadata=[(KEY, "other")], refused=True)
     refused(answer, "KEY_INVALID", INVALID)
     assert play.runs == 0
@@ -47,7 +74,10 @@ async def test_key_required(cell: Cell) -> None:
     play = Play()
     answer = await cell.call(play, variant="required", refused=True)
     refused(answer, "KEY_REQUIRED", INVALID)
-    assert answer.detail(error_details_pb2.BadRequest) is not None
+    readable(answer, "the same key with each retry")
+    assert info_of(answer) == {"field": KEY, "method": cell.method("required")}
+    (violation,) = answer.detail(BAD_REQUEST).field_violations
+    assert violation.field == KEY
     assert play.runs == 0
 
 
@@ -57,6 +87,9 @@ async def test_principal_required(cell: Cell) -> None:
     play = Play()
     answer = await cell.call(play, key=cell.key(), metadata=[("x-user", "nobody")], refused=True)
     refused(answer, "PRINCIPAL_REQUIRED", grpc.StatusCode.UNAUTHENTICATED)
+    readable(answer, "Authenticate")
+    assert info_of(answer) == {"method": cell.method()}
+    bare(answer)
     assert play.runs == 0
     assert (await cell.call(play, metadata=[("x-user", "nobody")])).mark is None
 
@@ -68,6 +101,9 @@ async def test_streaming_unsupported(cell: Cell) -> None:
     play = Play()
     answer = await cell.call(play, key=cell.key(), refused=True)
     refused(answer, "STREAMING_UNSUPPORTED", grpc.StatusCode.UNIMPLEMENTED)
+    readable(answer, "bidirectional", "Call it without one")
+    assert info_of(answer) == {"method": cell.method()}
+    bare(answer)
     assert play.runs == 0
 
 
@@ -88,7 +124,10 @@ async def test_stream_length_required(cell: Cell) -> None:
     play = Play()
     answer = await cell.call(play, "a", "b", key=cell.key(), count=1)
     refused(answer, "STREAM_LENGTH_REQUIRED", INVALID)
-    assert answer.detail(error_details_pb2.BadRequest) is not None
+    readable(answer, cell.method(), COUNT, "cut off")
+    assert set(info_of(answer)) == {"method", "field", "problem"}
+    (violation,) = answer.detail(BAD_REQUEST).field_violations
+    assert (violation.field, violation.description) == (COUNT, answer.details)
     refused(await cell.call(play, "a", key=cell.key(), count="-1"), "STREAM_LENGTH_REQUIRED", INVALID)
     assert play.runs == 0
 
@@ -98,7 +137,11 @@ async def test_stream_length_required(cell: Cell) -> None:
 async def test_stream_truncated(cell: Cell) -> None:
     """2.3 STREAM_TRUNCATED: fewer came than announced; nothing is executed."""
     play, key = Play(), cell.key()
-    refused(await cell.call(play, "a", "b", key=key, count=3), "STREAM_TRUNCATED", grpc.StatusCode.CANCELLED)
+    answer = await cell.call(play, "a", "b", key=key, count=3)
+    refused(answer, "STREAM_TRUNCATED", grpc.StatusCode.CANCELLED)
+    readable(answer, "Only 2 of the 3", "nothing was executed", "the same key")
+    assert info_of(answer) == {"method": cell.method(), "received": "2", "announced": "3"}
+    bare(answer)
     assert play.runs == 0
     assert said(await cell.call(play, "a", "b", "c", key=key)) == ["run 1", "a", "b", "c"]
 
@@ -119,7 +162,9 @@ async def test_store_unavailable(cell: Cell) -> None:
     cell.faults.down.add("claim")
     answer = await cell.call(play, key=key)
     refused(answer, "STORE_UNAVAILABLE", UNAVAILABLE)
-    assert answer.detail(error_details_pb2.RetryInfo).retry_delay.ToTimedelta() > ms(0)
+    readable(answer, "The handler did not run", "Retry with the same key")
+    info_of(answer)
+    assert answer.detail(RETRY_INFO).retry_delay.ToTimedelta() > ms(0)
     assert play.runs == 0
     assert (await cell.call(play)).mark is None
     cell.faults.down.clear()
@@ -136,6 +181,8 @@ async def test_unprotected(cell: Cell) -> None:
         ("run 1", "unprotected"),
         ("run 2", "unprotected"),
     ]
+    cell.faults.down.clear()
+    assert (await cell.call(play, key=key, variant="unprotected")).mark == "executed"
 
 
 @no_operation
@@ -143,7 +190,11 @@ async def test_key_reused(cell: Cell) -> None:
     """2.3 KEY_REUSED: the key belongs to another request."""
     play, key = Play(), cell.key()
     assert (await cell.call(play, *cell.texts("a", "b"), key=key)).mark == "executed"
-    refused(await cell.call(play, *cell.texts("c", "b"), key=key), "KEY_REUSED", PRECONDITION)
+    answer = await cell.call(play, *cell.texts("c", "b"), key=key)
+    refused(answer, "KEY_REUSED", PRECONDITION)
+    readable(answer, "Use a new key")
+    assert info_of(answer) == {"method": cell.method()}
+    bare(answer)
     assert play.runs == 1
 
 
@@ -175,10 +226,12 @@ async def test_outcome_unknown(cell: Cell) -> None:
     refused(await cell.call(play, key=key, variant="limited"), "OUTCOME_UNKNOWN", PRECONDITION)
     answer = await cell.call(play, key=key, variant="limited")
     refused(answer, "OUTCOME_UNKNOWN", PRECONDITION)
-    assert "grpc-idempotency resolve" in answer.details
+    readable(answer, "operator", "it completed", "it never happened", "grpc-idempotency resolve")
     record = await cell.record()
     assert record is not None
     assert record.state is State.HELD
+    assert info_of(answer) == {"cause": record.reason, "operation": record.name.hex()}
+    bare(answer)
     play.go.open()
     assert play.runs == 1
 
@@ -201,7 +254,13 @@ async def test_response_not_retained(cell: Cell) -> None:
     texts = cell.texts("x" * 50, "y" * 50)
     first = await cell.call(play, *texts, key=key, variant="stingy")
     assert (said(first), first.mark) == (["run 1", *texts], "executed")
-    refused(await cell.call(play, *texts, key=key, variant="stingy"), "RESPONSE_NOT_RETAINED", PRECONDITION)
+    answer = await cell.call(play, *texts, key=key, variant="stingy")
+    refused(answer, "RESPONSE_NOT_RETAINED", PRECONDITION)
+    readable(answer, "succeeded", "do not repeat it under a new key")
+    info = info_of(answer)
+    assert info.pop("created")
+    assert info == {"status": "OK", "cause": "It succeeded, but its response was larger than may be kept"}
+    bare(answer)
     assert play.runs == 1
 
 
@@ -215,7 +274,9 @@ async def test_in_flight(cell: Cell) -> None:
     refused(answer, "IN_FLIGHT", UNAVAILABLE)
     push_back = answer.trailer(PUSH_BACK)
     assert isinstance(push_back, str)
-    assert answer.detail(error_details_pb2.RetryInfo).retry_delay.ToTimedelta() == ms(int(push_back))
+    readable(answer, "still running", f"in {push_back} ms")
+    assert info_of(answer) == {"retry_after_ms": push_back}
+    assert answer.detail(RETRY_INFO).retry_delay.ToTimedelta() == ms(int(push_back))
     play.go.open()
     assert (await first.answer()).mark == "executed"
 
@@ -261,3 +322,9 @@ async def test_an_unknown_fence(cell: Cell) -> None:
     assert not await cell.records.hold(record.name, other, "not mine")
     play.go.open()
     assert (await first.answer()).mark == "executed"
+
+
+async def test_every_reason_is_tested() -> None:
+    """No reason is without its test here."""
+    tested = {name.removeprefix("test_").upper() for name in globals() if name.startswith("test_")}
+    assert {reason.name for reason in Reason} <= tested

@@ -1,7 +1,6 @@
 """Once claimed, an operation runs to its end, whatever becomes of the call (4.4)."""
 
 import asyncio
-from functools import partial
 from typing import Any
 
 import grpc
@@ -10,57 +9,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Policy, State
 
-from ..harness.handlers import Blocking, Counting
+from ..harness.handlers import Blocking
 from ..harness.replies import new_key, refused, text
 from ..harness.servers import Servers
 from ..harness.waiting import Gate, ms, until
-
-
-async def test_a_cancelled_call_and_a_retry_that_attaches(serve: Servers) -> None:
-    """A client cancels mid-handler: the handler runs on, and a retry attaches to it (4.4)."""
-    handler = Blocking()
-    service = await serve({"Do": handler})
-    key = new_key()
-    call = service.start("Do", key=key)
-    await handler.began.wait()
-    call.cancel()
-    await until(service.has_detached)
-    retry = asyncio.ensure_future(service.call("Do", key=key))
-    await until(lambda: service.has_detached(0))
-    handler.go.open()
-    reply = await retry
-    assert (reply.text, reply.mark, handler.runs) == ("done 1", "attached", 1)
-
-
-async def test_a_cancelled_call_and_a_retry_that_replays(serve: Servers) -> None:
-    """A client cancels mid-handler: the handler runs to its end, and a later retry gets its reply (4.4)."""
-    handler = Blocking()
-    service = await serve({"Do": handler})
-    key = new_key()
-    call = service.start("Do", key=key)
-    await handler.began.wait()
-    call.cancel()
-    await until(service.has_detached)
-    handler.go.open()
-    await handler.ended.wait()
-
-    await until(partial(service.has_detached, 0))  # as long as it is there, a retry attaches to it
-    assert (await service.the_record()).state is State.COMPLETED
-    reply = await service.call("Do", key=key)
-    assert (reply.text, reply.mark, handler.runs) == ("done 1", "replayed", 1)
-
-
-async def test_a_deadline_that_passes(serve: Servers) -> None:
-    """A client's deadline ends its call and not the operation (4.4)."""
-    handler = Blocking()
-    service = await serve({"Do": handler})
-    key = new_key()
-    reply = await service.call("Do", key=key, timeout=0.2)
-    assert reply.status is grpc.StatusCode.DEADLINE_EXCEEDED
-    await handler.began.wait()
-    handler.go.open()
-    retry = await service.call("Do", key=key)
-    assert (retry.text, handler.runs) == ("done 1", 1)
 
 
 async def test_a_client_that_disconnects(serve: Servers) -> None:
@@ -113,25 +65,6 @@ async def test_a_waiting_duplicate_that_goes_away(serve: Servers) -> None:
     await until(lambda: service.is_followed(1))
     handler.go.open()
     assert ((await first).text, (await first).mark) == ("done 1", "executed")
-
-
-async def test_so_many_detached_executions(serve: Servers) -> None:
-    """With as many detached executions as may be, further operations are refused; their duplicates attach (4.11)."""
-    handler, other = Blocking(), Counting()
-    service = await serve({"Do": handler, "Other": other}, max_detached=1)
-    key = new_key()
-    call = service.start("Do", key=key)
-    await handler.began.wait()
-    call.cancel()
-    await until(service.has_detached)
-    refused(await service.call("Other", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
-    assert other.runs == 0
-    assert (await service.call("Other")).mark is None
-    retry = asyncio.ensure_future(service.call("Do", key=key))
-    await until(lambda: service.has_detached(0))
-    handler.go.open()
-    assert (await retry).mark == "attached"
-    assert (await service.call("Other", key=new_key())).mark == "executed"
 
 
 async def test_an_execution_limit_for_those_nobody_watches(serve: Servers) -> None:

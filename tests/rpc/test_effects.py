@@ -34,10 +34,6 @@ class First:
         return text(f"run {self.runs}")
 
 
-async def raises(_context: Any) -> None:
-    raise LookupError("the text of an exception")
-
-
 async def cancels(_context: Any) -> None:
     raise asyncio.CancelledError
 
@@ -47,71 +43,6 @@ async def cancels_itself(_context: Any) -> None:
     assert task is not None
     task.cancel()
     await asyncio.sleep(0)
-
-
-# An exception
-
-
-@opaque
-async def test_opaque_raise_is_stored(serve: Servers, effects: Effects) -> None:
-    """An exception of an opaque handler is stored and replayed (4.5)."""
-    handler = First(raises)
-    service = await serve({"Do": handler}, policy=Policy(effects=effects))
-    key = new_key()
-    first, second = [await service.call("Do", key=key) for _ in range(2)]
-    assert (first.status, first.details) == (UNKNOWN, "internal error")
-    assert second.plain == first.plain
-    assert (first.mark, second.mark, handler.runs) == ("executed", "replayed", 1)
-
-
-@again
-async def test_raise_is_released(serve: Servers, effects: Effects) -> None:
-    """An exception where nothing remains of a failed run releases the operation: a retry runs (4.5)."""
-    handler = First(raises)
-    service = await serve({"Do": handler}, policy=Policy(effects=effects))
-    key = new_key()
-    first = await service.call("Do", key=key)
-    assert (first.status, first.details, first.mark) == (UNKNOWN, "internal error", "executed")
-    assert await service.records() == []
-    second = await service.call("Do", key=key)
-    assert (second.text, second.mark) == ("run 2", "executed")
-
-
-# An unclear status
-
-
-UNCLEAR = ["UNKNOWN", "INTERNAL", "DEADLINE_EXCEEDED", "CANCELLED"]
-
-
-@opaque
-@pytest.mark.parametrize("code", UNCLEAR)
-async def test_opaque_unclear_status_is_stored(serve: Servers, effects: Effects, code: str) -> None:
-    """An opaque handler that answers unclearly has its error stored and replayed (4.5)."""
-
-    async def wrong(context: Any) -> None:
-        await context.abort(grpc.StatusCode[code], "who knows")
-
-    handler = First(wrong)
-    service = await serve({"Do": handler}, policy=Policy(effects=effects))
-    key = new_key()
-    first, second = [await service.call("Do", key=key) for _ in range(2)]
-    assert (first.status, first.details) == (grpc.StatusCode[code], "who knows")
-    assert (second.plain, second.mark, handler.runs) == (first.plain, "replayed", 1)
-
-
-@again
-@pytest.mark.parametrize("code", UNCLEAR)
-async def test_unclear_status_is_released(serve: Servers, effects: Effects, code: str) -> None:
-    """Where nothing remains of a failed run, an unclear answer releases the operation (4.5)."""
-
-    async def wrong(context: Any) -> None:
-        await context.abort(grpc.StatusCode[code], "who knows")
-
-    service = await serve({"Do": First(wrong)}, policy=Policy(effects=effects))
-    key = new_key()
-    first = await service.call("Do", key=key)
-    assert (first.status, first.details) == (grpc.StatusCode[code], "who knows")
-    assert (await service.call("Do", key=key)).text == "run 2"
 
 
 # Cancelled from inside

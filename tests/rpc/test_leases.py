@@ -243,23 +243,6 @@ async def test_another_request_does_not_take_over(serve: Servers) -> None:
     assert (await first).text == "run 1"
 
 
-async def test_fences_are_unique(serve: Servers) -> None:
-    """A released operation that is claimed again has another fence (4.2)."""
-    fences: list[bytes] = []
-
-    async def do(_request: Any, context: Any) -> None:
-        operation = current()
-        assert operation is not None
-        fences.append(operation.fence)
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "not yet")
-
-    service = await serve({"Do": do})
-    key = new_key()
-    for _ in range(5):
-        await service.call("Do", key=key)
-    assert len(set(fences)) == 5
-
-
 async def test_a_record_names_the_process_that_runs_it(serve: Servers) -> None:
     """Host and process id, for an operator who wonders where it runs, or ran (6.4)."""
     handler, store = Blocking(), FlakyStore(serve.path)

@@ -21,21 +21,6 @@ def brief(**options: Any) -> Policy:
     return Policy(lease=ms(500), renew_every=ms(100), **options)
 
 
-async def test_refused_before_the_claim(serve: Servers) -> None:
-    """A store that can't claim: refused, the handler did not run, and a retry runs it once the store is back (5.5)."""
-    handler, store = Counting(), FlakyStore(serve.path)
-    service = await serve({"Do": handler}, store=store)
-    key = new_key()
-    store.down.add("claim")
-    for _ in range(2):
-        refused(await service.call("Do", key=key), "STORE_UNAVAILABLE", UNAVAILABLE)
-    assert handler.runs == 0
-    assert (await service.call("Do")).mark is None  # un-keyed calls need no store
-    store.down.clear()
-    assert (await service.call("Do", key=key)).mark == "executed"
-    assert handler.runs == 2
-
-
 async def test_a_claim_that_nobody_knows_of(serve: Servers) -> None:
     """A claim that may have taken effect is taken back: nobody waits for the lease of a run that was none (5.5)."""
     handler, store = Counting(), FlakyStore(serve.path)
@@ -48,18 +33,6 @@ async def test_a_claim_that_nobody_knows_of(serve: Servers) -> None:
     assert await service.records() == []
     assert (await service.call("Do", key=key)).mark == "executed"
     assert handler.runs == 1
-
-
-async def test_unprotected_by_policy(serve: Servers) -> None:
-    """By policy a call goes through instead, marked ``unprotected``: its retry runs again (5.5)."""
-    handler, store = Counting(), FlakyStore(serve.path)
-    service = await serve({"Do": handler}, store=store, policy=Policy(unprotected=True))
-    key = new_key()
-    store.down.add("claim")
-    replies = [await service.call("Do", key=key) for _ in range(2)]
-    assert [(reply.text, reply.mark) for reply in replies] == [(" run 1", "unprotected"), (" run 2", "unprotected")]
-    store.down.clear()
-    assert (await service.call("Do", key=key)).mark == "executed"
 
 
 async def test_a_completion_is_tried_again(serve: Servers) -> None:

@@ -53,33 +53,6 @@ async def completed(service: Service) -> bool:
     return (await service.the_record()).state is State.COMPLETED
 
 
-async def test_rows_and_outcome_commit_together(serve: Servers, store: SQLiteStore) -> None:
-    """A keyed call's rows are there once, and its reply is replayed (5.1)."""
-
-    async def do(request: StringValue, context: Any) -> StringValue:
-        context.set_trailing_metadata((("x-mine", "1"),))
-        return await store.transaction(insert(request.value))
-
-    service = await serve({"Do": do}, policy=TRANSACTIONAL, store=store)
-    key = new_key()
-    first, second = [await service.call("Do", text("a"), key=key) for _ in range(2)]
-    assert (first.text, first.mark, first.trailer("x-mine")) == ("inserted a", "executed", "1")
-    assert (second.plain, second.mark) == (first.plain, "replayed")
-    assert rows(serve.path) == ["a"]
-
-
-async def test_without_a_key_it_is_just_a_transaction(serve: Servers, store: SQLiteStore) -> None:
-    """The same handler in an un-keyed call commits its rows, and nothing else (5.1)."""
-
-    async def do(request: StringValue, _context: Any) -> StringValue:
-        return await store.transaction(insert(request.value))
-
-    service = await serve({"Do": do}, policy=TRANSACTIONAL, store=store)
-    assert [(await service.call("Do", text("a"))).mark for _ in range(2)] == [None, None]
-    assert rows(serve.path) == ["a", "a"]
-    assert await service.records() == []
-
-
 async def test_what_raises_is_rolled_back(serve: Servers, store: SQLiteStore) -> None:
     """A function that raises leaves no row and no record: a retry runs (4.5, 5.1)."""
     runs: list[str] = []
@@ -125,22 +98,6 @@ async def test_a_finding_is_rolled_back_and_stored(serve: Servers, store: SQLite
     first, second = [await service.call("Do", text("a"), key=key) for _ in range(2)]
     assert (first.status, first.details) == (grpc.StatusCode.FAILED_PRECONDITION, "too poor")
     assert (second.plain, second.mark, rows(serve.path)) == (first.plain, "replayed", [])
-
-
-@pytest.mark.parametrize("code", ["NOT_FOUND", "UNAVAILABLE"])
-async def test_another_status_than_ok_is_rolled_back(serve: Servers, store: SQLiteStore, code: str) -> None:
-    """Where the call's status is not OK, the rows are rolled back, though the function returned (4.6, 5.1)."""
-
-    async def do(request: StringValue, context: Any) -> StringValue:
-        context.set_code(grpc.StatusCode[code])
-        return await store.transaction(insert(request.value))
-
-    service = await serve({"Do": do}, policy=TRANSACTIONAL, store=store)
-    key = new_key()
-    first, second = [await service.call("Do", text("a"), key=key) for _ in range(2)]
-    assert first.status is second.status is grpc.StatusCode[code]
-    assert second.mark == ("replayed" if code == "NOT_FOUND" else "executed")
-    assert rows(serve.path) == []
 
 
 async def test_what_was_committed_counts(serve: Servers, store: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
@@ -194,22 +151,6 @@ async def test_another_store_object_on_the_file(serve: Servers, store: SQLiteSto
     first, second = [await service.call("Do", text("a"), key=key) for _ in range(2)]
     assert (first.text, second.mark, rows(serve.path)) == ("inserted a", "replayed", ["a"])
     await own.close()
-
-
-async def test_a_transaction_that_could_not_be_committed(serve: Servers, store: FlakyStore) -> None:
-    """A transaction that could not be committed is answered UNAVAILABLE and released: a retry runs (5.1)."""
-
-    async def do(request: StringValue, _context: Any) -> StringValue:
-        return await store.transaction(insert(request.value))
-
-    service = await serve({"Do": do}, policy=TRANSACTIONAL, store=store)
-    store.down.add("transaction")
-    key = new_key()
-    first = await service.call("Do", text("a"), key=key)
-    assert (first.status, rows(serve.path)) == (grpc.StatusCode.UNAVAILABLE, [])
-    assert "Retry with the same key" in first.details
-    store.down.clear()
-    assert (await service.call("Do", text("a"), key=key)).text == "inserted a"
 
 
 @pytest.mark.parametrize("effects", Effects)

@@ -211,14 +211,3 @@ async def test_a_keyed_bidirectional_stream(serve: Servers) -> None:
     assert echo.runs == 0
     reply = await service.blocking("Bidirectional", "a", "b")
     assert (reply.texts, reply.mark) == (["a", "b"], None)
-
-
-async def test_a_bidirectional_stream_by_policy(serve: Servers) -> None:
-    """By policy a keyed bidirectional stream passes through as if it had no key: it runs each time (4.8)."""
-    echo = Echo()
-    service = await serve(echo.methods(), policies={"Bidirectional": Policy(pass_bidirectional=True)})
-    key = new_key()
-    for _ in range(2):
-        reply = await service.call("Bidirectional", "a", "b", key=key, count=None)
-        assert (reply.texts, reply.mark, reply.status) == (["a", "b"], None, OK)
-    assert (echo.runs, await service.records()) == (2, [])
