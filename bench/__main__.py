@@ -57,17 +57,23 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=positive(float), help=f"length of a burst (default: {_FULL.seconds:g})")
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=f"some of {', '.join(names)}")
     parser.add_argument("--callers", nargs="+", type=positive(int), metavar="N", help="default: 1 16 64")
-    parser.add_argument("--quick", action="store_true", help="short bursts, for a first impression")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="short bursts, for a first impression: too noisy for a verdict about targets",
+    )
     parser.add_argument("--synchronous", choices=["NORMAL", "FULL", "EXTRA"], default="FULL", help="of every database")
     parser.add_argument("--uvloop", action="store_true", help=f"run the servers on {KINDS['aio']} on uvloop")
     parser.add_argument("--gc-threshold", type=positive(int), help="first threshold of the servers' garbage collector")
     parser.add_argument(
         "--tuned-alone", action="store_true", help="compare with the same server without the three settings above"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--markdown", metavar="FILE", help="write the tables there, too")
-    parser.add_argument("--plot", metavar="FILE", help="draw the figures there, as .svg and as .png")
-    parser.add_argument("--show", metavar="FILE", help="measure nothing; show what --json wrote")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to this file")
+    parser.add_argument("--plot", metavar="FILE", help="draw the figures to this file, as .svg and as .png")
+    parser.add_argument(
+        "--show", metavar="FILE", help="measure nothing, and print the figures of this file, which --json wrote"
+    )
     return parser.parse_args()
 
 

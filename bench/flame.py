@@ -78,10 +78,12 @@ def _entitle(file: Path, title: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.flame",
-        description="Draws where the time of a server with the interceptor goes, by py-spy. It may need root.",
+        description="Draws with py-spy where the time of a server with the interceptor goes. It may need root.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--case", choices=[case.name for case in CASES], default="first-aio", help="what to call")
+    parser.add_argument(
+        "--case", choices=[case.name for case in CASES], default="first-aio", help="the case to measure"
+    )
     parser.add_argument("--callers", type=positive(int), default=CALLERS[-1], help="how many calls at once")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="how long to sample")
     parser.add_argument("--file", default="flame.svg", help="where to write the SVG")

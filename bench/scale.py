@@ -60,7 +60,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.scale",
-        description="Measures first calls on a large file and under a sweep, and what calls leave in memory and file.",
+        description="Measures first calls on a large file and during a sweep, and the growth of memory and file.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     number = positive(int)
@@ -69,14 +69,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--expired", type=number, default=1_000_000, help="expired keys to sweep")
     parser.add_argument("--calls", type=number, default=1_000_000, help="keyed calls")
     parser.add_argument(
-        "--first-calls", type=number, default=100_000, help="how many of them come before memory counts"
+        "--first-calls", type=number, default=100_000, help="how many of them come before memory is measured"
     )
     parser.add_argument("--pairs", type=number, default=7, help="pairs of bursts on the large and the small file")
     parser.add_argument("--seconds", type=positive(float), default=2.0, help="length of a burst")
     parser.add_argument("--server", choices=list(KINDS), default="aio", help="the kind of server")
-    parser.add_argument("--only", nargs="+", choices=["keys", "sweep", "calls"], help="some parts alone")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table there, too")
+    parser.add_argument("--only", nargs="+", choices=["keys", "sweep", "calls"], help="measure only these parts")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the table to this file")
     return parser.parse_args()
 
 

@@ -75,17 +75,19 @@ def _arguments() -> argparse.ArgumentParser:
         description="Kills real servers while clients call them, and proves that nothing went wrong.",
     )
     parser.add_argument("--kills", type=int, default=25, help="how often servers are killed (default: 25)")
-    parser.add_argument("--seed", type=int, default=1, help="of what clients do and where servers die")
-    parser.add_argument("--clients", type=int, default=40, help="calls in flight")
-    parser.add_argument("--peers", type=int, default=1, help="servers for each service, on one file")
-    parser.add_argument("--pauses", type=float, default=0.0, help="the part of the kills that only stops for a while")
-    parser.add_argument("--misuse", type=float, default=0.03, help="the part of all transactions that misbehave")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the clients' actions and of the kills")
+    parser.add_argument("--clients", type=int, default=40, help="how many clients call at once")
+    parser.add_argument("--peers", type=int, default=1, help="how many servers each service has, on one file")
+    parser.add_argument("--pauses", type=float, default=0.0, help="share of kills that only pause a server")
+    parser.add_argument("--misuse", type=float, default=0.03, help="share of transactions that misbehave")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
-    parser.add_argument("--walk", action="store_true", help="kill one checkout at each of its points instead")
-    parser.add_argument("--folder", type=Path, help="where to run; else a new folder, deleted if nothing was found")
-    parser.add_argument("--faults", action="store_true", help="name the faults instead")
+    parser.add_argument("--walk", action="store_true", help="instead: kill one checkout at each of its points")
     parser.add_argument(
-        "--fault", choices=sorted(FAULTS), default="", metavar="NAME", help="put this fault in, which has to be found"
+        "--folder", type=Path, help="folder to run in (default: a new one, deleted if nothing was found)"
+    )
+    parser.add_argument("--faults", action="store_true", help="instead: list the faults")
+    parser.add_argument(
+        "--fault", choices=sorted(FAULTS), default="", metavar="NAME", help="inject this fault, which has to be found"
     )
     return parser
 

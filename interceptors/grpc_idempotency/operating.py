@@ -107,7 +107,14 @@ def operation(store: Store, name: str) -> Record:
 
 
 def framed(messages: Iterable[bytes]) -> bytes:
-    """Returns the serialized messages of a stream as the one ``message`` of an outcome."""
+    """Joins the serialized messages of a stream to the one ``message`` of an outcome.
+
+    Args:
+        messages: The messages, in their order.
+
+    Returns:
+        The messages, each behind its length in four bytes.
+    """
     return frame(messages)
 
 

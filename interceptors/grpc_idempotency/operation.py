@@ -105,7 +105,28 @@ class Operation(_Operation):
     def step(
         self, name: str, fn: Callable[..., Any], *, undo: Callable[..., Any] | None = None, transaction: bool = False
     ) -> Any:
-        """Blocks as :meth:`AsyncOperation.step` awaits. What is said there of tasks is true here of threads."""
+        """Runs ``fn()`` once in the life of the operation, and returns its result in this and every later run.
+
+        It blocks until the store has answered. Otherwise it is the same as :meth:`AsyncOperation.step`, with threads in
+        place of tasks.
+
+        Args:
+            name: The step's name, unique within the operation.
+            fn: Called without arguments.
+            undo: Called with the step's result when the operation fails for good. If it fails, it is tried again, so it
+                may run twice.
+            transaction: ``True`` runs ``fn(db)`` in a transaction, which commits its rows and the step's result
+                together (5.2). Its undo is ``undo(db, result)``, in a transaction too.
+
+        Returns:
+            The result of ``fn`` in the run in which it was called.
+
+        Raises:
+            Exception: ``fn`` raised it.
+            StepMisuse: Such a step is not allowed now, or its result can't be kept.
+            FenceRefused: This run has lost its lease, or the operation has another owner.
+            StoreUnavailable: The result could not be kept.
+        """
         return self._running.step(name, fn, undo, transaction)
 
 

@@ -89,7 +89,7 @@ class Reason(enum.Enum):
     )
     CUSTOMER_NOT_FOUND = _Row(
         grpc.StatusCode.FAILED_PRECONDITION,
-        "The customer '{id}' of the order is no user of the shop, so there is no wallet to pay from.",
+        "The customer '{id}' of the order is not a user of the shop, so there is no wallet to pay from.",
     )
     CAPTURE_REFUSED = _Row(
         grpc.StatusCode.FAILED_PRECONDITION,

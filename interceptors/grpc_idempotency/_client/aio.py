@@ -39,10 +39,16 @@ def client_interceptors(
 
 
 async def status_of(call: grpc.aio.Call) -> str | None:
-    """Waits for the end of a call, and returns how it was answered.
+    """Waits for the end of a call, and returns how it was answered (2.2).
+
+    :func:`grpc_idempotency.status_of` takes the errors of both kinds of channel.
+
+    Args:
+        call: A call of ``grpc.aio``.
 
     Returns:
-        As :func:`grpc_idempotency.status_of`, which also takes the errors of both kinds of channel.
+        ``executed``, ``replayed``, ``attached``, ``refused`` or ``unprotected``. ``None`` if the server treated the
+        call as un-keyed, or no answer came.
     """
     return status_in(await call.trailing_metadata())
 
