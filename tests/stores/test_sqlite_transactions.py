@@ -12,7 +12,7 @@ import pytest
 
 from grpc_idempotency._operation.running import enter
 from grpc_idempotency._operation.sync import SyncRunning
-from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable, TransactionMisuse
 from grpc_idempotency.records import Claim
 from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
@@ -227,6 +227,27 @@ class TestKeyed:
         assert await store.get(claim.name) is not None  # answered after the group that stored it
         assert operation.committed == sealed("a")
         assert await orders(store) == ["a"]
+
+    async def test_a_transaction_that_can_not_be_asked_ends_for_its_operation(self, tmp_path: Path) -> None:
+        """Its store can't be opened: the operation has the error, and its end waits for nothing."""
+        store = AsyncSQLiteStore(tmp_path / "nowhere" / "idempotency.db")
+        async with keyed(store, a_claim()) as operation:
+            with pytest.raises(StoreUnavailable) as raised:
+                await store.transaction(insert("a"))
+            assert operation.uncommitted is raised.value
+        assert operation.committed is None
+
+    async def test_a_transaction_of_a_store_that_only_reads_ends_for_its_operation(
+        self, store: AsyncSQLiteStore, path: Path
+    ) -> None:
+        """It is refused as every write is."""
+        reader = AsyncSQLiteStore(path, read_only=True)
+        async with keyed(reader, await claimed(store)) as operation:
+            with pytest.raises(StoreUnusable, match="read-only"):
+                await reader.transaction(insert("a"))
+        assert operation.committed is None
+        assert await orders(store) == []
+        await reader.close()
 
     def test_a_transaction_whose_callers_loop_has_stopped_ends_for_its_operation(
         self, path: Path, clock: HandClock
