@@ -1,0 +1,122 @@
+"""What goes on beside an execution: its lease is renewed, runs in other processes are watched (4.3, 4.9)."""
+
+from datetime import timedelta
+
+import pytest
+
+from grpc_idempotency._protocol import rules as protocol
+from grpc_idempotency._protocol.effects import (
+    Event,
+    Get,
+    LeaseHolds,
+    LoseLease,
+    Pause,
+    Renew,
+)
+from grpc_idempotency.records import Record, State
+
+from .hand import DOWN, Hand, claim, record
+
+
+def test_a_lease_is_renewed_every_so_often() -> None:
+    """At once, since it begins when the first renewal is due, and then at its interval (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    for _ in range(3):
+        assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=15), 5.0)
+        hand.reply(Renew, True)
+        assert hand.asked(Pause).seconds == 5.0
+        hand.reply(Pause, None)
+
+
+def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
+    """Without a pause, and then after short ones that grow, for as long as the lease holds (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    pauses = []
+    for _ in range(12):
+        hand.fail(Renew, DOWN)
+        hand.reply(LeaseHolds, True)
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+    assert pauses[:3] == [0.0, 0.05, 0.1]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 1.25
+    assert sum(pauses) < 10  # so that it is tried until the lease's end
+    hand.reply(Renew, True)
+    assert hand.asked(Pause).seconds == 5.0
+    hand.reply(Pause, None)
+    hand.fail(Renew, DOWN)
+    hand.reply(LeaseHolds, True)
+    assert hand.asked(Pause).seconds == 0.0
+    assert hand.told == []
+
+
+def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
+    """A run whose server could not renew in time goes on trying: nobody may have been there to take over (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    for _ in range(2):
+        hand.fail(Renew, DOWN)
+        hand.reply(LeaseHolds, False)
+        assert hand.asked(Pause).seconds == 5.0
+        hand.reply(Pause, None)
+        assert hand.told == [Event.LAPSED]
+    hand.reply(Renew, True)
+    hand.reply(Pause, None)
+    hand.fail(Renew, DOWN)
+    hand.reply(LeaseHolds, False)
+    assert hand.told == [Event.LAPSED, Event.LAPSED]
+
+
+@pytest.mark.parametrize(
+    "now",
+    [None, record(fence=b"next"), record(State.HELD, fence=b"mine")],
+    ids=["released", "taken over", "held"],
+)
+def test_a_lease_of_another_is_lost(now: Record | None) -> None:
+    """The run is told, and its lease is renewed no more (4.2, 4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    hand.reply(Renew, False)
+    hand.reply(Get, now)
+    hand.reply(LoseLease, None)
+    assert hand.told == [Event.LOST]
+    assert hand.result is None
+
+
+@pytest.mark.parametrize("state", [State.COMPLETED, State.WAITING])
+def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
+    """A transaction that has committed the reply, say, ends the renewals of a handler that goes on (4.9, 5.1)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    hand.reply(Renew, False)
+    hand.fail(Get, DOWN)
+    hand.reply(LeaseHolds, True)
+    hand.reply(Pause, None)
+    hand.reply(Renew, False)
+    hand.reply(Get, record(state, fence=b"mine"))
+    assert (hand.told, hand.result) == ([], None)
+
+
+@pytest.mark.parametrize(
+    "now",
+    [None, record(fence=b"next"), record(State.HELD), record(State.COMPLETED), record(lapsed=True)],
+    ids=["absent", "of another fence", "held", "completed", "lapsed"],
+)
+def test_a_run_elsewhere_is_over_when_its_record_says_so(now: Record | None) -> None:
+    """Polled with growing pauses while it runs (4.3)."""
+    hand = Hand(protocol.watch(b"name", b"theirs"))
+    pauses = []
+    for _ in range(12):
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+        hand.reply(Get, record())
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.02, 0.5)
+    hand.reply(Pause, None)
+    hand.reply(Get, now)
+    assert hand.result is None
+
+
+def test_a_lookout_without_a_store_comes_home() -> None:
+    """The next claim will say what is wrong (4.3, 5.5)."""
+    hand = Hand(protocol.watch(b"name", b"theirs"))
+    hand.reply(Pause, None)
+    hand.fail(Get, DOWN)
+    assert hand.result is None
