@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -108,18 +107,14 @@ async def test_a_repeatable_handler_past_its_limit(serve: Servers, method: str) 
 @every_method
 @pytest.mark.parametrize("kind", ["thread", "sync"])
 async def test_a_repeatable_handler_that_can_not_be_stopped(serve: Servers, kind: str, method: str) -> None:
-    """A thread runs on past its limit: callers are answered, and no other run begins before its lease's end (4.1)."""
+    """A thread runs on past its limit: callers are answered, and no other run begins beside it (4.1)."""
     stuck = Stuck()
-    policy = Policy(
-        execution_limit=ms(200), effects=Effects.REPEATABLE, lease=ms(1500), renew_every=ms(500), wait=ms(0)
-    )
+    policy = Policy(execution_limit=ms(200), effects=Effects.REPEATABLE, wait=ms(0))
     service = await serve(stuck.methods(), policy=policy)
     key = new_key()
-    began = time.monotonic()
     first = await service.call(method, "a", key=key)
     assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
     again = await service.call(method, "a", key=key)
-    assert time.monotonic() - began < 1.4, "too slow a machine to tell"
     refused(again, "IN_FLIGHT", grpc.StatusCode.UNAVAILABLE)
     assert stuck.runs == 1
     stuck.go.open()
@@ -136,9 +131,8 @@ async def test_the_drain_limit(serve: Servers, kind: str, method: str, caplog: p
     service = await serve(stuck.methods(), drain_limit=ms(300))
     call = service.start(method, "a", key=new_key())
     await stuck.began.wait()
-    began = time.monotonic()
     await service.stop()
-    assert time.monotonic() - began < 5
+    assert not stuck.ended.opened
     assert "1 operations did not end within the drain limit" in caplog.text
     assert (await call.end()).status is not grpc.StatusCode.OK
     store = serve.store()
@@ -180,7 +174,9 @@ async def test_the_drain_limit_of_a_transaction(
 
 
 @every_method
-async def test_what_ends_within_the_drain_limit(serve: Servers, kind: str, method: str) -> None:
+async def test_what_ends_within_the_drain_limit(
+    serve: Servers, kind: str, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """At a stop what nobody watches any more is run to its end, and stored (4.4)."""
     stuck = Stuck()
     service = await serve(stuck.methods(), drain_limit=ms(15_000))
@@ -188,10 +184,14 @@ async def test_what_ends_within_the_drain_limit(serve: Servers, kind: str, metho
     await stuck.began.wait()
     call.cancel()
     stop = asyncio.ensure_future(service.stop())
-    await asyncio.sleep(0.1)
+
+    async def drains() -> bool:
+        return "waiting for 1 operations to end" in caplog.text
+
+    await until(drains)
     assert not stop.done()
     stuck.go.open()
-    await asyncio.wait_for(stop, 10)
+    await stop
     store = serve.store()
     (record,) = await answered(store.list())
     await answered(store.close())

@@ -156,8 +156,13 @@ async def test_one_that_cannot_be_stopped_keeps_its_lease(serve: Servers, kind: 
     key = new_key()
     assert (await service.call("Do", key=key)).status is UNAVAILABLE
     assert (await service.the_record()).state is State.RUNNING
+    asked = service.store.asked["get"]
     retry = asyncio.ensure_future(service.call("Do", key=key))
-    await asyncio.sleep(0.1)
+
+    async def waits() -> bool:
+        return bool(service.store.asked["get"] > asked)
+
+    await until(waits)
     assert not retry.done()
     stubborn.go.open()
     reply = await retry

@@ -193,7 +193,11 @@ async def test_a_lapsed_lease_is_taken_over(serve: Servers, effects: Effects) ->
     await handler.began[1].wait()
     dead.down.clear()
     handler.go[0].open()  # the zombie has an answer; its fence is refused, and it hears the truth with the others
-    await asyncio.sleep(0.1)
+
+    async def refused_by_its_fence() -> bool:
+        return dead.asked["complete"] > 0
+
+    await until(refused_by_its_fence)
     assert (await alive.the_record()).state is State.RUNNING
     handler.go[1].open()
     assert ((await second).text, (await second).mark) == ("run 2", "executed")

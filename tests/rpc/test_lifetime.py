@@ -145,11 +145,16 @@ async def test_stop_without_grace_and_a_call_under_way(serve: Servers) -> None:
 async def test_stop_with_grace(serve: Servers) -> None:
     """A stop with grace lets a call under way get its reply (8)."""
     handler = Blocking()
-    service = await serve({"Do": handler})
+    service = await serve({"Do": handler, "Other": Counting()})
     call = asyncio.ensure_future(service.call("Do", key=new_key()))
     await handler.began.wait()
     stopping = asyncio.ensure_future(service.server.stop(15))
-    await asyncio.sleep(0.05)
+    newcomer = await serve.client(service)
+
+    async def stops() -> bool:
+        return (await newcomer.call("Other")).status is grpc.StatusCode.UNAVAILABLE
+
+    await until(stops)
     handler.go.open()
     assert (await call).mark == "executed"
     await stopping

@@ -490,11 +490,11 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
         await asyncio.sleep(20)
         return b"done"
 
-    port: list[int] = []
+    port, renewed = list[int](), FlakyStore(path)
 
     async def serve_and_forget() -> None:
-        policy = Policy(effects=Effects.REPEATABLE, lease=ms(300), renew_every=ms(100))
-        server = grpc.aio.server(interceptors=[aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=policy)])
+        policy = Policy(effects=Effects.REPEATABLE, lease=ms(800), renew_every=ms(100))
+        server = grpc.aio.server(interceptors=[aio.IdempotencyInterceptor(renewed, policy=policy)])
         handler: Any = grpc.unary_unary_rpc_method_handler(on_thread if kind == "thread" else in_loop)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", {"Do": handler}),))
         port.append(server.add_insecure_port("127.0.0.1:0"))
@@ -517,7 +517,8 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
         assert states == ([State.RUNNING] if kind == "thread" else [])
         if kind == "thread":
             # Its lease is renewed until the thread ends; then it runs out.
-            time.sleep(0.5)
+            while renewed.asked["renew"] < 10:
+                time.sleep(0.01)
             assert not store.list()[0].lapsed
             go.set()
             while not store.list()[0].lapsed:

@@ -157,21 +157,22 @@ async def test_concurrent_steps(serve: Servers, log: Log) -> None:
 @pytest.mark.parametrize("kind", ["async"])
 async def test_a_step_that_still_runs_when_another_failed(serve: Servers, log: Log) -> None:
     """An operation is settled once none of its steps runs: one that ends late is undone as the others (5.2)."""
-    failing, slow = Gate(), Gate()
+    slow, ended = Gate(), Gate()
 
     async def do(_request: StringValue, context: Any) -> StringValue:
         async def fails() -> None:
             await slow.wait()
-            failing.open()
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
         async def succeeds() -> None:
             slow.open()
-            await failing.wait()
-            await asyncio.sleep(0.05)  # the handler has ended by then
+            await ended.wait()
             log.done.append("slow")
 
-        await asyncio.gather(here().step("fails", fails), here().step("slow", succeeds, undo=log.does("undo slow")))
+        try:
+            await asyncio.gather(here().step("fails", fails), here().step("slow", succeeds, undo=log.does("undo slow")))
+        finally:
+            ended.open()
         raise AssertionError
 
     service = await serve({"Do": do})

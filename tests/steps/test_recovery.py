@@ -530,12 +530,12 @@ async def test_something_else_goes_wrong(
 async def test_a_caller_meets_recovery(serve: Servers, left_behind: SQLiteStore) -> None:
     """A caller that comes back while its operation is being finished attaches to that run (4.3, 5.4)."""
     handler, key = Stops(), new_key()
-    again = Gate()
+    again, go = Gate(), Gate()
 
     async def do(request: StringValue, context: Any) -> StringValue:
         reply = await handler(request, context)
         again.open()
-        await asyncio.sleep(0.2)
+        await go.wait()
         return reply
 
     one = await serve({"Do": do}, drain_limit=ms(0), policy=SHORT)
@@ -545,7 +545,10 @@ async def test_a_caller_meets_recovery(serve: Servers, left_behind: SQLiteStore)
     await one.stop()
     another = await serve({"Do": do}, policy=SHORT)
     await again.wait()
-    reply = await another.call("Do", "the whole request", key=key)
+    retry = another.start("Do", "the whole request", key=key)
+    await until(lambda: another.is_followed(1))
+    go.open()
+    reply = await retry.end()
     assert (reply.text, reply.mark) == ("run 2", "attached")
     handler.go.open()
 
