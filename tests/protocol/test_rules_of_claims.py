@@ -82,6 +82,13 @@ def test_a_take_over_that_came_too_late_finds_what_is_there_now() -> None:
     assert hand.result == Found(quicker)
 
 
+def test_a_take_over_that_came_too_late_may_find_another_owner_gone() -> None:
+    """The one that was quicker has lapsed, too: that one is taken over (4.9)."""
+    hand = claiming(record(lapsed=True, effects=Effects.REPEATABLE), effects=Effects.REPEATABLE)
+    hand.reply(TryClaim, record(lapsed=True, effects=Effects.REPEATABLE, fence=b"quicker"))
+    assert hand.asked(TryClaim).over == b"quicker"
+
+
 def test_an_opaque_operation_whose_server_died_is_held() -> None:
     """Nobody runs it again; its last fence stays (4.2, 4.5)."""
     lapsed = record(lapsed=True)

@@ -337,7 +337,6 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Landing]:
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
                 return (yield from _store(call, claim, outcome, claimed=False))
-            return Released(outcome)
         case CutShort.ABANDONED:
             return Released(_CUT_SHORT)  # its transaction may commit yet, if none of a later run's has before
         case Raised(outcome):
@@ -349,8 +348,20 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Landing]:
         case _:
             assert_never(ran.ended)
     # Its transaction may have been refused, since another process was quicker, or the answer to its commit was lost.
+    # The handler may have caught the error of either, so its own answer is no evidence.
     now = yield from _overtaken(call, claim)
-    return Released(outcome) if now == Found(None) else now
+    if not isinstance(now, Found):
+        return now
+    if _is_own_claim(claim, now.record):
+        yield from _give_back(claim, None)
+    elif now.record is not None:
+        return now
+    return Released(outcome)
+
+
+def _is_own_claim(claim: Claim, record: Record | None) -> bool:
+    """True if the handler came to a step, and the store did not answer the claim for it, which is there (5.5)."""
+    return record is not None and record.state is State.RUNNING and record.fence == claim.fence
 
 
 def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
@@ -449,7 +460,9 @@ def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) 
         case datetime():
             return _executed(call, outcome, at)
         case Record():
-            return Found(at)
+            if _is_own_claim(claim, at):
+                return (yield from _store(call, claim, outcome))
+            return _as_it_is(claim, at)
         case None:
             return (yield from _overtaken(call, claim))
         case _Unheard.UNHEARD:
@@ -527,6 +540,11 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
         record: Record | None = yield Get(claim.name)
     except StoreUnavailable:
         return Refused(_not_stored())
+    return _as_it_is(claim, record)
+
+
+def _as_it_is(claim: Claim, record: Record | None) -> Landing:
+    """What a flight lands with whose own outcome does not count: the record."""
     if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
         # A transaction of ours committed, and we were cut off from its answer.
         return Executed(record.outcome, record.completed_at)
