@@ -278,13 +278,13 @@ class _Unwatched:
 def _reuse_fences() -> None:
     """Makes fences by counting, and each process begins to count at the same number."""
     flight: Any = _flight
-    flight.secrets = _Counting()
+    flight.os = _Counting()
 
 
 class _Counting:
     _count = 0
 
-    def token_bytes(self, size: int) -> bytes:
+    def urandom(self, size: int) -> bytes:
         self._count += 1
         return self._count.to_bytes(size, "big")
 
