@@ -85,7 +85,7 @@ class Running:
     """The error with which a transaction of this run could not be committed, if so. Set by the store."""
     handlers: Any = None
     """The operation as the handler sees it, once it has asked for it."""
-    over = False
+    over: bool = False
     """True once the handler has ended: no further step begins, and what it left behind has no operation."""
 
     _steps: Steps | None = None
