@@ -22,8 +22,8 @@ class HandClock:
     uptime: int = 5_000_000_000_000
     boot: str = "boot-1"
 
-    def wall_ms(self) -> int:
-        return self.wall
+    def wall_ns(self) -> int:
+        return self.wall * 1_000_000
 
     def uptime_ns(self) -> int:
         return self.uptime

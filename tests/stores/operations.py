@@ -7,34 +7,40 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.store import Database
-from grpc_idempotency.stores._sqlite.requests import Prepare
+from grpc_idempotency.stores._sqlite.requests import Flush
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 
 
 class _Job:
-    """Tables whose preparation is the job: the writer prepares those of a request in between two groups."""
+    """Tables whose preparation is the job, and fails: the writer answers a flush all the same, and does no more."""
 
     ready = False
 
     def __init__(self, job: Callable[[sqlite3.Connection], object]) -> None:
         self._job = job
+        self.error: Exception | None = None
 
     def prepare(self, db: sqlite3.Connection) -> None:
-        self.ready = True
-        self._job(db)
+        try:
+            self._job(db)
+        except Exception as error:
+            self.error = error
+        raise StoreUnavailable("that was all")
 
 
 async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection], object]) -> None:
     """Runs something on the connection's thread, behind the store's back."""
-    request = Prepare()
-    request.error = None
-    request.tables = _Job(job)
+    request = Flush()
+    request.tables = tables = _Job(job)
     request.loop = asyncio.get_running_loop()
     request.future = request.loop.create_future()
     assert store._writer is not None
     store._writer.submit(request)
     await request.future
+    if tables.error is not None:
+        raise tables.error
 
 
 @contextlib.asynccontextmanager

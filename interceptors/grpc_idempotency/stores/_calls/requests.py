@@ -76,8 +76,6 @@ class ClaimRequest(Request[Record | None]):
 
     claim: Claim
     over: bytes | None
-    taken_over: bool = field(default=False, init=False)
-    """For the engine: whether it has been won as a take-over."""
 
 
 @dataclass(slots=True, eq=False, repr=False)

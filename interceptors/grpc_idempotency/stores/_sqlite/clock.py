@@ -13,6 +13,7 @@ seconds (``turns.BEAT``) within which the last known time is written.
 
 import functools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,11 +24,13 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class RawClock(Protocol):
     """What the machine says of time. Tests have their own."""
 
-    def wall_ms(self) -> int:
-        """Milliseconds since 1970, as far as anybody knows."""
+    @property
+    def wall_ns(self) -> Callable[[], int]:
+        """Tells the nanoseconds since 1970, as far as anybody knows."""
 
-    def uptime_ns(self) -> int:
-        """Nanoseconds that the machine has been up, the same for all processes."""
+    @property
+    def uptime_ns(self) -> Callable[[], int]:
+        """Tells the nanoseconds that the machine has been up, the same for all processes."""
 
     def boot_id(self) -> str:
         """A name for this boot of the machine; empty where it has none."""
@@ -36,21 +39,11 @@ class RawClock(Protocol):
 class MachineClock:
     """The machine's own clocks."""
 
-    def wall_ms(self) -> int:
-        """The wall clock."""
-        return time.time_ns() // 1_000_000
-
+    wall_ns = staticmethod(time.time_ns)
     if hasattr(time, "CLOCK_BOOTTIME"):
-
-        def uptime_ns(self) -> int:
-            """The up-time, time asleep included."""
-            return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
+        uptime_ns = staticmethod(functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))  # time asleep included
     else:
-
-        def uptime_ns(self) -> int:
-            """The up-time, on some systems without the time asleep."""
-            return time.monotonic_ns()
+        uptime_ns = staticmethod(time.monotonic_ns)  # on some systems without the time asleep
 
     def boot_id(self) -> str:
         """The kernel's random id of this boot, on Linux."""
@@ -83,21 +76,24 @@ class StoreClock:
 
     def __init__(self, raw: RawClock) -> None:
         self._raw = raw
-        self._anchor = Anchor(boot_id="", uptime_ns=0, store_ms=0)
-        self.wall_ms = raw.wall_ms
+        self.wall_ns = raw.wall_ns
+        self.uptime_ns = raw.uptime_ns
+        self.offset_ns = 0
+        """How far the store's time is ahead of the machine's up-time."""
 
     def start(self, anchor: Anchor | None, last_ms: int) -> Anchor | None:
         """Goes by the stored ``anchor`` if it holds; else answers the new one, to be stored.
 
         ``last_ms`` is the last time that the store is known to have seen.
         """
-        uptime_ns, boot_id = self._raw.uptime_ns(), self._raw.boot_id()
-        if anchor is not None and anchor.boot_id == boot_id and anchor.at(uptime_ns) >= max(anchor.store_ms, last_ms):
-            self._anchor = anchor
-            return None
-        self._anchor = Anchor(boot_id=boot_id, uptime_ns=uptime_ns, store_ms=max(self._raw.wall_ms(), last_ms))
-        return self._anchor
+        uptime_ns, boot_id = self.uptime_ns(), self._raw.boot_id()
+        anew = None
+        if anchor is None or anchor.boot_id != boot_id or anchor.at(uptime_ns) < max(anchor.store_ms, last_ms):
+            wall_ms = self.wall_ns() // 1_000_000
+            anchor = anew = Anchor(boot_id=boot_id, uptime_ns=uptime_ns, store_ms=max(wall_ms, last_ms))
+        self.offset_ns = anchor.store_ms * 1_000_000 - anchor.uptime_ns
+        return anew
 
     def now(self) -> int:
         """The store's time in milliseconds."""
-        return self._anchor.at(self._raw.uptime_ns())
+        return (self.offset_ns + self.uptime_ns()) // 1_000_000

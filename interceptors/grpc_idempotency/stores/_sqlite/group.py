@@ -6,53 +6,54 @@ one took effect; only where not, one more statement tells which. Any order is ri
 an answer yet.
 """
 
+import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import State
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
-    FencedRequest,
     HoldRequest,
     ReleaseRequest,
     RenewRequest,
     Request,
     ResolveRequest,
     StepRequest,
+    SweepRequest,
     TransactionRequest,
     UnclaimedRequest,
     UndoRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores._sqlite import room, rows
+from grpc_idempotency.stores._sqlite import reads, room, rows
+from grpc_idempotency.stores._sqlite.changes import Changes
 from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.landing import landed, owner
-from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, PADDED
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.transactions import Transactions
-from grpc_idempotency.stores._sqlite.turns import begin
+from grpc_idempotency.stores._sqlite.turns import BEAT, begin
 
+_log = logging.getLogger("grpc_idempotency.stores.sqlite")
 BUDGET = 0.05
 """Seconds after which a group takes up nothing more (5.1)."""
 MOST_BYTES = 1 << 20
 """How much payload one statement takes, about."""
 
 AnyRequest = Request[Any]
-R = TypeVar("R", bound=AnyRequest)
 
 
 class RolledBack(Exception):
     """SQLite has rolled back the whole transaction; the cause is the reason."""
 
 
-class Group:
-    """The writing requests of one turn.
+class Group(Changes):
+    """The requests of one turn.
 
     A request that fails fails alone. Mostly its savepoint, or SQLite's own for each statement, sees to that. But some
     errors take the whole transaction along, and a deferred constraint speaks up at the commit: then those at fault are
@@ -63,56 +64,208 @@ class Group:
         self._db = db
         self._tables = tables
         self._sql = tables.sql
-        self._requests = requests
+        self.now = self.wall = 0
+        self._kinds: dict[type[AnyRequest], list[Any]] = {}
+        for request in requests:
+            kind = type(request)
+            if kind in self._kinds:
+                self._kinds[kind].append(request)
+            else:
+                self._kinds[kind] = [request]
         self._done: list[AnyRequest] = []
         self._at_work: Sequence[AnyRequest] = ()
         """Those that what is being done is done for: an error now is theirs."""
-        self._transactions = Transactions(db, tables)
-        self.now = 0
-        self.wall = 0
+        self._transactions: Transactions | None = None
 
     def run(self) -> list[AnyRequest]:
         """Answers the requests, each with a value or an error; returns those that there was no time for."""
+        kinds, turns = self._kinds, self._tables.turns
+        sweeps: list[SweepRequest] = []
+        flushes: list[AnyRequest] = []
+        if not kinds.keys() <= _WRITTEN:
+            sweeps, flushes = reads.answer(self._db, self._tables, kinds)
+        self._tell_time()
+        if ClaimRequest in kinds:
+            self._look()
+        left: list[AnyRequest] = []
+        if kinds:
+            if turns.shared:
+                turns.wait()
+                self._tell_time()
+            left = self.write()
+            if turns.shared:
+                turns.ended()
+            if self.now >= turns.look_at:
+                self._look_around()
+        for sweep in sweeps:
+            reads.each(sweep, reads.sweep, self._db, self._tables)
+        return [*left, *flushes] if left else left  # a flush is answered after all that was asked before it
+
+    def _tell_time(self) -> None:
+        clock = self._tables.clock
+        self.now = (clock.offset_ns + clock.uptime_ns()) // 1_000_000
+        self.wall = clock.wall_ns() // 1_000_000
+
+    def _look(self) -> None:
+        """Answers the claims that meet a record, so that a replay begins no transaction.
+
+        One that asks for a take-over is left to the transaction. So are all, where they can't be looked for: it tells
+        who is at fault.
+        """
+        claims: list[ClaimRequest] = self._kinds[ClaimRequest]
+        found: dict[bytes, rows.Row] = {}
         try:
-            begin(self._db, self._tables.patience, self._tables.path)
-        except (sqlite3.Error, StoreUnavailable) as error:
-            self._fail(self._requests, error)
-            return []
-        self.now, self.wall = self._tables.clock.now(), self._tables.clock.wall_ms()
+            for at in range(0, len(claims), MOST_ROWS):
+                names: list[bytes | None] = []
+                for one in claims[at : at + MOST_ROWS]:
+                    names.append(one.claim.name)
+                size = PADDED[len(names)]
+                names += [None] * (size - len(names))
+                for row in self._db.execute(self._sql.sized["read", 0, size], names).fetchall():
+                    found[row[0]] = row
+            if not found:
+                return
+            self._kinds[ClaimRequest] = [one for one in claims if not self._is_answered(one, found.get(one.claim.name))]
+        except Exception:
+            _log.debug("claims on %s could not be looked for", self._tables.path, exc_info=True)
+            return
+        if not self._kinds[ClaimRequest]:
+            del self._kinds[ClaimRequest]
+
+    def _is_answered(self, one: ClaimRequest, row: rows.Row | None) -> bool:
+        if one.over is not None or row is None:
+            return False
+        expires_at = row[rows.EXPIRES_AT]
+        if expires_at is not None and expires_at <= self.now:
+            return False
+        standing = rows.record(row, self.now)
+        one.value = None if standing.fence == one.claim.fence else standing
+        return True
+
+    def _look_around(self) -> None:
         try:
-            left = self._take_steps()
-            self._at_work = self._transactions.kept
-            self._transactions.store_outcomes(self.now)
-            self._at_work = ()
-            self._beat()
-            self._at_work = self._transactions.kept
-            self._commit()
-        except Exception as error:
-            self._roll_back()
-            return self._run_apart(error.__cause__ if isinstance(error, RolledBack) else error)
-        return left
+            self._tables.turns.look(self._db, self.now)
+        except sqlite3.Error as error:
+            _log.warning("could not look for other processes on %s: %s", self._tables.path, error)
 
     # -- the transaction
 
-    def _take_steps(self) -> list[AnyRequest]:
+    def write(self) -> list[AnyRequest]:
+        """Does the writes in one transaction; returns the requests that there was no time for."""
+        db, tables = self._db, self._tables
+        try:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:  # another process has the lock, most likely
+                begin(db, tables.patience, tables.path)
+                self._tell_time()
+        except (sqlite3.Error, StoreUnavailable) as error:
+            self._fail(self._all(), error)
+            return []
         deadline = time.monotonic() + BUDGET
-        for step, requests in self._steps():
+        left: list[AnyRequest] = []
+        try:
+            for kind, write in _WRITES.items():
+                requests = self._kinds.get(kind)
+                if requests is None:
+                    continue
+                if kind is ClaimRequest and tables.unwritten and not room.is_there(db, tables):
+                    write = Group.refuse
+                for part in [requests] if len(requests) == 1 else _split(requests):
+                    if self._done and time.monotonic() > deadline:
+                        left += part
+                        continue
+                    self._done += part
+                    self._at_work = part
+                    try:
+                        write(self, part)
+                    except Exception as error:
+                        self._write_apart(write, part, error)
+                    self._at_work = ()
+            if TransactionRequest in self._kinds:
+                left += self._transact(self._kinds[TransactionRequest], deadline)
+            if not 0 <= self.now - tables.turns.beat_at < BEAT and db.in_transaction:
+                self._beat()
+            self._at_work = () if self._transactions is None else self._transactions.kept
+            if db.in_transaction:  # a lone transaction may have been rolled back
+                try:
+                    db.execute("COMMIT")
+                except sqlite3.Error as error:
+                    self._commit_failed(error)
+        except Exception as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            return self._run_apart(error.__cause__ if isinstance(error, RolledBack) else error)
+        return left
+
+    def _transact(self, requests: list[TransactionRequest], deadline: float) -> list[AnyRequest]:
+        """Runs transactions; returns those that are not for this group."""
+        left: list[AnyRequest] = []
+        self._transactions = transactions = Transactions(self._db, self._tables)
+        transactions.lone = len(requests) == len(self._kinds) == 1
+        for at in range(0, len(requests), MOST_ROWS):
+            part = requests[at : at + MOST_ROWS]
             if self._done and time.monotonic() > deadline:
-                break
-            self._done += requests
-            self._at_work = requests
-            step(requests)
-            self._at_work = ()
-        return self._without(self._done)
+                left += part
+                continue
+            transactions.expect(part, self.now)
+            for one in part:
+                if (self._done and time.monotonic() > deadline) or transactions.must_wait(one):
+                    left.append(one)
+                    continue
+                self._done.append(one)
+                self._at_work = [one]
+                transactions.run(one, self.now, self.wall)
+                if not self._db.in_transaction and not transactions.lone:
+                    raise RolledBack from transactions.lost_by or one.error
+                self._at_work = ()
+        self._at_work = transactions.kept
+        transactions.store_outcomes(self.now)
+        self._at_work = ()
+        return left
+
+    def _write_apart(self, write: "Write", requests: list[Any], error: Exception) -> None:
+        """A statement failed: writes each of its requests by itself, so that only the one at fault bears it."""
+        if not self._db.in_transaction:
+            raise RolledBack from error
+        if len(requests) == 1:
+            self._fail(requests, error)
+            return
+        for one in requests:
+            self._at_work = [one]
+            try:
+                write(self, [one])
+            except Exception as its:
+                self._write_apart(write, [one], its)
+
+    def _commit_failed(self, error: sqlite3.Error) -> None:
+        if fault_of(error) is None:  # a deferred constraint of the embedder's
+            if len(self._at_work) == 1:
+                self._at_work[0].error = error
+            raise error
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+        self._look_up(error)
+
+    def _beat(self) -> None:
+        try:
+            self._tables.beat(self._db, self.now)
+        except sqlite3.Error as error:
+            if not self._db.in_transaction:
+                raise RolledBack from error  # else a full disk must not keep others from what still fits
+
+    def _all(self) -> list[AnyRequest]:
+        return [one for requests in self._kinds.values() for one in requests]
 
     def _run_apart(self, error: BaseException | None) -> list[AnyRequest]:
         """The transaction was rolled back: fails those at fault, and runs again what was done beside them."""
-        done, at_fault = self._done or self._requests, self._at_work
+        done, at_fault = self._done or self._all(), self._at_work
+        ids = set(map(id, done))
+        left = [one for one in self._all() if id(one) not in ids]
         assert error is not None
         if not at_fault or fault_of(error) not in (None, Fault.FULL):
             self._fail(done, error)  # the database's failure is everybody's
-            return self._without(done)
-        left = self._without(done)
+            return left
         alone = [[one] for one in at_fault if one.error is None]
         if len(at_fault) == 1 or len(done) == 1:
             self._fail(at_fault, error)
@@ -123,71 +276,10 @@ class Group:
         others = [one for one in done if one.error is None and id(one) not in ids]
         for requests in [others, *alone]:
             if requests:
-                left = Group(self._db, self._tables, requests).run() + left
+                group = Group(self._db, self._tables, requests)
+                group.now, group.wall = self.now, self.wall
+                left = group.write() + left
         return left
-
-    def _without(self, done: Sequence[AnyRequest]) -> list[AnyRequest]:
-        """The requests that are still to be done."""
-        if len(done) == len(self._requests):
-            return []
-        ids = set(map(id, done))
-        return [request for request in self._requests if id(request) not in ids]
-
-    def _beat(self) -> None:
-        if not self._db.in_transaction or not self._tables.turns.due(self.now):
-            return
-        try:
-            self._tables.beat(self._db, self.now)
-        except sqlite3.Error as error:
-            if not self._db.in_transaction:
-                raise RolledBack from error  # else a full disk must not keep others from what still fits
-
-    def _steps(self) -> Iterator[tuple[Callable[[Any], None], Sequence[AnyRequest]]]:
-        kinds: dict[type[AnyRequest], list[Any]] = {}
-        for request in self._requests:
-            kinds.setdefault(type(request), []).append(request)
-        # First, since a lease does not wait for what there may be no time for in this group.
-        for chunk in _chunks(kinds.pop(RenewRequest, ())):
-            yield self._renewals, chunk
-        claims = kinds.pop(ClaimRequest, ())
-        has_room = not claims or room.is_there(self._db, self._tables)
-        for chunk in _chunks(claims, weigh=_weight):
-            yield (self._claims if has_room else self._refuse), chunk
-        for chunk in _chunks(kinds.pop(CompleteRequest, ()), weigh=_weight):
-            yield self._completions, chunk
-        for chunk in _chunks(kinds.pop(UnclaimedRequest, ()), weigh=_weight):
-            yield self._unclaimed, chunk
-        for chunk in _chunks(kinds.pop(ReleaseRequest, ())):
-            yield self._releases, chunk
-        for chunk in _chunks(kinds.pop(StepRequest, ()), weigh=_weight):
-            yield self._finished, chunk
-        transactions = kinds.pop(TransactionRequest, ())
-        for others in kinds.values():
-            for other in others:
-                yield self._other, [other]
-        self._transactions.lone = len(transactions) == len(self._requests) == 1
-        for group in _chunks(transactions):
-            self._transactions.expect(group, self.now)
-            for transaction in group:
-                if not self._transactions.must_wait(transaction):
-                    yield self._transact, [transaction]
-
-    def _commit(self) -> None:
-        if not self._db.in_transaction:
-            return  # a lone transaction that has been rolled back
-        try:
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if fault_of(error) is None:  # a deferred constraint of the embedder's
-                if len(self._at_work) == 1:
-                    self._at_work[0].error = error
-                raise
-            self._roll_back()
-            self._look_up(error)
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
 
     def _fail(self, requests: Sequence[AnyRequest], error: BaseException) -> None:
         room.remember(self._tables, error, max(map(_weight, requests), default=0))
@@ -205,43 +297,44 @@ class Group:
             lost = asked
         self._fail(lost, error)
 
-    # -- kinds of requests
+    # -- the kinds that every call makes
 
-    def _refuse(self, requests: Sequence[ClaimRequest]) -> None:
+    def refuse(self, requests: Sequence[ClaimRequest]) -> None:
         self._fail(requests, StoreUnavailable(f"{self._tables.path} has no room left: the disk is full"))
 
-    def _claims(self, requests: Sequence[ClaimRequest]) -> None:
+    def claim(self, requests: Sequence[ClaimRequest]) -> None:
+        if requests[0].over is not None and self._take_over(requests[0]):
+            return
+        size = PADDED[len(requests)]
+        row: rows.Row = ()
+        values: list[Any] = []
         for one in requests:
-            if one.over is not None:
-                self._together([one], self._take_over)
-        plain = [one for one in requests if not one.taken_over and one.error is None]
-        if plain:
-            self._together(plain, self._claim)
-
-    def _claim(self, requests: Sequence[ClaimRequest]) -> None:
-        parameters = [rows.claim_row(one.claim, self.now, self.wall) for one in requests]
-        if self._db.execute(*self._sql.inserting("claim", parameters, self.now)).rowcount == len(requests):
-            for one in requests:
-                one.value = None
+            row = rows.claim_row(one.claim, self.now, self.wall)
+            values += row
+            one.value = None
+        # A copy of the last row meets it, so it changes nothing and is not counted; it needs no payload.
+        values += (*row[:-1], None) * (size - len(requests))
+        values.append(self.now)
+        if self._db.execute(self._sql.sized["claim", rows.CLAIM_COLUMNS, size], values).rowcount == len(requests):
             return
         found = self._read([one.claim.name for one in requests])
         for one in requests:
             standing = found[one.claim.name]
             one.value = None if standing.fence == one.claim.fence else standing
 
-    def _take_over(self, requests: Sequence[ClaimRequest]) -> None:
+    def _take_over(self, one: ClaimRequest) -> bool:
+        row = rows.claim_row(one.claim, self.now, self.wall)
+        parameters = (*row[1:7], *row[8:11], one.claim.name, one.over, self.now)
+        one.value = None
+        return self._db.execute(self._sql["take_over"], parameters).rowcount == 1
+
+    def complete(self, requests: Sequence[CompleteRequest]) -> None:
+        size = PADDED[len(requests)]
+        values: list[Any] = []
         for one in requests:
-            row = rows.claim_row(one.claim, self.now, self.wall)
-            parameters = (*row[1:7], *row[8:11], one.claim.name, one.over, self.now)
-            one.value = None
-            one.taken_over = self._db.execute(self._sql["take_over"], parameters).rowcount == 1
-
-    def _completions(self, requests: Sequence[CompleteRequest]) -> None:
-        self._together(requests, self._complete)
-
-    def _complete(self, requests: Sequence[CompleteRequest]) -> None:
-        parameters = [rows.outcome_row(r.name, r.fence, r.outcome, r.ttl, self.now, self.wall) for r in requests]
-        if self._many("complete", parameters) == len(requests):
+            values += rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)
+        values += [None] * (rows.OUTCOME_COLUMNS * (size - len(requests)))
+        if self._db.execute(self._sql.sized["complete", rows.OUTCOME_COLUMNS, size], values).rowcount == len(requests):
             at = rows.instant(self.wall)
             for one in requests:
                 one.value = at
@@ -254,151 +347,40 @@ class Group:
         record = self._read([one.name]).get(one.name)
         return None if record is None or record.outcome != one.outcome else record.completed_at
 
-    def _unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
-        self._together(requests, self._complete_unclaimed)
 
-    def _complete_unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
-        parameters = [rows.completed_row(r.claim, r.outcome, r.ttl, self.now, self.wall) for r in requests]
-        statement = self._sql.inserting("complete_unclaimed", parameters, self.now)
-        if self._db.execute(*statement).rowcount == len(requests):
-            at = rows.instant(self.wall)
-            for one in requests:
-                one.value = at
-            return
-        found = self._read([one.claim.name for one in requests])
-        for one in requests:
-            standing = found[one.claim.name]
-            own = standing.fence == one.claim.fence and standing.outcome == one.outcome
-            one.value = standing.completed_at if own else standing
-
-    def _releases(self, requests: Sequence[ReleaseRequest]) -> None:
-        self._together(requests, self._release)
-
-    def _release(self, requests: Sequence[ReleaseRequest]) -> None:
-        standing = self._standing([one.name for one in requests])
-        for one in requests:
-            # Taken out, so that a second release of the same record in this group finds it gone.
-            fence, state = standing.get(one.name, (None, None))
-            one.value = fence == one.fence and state in rows.OWNED and standing.pop(one.name) is not None
-        self._many("release", [(one.name, one.fence) for one in requests])
-
-    def _finished(self, requests: Sequence[StepRequest]) -> None:
-        self._together(requests, self._record_steps)
-
-    def _record_steps(self, requests: Sequence[StepRequest]) -> None:
-        kept = self._many("record_step", [rows.step_row(one.name, one.fence, one.step, self.wall) for one in requests])
-        if len(requests) == 1 or kept == len(requests):
-            for one in requests:
-                one.value = kept > 0
-            return
-        # Which of them were refused can't be read off the table: one of the same name may have been there before.
-        self._db.execute(self._sql["drop_steps"], (kept,))
-        for one in requests:
-            self._record_steps([one])
-
-    def _renewals(self, requests: Sequence[RenewRequest]) -> None:
-        self._together(requests, self._renew)
-
-    def _renew(self, requests: Sequence[RenewRequest]) -> None:
-        parameters = [rows.lease_row(one.name, one.fence, one.lease, self.now) for one in requests]
-        renewed = self._many("renew", parameters)
-        standing = {} if renewed == len(requests) else self._standing([one.name for one in requests])
-        for one in requests:
-            fence, state = standing.get(one.name, (None, None))
-            one.value = renewed == len(requests) or (fence == one.fence and state in rows.LEASED)
-
-    def _other(self, requests: Sequence[FencedRequest[bool]]) -> None:
-        self._together(requests, self._one)
-
-    def _one(self, requests: Sequence[FencedRequest[bool]]) -> None:
-        for one in requests:
-            statement, parameters = self._statement(one)
-            one.value = self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
-            if isinstance(one, UndoRequest) and not one.value:
-                one.value = self._is_undone_for(one)
-
-    def _is_undone_for(self, one: UndoRequest) -> bool:
-        """Whether an earlier call, whose answer was lost, has kept this failure."""
-        record = self._read([one.name]).get(one.name)
-        return record is not None and (record.state, record.fence, record.failure) == (
-            State.UNDOING,
-            one.fence,
-            one.failure,
-        )
-
-    def _statement(self, one: FencedRequest[bool]) -> tuple[str, tuple[Any, ...]]:
-        """The statement for one of the rarer kinds, and its parameters before name and fence."""
-        if isinstance(one, WaitRequest):
-            delay = rows.milliseconds(one.delay) if one.delay else 0
-            return "wait", (delay, self.now + delay, one.tries, one.undo_tries)
-        if isinstance(one, UndoRequest):
-            return "undo", rows.failure_row(one.failure)
-        if isinstance(one, HoldRequest):
-            return "hold_lapsed" if one.lapsed_only else "hold", (one.reason, *([self.now] * one.lapsed_only))
-        if isinstance(one, ResolveRequest) and one.outcome is not None:
-            return "resolve", rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)[2:]
-        return "forget_held", ()
-
-    def _transact(self, requests: Sequence[TransactionRequest]) -> None:
-        self._transactions.run(requests[0], self.now, self.wall)
-        if not self._db.in_transaction and not self._transactions.lone:
-            raise RolledBack from self._transactions.lost_by or requests[0].error
-
-    # -- statements
-
-    def _together(self, requests: Sequence[R], write: Callable[[Sequence[R]], None]) -> None:
-        """Writes all at once; where that fails, each by itself, so that only the one at fault bears it."""
-        try:
-            write(requests)
-            return
-        except Exception as error:
-            if not self._db.in_transaction:
-                self._at_work = requests
-                raise RolledBack from error
-            if len(requests) == 1:
-                self._fail(requests, error)
-                return
-        for one in requests:
-            self._together([one], write)
-
-    def _many(self, name: str, parameters: list[rows.Row]) -> int:
-        """Runs a statement of many rows; how many it changed."""
-        columns = len(parameters[0])
-        size = padded(len(parameters))
-        values = rows.flat(parameters) + [None] * (columns * (size - len(parameters)))
-        return self._db.execute(self._sql.sized(name, columns, size), values).rowcount
-
-    def _standing(self, names: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
-        """Fence and state by name."""
-        found: dict[bytes, tuple[bytes, int]] = {}
-        for chunk in _chunks(names):
-            sql, parameters = self._sql.by_names("standing", chunk)
-            found |= {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, self.now]).fetchall()}
-        return found
-
-    def _read(self, names: Sequence[bytes]) -> dict[bytes, Any]:
-        found = self._db.execute(*self._sql.by_names("read", names)).fetchall()
-        return {row[0]: rows.record(row, self.now) for row in found}
+Write = Callable[[Group, Any], None]
+_WRITES: dict[type[AnyRequest], Write] = {
+    RenewRequest: Group.renew,  # first, since a lease does not wait for what there may be no time for in this group
+    ClaimRequest: Group.claim,
+    CompleteRequest: Group.complete,
+    UnclaimedRequest: Group.complete_unclaimed,
+    ReleaseRequest: Group.release,
+    StepRequest: Group.record_steps,
+    HoldRequest: Group.change,
+    WaitRequest: Group.change,
+    UndoRequest: Group.change,
+    ResolveRequest: Group.change,
+}
+"""How each kind of request is written, in the order in which a group does it."""
+_WRITTEN = frozenset([*_WRITES, TransactionRequest])
+"""The kinds that need the write lock."""
 
 
-T = TypeVar("T")
-
-
-def _chunks(items: Sequence[T], *, weigh: Callable[[T], int] | None = None) -> Iterator[Sequence[T]]:
-    """The items in parts that one statement can take."""
-    if weigh is None:
-        yield from (items[at : at + MOST_ROWS] for at in range(0, len(items), MOST_ROWS))
-        return
-    part: list[T] = []
+def _split(requests: list[Any]) -> list[list[Any]]:
+    """Requests of one kind in parts that one statement can take; take-overs each by itself."""
+    parts: list[list[Any]] = []
+    part: list[Any] = []
     weight = 0
-    for item in items:
+    for one in requests:
+        if type(one) is ClaimRequest and one.over is not None:
+            parts.insert(0, [one])
+            continue
         if part and (len(part) == MOST_ROWS or weight > MOST_BYTES):
-            yield part
+            parts.append(part)
             part, weight = [], 0
-        part.append(item)
-        weight += weigh(item)
-    if part:
-        yield part
+        part.append(one)
+        weight += _weight(one)
+    return [*parts, part] if part else parts
 
 
 def _weight(request: AnyRequest) -> int:

@@ -2,17 +2,21 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from grpc_idempotency.records import State, Swept
 from grpc_idempotency.stores._calls.requests import (
     GetRequest,
     ListRequest,
     PendingRequest,
+    Request,
     StepsRequest,
     SweepRequest,
 )
 from grpc_idempotency.stores._sqlite import rows
+from grpc_idempotency.stores._sqlite.faults import translated
+from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.turns import begin
@@ -20,6 +24,46 @@ from grpc_idempotency.stores._sqlite.turns import begin
 _SCANNED_AT_ONCE = 256
 _READ_AT_ONCE = 32
 _PAGES_AT_ONCE = 256
+
+
+def answer(
+    db: sqlite3.Connection, tables: Tables, kinds: dict[type[Request[Any]], list[Any]]
+) -> tuple[list[SweepRequest], list[Request[Any]]]:
+    """Takes out the requests that need no write lock, and answers them.
+
+    Returns:
+        The sweeps, and the flushes, which are answered by their time; both are taken out, too.
+    """
+    if GetRequest in kinds:
+        _get(db, tables, kinds.pop(GetRequest))
+    for kind, read in _READS.items():
+        for one in kinds.pop(kind, ()):
+            each(one, read, db, tables)
+    for one in kinds.pop(Prepare, ()):
+        one.value = None
+    return kinds.pop(SweepRequest, []), kinds.pop(Flush, [])
+
+
+def each(
+    request: Any, read: Callable[[sqlite3.Connection, Tables, Any], None], db: sqlite3.Connection, tables: Tables
+) -> None:
+    """Answers one request by ``read``, if only with its error."""
+    try:
+        read(db, tables, request)
+    except Exception as error:
+        request.error = translated(error, tables.path)
+
+
+def _get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
+    """Reads all at once; where that fails, each by itself, so that only the one at fault bears it."""
+    try:
+        get(db, tables, requests)
+    except Exception as error:
+        if len(requests) == 1:
+            requests[0].error = translated(error, tables.path)
+        else:
+            for one in requests:
+                _get(db, tables, [one])
 
 
 def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
@@ -73,7 +117,7 @@ def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> 
     now, methods = tables.clock.now(), request.methods
     size = padded(len(methods))
     parameters = [now, *methods, *([None] * (size - len(methods))), request.limit]
-    found = db.execute(tables.sql.sized("pending", 0, size), parameters).fetchall()
+    found = db.execute(tables.sql.sized["pending", 0, size], parameters).fetchall()
     request.value = [rows.record(row, now) for row in found]
 
 
@@ -106,3 +150,10 @@ def _vacuum(db: sqlite3.Connection) -> int:
 def _expired(row: rows.Row, now: int) -> bool:
     expires_at = row[rows.EXPIRES_AT]
     return expires_at is not None and expires_at <= now
+
+
+_READS: dict[type[Request[Any]], Callable[[sqlite3.Connection, Tables, Any], None]] = {
+    ListRequest: list_part,
+    StepsRequest: steps,
+    PendingRequest: pending,
+}

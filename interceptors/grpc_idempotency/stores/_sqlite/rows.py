@@ -51,7 +51,7 @@ def wall_ms(at: datetime) -> int:
 
 def claim_row(claim: Claim, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``claim``."""
-    lease, prints = milliseconds(claim.lease), claim.fingerprint
+    lease, prints = max(1, claim.lease // _MILLISECOND), claim.fingerprint
     return (
         claim.name,
         claim.method,
@@ -64,7 +64,7 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
         lease,
         now + lease,
         claim.owner,
-        packed_request(claim.request),
+        None if claim.request is None else packed_request(claim.request),
     )
 
 
@@ -83,14 +83,17 @@ def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall
     )
 
 
+CLAIM_COLUMNS = 12
+"""How many values a row of the statement ``claim`` has."""
 OUTCOME_COLUMNS = 10
 """How many values a row of the statement ``complete`` has."""
 
 
 def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
     """The parameters of one row of the statement ``complete``."""
-    kept = milliseconds(ttl)
-    status, trailers = int(outcome.status), packed(outcome.trailers)
+    kept, told = max(1, ttl // _MILLISECOND), outcome.trailers
+    trailers = packed(told) if told else None
+    status = int(outcome.status)
     return (name, fence, wall, kept, now + kept, status, outcome.retained, outcome.details, trailers, outcome.message)
 
 
@@ -179,10 +182,8 @@ def unpacked(data: bytes | None) -> Trailers:
     return tuple(metadata)
 
 
-def packed_request(request: StoredRequest | None) -> bytes | None:
+def packed_request(request: StoredRequest) -> bytes:
     """Returns a request as one value: principal, metadata and the messages, each behind its length."""
-    if request is None:
-        return None
     parts = (request.principal, packed(request.metadata) or b"", *request.messages)
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 

@@ -4,7 +4,7 @@ import functools
 import importlib.resources
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from grpc_idempotency.errors import PolicyError
@@ -30,6 +30,23 @@ def _without_comments(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
 
 
+class _Sized(dict[tuple[str, int, int], str]):
+    """Statements of many rows, by name, the columns of a row (0 for a bare list) and the number of rows.
+
+    A dictionary, since to look one up that was used before then calls no function of ours.
+    """
+
+    def __init__(self, statements: Mapping[str, str]) -> None:
+        super().__init__()
+        self._statements = statements
+
+    def __missing__(self, key: tuple[str, int, int]) -> str:
+        name, columns, rows = key
+        row = f"({', '.join('?' * columns)})" if columns else "?"
+        self[key] = text = self._statements[name].replace("{rows}", ", ".join([row] * rows))
+        return text
+
+
 class Sql:
     """The statements for one prefix, each by its name in ``queries.sql``."""
 
@@ -40,25 +57,16 @@ class Sql:
         statements, scripts = _sources()
         self._statements = {name: text.replace("{p}", prefix) for name, text in statements.items()}
         self._scripts = [text.replace("{p}", prefix) for text in scripts]
-        self._sized: dict[tuple[str, int], str] = {}
+        self.sized = _Sized(self._statements)
 
     def __getitem__(self, name: str) -> str:
         """A statement whose number of rows is fixed."""
         return self._statements[name]
 
-    def sized(self, name: str, columns: int, rows: int) -> str:
-        """The statement for ``rows`` rows of ``columns`` placeholders (a bare list where ``columns`` is 0)."""
-        text = self._sized.get((name, rows))
-        if text is None:
-            row = f"({', '.join('?' * columns)})" if columns else "?"
-            text = self._statements[name].replace("{rows}", ", ".join([row] * rows))
-            self._sized[name, rows] = text
-        return text
-
     def by_names(self, name: str, names: Sequence[bytes]) -> tuple[str, list[bytes | int | None]]:
         """The statement for operations of these names, and its parameters."""
         size = padded(len(names))
-        return self.sized(name, 0, size), [*names, *([None] * (size - len(names)))]
+        return self.sized[name, 0, size], [*names, *([None] * (size - len(names)))]
 
     def inserting(self, name: str, rows: Sequence[tuple[Any, ...]], now: int) -> tuple[str, list[Any]]:
         """The statement that inserts rows where there is none of the name or an expired one, and its parameters.
@@ -69,7 +77,7 @@ class Sql:
         size = padded(len(rows))
         values = [value for row in rows for value in row]
         values += [*rows[-1][:-1], None] * (size - len(rows))
-        return self.sized(name, len(rows[0]), size), [*values, now]
+        return self.sized[name, len(rows[0]), size], [*values, now]
 
     @property
     def tables(self) -> list[str]:
@@ -90,6 +98,10 @@ class Sql:
 def padded(rows: int) -> int:
     """The size of the statement to use for so many rows: few sizes, so that SQLite keeps each prepared."""
     return 1 << (rows - 1).bit_length()
+
+
+PADDED = (0, *map(padded, range(1, MOST_ROWS + 1)))
+"""The same, looked up."""
 
 
 def _split(script: str) -> Iterator[str]:

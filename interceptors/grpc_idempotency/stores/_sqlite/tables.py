@@ -119,7 +119,7 @@ class Tables:
     def write_meta(self, db: sqlite3.Connection, values: dict[str, object]) -> None:
         """Sets values in the meta table, within a transaction."""
         parameters = [part for item in values.items() for part in item]
-        db.execute(self.sql.sized("write_meta", 2, len(values)), parameters)
+        db.execute(self.sql.sized["write_meta", 2, len(values)], parameters)
 
 
 def _anchored(meta: dict[str, Any]) -> tuple[Anchor | None, int]:

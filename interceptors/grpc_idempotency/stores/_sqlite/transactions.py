@@ -113,7 +113,7 @@ class Transactions:
             part = self._outcomes[at : at + MOST_ROWS]
             size = padded(len(part))
             values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
-            self._write(sql.sized("complete", rows.OUTCOME_COLUMNS, size), values, len(part))
+            self._write(sql.sized["complete", rows.OUTCOME_COLUMNS, size], values, len(part))
         for at in range(0, len(self._records), MOST_ROWS):
             part = self._records[at : at + MOST_ROWS]
             self._write(*sql.inserting("complete_unclaimed", part, now), len(part))
@@ -130,7 +130,7 @@ class Transactions:
         try:
             if request.step is not None:
                 row = rows.step_row(operation.name, operation.fence, request.step, wall)
-                if self._db.execute(self._tables.sql.sized("record_step", len(row), 1), row).rowcount != 1:
+                if self._db.execute(self._tables.sql.sized["record_step", len(row), 1], row).rowcount != 1:
                     raise FenceRefused("the operation has another owner by now, or has kept a step of this name")
             elif request.committed is not None:
                 outcome, claim = request.committed, operation.claim
@@ -186,7 +186,7 @@ class Transactions:
             values += (operation.name, operation.fence)
         size = padded(len(operations))
         values += [None] * (2 * (size - len(operations)))
-        count: int = self._db.execute(self._tables.sql.sized("count_owned", 2, size), values).fetchone()[0]
+        count: int = self._db.execute(self._tables.sql.sized["count_owned", 2, size], values).fetchone()[0]
         return count
 
     def _standing(self, operations: Sequence[RunningOperation], now: int) -> dict[bytes, tuple[bytes, int]]:

@@ -16,8 +16,8 @@ from grpc_idempotency.stores._sqlite.sql import Sql
 
 GAP = 0.005
 """Seconds between two groups while others use the file."""
-LOOK = 0.25
-"""How often to look for others, in seconds."""
+LOOK = 250
+"""How often to look for others, in milliseconds of the store's clock."""
 BEAT = 10_000
 """How often to tell others, in milliseconds of the store's clock."""
 STALE = 30_000
@@ -32,35 +32,30 @@ class Turns:
         self.id = secrets.token_hex(8)
         self.shared = False
         """Whether another process was seen when last looked."""
-        self._beat_at = -BEAT
-        self._look_at = 0.0
+        self.beat_at = -BEAT
+        """When others were told last, by the store's clock in milliseconds."""
+        self.look_at = 0
+        """When to look for others again, by that clock."""
         self._ended_at = 0.0
-
-    def due(self, now: int) -> bool:
-        """Whether it is time to tell others."""
-        return not 0 <= now - self._beat_at < BEAT
 
     def beat(self, db: sqlite3.Connection, now: int) -> None:
         """Tells others, within a transaction."""
         db.execute(self._sql["forget_peers"], (now - STALE, self.id))
         db.execute(self._sql["beat"], (self.id, now))
-        self._beat_at = now
+        self.beat_at = now
 
     def leave(self, db: sqlite3.Connection) -> None:
         """Tells others that this process is gone."""
         db.execute(self._sql["forget_peers"], (-1, self.id))
 
     def look(self, db: sqlite3.Connection, now: int) -> None:
-        """Looks for others, unless that was done a moment ago."""
-        at = time.monotonic()
-        if at >= self._look_at:
-            self._look_at = at + LOOK
-            self.shared = bool(db.execute(self._sql["any_peer"], (now - STALE, self.id)).fetchone()[0])
+        """Looks for others."""
+        self.look_at = now + LOOK
+        self.shared = bool(db.execute(self._sql["any_peer"], (now - STALE, self.id)).fetchone()[0])
 
     def wait(self) -> None:
-        """Lets others in, if there are any, before the next group."""
-        if self.shared:
-            time.sleep(max(0.0, min(GAP, self._ended_at + GAP - time.monotonic())))
+        """Lets others in before the next group."""
+        time.sleep(max(0.0, min(GAP, self._ended_at + GAP - time.monotonic())))
 
     def ended(self) -> None:
         """A group has ended."""

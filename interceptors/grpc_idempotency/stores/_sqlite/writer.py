@@ -16,15 +16,9 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.requests import (
-    GetRequest,
-    ListRequest,
-    PendingRequest,
     Request,
-    StepsRequest,
-    SweepRequest,
     TransactionRequest,
 )
-from grpc_idempotency.stores._sqlite import reads
 from grpc_idempotency.stores._sqlite.clock import RawClock
 from grpc_idempotency.stores._sqlite.connection import Settings, connect
 from grpc_idempotency.stores._sqlite.faults import translated
@@ -32,7 +26,7 @@ from grpc_idempotency.stores._sqlite.group import Group
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.nesting import Watch
 from grpc_idempotency.stores._sqlite.place import Place
-from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
+from grpc_idempotency.stores._sqlite.requests import Flush
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.tables import Tables
 
@@ -278,10 +272,17 @@ class Writer:
 
     def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
         """Answers the requests; returns those that there was no time for."""
+        parts: dict[Tables, list[AnyRequest]] = {}
+        for request in batch:
+            if request.tables in parts:
+                parts[request.tables].append(request)
+            else:
+                parts[request.tables] = [request]
         left: list[AnyRequest] = []
         try:
-            for tables, requests in _by_tables(batch):
-                left += self._run_for(db, tables, requests)
+            for tables, requests in parts.items():
+                if tables.ready or self._prepare(db, tables, requests):
+                    left += Group(db, tables, requests).run()
         except BaseException as error:  # a mistake of ours must not leave callers waiting for ever
             _log.exception("a group of requests on %s failed", self.path)
             if db.in_transaction:
@@ -290,21 +291,6 @@ class Writer:
             return []
         return left
 
-    def _run_for(self, db: GuardedConnection, tables: Tables, requests: list[AnyRequest]) -> list[AnyRequest]:
-        if not tables.ready and not self._prepare(db, tables, requests):
-            return []
-        writes, sweeps = self._read(db, tables, requests)
-        left: list[AnyRequest] = []
-        if writes:
-            tables.turns.wait()
-            left = Group(db, tables, writes).run()
-            tables.turns.ended()
-            self._look_around(db, tables)
-        for sweep in sweeps:
-            self._each(sweep, reads.sweep, db, tables)
-        # A flush is answered after all that was asked before it.
-        return left + [one for one in requests if type(one) is Flush] if left else left
-
     def _prepare(self, db: GuardedConnection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
         try:
             tables.prepare(db)
@@ -312,55 +298,6 @@ class Writer:
             self._fail((one for one in requests if type(one) is not Flush), error)
             return False
         return True
-
-    def _read(
-        self, db: sqlite3.Connection, tables: Tables, requests: Iterable[AnyRequest]
-    ) -> tuple[list[AnyRequest], list[SweepRequest]]:
-        """Answers those that need no write lock; the others are left."""
-        gets: list[GetRequest] = []
-        writes: list[AnyRequest] = []
-        sweeps: list[SweepRequest] = []
-        for request in requests:
-            if isinstance(request, GetRequest):
-                gets.append(request)
-            elif isinstance(request, ListRequest):
-                self._each(request, reads.list_part, db, tables)
-            elif isinstance(request, StepsRequest):
-                self._each(request, reads.steps, db, tables)
-            elif isinstance(request, PendingRequest):
-                self._each(request, reads.pending, db, tables)
-            elif isinstance(request, SweepRequest):
-                sweeps.append(request)
-            elif isinstance(request, Flush | Prepare):
-                request.value = None
-            else:
-                writes.append(request)
-        if gets:
-            self._get(db, tables, gets)
-        return writes, sweeps
-
-    def _get(self, db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
-        """Reads all at once; where that fails, each by itself, so that only the one at fault bears it."""
-        try:
-            reads.get(db, tables, requests)
-        except Exception as error:
-            if len(requests) == 1:
-                self._fail(requests, translated(error, self.path))
-            else:
-                for one in requests:
-                    self._get(db, tables, [one])
-
-    def _each(self, request: Any, read: Any, db: sqlite3.Connection, tables: Tables) -> None:
-        try:
-            read(db, tables, request)
-        except Exception as error:
-            self._fail([request], translated(error, self.path))
-
-    def _look_around(self, db: sqlite3.Connection, tables: Tables) -> None:
-        try:
-            tables.turns.look(db, tables.clock.now())
-        except sqlite3.Error as error:
-            _log.warning("could not look for other processes on %s: %s", self.path, error)
 
     def _leave(self, db: GuardedConnection) -> None:
         for tables in self._tables.values():
@@ -384,27 +321,19 @@ class Writer:
         return failure
 
 
-def _by_tables(batch: list[AnyRequest]) -> Iterable[tuple[Tables, list[AnyRequest]]]:
-    """The requests of each table prefix; nearly always there is but one."""
-    first = batch[0].tables
-    if all(request.tables is first for request in batch):
-        return [(first, batch)]
-    parts: dict[int, tuple[Tables, list[AnyRequest]]] = {}
-    for request in batch:
-        parts.setdefault(id(request.tables), (request.tables, []))[1].append(request)
-    return parts.values()
-
-
 def _deliver(requests: Sequence[AnyRequest]) -> None:
     """Delivers results with one call into each event loop."""
-    by_loop: dict[int, list[AnyRequest]] = {}
+    loops: dict[Any, list[AnyRequest]] = {}
     for request in requests:
-        if isinstance(request, TransactionRequest):
+        if type(request) is TransactionRequest:
             request.end()
-        by_loop.setdefault(id(request.loop), []).append(request)
-    for answered in by_loop.values():
+        if request.loop in loops:
+            loops[request.loop].append(request)
+        else:
+            loops[request.loop] = [request]
+    for loop, answered in loops.items():
         with suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
-            answered[0].loop.call_soon_threadsafe(_settle, answered)
+            loop.call_soon_threadsafe(_settle, answered)
 
 
 def _refuse(request: AnyRequest, error: Exception) -> None:
