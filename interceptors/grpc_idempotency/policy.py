@@ -15,7 +15,7 @@ _MAX_HEADER = 128
 
 
 class Disposition(enum.Enum):
-    """What a status does to the record (4.6)."""
+    """The fate of a record after an answer with some status (4.6)."""
 
     STORE = "store"
     """The answer is stored, and every later call with the key gets it."""
@@ -33,7 +33,7 @@ class Policy:
     """
 
     effects: Effects = Effects.OPAQUE
-    """What the handler changes outside itself. It decides every hard case (4.5)."""
+    """The kind of effects that the handler has. It decides every hard case (4.5)."""
     required: bool = False
     """``True`` refuses a call without a key (``KEY_REQUIRED``)."""
     headers: tuple[str, ...] = ("idempotency-key",)

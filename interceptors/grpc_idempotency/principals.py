@@ -15,7 +15,7 @@ _log = logging.getLogger("grpc_idempotency")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What is known of the caller, read when the call came in."""
+    """A caller, as it was known when the call came in."""
 
     method: str
     """``/package.Service/Method``."""
@@ -45,7 +45,14 @@ SHARED = b"shared"
 
 
 def mtls_or_shared(caller: Caller) -> bytes:
-    """Returns the verified mTLS identity if there is one, else one principal for all callers. The default."""
+    """Returns the verified mTLS identity if there is one, else one principal for all callers. The default.
+
+    Args:
+        caller: The caller.
+
+    Returns:
+        The principal.
+    """
     if caller.peer_identity_key is None or not caller.peer_identities:
         return SHARED
     return b"mtls:" + _framed(caller.peer_identity_key.encode(), *sorted(caller.peer_identities))

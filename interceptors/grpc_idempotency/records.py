@@ -31,7 +31,7 @@ class Code(enum.IntEnum):
 
 
 class Effects(enum.Enum):
-    """What a method's handler changes outside itself. It decides what happens when its outcome is in doubt (4.5)."""
+    """The kind of effects that a handler has. It decides what happens if its outcome is in doubt (4.5)."""
 
     OPAQUE = "opaque"
     """Unknown. The default. If a run is cut short, the operation is *held* until an operator resolves it."""

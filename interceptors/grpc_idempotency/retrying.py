@@ -155,7 +155,12 @@ class Retrying(_Retries):
         return retried
 
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls ``fn``, a stub's method or any function, until it succeeds, and returns its result.
+        """Calls ``fn`` until it succeeds, and returns its result.
+
+        Args:
+            fn: A stub's method, or any function.
+            *args: The arguments of ``fn``.
+            **kwargs: The keyword arguments of ``fn``.
 
         Raises:
             RpcError: The error of the last attempt.
@@ -192,7 +197,12 @@ class AsyncRetrying(_Retries):
         return retried
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Awaits ``fn``, a stub's method or any function, until it succeeds, and returns its result.
+        """Awaits ``fn`` until it succeeds, and returns its result.
+
+        Args:
+            fn: A stub's method, or any function whose result is awaited.
+            *args: The arguments of ``fn``.
+            **kwargs: The keyword arguments of ``fn``.
 
         Raises:
             RpcError: The error of the last attempt.
