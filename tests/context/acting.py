@@ -15,11 +15,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 import grpc_idempotency
 from grpc_idempotency import aio
 
+from ..harness.protos import declare
 from ..harness.replies import COUNT, KEY, Reply
 from ..harness.servers import Server, interceptor_of
 
@@ -38,24 +38,9 @@ LACKING = {
 """What gRPC's own context of this kind does not have; a scene is acted without it."""
 
 
-CUES = "test.cues.Cues"
+CUES = "test.cues.Service"
 
-
-def _cue() -> Any:
-    """The message of a service that is known to protobuf, as generated code would make it."""
-    file = descriptor_pb2.FileDescriptorProto(name="test/cues.proto", package="test.cues", syntax="proto3")
-    text = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
-    message, service = file.message_type.add(name="Cue"), file.service.add(name="Cues")
-    for number, name in enumerate(("request_id", "scene"), 1):
-        message.field.add(name=name, number=number, type=text, label=descriptor_pb2.FieldDescriptorProto.LABEL_OPTIONAL)
-    for method in ("one", "many", "gathered", "written"):
-        service.method.add(name=method, input_type=".test.cues.Cue", output_type=".test.cues.Cue")
-    pool: Any = descriptor_pool.Default()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("test.cues.Cue"))
-
-
-Cue = _cue()
+Cue = declare("test.cues", ["request_id", "scene"], dict.fromkeys(("one", "many", "gathered", "written"), False))
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 
 from grpc_idempotency import Policy
 
 from ..harness.handlers import EACH_SERVER, Counting, Method
+from ..harness.protos import declare
 from ..harness.replies import KEY, new_key, refused, text
 from ..harness.servers import Servers
 
@@ -80,28 +79,7 @@ async def test_other_header_names(serve: Servers) -> None:
 # AIP-155
 
 PACKAGE = "test.rpc.aip155"
-
-
-def _request_type() -> type[Message]:
-    """``message Request { string request_id = 1; string body = 2; }`` and a service of it, in the default pool."""
-    pool = descriptor_pool.Default()
-    try:
-        found = pool.FindMessageTypeByName(f"{PACKAGE}.Request")
-    except KeyError:
-        file = descriptor_pb2.FileDescriptorProto(name="test/rpc/aip155.proto", package=PACKAGE, syntax="proto3")
-        request = file.message_type.add(name="Request")
-        for number, name in enumerate(["request_id", "body"], 1):
-            field = descriptor_pb2.FieldDescriptorProto
-            request.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-        service = file.service.add(name="Service")
-        service.method.add(name="Do", input_type=f".{PACKAGE}.Request", output_type=f".{PACKAGE}.Request")
-        pool.Add(file)
-        found = pool.FindMessageTypeByName(f"{PACKAGE}.Request")
-    kind: type[Message] = message_factory.GetMessageClass(found)
-    return kind
-
-
-Request = _request_type()
+Request = declare(PACKAGE, ["request_id", "body"], {"Do": False})
 
 
 async def test_the_field_of_aip_155_is_the_key(serve: Servers) -> None:

@@ -3,9 +3,8 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +21,9 @@ from grpc_idempotency._server.aio import interceptor as _aio
 from grpc_idempotency._server.aio.flights import Flight, Flights
 from grpc_idempotency.records import Claim
 
-from ..harness.handlers import full
+from ..harness.handlers import full, server_stream
 from ..harness.replies import new_key, refused, text
-from ..harness.servers import Servers
+from ..harness.servers import Servers, Service
 from ..harness.stores import FlakyStore
 from ..harness.waiting import Gate, ms, until
 from .test_keys import PACKAGE, Request
@@ -189,7 +188,7 @@ async def test_a_task_that_is_cancelled_before_its_first_step(serve: Servers, mo
 async def test_the_answer_at_the_limit_is_cancelled_before_its_first_step(
     serve: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those who wait are answered all the same (4.4)."""
+    """Calls that wait are answered at the limit, though the task that answers them is cancelled at once (4.4)."""
     handler = Counting(stubborn=True)
     service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
     abandon = Flight._abandon
@@ -280,25 +279,16 @@ async def test_what_is_cancelled_in_its_completion_is_completed(
     assert handler.runs == 1
 
 
-@asynccontextmanager
-async def streaming(export: Any, path: Path, effects: Effects, service: str) -> AsyncIterator[Any]:
-    """A server of one stream of a ``def`` generator, and what calls it."""
-    interceptor = aio.IdempotencyInterceptor(aio.SQLiteStore(path), policy=Policy(effects=effects))
-    server = grpc.aio.server(interceptors=[interceptor])
-    interceptor.attach(server)
-    handler: Any = grpc.unary_stream_rpc_method_handler(export, Request.FromString, Request.SerializeToString)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Do": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield channel.unary_stream(f"/{service}/Do", Request.SerializeToString, Request.FromString)
-    await server.stop(0)
+async def streaming(serve: Servers, export: Any, **options: Any) -> Service:
+    """A server of one stream of a ``def`` generator."""
+    method = server_stream(export, native=True, request=Request, reply=Request)
+    return await serve({"Do": method}, service=f"{PACKAGE}.Service", **options)
 
 
 @THREAD
 @pytest.mark.parametrize("effects", [Effects.OPAQUE, Effects.REPEATABLE])
-async def test_a_stream_whose_thread_waits_for_its_readers(tmp_path: Path, kind: str, effects: Effects) -> None:
-    """Whatever is cancelled in the loop meanwhile, the stream goes on to its end and is stored (4.5, 4.8)."""
+async def test_a_stream_whose_thread_waits_for_its_readers(serve: Servers, effects: Effects) -> None:
+    """A stream goes on to its end and is stored, whatever is cancelled in the loop meanwhile (4.5, 4.8)."""
     emitted = []
 
     def export(_request: Any, _context: Any) -> Iterator[Any]:
@@ -311,20 +301,19 @@ async def test_a_stream_whose_thread_waits_for_its_readers(tmp_path: Path, kind:
         await asyncio.sleep(0.05)
         return 0 < before == len(emitted)
 
-    async with streaming(export, tmp_path / "stream.db", effects, f"{PACKAGE}.Service") as stream:
-        call = stream(Request(request_id=new_key()), timeout=20)
-        messages = aiter(call)
-        await anext(messages)
-        await until(held_up)
-        assert len(emitted) < 400
-        cancel_all()
-        assert len([message async for message in messages]) == 399
-        assert await call.code() is grpc.StatusCode.OK
+    service = await streaming(serve, export, policy=Policy(effects=effects))
+    call = service.start("Do", Request(request_id=new_key()))
+    await call.read()
+    await until(held_up)
+    assert len(emitted) < 400
+    cancel_all()
+    reply = await call.end()
+    assert (len(reply.messages), reply.status) == (400, grpc.StatusCode.OK)
 
 
 @THREAD
-async def test_an_unkeyed_generator_stays_in_its_thread(tmp_path: Path, kind: str) -> None:
-    """From its start to its end, with its own context variables; it ends there with its client (2.4)."""
+async def test_an_unkeyed_generator_stays_in_its_thread(serve: Servers) -> None:
+    """An un-keyed generator runs in one thread with its context variables, and ends there with its client (2.4)."""
     seen, ended = set(), Gate()
     variable: ContextVar[str] = ContextVar("variable", default="lost")
 
@@ -339,14 +328,14 @@ async def test_an_unkeyed_generator_stays_in_its_thread(tmp_path: Path, kind: st
             seen.add((threading.get_ident(), "kept"))
             ended.open()
 
-    async with streaming(export, tmp_path / "stream.db", Effects.OPAQUE, f"{PACKAGE}.Service") as stream:
-        other = stream(Request(), timeout=20)
-        await other.read()
-        seen.clear()
-        other.cancel()
-        await ended.wait()
-        assert {value for _, value in seen} == {"kept"}
-        assert len(seen) == 1
+    service = await streaming(serve, export)
+    call = service.start("Do", Request())
+    await call.read()
+    seen.clear()
+    call.cancel()
+    await ended.wait()
+    assert {value for _, value in seen} == {"kept"}
+    assert len(seen) == 1
 
 
 async def test_a_transaction_that_does_not_end_keeps_no_server_from_stopping(
@@ -418,7 +407,7 @@ async def test_a_thread_that_can_not_be_started(serve: Servers, monkeypatch: pyt
 
 @THREAD
 async def test_no_handler_waits_for_the_loops_own_threads(serve: Servers) -> None:
-    """Whatever takes up the threads of the loop's executor, a keyed handler begins at once (4.1)."""
+    """A keyed handler begins at once, whatever takes up the threads of the loop's executor (4.1)."""
     busy = threading.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
@@ -530,7 +519,7 @@ def test_the_end_of_the_loop_releases_no_thread(kind: str, tmp_path: Path) -> No
 
 @THREAD
 async def test_a_timeout_that_a_thread_waits_for_is_told(kind: str) -> None:
-    """What a store's call raises reaches the handler's thread, also where it is the error of a wait that is over."""
+    """An error of a store's call reaches the handler's thread, a TimeoutError of its own too."""
 
     async def fails() -> None:
         raise asyncio.TimeoutError("its own")

@@ -13,43 +13,20 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, IdempotencyInterceptor, MemoryStore, Policy, aio
+
+from ..harness.protos import declare
+from ..harness.replies import text
 
 PACKAGE = "test.streams.aip155"
 SOON = 20.0
 """Seconds after which something has failed to happen."""
 
-
-def _request_type() -> type[Message]:
-    """``message Request { string request_id = 1; }``, with a service of a unary and a streaming method of it."""
-    file = descriptor_pb2.FileDescriptorProto(name="test/streams/aip155.proto", package=PACKAGE, syntax="proto3")
-    file.dependency.append("google/protobuf/wrappers.proto")
-    file.message_type.add(name="Request").field.add(name="request_id", number=1, type=9, label=1)
-    service = file.service.add(name="Service")
-    for name, streams in (("Unary", False), ("Stream", True)):
-        service.method.add(
-            name=name,
-            input_type=f".{PACKAGE}.Request",
-            output_type=".google.protobuf.StringValue",
-            server_streaming=streams,
-        )
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-    kind: type[Message] = message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.Request"))
-    return kind
-
-
-Request = _request_type()
+Request = declare(PACKAGE, ["request_id"], {"Unary": False, "Stream": True})
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 Serve = Callable[..., Any]
-
-
-def text(value: str) -> StringValue:
-    return StringValue(value=value)
 
 
 @pytest.fixture(params=["bare", "opaque", "transactional"])
