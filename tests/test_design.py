@@ -27,6 +27,7 @@ def named(text: str) -> set[str]:
 
 
 def test_the_clauses_are_found() -> None:
+    """Clauses and their numbers are found in the design and in text that names them."""
     assert {"2.1", "4.11", "5.6", "9.4", "8"} <= clauses()
     assert named("so (4.5), so (4.1, 4.3), (5.1 to 5.3), DESIGN.md 9.1, (RFC 9113, 6.5.2), f(2), 3.11") == {
         "4.5",

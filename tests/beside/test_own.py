@@ -84,7 +84,7 @@ class Telling:
 
 @keyed_methods
 async def test_a_replay_is_authorised(serve: Servers, kind: str, method: str) -> None:
-    """Who authenticates outside is asked for each call: a replay is refused to who has no valid token (1, 3.1)."""
+    """An interceptor outside that authenticates is asked for each call: without a valid token no replay (1, 3.1)."""
     service = await serve(Telling().methods(), outside=[authenticate(kind)])
     key = new_key()
     first = await service.call(method, *REQUESTS[method], key=key, metadata=token("ann"))

@@ -270,7 +270,7 @@ async def test_a_call_made_again_after_an_unclear_failure_is_a_retry(net: Net) -
 
 
 async def test_the_retry_helper_derives(net: Net) -> None:
-    """What is retried in a handler has the keys of its place: the same in each attempt and each run."""
+    """A call that a handler retries has the same key in each attempt and each run."""
     seen = 0
 
     async def flaky(_request: Any, context: Any) -> StringValue:
@@ -325,7 +325,7 @@ async def test_what_a_handler_left_behind_has_new_keys(net: Net) -> None:
 
 @pytest.mark.parametrize("net", ["async"], indirect=True)
 async def test_concurrent_retries_are_refused(net: Net) -> None:
-    """What is retried takes its place in a handler as one call, and while it runs there is no other."""
+    """A retried call counts as one call of its handler, which may make no other one while it runs."""
     below = await net.serve({"Do": Counting()})
 
     async def outer(client: Client, _run: int) -> list[str]:

@@ -136,7 +136,7 @@ async def test_a_glob_means_none_of_them(serve: Serve) -> None:
 
 
 async def test_an_exact_name_means_it(serve: Serve) -> None:
-    """Who names one of gRPC's own methods exactly has its calls keyed, and kept."""
+    """A policy that names one of gRPC's own methods exactly has its calls keyed, and kept."""
     place = await serve(client={"methods": {CHECK: ClientPolicy()}}, methods={CHECK: Policy()})
     assert await place.check() == SERVING
     assert await place.stored() == [CHECK]

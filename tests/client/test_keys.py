@@ -99,7 +99,7 @@ async def test_metadata_may_be_any_iterable(net: Net, method: str, shape: str, k
 
 @pytest.mark.parametrize("form", [tuple, list, lambda entries: grpc.aio.Metadata(*entries)])
 async def test_metadata_that_callers_share_stays_theirs(net: Net, form: Any) -> None:
-    """What a caller passes to several calls is not changed, and each call gets a key of its own."""
+    """Metadata that a caller passes to several calls is not changed, and each call gets a key of its own."""
     server = await net.serve({"Do": Counting()})
     client = await net.client(server.target)
     shared = form(OTHERS)
@@ -122,7 +122,7 @@ async def test_a_request_id_is_the_key(net: Net) -> None:
 
 
 async def test_methods_without_side_effects_get_none(net: Net) -> None:
-    """What a proto marks NO_SIDE_EFFECTS goes un-keyed, unless the policy asks for a key."""
+    """A method that its proto marks NO_SIDE_EFFECTS goes un-keyed, unless the policy asks for a key."""
     server = await net.serve({"GetOrder": order}, service=ORDERS, request=GetOrderRequest, reply=Order)
     client = await net.client(server.target, service=ORDERS)
     await client.call("GetOrder", GetOrderRequest(id="order-1"), reply=Order)

@@ -229,7 +229,7 @@ async def test_calls_of_a_function_keep_their_keys(net: Net) -> None:
 
 
 async def test_retries_may_be_nested(net: Net) -> None:
-    """What is retried in what is retried keeps its keys in each attempt of both."""
+    """A retry within a retry keeps its keys in each attempt of both."""
     server = await net.serve({"Do": Failing(grpc.StatusCode.UNAVAILABLE, 3)})
     client = await net.client(server.target)
 
@@ -255,7 +255,7 @@ async def test_nothing_is_retried_without_a_key(net: Net) -> None:
 
 
 async def test_other_errors_are_not_retried(net: Net) -> None:
-    """What is no answer of a server is the caller's own."""
+    """An error that is no server's answer is raised to the caller, without a retry."""
     tries = 0
 
     def fails() -> Any:
@@ -270,7 +270,7 @@ async def test_other_errors_are_not_retried(net: Net) -> None:
 
 
 async def test_an_iterator_is_refused(net: Net) -> None:
-    """The first attempt would use it up."""
+    """A stream of requests is refused, since the first attempt would use it up."""
     client = await net.client("127.0.0.1:1")
     with pytest.raises(TypeError, match="Pass a list"):
         await client.retried(client.stub("Join", "stream_unary"), iter([text("a")]))
@@ -328,7 +328,7 @@ async def test_a_server_that_is_killed_and_comes_back(net: Net, tmp_path: Path) 
 
 
 def test_nothing_shares_pythons_generator() -> None:
-    """An embedder may have seeded it, in every process alike: then delays would fall together."""
+    """No delay comes from Python's shared generator, which an embedder may have seeded alike in every process."""
     package = Path(grpc_idempotency.__file__).parent
     users = [path.name for path in package.rglob("*.py") if re.search(r"\brandom\.(?!SystemRandom)", path.read_text())]
     assert users == []

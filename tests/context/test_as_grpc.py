@@ -189,7 +189,7 @@ async def theatre(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 
 @pytest.mark.parametrize("shape", ["one", "many", "gathered", "written"])
 async def test_each_method(theatre: Theatre, shape: str) -> None:
-    """What a context's methods answer, raise and bring about is what gRPC's own do."""
+    """Each method of a context answers, raises and has the effect that gRPC's own has."""
     if shape not in theatre.shapes:
         pytest.skip("only a handler in a loop writes to its context")
     scenes = among_others(theatre.kind) + (alone(theatre.kind) if shape == "one" else [])
@@ -200,7 +200,7 @@ async def test_each_method(theatre: Theatre, shape: str) -> None:
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 async def test_any_sequence(theatre: Theatre, data: st.DataObject) -> None:
-    """So it is with any sequence of calls."""
+    """Any sequence of calls of a context answers, raises and has the effect that it has on gRPC's own."""
     shape = data.draw(st.sampled_from(theatre.shapes))
     several = st.lists(st.sampled_from(acts(theatre.kind)), max_size=6).map(tuple)
     scene = data.draw(st.builds(Scene, several, st.sampled_from(["return", "return", "raise"])))

@@ -29,7 +29,7 @@ async def client(process: Process) -> AsyncIterator[Client]:
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
 @pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_with_a_key(process: Process, client: Client, error: str) -> None:
-    """With a key it is an unclear failure as any other: its outcome, and the server goes on (4.5, 4.7)."""
+    """With a key SystemExit and KeyboardInterrupt are an unclear failure, stored; the server goes on (4.5, 4.7)."""
     key = new_key()
     for mark in ("executed", "replayed"):
         reply = await client.call("Unary", error, key=key)
@@ -40,7 +40,7 @@ async def test_with_a_key(process: Process, client: Client, error: str) -> None:
 @pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
 @pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_without_a_key(process: Process, client: Client, kind: str, error: str) -> None:
-    """Without one the client hears the same; an aio server ends by it, as without the interceptor (2.4, 4.7)."""
+    """Without a key the client hears the same; an aio server ends, as without the interceptor (2.4, 4.7)."""
     reply = await client.call("Unary", error)
     assert (reply.status, reply.details) == (grpc.StatusCode.UNKNOWN, "internal error")
     if kind == "sync":

@@ -66,7 +66,7 @@ def test_a_nearer_timer_wakes_it() -> None:
 
 
 def test_cancelling(held: Held) -> None:
-    """What was cancelled before its time is not done (4.9)."""
+    """A callback that is cancelled before its time is not called (4.9)."""
     done: list[str] = []
     timers = [held.keeper.later(0.0, lambda: done.append("cancelled")) for _ in range(3)]
     held.keeper.later(0.0, lambda: done.append("kept"))
@@ -119,7 +119,7 @@ def test_closing() -> None:
 
 
 def test_closing_what_never_began() -> None:
-    """Nothing was to be done: no thread was begun, and none has to end (8)."""
+    """A keeper that was given nothing to do starts no thread, and can be closed (8)."""
     keeper = Keeper("test")
     keeper.close()
     keeper.later(0.0, lambda: None)

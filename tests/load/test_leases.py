@@ -112,7 +112,7 @@ def kept(request: pytest.FixtureRequest) -> Iterator[Kept]:
 
 
 def test_a_lease_is_renewed_until_it_is_dropped(kept: Kept) -> None:
-    """Again and again, by one thread, whoever is busy elsewhere (4.9)."""
+    """A lease is renewed again and again by one thread, whoever is busy elsewhere, until it is dropped (4.9)."""
     lease = kept.keep()
     until = lease.until
     kept.store.wait(claim_of(lease).name, 3)
@@ -124,7 +124,7 @@ def test_a_lease_is_renewed_until_it_is_dropped(kept: Kept) -> None:
 
 
 def test_one_that_ends_before_its_first_renewal(kept: Kept) -> None:
-    """Costs the store nothing, and does not stay (4.9)."""
+    """A lease that ends before its first renewal costs the store nothing, and is not kept (4.9)."""
     early = kept.keep(every=ms(20))
     kept.leases.drop(early)
     late = kept.keep(every=ms(20))
@@ -151,7 +151,7 @@ def test_those_that_are_due_are_asked_for_together(kept: Kept) -> None:
 
 
 def test_one_that_gets_no_answer_delays_no_other(kept: Kept) -> None:
-    """It is itself asked for again, in time before its end (4.9)."""
+    """A renewal that gets no answer delays no other, and is asked for again in time before its lease ends (4.9)."""
     if not kept.store.blocks:
         pytest.skip("a call that blocks its thread is no awaited one")
     stuck, go = kept.lease(length=ms(200), every=ms(100)), threading.Event()
@@ -164,7 +164,7 @@ def test_one_that_gets_no_answer_delays_no_other(kept: Kept) -> None:
 
 
 def test_unanswered_renewals_do_not_pile_up(kept: Kept) -> None:
-    """However long the store gives no answer, and once it does, the lease holds again (4.9)."""
+    """Unanswered renewals do not pile up; once the store answers, the lease holds again (4.9)."""
     if not kept.store.blocks:
         pytest.skip("a call that blocks its thread is no awaited one")
     go = threading.Event()
@@ -186,7 +186,7 @@ def test_unanswered_renewals_do_not_pile_up(kept: Kept) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_one_that_fails_is_tried_again(kept: Kept, error: BaseException) -> None:
-    """Whatever the store raises: the handler is alive, and its lease may still hold (4.9)."""
+    """A renewal that fails is tried again, whatever the store raised, since the lease may still hold (4.9)."""
 
     def fail(name: bytes) -> None:
         if kept.store.asked.count(name) < 4:
@@ -202,7 +202,7 @@ def test_one_that_fails_is_tried_again(kept: Kept, error: BaseException) -> None
 
 
 def test_one_that_another_has_taken_over(kept: Kept) -> None:
-    """Its run learns of it, and it is not renewed any more (4.2, 4.9)."""
+    """A run whose lease was taken over learns of it, and the lease is renewed no more (4.2, 4.9)."""
     lease, lost = kept.lease(length=ms(40), every=ms(20)), threading.Event()
     lease._tell = lambda event: lost.set() if event is Told.LOST else None
     while not (record := kept.store.records.get(claim_of(lease).name)) or not record.lapsed:
@@ -220,7 +220,7 @@ def test_one_that_another_has_taken_over(kept: Kept) -> None:
 
 
 def test_one_that_ran_out_while_its_process_was_stopped(kept: Kept) -> None:
-    """It does not hold until it has been renewed, whatever its owner believed before (4.9)."""
+    """A lease that ran out while its process was stopped does not hold until it has been renewed (4.9)."""
     lease = kept.lease(length=ms(1000), every=ms(500))
     assert lease.holds()
     lease.until -= 3600  # for an hour the process was stopped
@@ -231,7 +231,7 @@ def test_one_that_ran_out_while_its_process_was_stopped(kept: Kept) -> None:
 
 
 def test_a_refusal_that_comes_too_late_is_not_told(kept: Kept) -> None:
-    """The operation was settled while its renewal was under way: nothing is lost (4.9)."""
+    """A refused renewal of an operation that was settled meanwhile is not told (4.9)."""
     lease = kept.lease()
 
     def settle(name: bytes) -> None:
@@ -247,7 +247,7 @@ def test_a_refusal_that_comes_too_late_is_not_told(kept: Kept) -> None:
 
 
 def test_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it can't be started that is told, before anything is claimed, and it is tried again (4.9)."""
+    """A thread that can't be started is told before anything is claimed, and is tried again (4.9)."""
     kept = Kept(Store(blocks=True))
     with monkeypatch.context() as patched:
 

@@ -219,7 +219,7 @@ async def test_a_client_that_goes_frees_the_servers_thread(serve: Servers, metho
 @every_method
 @on_threads
 async def test_a_handler_past_its_limit_frees_the_servers_thread(serve: Servers, method: str) -> None:
-    """So does a call whose handler can't be stopped: it is answered, and its thread serves others (4.4, 4.5)."""
+    """A call whose handler can't be stopped at its limit is answered, and its thread serves others (4.4, 4.5)."""
     slow = Slow()
     service = await serve(slow.methods(), workers=1, policy=Policy(execution_limit=ms(50)))
     reply = await service.call(method, "a", key=new_key())

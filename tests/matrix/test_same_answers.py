@@ -139,7 +139,7 @@ async def test_keyed_as_unkeyed(service: Spoken, shape: str, script: Script) -> 
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_large_messages(service: Spoken, shape: str) -> None:
-    """So are messages of 1 and 4 MiB, and streams of them."""
+    """A keyed call with messages of 1 and 4 MiB, or a stream of them, is answered as an un-keyed one."""
     await service.says_the_same(shape, Script(sizes=(LARGEST,)))
     if shape == "server":
         await service.says_the_same(shape, Script(sizes=(1 << 20, LARGEST, 0, 1 << 20), end="set", details="enough"))

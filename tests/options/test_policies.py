@@ -52,7 +52,7 @@ def test_the_order_of_the_sources() -> None:
 
 
 def test_an_option_is_laid_over_the_default() -> None:
-    """What an option does not set is as the default policy has it, and before that as idempotency_level says (7)."""
+    """A setting that an option leaves out is that of the default policy, and before that of idempotency_level (7)."""
     default = Policy(required=True, wait=HOUR, headers=("x-key",), left_out=("name",))
     assert found(rpc("{ttl: {seconds: 3600}}"), default).policy == Policy(
         ttl=HOUR, required=True, wait=HOUR, headers=("x-key",), left_out=("name",)

@@ -121,7 +121,7 @@ async def test_a_key_in_the_request_goes_with_it(serve: Servers) -> None:
 
 
 async def test_a_release_leaves_nothing(serve: Servers) -> None:
-    """What is released is gone from the file as well (4.6, 6.5)."""
+    """A released operation is gone from the file as well (4.6, 6.5)."""
     orders, key = Orders(serve, None), new_key()
     orders.code = grpc.StatusCode.UNAVAILABLE
     await orders.start()

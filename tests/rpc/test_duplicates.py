@@ -67,7 +67,7 @@ async def test_two_hundred_calls_over_twenty_keys(serve: Servers) -> None:
 
 
 async def test_two_servers_on_one_store(serve: Servers) -> None:
-    """So they are over two servers, each with an interceptor and a store of its own on one file (4.1)."""
+    """Concurrent duplicates are one execution over two servers too, each with a store of its own on one file (4.1)."""
     handler = Slow()
     services = [await serve({"Do": handler}) for _ in range(2)]
     replies = await storm(services, keys=7, calls=70)
@@ -91,7 +91,7 @@ async def test_waiting_in_one_process_does_not_poll(serve: Servers) -> None:
 
 @pytest.mark.parametrize("kind", ["async"])
 async def test_waiting_across_processes_is_one_poll(serve: Servers) -> None:
-    """Who waits for another server's run shares one poll per operation with all who do so in its process (4.3)."""
+    """All calls of a process that wait for another server's run share one poll per operation (4.3)."""
     handler, store = Blocking(), FlakyStore(serve.path)
     service = await serve({"Do": handler})
     other = await serve({"Do": Counting()}, store=store)
@@ -127,7 +127,7 @@ async def test_the_wait_budget(serve: Servers) -> None:
 
 
 async def test_the_wait_budget_across_processes(serve: Servers) -> None:
-    """It holds for waiting across processes too (4.3)."""
+    """A duplicate that waits for another process waits as long as the policy says, too (4.3)."""
     handler = Blocking()
     service = await serve({"Do": handler})
     other = await serve({"Do": Counting()}, policy=Policy(wait=ms(150)))
@@ -188,7 +188,7 @@ async def test_those_who_wait_contend_when_it_is_released(serve: Servers) -> Non
 
 
 async def test_those_who_wait_elsewhere_contend_too(serve: Servers) -> None:
-    """So do those who wait in another process: one new claim over all (4.3)."""
+    """Calls that wait in two processes contend for one new claim over both (4.3)."""
     handler = Failing()
     services = [await serve({"Do": handler}) for _ in range(2)]
     key = new_key()

@@ -180,7 +180,7 @@ async def test_fields_that_are_left_out(serve: Servers) -> None:
 
 
 async def test_the_handler_sees_what_is_left_out(serve: Servers) -> None:
-    """What is left out of the fingerprint reaches the handler all the same, as the first call has it (3.2)."""
+    """Fields that are left out of the fingerprint reach the handler, as the first call has them (3.2)."""
     service = await serve({"Do": Counting()}, policy=Policy(left_out=("value",)))
     key = new_key()
     assert (await service.call("Do", text("first"), key=key)).text == "first run 1"

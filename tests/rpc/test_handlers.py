@@ -142,7 +142,7 @@ async def test_an_interceptor_outside_sees_bytes(serve: Servers) -> None:
 
 
 async def test_an_interceptor_outside_can_refuse(serve: Servers) -> None:
-    """Who authenticates outside of ours is asked for replays too (1)."""
+    """An interceptor outside that authenticates is asked for replays too (1)."""
 
     class Guard(grpc.aio.ServerInterceptor):
         async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:

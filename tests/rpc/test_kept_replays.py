@@ -26,7 +26,7 @@ async def says(request: StringValue, context: Any) -> StringValue:
 
 
 async def test_a_kept_outcome_is_the_stores(serve: Servers) -> None:
-    """What is kept when it is stored, what is kept when it was read, and what is read are the same to the byte."""
+    """An outcome is the same to the byte, cached when it was stored, cached when it was read, or read."""
     first = await serve({"Do": says})
     bare = await serve({"Do": says}, replay_cache_bytes=0)
     other = await serve({"Do": says})
@@ -39,7 +39,7 @@ async def test_a_kept_outcome_is_the_stores(serve: Servers) -> None:
 
 @pytest.mark.parametrize("effects", Effects)
 async def test_a_kept_outcome_needs_no_store(serve: Servers, effects: Effects) -> None:
-    """Neither a claim nor a read: it is replayed while the store is down; one that was not kept is not."""
+    """A cached outcome is replayed while the store is down, without a claim or a read; another one is not."""
     if effects is Effects.TRANSACTIONAL:
         await FlakyStore(serve.path).transaction(lambda db: db.execute("CREATE TABLE things (value TEXT)").rowcount)
     store = FlakyStore(serve.path)

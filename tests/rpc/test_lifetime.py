@@ -161,7 +161,7 @@ async def test_stop_with_grace(serve: Servers) -> None:
 
 
 async def test_a_cancelled_stop_is_not_cut_short(serve: Servers) -> None:
-    """Who waits for ``stop`` may be cancelled; the drain goes on, and a second ``stop`` waits for it (8)."""
+    """A cancelled ``stop`` does not cut the drain short, and a second ``stop`` waits for it (8)."""
     handler = Blocking()
     service = await serve({"Do": handler})
     key = new_key()
@@ -177,7 +177,7 @@ async def test_a_cancelled_stop_is_not_cut_short(serve: Servers) -> None:
 
 
 async def test_the_drain_limit(serve: Servers, caplog: pytest.LogCaptureFixture) -> None:
-    """What can't end within the drain limit is left as a dead server's, and the log says so (4.4)."""
+    """An execution that does not end within the drain limit is left as a dead server's, and the log says so (4.4)."""
     handler = Blocking()
     service = await serve({"Do": handler}, drain_limit=ms(100))
     call = service.start("Do", key=new_key())

@@ -85,7 +85,7 @@ async def test_no_principal_fails_closed(serve: Servers, nothing: str | bytes | 
 
 
 async def test_a_scope_function_that_raises_fails_closed(serve: Servers, caplog: pytest.LogCaptureFixture) -> None:
-    """So does one that raises; its text goes to the log and not to the client (3.1)."""
+    """A scope function that raises has the call refused; its text goes to the log and not to the client (3.1)."""
 
     def broken(_caller: Caller) -> str:
         raise LookupError("the directory at ldap.internal is down")

@@ -23,7 +23,7 @@ PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 
 
 async def test_key_reused_is_told_at_once_by_another_server(serve: Servers) -> None:
-    """So does another server on the same store: told at once, whatever state it is in (2.3)."""
+    """KEY_REUSED is told at once by another server on the same store, while the operation runs (2.3)."""
     handler = Blocking()
     service = await serve({"Do": handler})
     other = await serve({"Do": Counting()})
@@ -61,6 +61,7 @@ async def test_a_request_that_is_no_message(serve: Servers) -> None:
 
 
 def test_flaky_stores_are_stores(tmp_path: Any) -> None:
+    """The stores that tests have fail are real SQLite stores, of both kinds."""
     store = FlakyStore(tmp_path / "x.db")
     assert isinstance(store, aio.SQLiteStore)
     assert isinstance(store.for_threads(), SQLiteStore)

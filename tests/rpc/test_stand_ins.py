@@ -35,6 +35,7 @@ class Made:
 
 
 def test_one_is_made_for_many_calls() -> None:
+    """A handler that serves many calls of a method has one stand-in."""
     made, one = Made(), handler(b"one")
     first, again = made.all.of(one, method("/s/A")), made.all.of(one, method("/s/A"))
     assert first is again
@@ -50,11 +51,13 @@ def test_another_handler_of_the_method_gets_its_own() -> None:
 
 
 def test_one_handler_of_two_methods_has_two() -> None:
+    """A handler that serves two methods has a stand-in for each."""
     made, one = Made(), handler(b"one")
     assert made.all.of(one, method("/s/A")) is not made.all.of(one, method("/s/B"))
 
 
 def test_a_server_of_any_name_does_not_grow() -> None:
+    """A server that answers to any method's name keeps a bounded number of stand-ins and methods."""
     made, one, methods = Made(), handler(b"one"), Methods(Policy(), {}, lambda _policy: None)
     for number in range(2 * MOST_METHODS + 10):
         made.all.of(one, methods[f"/s/M{number}"])

@@ -56,7 +56,7 @@ async def test_a_completion_is_tried_again(serve: Servers) -> None:
 
 
 async def test_a_release_is_tried_again(serve: Servers) -> None:
-    """So is a release (5.5)."""
+    """A release that fails is tried again until it succeeds (5.5)."""
 
     async def busy(_request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.ABORTED, "try again")
@@ -103,7 +103,7 @@ async def test_or_the_reply_marked_unprotected(serve: Servers) -> None:
 
 
 async def test_the_store_goes_down_while_others_wait(serve: Servers) -> None:
-    """Who waits for a run in another process hears so when the store goes down (5.5)."""
+    """A call that waits for a run in another process is told when the store goes down (5.5)."""
     handler, store = Blocking(), FlakyStore(serve.path)
     service = await serve({"Do": handler})
     other = await serve({"Do": handler}, store=store)

@@ -286,7 +286,7 @@ async def test_many_at_once(serve: Servers, store: SQLiteStore) -> None:
 
 
 async def test_the_response_is_too_large_to_be_kept(serve: Servers, store: SQLiteStore) -> None:
-    """What is too large to be kept is committed and sent once (4.11, 5.1)."""
+    """A response that is too large to be kept is committed and sent once (4.11, 5.1)."""
 
     async def do(request: StringValue, _context: Any) -> StringValue:
         return await store.transaction(insert(request.value))

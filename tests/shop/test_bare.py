@@ -70,7 +70,7 @@ def test_an_order_is_created_and_read_back(bench: Bench) -> None:
 
 
 def test_a_refusal_is_a_status_with_details(bench: Bench) -> None:
-    """What a handler refuses is told by status, message and ErrorInfo, by the handler itself."""
+    """A handler tells a refusal itself, by status, message and ErrorInfo."""
     _, code, details = bench.call(ORDERS, "GetOrder", orders_pb2.GetOrderRequest(id="order-none"))
     assert code is grpc.StatusCode.NOT_FOUND
     info = ErrorInfo()

@@ -142,7 +142,7 @@ async def test_with_a_key_the_interceptor_answers_for_the_database(
 
 
 async def test_a_refusal_of_a_long_name_is_short(client: Client) -> None:
-    """What a client sends comes back cut, so that an answer's metadata keeps its limit."""
+    """A refusal repeats only the beginning of a long name, so that its metadata keeps its limit."""
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.orders.GetOrder(GetOrderRequest(id="ä" * 100))
     assert reason(refused.value) == "ORDER_NOT_FOUND"

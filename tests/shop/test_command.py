@@ -111,7 +111,7 @@ async def test_it_tells_its_health_and_what_it_serves(tmp_path: Path) -> None:
 
 
 async def test_health_says_that_it_stops(tmp_path: Path) -> None:
-    """Who watches the health of a server that stops learns it at once; who watches an order is told to come again."""
+    """At a stop a watch of the health learns it at once, and a watch of an order is told to come again."""
     async with served(tmp_path) as shop:
         order = await OrderServiceStub(shop.channel).CreateOrder(create_order())
         orders = OrderServiceStub(shop.channel).WatchOrder(WatchOrderRequest(id=order.id))
@@ -128,7 +128,7 @@ async def test_health_says_that_it_stops(tmp_path: Path) -> None:
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    """Who can't wait for what runs signals again."""
+    """A second signal ends the server at once, without waiting for what runs."""
     async with served(tmp_path) as shop:
         health = health_of(shop).Watch(HealthCheckRequest())
         await health.read()

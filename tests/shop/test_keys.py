@@ -158,7 +158,7 @@ async def test_a_keyed_import_is_one(client: Client) -> None:
 
 
 async def test_a_keyed_watch_is_taken_up_again(client: Client) -> None:
-    """Who lost the connection gets with the same key what was missed, and follows on to the end (4.3, 4.8)."""
+    """A watch whose connection was lost gets with the same key what it missed, and follows on to the end (4.3, 4.8)."""
     order = await client.orders.CreateOrder(create_order())
     lost = client.orders.WatchOrder(WatchOrderRequest(id=order.id), metadata=key("watch"))
     assert await anext(aiter(lost)) == order

@@ -72,7 +72,7 @@ def insert(value: str, reply: Any = None) -> Callable[[Database], Any]:
 @EFFECTS
 @pytest.mark.parametrize("moment", ["while it runs", "after it"])
 async def test_a_background_transaction(serve: Servers, effects: Effects, moment: str) -> None:
-    """What a handler leaves to a task or a thread is just a transaction, and never the reply (5.1)."""
+    """A transaction in a task or a thread that a handler started is just a transaction, and never the reply (5.1)."""
     rows, go, over, told, kept = Rows(serve), Gate(), Gate(), [], []  # type: ignore[var-annotated]  # all sorts of things
 
     async def do(_request: StringValue, _context: Any) -> StringValue:

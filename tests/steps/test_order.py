@@ -187,7 +187,7 @@ async def test_a_step_that_still_runs_when_another_failed(serve: Servers, log: L
 
 @pytest.mark.parametrize("kind", ["async"])
 async def test_no_step_begins_when_the_handler_has_ended(serve: Servers, log: Log) -> None:
-    """What a handler leaves behind, a task, begins no step any more (5.2)."""
+    """A task that a handler leaves behind begins no step any more (5.2)."""
     told, ended, asked = Told(), Gate(), Gate()
 
     async def do(_request: StringValue, _context: Any) -> StringValue:

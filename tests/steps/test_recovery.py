@@ -128,7 +128,7 @@ async def some_rounds(service: Service) -> None:
 async def test_finished_by_another_server(
     serve: Servers, effects: Effects, secret: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A live server finishes it, as its caller's: the stored principal, kept metadata, no deadline, no peer (5.4).
+    """A live server finishes a dead one's operation: the stored principal and metadata, no deadline, no peer (5.4).
 
     The entries of metadata are gRPC's kind of tuple, with ``key`` and ``value``.
     """
@@ -282,7 +282,7 @@ async def test_what_is_in_doubt_is_held(
 
 
 async def test_all_that_is_in_doubt_is_held_at_once(serve: Servers, left_behind: SQLiteStore) -> None:
-    """However many there are, and though as many as a server can finish are under way or left to clients (5.4)."""
+    """All operations in doubt are held at once, though a server is busy with as many as it can finish (5.4)."""
     go, gate = Gate(), Gate()
     begun: list[int] = []
 
@@ -304,7 +304,7 @@ async def test_all_that_is_in_doubt_is_held_at_once(serve: Servers, left_behind:
 
 
 async def test_a_record_says_what_its_run_was(serve: Servers, left_behind: SQLiteStore) -> None:
-    """What was begun as opaque is held, whatever the method's policy is by now; the reverse is left (4.5, 5.4)."""
+    """A run that began as opaque is held, whatever the method's policy is by now; the reverse is left (4.5, 5.4)."""
     changed, left = dead(left_behind, effects=Effects.OPAQUE), dead(left_behind, "Opaque")
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
@@ -376,7 +376,7 @@ async def test_only_with_attach(serve: Servers, left_behind: SQLiteStore) -> Non
 
 
 async def test_poison(serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
-    """What was cut short 20 times is left to its client, told once each, and stands in nobody's way (5.4)."""
+    """An operation that was cut short 20 times is left to its client, logged once, and blocks no other one (5.4)."""
     poison = [dead(left_behind, runs=20) for _ in range(20)]
     good = dead(left_behind, runs=19)
     runs: list[int] = []

@@ -405,7 +405,7 @@ def test_a_streams_messages_are_framed(store: SQLiteStore, message: bytes) -> No
 
 
 def test_only_what_is_held(store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is not held can't be resolved: told in one line, exit code 1 (6.4)."""
+    """An operation that is not held can't be resolved: one line says so, with exit code 1 (6.4)."""
     claim = add(store)
     assert main(["resolve", url, claim.name.hex(), "--never-happened"]) == 1
     assert "is running, not held" in capsys.readouterr().err
@@ -479,7 +479,7 @@ def test_wrong_usage(store: SQLiteStore, url: str, wrong: list[str], capsys: pyt
     ],
 )
 def test_urls(bad: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no store's URL is told in one line that repeats nothing of it; exit code 2 (6.4)."""
+    """A URL that names no store is told in one line that repeats nothing of it, with exit code 2 (6.4)."""
     assert main(["list", bad]) == 2
     error = capsys.readouterr().err
     assert says in error
@@ -533,7 +533,7 @@ def test_nothing_is_made(
 
 
 def test_the_same_as_functions(store: SQLiteStore, url: str) -> None:
-    """What the command does, a program can do (6.4)."""
+    """A program can do all that the command does (6.4)."""
     first, second = held(store), held(store)
     with open_store(url) as opened:
         assert {record.name for record in operations(opened, state=State.HELD)} == {first.name, second.name}

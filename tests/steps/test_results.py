@@ -78,7 +78,7 @@ async def test_a_coroutine_is_awaited(serve: Servers) -> None:
 
 @pytest.mark.parametrize("result", [object(), {"a": {1}}, float("nan"), bytearray(b"a")], ids=lambda one: type(one))
 async def test_a_result_that_cant_be_kept(serve: Servers, result: object) -> None:
-    """What is neither bytes nor message nor JSON is told as such, with its type (5.2)."""
+    """A result that is neither bytes nor message nor JSON raises an error that names its type (5.2)."""
     told = Told()
 
     async def do(_request: StringValue, _context: Any) -> StringValue:

@@ -446,7 +446,7 @@ async def test_what_is_held_back_has_a_limit(serve: Servers, store: FlakyStore) 
 @pytest.mark.parametrize("kind", ["async"])
 @pytest.mark.parametrize("then", ["returns", "raises", "commits"])
 async def test_a_handler_that_writes_on_past_the_limit(serve: Servers, store: FlakyStore, then: str) -> None:
-    """What was lost because it could not be held back is never answered for with OK (4.8)."""
+    """A stream of which a part was lost at the limit is never answered with OK (4.8)."""
 
     async def do(_request: Any, context: Any) -> None:
         for _ in range(100):

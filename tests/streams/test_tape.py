@@ -83,7 +83,7 @@ class Model:
 
 @given(steps=steps, limit=st.integers(0, 400))
 def test_any_interleaving(steps: list[tuple[str, int]], limit: int) -> None:
-    """Whatever the order of appends, joins, reads and leaves: each follower gets all messages, in order (4.3, 4.8).
+    """Each follower gets all messages, in order, whatever the order of appends, joins, reads and leaves (4.3, 4.8).
 
     What is buffered stays within the limit, or the window, and one message; a handler never waits for nobody.
     """

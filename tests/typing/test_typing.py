@@ -26,7 +26,7 @@ def test_mypy(tmp_path: Path) -> None:
 
 
 def test_pyright(tmp_path: Path) -> None:
-    """So does pyright in strict mode."""
+    """In strict mode pyright finds the same."""
     said = checked("pyright", "--project", str(HERE), "--outputjson", folder=tmp_path)
     told = json.loads(said.stdout)
     assert told["generalDiagnostics"] == [], said.stdout

@@ -101,7 +101,7 @@ def test_in_a_map() -> None:
     ids=["unknown", "nothing", "broken", "another url", "deep", "deeper"],
 )
 def test_what_can_not_be_told_counts_as_another(forth: Any, back: Any) -> None:
-    """What is of no known type, or nested too deep, keeps its bytes: the retry is refused, which is safe."""
+    """A part of unknown type, or nested too deep, keeps its bytes: the retry is refused, which is safe."""
     assert form(forth) != form(back)
     assert form(forth) == form(Any.FromString(forth.SerializeToString()))
 

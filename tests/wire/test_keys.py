@@ -72,7 +72,7 @@ def test_a_key_is_taken_as_it_is(key: str) -> None:
 @example("a" * 255)
 @example("a" * 256)
 def test_everything_else_is_no_key(value: str) -> None:
-    """What is malformed, empty or too long is refused and not repaired (2.1)."""
+    """A key that is malformed, empty or too long is refused and not repaired (2.1)."""
     key = meant(value)
     if key is not None:
         assert parse_key(value) == key
@@ -99,7 +99,7 @@ def test_one_distinct_value_is_one_key() -> None:
 
 
 def test_a_malformed_key_is_a_key_that_came() -> None:
-    """So that it is refused, and the call does not pass as if it had none (2.3, 2.4)."""
+    """A call with a malformed key is refused, and does not pass as if it had none (2.3, 2.4)."""
     assert carries_key([(HEADER, "")], (HEADER,))
     assert not carries_key([("other", "a")], (HEADER,))
     assert not carries_key(None, (HEADER,))
@@ -272,7 +272,7 @@ def test_nor_is_a_stream_of_such(secret: bytes | None) -> None:
     ],
 )
 def test_the_key_is_in_no_refusal(refusal: Any) -> None:
-    """Neither in the message nor in the details, whatever is wrong with it (2.3, 3.1)."""
+    """No refusal has the key in its message or details (2.3, 3.1)."""
     sent = reply_to(refusal())
     assert "secret-key" not in sent.details
     assert not any(b"secret-key" in (v if isinstance(v, bytes) else v.encode()) for _, v in sent.trailers)
@@ -281,7 +281,7 @@ def test_the_key_is_in_no_refusal(refusal: Any) -> None:
 @settings(deadline=None)
 @given(st.text(min_size=4).filter(lambda value: meant(value) is None and not value.isspace()))
 def test_no_malformed_key_is_repeated(value: str) -> None:
-    """What a client sent in a key's place may be a secret, whatever it is (2.3)."""
+    """No refusal repeats what came in a key's place, which may be a secret (2.3)."""
     text = reply_to(refused(value)).details
     assert text == reply_to(refused(value)).details
     neutral = {reply_to(refused(bad)).details for bad in ("", " a", "a ", '"a', '"a"b', '"\\b"', "é")}

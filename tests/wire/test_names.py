@@ -67,7 +67,7 @@ def test_the_order_of_a_map_does_not_count() -> None:
 
 
 def test_another_value_is_another_request() -> None:
-    """Neither the bytes nor the meaning is the same (3.2)."""
+    """A request with another value has another digest of its bytes and of its meaning (3.2)."""
     one, two = Struct(), Struct()
     one["a"], two["a"] = 1, 2
     prints = [printed(each.SerializeToString(), each, None) for each in (one, two)]
@@ -89,7 +89,7 @@ def test_what_is_no_protobuf_message_is_its_bytes() -> None:
 
 
 def test_a_secret_changes_both_digests() -> None:
-    """Who reads the store can't try requests (3.1)."""
+    """With a secret both digests differ, so that a reader of the store can't try requests (3.1)."""
     struct = Struct()
     struct["a"] = 1
     prints = [printed(b"raw", struct, secret) for secret in (None, b"one", b"two")]

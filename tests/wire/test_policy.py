@@ -97,7 +97,7 @@ def test_names_may_come_in_a_list() -> None:
 
 @pytest.mark.parametrize("methods", [{"/s/M": None}, {5: Policy()}, [("/s/M", Policy())], {"/s/M": ClientPolicy()}])
 def test_methods_are_policies_by_name(methods: Any) -> None:
-    """What is none is refused when it is given, by the servers' half and by the clients'."""
+    """Methods that are not policies by name are refused when they are given, by servers and clients."""
     with pytest.raises(PolicyError):
         Methods(Policy(), methods, lambda _policy: None)
     if not isinstance(methods, dict) or "/s/M" not in methods or methods["/s/M"] is None:
@@ -120,6 +120,7 @@ def test_the_default_is_a_policy() -> None:
     [("keyed", 1), ("keyed", "yes"), ("count_up_to", -1), ("count_up_to", True), ("count_up_to", None)],
 )
 def test_a_clients_policy_is_checked_as_well(field: str, value: Any) -> None:
+    """A wrong value in a client's policy raises, and the error names the field."""
     with pytest.raises(PolicyError, match=rf"ClientPolicy\.{field}"):
         ClientPolicy(**{field: value})
 
@@ -166,13 +167,14 @@ class AwaitedObject:
 @pytest.mark.parametrize("kind", [aio, grpc_idempotency])
 @pytest.mark.parametrize("principal", [None, "ada", a_coroutine, partial(a_coroutine), AwaitedObject()])
 def test_a_principal_function_is_a_plain_one(kind: Any, principal: Any) -> None:
-    """What can't be called, or has to be awaited, is refused when the interceptor is made (3.1)."""
+    """A principal function that can't be called, or has to be awaited, is refused by the constructor (3.1)."""
     with pytest.raises(PolicyError, match="principal must be a"):
         kind.IdempotencyInterceptor(kind.MemoryStore(), principal=principal)
 
 
 @pytest.mark.parametrize("value", [-1, None, True, 1.5])
 def test_a_number_of_waiters_is_one(value: Any) -> None:
+    """A number of waiters that is no number, or negative, is refused by the constructor."""
     with pytest.raises(PolicyError, match="max_waiters"):
         grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.MemoryStore(), max_waiters=value)
 

@@ -143,7 +143,7 @@ OUTCOME = Outcome(status=Code.NOT_FOUND, details="gone", trailers=(("a", "1"), (
 
 @pytest.mark.parametrize("mark", [Mark.EXECUTED, Mark.ATTACHED, Mark.UNPROTECTED])
 def test_an_answer_adds_its_mark_behind_the_handlers_trailers(mark: Mark) -> None:
-    """And nothing else (2.2, 4.7)."""
+    """An answer has the handler's trailers, and behind them its mark and nothing else (2.2, 4.7)."""
     sent = reply_to(Answer(OUTCOME, mark))
     assert (sent.status, sent.details) == (OUTCOME.status, OUTCOME.details)
     assert sent.trailers == (*OUTCOME.trailers, ("idempotency-status", mark.value))
