@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="grpc-idempotency", description="Lists and resolves operations.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", parents=[common], help="all operations, oldest first")
-    listing.add_argument("--state", choices=[state.value for state in State])
+    listing.add_argument("--state", choices=[state.value for state in State], help="only operations in this state")
     listing.add_argument("--method", metavar="NAME", help="/package.Service/Method, or a glob of that form")
     listing.set_defaults(run=_list)
 
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     outcome = resolving.add_mutually_exclusive_group(required=True)
     outcome.add_argument("--never-happened", action="store_true", help="it had no effect: the next retry runs it")
     outcome.add_argument("--completed", action="store_true", help="it took effect: retries get this outcome")
-    resolving.add_argument("--status", default="OK", choices=[code.name for code in Code], metavar="CODE")
+    resolving.add_argument(
+        "--status", default="OK", choices=[code.name for code in Code], metavar="CODE", help="its status code (OK)"
+    )
     resolving.add_argument("--details", default="", metavar="TEXT", help="the status message")
     resolving.add_argument(
         "--message-file",
