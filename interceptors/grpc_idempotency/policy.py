@@ -68,7 +68,8 @@ class Policy:
     """The delay before the second run of an operation with finished steps; twice as long before each further run."""
     recover: bool | None = None
     """``True`` finishes an operation whose server is gone, or that is waiting, without its client (5.4), from its
-    stored request. ``None``: ``True`` if ``effects`` is transactional or repeatable."""
+    stored request. ``None``: ``True`` if ``effects`` is repeatable. A transactional method with recovery needs a claim
+    before its handler, and so two commits for each call (5.1)."""
     kept_metadata: tuple[str, ...] = ()
     """The names of the invocation metadata that is stored with the request for recovery. Names of keys are refused; do
     not name tokens."""
@@ -85,7 +86,7 @@ class Policy:
     @property
     def recovers(self) -> bool:
         """True if what recovery needs is stored: ``recover``, or its default where it is ``None``."""
-        return self.effects is not Effects.OPAQUE if self.recover is None else self.recover
+        return self.effects is Effects.REPEATABLE if self.recover is None else self.recover
 
     def __post_init__(self) -> None:
         _checks.one_of("Policy.effects", self.effects, Effects)

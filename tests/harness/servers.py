@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from grpc_idempotency import IdempotencyInterceptor, MemoryStore, Policy, Record, SQLiteStore, aio
+from grpc_idempotency import Effects, IdempotencyInterceptor, MemoryStore, Policy, Record, SQLiteStore, aio
 
 from .clients import OWN_CONNECTION, Client, Metadata, Request, blocking_call
 from .handlers import SERVICE, Face, Handler, Method, generic_handler
@@ -28,6 +28,11 @@ async def answered(result: Any) -> Any:
 def interceptor_of(kind: str, store: Any, **options: Any) -> Any:
     """Makes the interceptor for this kind of server."""
     return (IdempotencyInterceptor if kind == "sync" else aio.IdempotencyInterceptor)(store, **options)
+
+
+def claims(effects: Effects) -> dict[str, Any]:
+    """The settings of a policy under which an operation has a record while its handler runs, whatever its effects."""
+    return {"effects": effects, "recover": True if effects is Effects.TRANSACTIONAL else None}
 
 
 class Server:

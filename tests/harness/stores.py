@@ -9,6 +9,7 @@ import grpc_idempotency
 from grpc_idempotency import Database, Outcome, Record, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Step, Swept
+from grpc_idempotency.store import running_operation
 from grpc_idempotency.stores.memory import AsyncMemoryStore
 
 from .waiting import Gate
@@ -35,6 +36,12 @@ class Faults:
             self.failures[name] += 1
             self.failed[name].open()
             raise StoreUnavailable(f"{name} is down, for the test", landed=landed)
+
+    def before_transaction(self) -> None:
+        operation = running_operation()
+        if operation is not None and operation.claim is not None:
+            self.claims.append(operation.claim)  # it is written with the transaction's own commit
+        self.check("transaction")
 
     def before(self, claim: Claim) -> None:
         self.claims.append(claim)
@@ -72,6 +79,11 @@ class FlakyStore(SQLiteStore, Faults):
         self.check("complete")
         return await super().complete(name, fence, outcome, ttl)
 
+    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        self.claims.append(claim)
+        self.check("complete")
+        return await super().complete_unclaimed(claim, outcome, ttl)
+
     async def release(self, name: bytes, fence: bytes) -> bool:
         self.check("release")
         return await super().release(name, fence)
@@ -94,7 +106,7 @@ class FlakyStore(SQLiteStore, Faults):
         """For a handler: on a ``grpc.server`` it blocks the handler's thread, as the threads' store does."""
         if self.twin is not None:
             return _blocked(self.twin, fn, step)
-        self.check("transaction")
+        self.before_transaction()
         return super().transaction(fn, step=step)
 
     async def get(self, name: bytes) -> Record | None:
@@ -131,6 +143,11 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         self._flaky.check("complete")
         return super().complete(name, fence, outcome, ttl)
 
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        self._flaky.claims.append(claim)
+        self._flaky.check("complete")
+        return super().complete_unclaimed(claim, outcome, ttl)
+
     def release(self, name: bytes, fence: bytes) -> bool:
         self._flaky.check("release")
         return super().release(name, fence)
@@ -148,7 +165,7 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         return super().record_step(name, fence, step)
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        self._flaky.check("transaction")
+        self._flaky.before_transaction()
         return super().transaction(fn, step=step)
 
     def get(self, name: bytes) -> Record | None:

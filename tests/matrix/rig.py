@@ -38,7 +38,8 @@ VARIANTS = {
     "through": Policy(pass_bidirectional=True),
     "unprotected": Policy(unprotected=True),
     "repeatable": Policy(effects=Effects.REPEATABLE, recover=False),
-    "transactional": Policy(effects=Effects.TRANSACTIONAL, recover=False),
+    "transactional": Policy(effects=Effects.TRANSACTIONAL),
+    "recovered": Policy(effects=Effects.TRANSACTIONAL, recover=True),
     "swapped": Policy(statuses={Code.NOT_FOUND: Disposition.RELEASE, Code.ABORTED: Disposition.STORE}),
     "renewed": Policy(lease=ms(400), renew_every=ms(60)),
 }
@@ -102,7 +103,9 @@ async def serving(kind: str, store: str, folder: Path) -> AsyncIterator[Column]:
     path = folder / "matrix.db"
     faults = FlakyStore(path) if store == "sqlite" else FlakyMemory()
     column = Column(kind, store, faults, path)
-    policies = {name: one for name, one in VARIANTS.items() if store == "sqlite" or name != "transactional"}
+    policies = {
+        name: one for name, one in VARIANTS.items() if store == "sqlite" or one.effects is not Effects.TRANSACTIONAL
+    }
     options: dict[str, Any] = {"max_waiters": 16} if kind == "sync" else {}
     own = for_threads(faults) if kind == "sync" else faults
     if isinstance(faults, FlakyStore):

@@ -170,8 +170,8 @@ async def test_repeatable_is_taken_over(cell: Cell) -> None:
 @no_operation
 @transactions
 async def test_transactional_is_taken_over(cell: Cell) -> None:
-    """4.2, 4.9 transactional: a dead server's run is taken over, fenced off."""
-    await taken_over(cell, "transactional")
+    """4.2, 4.9 transactional, recovered: a dead server's run is taken over, fenced off."""
+    await taken_over(cell, "recovered")
 
 
 @no_operation
@@ -321,11 +321,16 @@ async def test_a_commit_that_fails(cell: Cell) -> None:
 @transactions
 async def test_what_was_committed_counts(cell: Cell) -> None:
     """5.1 Cancelled while it commits: one row, and a retry gets its reply."""
-    play, key = Play(row=True, blocks=True), cell.key()
+    play, key, written = Play(row=True, blocks=True), cell.key(), len(cell.faults.claims)
     call = cell.start(play, key=key, variant="transactional")
     await play.began.wait()
     await call.cancel()
     play.go.open()
+
+    async def commits() -> bool:
+        return len(cell.faults.claims) > written
+
+    await until(commits)
     await cell.until_completed()
     answer = await cell.call(play, key=key, variant="transactional")
     assert (said(answer)[0], answer.mark, rows(cell, play)) == ("run 1", "replayed", 1)

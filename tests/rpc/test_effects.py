@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Effects, Policy, State
 
 from ..harness.replies import new_key, refused, text
-from ..harness.servers import Servers
+from ..harness.servers import Servers, claims
 from ..harness.waiting import Gate, ms, until
 
 UNAVAILABLE, UNKNOWN = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN
@@ -82,7 +82,7 @@ async def test_cancelled_from_inside_runs_again(serve: Servers, effects: Effects
 
 
 def short(effects: Effects) -> Policy:
-    return Policy(effects=effects, execution_limit=ms(100))
+    return Policy(**claims(effects), execution_limit=ms(100))
 
 
 async def overruns(_context: Any) -> None:

@@ -20,7 +20,7 @@ from grpc_idempotency.errors import FenceRefused
 
 from ..harness.handlers import Blocking
 from ..harness.replies import new_key, refused, text
-from ..harness.servers import Servers
+from ..harness.servers import Servers, claims
 from ..harness.stores import FlakyStore
 from ..harness.waiting import Gate, ms, until
 
@@ -29,7 +29,7 @@ again = pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEA
 
 def brief(effects: Effects = Effects.OPAQUE, **options: Any) -> Policy:
     """A policy with a lease that a test can wait for."""
-    return Policy(effects=effects, lease=ms(600), renew_every=ms(150), **options)
+    return Policy(**claims(effects), lease=ms(600), renew_every=ms(150), **options)
 
 
 class Dead(FlakyStore):
@@ -50,7 +50,7 @@ def test_a_retry_sees_the_take_over_by_default() -> None:
 async def test_a_lease_is_renewed_while_the_handler_runs(serve: Servers) -> None:
     """A handler may run for longer than its lease: nobody takes it over (4.9)."""
     handler, store = Blocking(), FlakyStore(serve.path)
-    policy = Policy(effects=Effects.TRANSACTIONAL, lease=ms(1000), renew_every=ms(100))
+    policy = Policy(effects=Effects.TRANSACTIONAL, recover=True, lease=ms(1000), renew_every=ms(100))
     service = await serve({"Do": handler}, policy=policy, store=store)
     other = await serve({"Do": handler}, policy=policy)
     key = new_key()

@@ -10,7 +10,7 @@ from grpc_idempotency import Effects, Policy, State
 
 from ..harness.handlers import Blocking, Counting
 from ..harness.replies import new_key, refused
-from ..harness.servers import Servers
+from ..harness.servers import Servers, claims
 from ..harness.stores import FlakyStore
 from ..harness.waiting import ms, until
 
@@ -76,7 +76,7 @@ async def test_a_release_is_tried_again(serve: Servers) -> None:
 async def test_until_the_owner_must_be_presumed_dead(serve: Servers, effects: Effects) -> None:
     """When the lease ends first, the caller hears STORE_UNAVAILABLE, and the operation is not released (5.5)."""
     handler, store = Counting(), FlakyStore(serve.path)
-    service = await serve({"Do": handler}, store=store, policy=brief(effects=effects))
+    service = await serve({"Do": handler}, store=store, policy=brief(**claims(effects)))
     key = new_key()
     store.down |= {"complete", "renew"}
     reply = await service.call("Do", key=key)

@@ -23,7 +23,7 @@ from grpc_idempotency.records import Claim
 
 from ..harness.handlers import full, server_stream
 from ..harness.replies import new_key, refused, text
-from ..harness.servers import Servers, Service
+from ..harness.servers import Servers, Service, claims
 from ..harness.stores import FlakyStore
 from ..harness.waiting import Gate, ms, until
 from .test_keys import PACKAGE, Request
@@ -86,7 +86,7 @@ def cancel_all() -> None:
 async def test_a_threads_operation_is_not_released(serve: Servers, effects: Effects) -> None:
     """Its task is cancelled, and its thread runs on: it stays claimed, and duplicates get its reply (4.1, 4.3)."""
     handler, key = Counting(), new_key()
-    service = await serve({"Do": handler}, policy=Policy(effects=effects))
+    service = await serve({"Do": handler}, policy=Policy(**claims(effects)))
     first = service.start("Do", key=key)
     await handler.began.wait()
     cancel_all()
@@ -103,7 +103,7 @@ async def test_a_threads_operation_is_not_released(serve: Servers, effects: Effe
 async def test_a_handler_that_swallows_its_cancellation_is_not_released(serve: Servers, effects: Effects) -> None:
     """It still executes, so nothing runs beside it (4.1)."""
     handler, key = Counting(stubborn=True), new_key()
-    service = await serve({"Do": handler}, policy=Policy(effects=effects))
+    service = await serve({"Do": handler}, policy=Policy(**claims(effects)))
     first = service.start("Do", key=key)
     await handler.began.wait()
     cancel_all()
@@ -118,7 +118,7 @@ async def test_past_its_limit_it_keeps_its_operation_as_long_as_it_runs(serve: S
     """Callers are answered at the limit; nothing runs beside what can't be stopped, and its end counts (4.1, 4.9)."""
     handler, key = Counting(stubborn=True), new_key()
     policy = Policy(
-        effects=effects, execution_limit=ms(50), lease=ms(300), renew_every=ms(100), wait=ms(900), wait_margin=ms(0)
+        **claims(effects), execution_limit=ms(50), lease=ms(300), renew_every=ms(100), wait=ms(900), wait_margin=ms(0)
     )
     service = await serve({"Do": handler}, policy=policy)
     first = await service.call("Do", key=key)
@@ -269,7 +269,7 @@ async def test_what_is_cancelled_in_its_completion_is_completed(
     handler, key = Counting(), new_key()
     handler.go.open()
     store = Held(tmp_path / "held.db", "complete")
-    service = await serve({"Do": handler}, store=store, policy=Policy(effects=effects))
+    service = await serve({"Do": handler}, store=store, policy=Policy(**claims(effects)))
     first = service.start("Do", key=key)
     await store.held.wait()
     cancel_all()
@@ -301,7 +301,7 @@ async def test_a_stream_whose_thread_waits_for_its_readers(serve: Servers, effec
         await asyncio.sleep(0.05)
         return 0 < before == len(emitted)
 
-    service = await streaming(serve, export, policy=Policy(effects=effects))
+    service = await streaming(serve, export, policy=Policy(**claims(effects)))
     call = service.start("Do", Request(request_id=new_key()))
     await call.read()
     await until(held_up)

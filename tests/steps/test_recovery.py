@@ -18,7 +18,7 @@ from grpc_idempotency.records import Claim, Fingerprint, StoredRequest
 
 from ..harness.handlers import SERVICE, server_stream
 from ..harness.replies import new_key, refused, secrets_told, text
-from ..harness.servers import Servers, Service
+from ..harness.servers import Servers, Service, claims
 from ..harness.waiting import Gate, ms, until
 from .operations import here
 
@@ -132,7 +132,7 @@ async def test_finished_by_another_server(
 
     The entries of metadata are gRPC's kind of tuple, with ``key`` and ``value``.
     """
-    policy = Policy(effects=effects, kept_metadata=("x-tenant", "x-tenant-bin"), **LEASE)
+    policy = Policy(**claims(effects), kept_metadata=("x-tenant", "x-tenant-bin"), **LEASE)
     options: dict[str, Any] = {"principal": lambda caller: dict(caller.metadata).get("x-user"), "policy": policy}
     options["secret"] = secret
     handler, key = Stops(), new_key()

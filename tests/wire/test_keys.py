@@ -163,7 +163,7 @@ def admit(
     snapshot = Snapshot(METHOD, context)
     to = replace(target(message, **policy), deserialize=lambda raw: message or raw)
     try:
-        return Admission(principal, secret, Replays(0)).admit(to, snapshot, b"request").call
+        return Admission(principal, secret, Replays(0), one_commit=False).admit(to, snapshot, b"request").call
     except NotAdmitted as exc:
         return exc.answer if isinstance(exc.answer, Refusal) else None
 
@@ -248,7 +248,7 @@ def test_nor_is_a_stream_of_such(secret: bytes | None) -> None:
     to = replace(to, deserialize=CreateOrderRequest.FromString)
     context: Any = Context([(HEADER, "k"), ("idempotency-message-count", "3")])
     snapshot = Snapshot(METHOD, context)
-    admission = Admission(lambda _caller: "alice", secret, Replays(0))
+    admission = Admission(lambda _caller: "alice", secret, Replays(0), one_commit=False)
     for ids, stored in ((("", "", ""), True), (("", "other", ""), not secret)):
         intake = admission.stream(to, snapshot)
         for request_id in ids:

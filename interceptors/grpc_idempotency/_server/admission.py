@@ -28,7 +28,7 @@ from grpc_idempotency._wire.fingerprint import (
 from grpc_idempotency._wire.key import InvalidKey, digest_name, find_key, parse_key
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, principal_of
-from grpc_idempotency.records import Code, Fingerprint, Outcome, StoredRequest
+from grpc_idempotency.records import Code, Effects, Fingerprint, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -66,11 +66,22 @@ class Admitted:
 
 
 class Admission:
-    """Decides whether a call is keyed, under which name, and what its request is."""
+    """Decides whether a call is keyed, under which name, and what its request is.
 
-    def __init__(self, principal: PrincipalFunction, secret: bytes | None, replays: Replays) -> None:
+    Args:
+        principal: Names the principal that a call's key belongs to.
+        secret: Makes names and fingerprints HMACs.
+        replays: The outcomes that are kept in memory.
+        one_commit: True if the store writes the record of an operation that was not claimed in the commit of its
+            transaction (5.1).
+    """
+
+    def __init__(
+        self, principal: PrincipalFunction, secret: bytes | None, replays: Replays, *, one_commit: bool
+    ) -> None:
         self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
         self._secret = _checks.secret("secret", secret)
+        self._one_commit = one_commit
         self.replays = replays
 
     def admit(self, target: Target, snapshot: Snapshot, raw: bytes) -> Admitted:
@@ -126,7 +137,7 @@ class Admission:
         named = self._named(method, snapshot, key)
         if target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        return Intake(target, snapshot, named, self._secret)
+        return Intake(target, snapshot, named, self._secret, one_commit=self._one_commit)
 
     def leaves_to_clients(self, method: Method) -> bool:
         """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
@@ -145,7 +156,7 @@ class Admission:
         policy = target.method.policy
         prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret, digest)
         stored = (raw,) if policy.recovers and not _tells_key(target.method, message, self._secret) else None
-        return _call(target, snapshot, named, prints, stored)
+        return _call(target, snapshot, named, prints, stored, one_commit=self._one_commit)
 
 
 def _request_id(request_id: str, key: str | None) -> str:
@@ -176,12 +187,15 @@ class Intake:
     executed.
     """
 
-    def __init__(self, target: Target, snapshot: Snapshot, named: Named, secret: bytes | None) -> None:
+    def __init__(
+        self, target: Target, snapshot: Snapshot, named: Named, secret: bytes | None, *, one_commit: bool
+    ) -> None:
         self._target = target
         self._method = target.method
         self._snapshot = snapshot
         self._named = named
         self._secret = secret
+        self._one_commit = one_commit
         self._prints = StreamFingerprint(secret)
         self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
         """What is stored, if anything is to be."""
@@ -216,7 +230,8 @@ class Intake:
                 "announced": str(self._announced),
             }
             raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
-        return _call(self._target, self._snapshot, self._named, self._prints.end(), self._raws)
+        prints = self._prints.end()
+        return _call(self._target, self._snapshot, self._named, prints, self._raws, one_commit=self._one_commit)
 
     def _take_room(self, size: int) -> None:
         self._room -= size
@@ -243,7 +258,13 @@ def read(target: Target, raw: bytes) -> Any:
 
 
 def _call(
-    target: Target, snapshot: Snapshot, named: Named, prints: Fingerprint, stored: Sequence[bytes] | None
+    target: Target,
+    snapshot: Snapshot,
+    named: Named,
+    prints: Fingerprint,
+    stored: Sequence[bytes] | None,
+    *,
+    one_commit: bool,
 ) -> Call:
     policy = target.method.policy
     return Call(
@@ -256,6 +277,7 @@ def _call(
         named[1],
         None if stored is None else _stored(policy, snapshot, named[1], stored),
         owner=this_process(),
+        unclaimed=one_commit and policy.effects is Effects.TRANSACTIONAL and not policy.recovers,
     )
 
 

@@ -24,6 +24,7 @@ from grpc_idempotency._protocol.effects import (
     Pause,
     Ran,
     Release,
+    Released,
     Renew,
     Tell,
     TryClaim,
@@ -65,6 +66,9 @@ class FlightBase:
     """The run of its handler: of a stream from the beginning, else once the handler is to run."""
     landing: Landing | None = None
     """What it has landed with."""
+    early: Landing | None = None
+    """What those were told who waited when its handler ran past its limit and could not be stopped, where the flight
+    has not landed with that: see :meth:`_stays`."""
     followers = 0
     """How many calls follow it."""
     over = False
@@ -222,6 +226,15 @@ class FlightBase:
         self._leases.drop(self._lease)
         self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
         self._leases.keep(self._lease)
+
+    def _stays(self, landing: Landing, *, over: bool) -> bool:
+        """True if a flight whose handler can't be stopped has only answered those who wait, and has not landed (4.1).
+
+        As long as the handler runs, nothing else may run here. Where the operation is claimed, its record sees to that.
+        Otherwise those who come later wait for the handler's end.
+        """
+        unclaimed = self._operation is not None and self._operation.claim is not None
+        return not over and unclaimed and isinstance(landing, Released)
 
     def _keep(self, landing: Landing) -> None:
         """Keeps the outcome for replays, where it is stored."""

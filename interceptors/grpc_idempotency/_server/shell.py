@@ -45,7 +45,10 @@ class Shell:
         self._store = store
         self._methods = Methods(policy, methods, self._check_policy)
         self._admission = Admission(
-            principal, secret, Replays(_checks.number("replay_cache_bytes", replay_cache_bytes))
+            principal,
+            secret,
+            Replays(_checks.number("replay_cache_bytes", replay_cache_bytes)),
+            one_commit=hasattr(store, "complete_unclaimed"),
         )
         self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
         self._drain_limit = _checks.duration("drain_limit", drain_limit)

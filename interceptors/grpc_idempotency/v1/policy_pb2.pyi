@@ -196,7 +196,7 @@ class Policy(_message.Message):
     """
     recover: _builtins.bool
     """True if an operation whose server is gone, or that is waiting, is finished without its client, from its stored
-    request. Default: true if the effects are transactional or repeatable.
+    request. Default: true if the effects are repeatable.
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

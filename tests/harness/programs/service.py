@@ -22,7 +22,10 @@ SERVICE = "test.Service"
 # Short, so that a test can wait for a dead server's lease; an opaque handler must not lose its own on a busy machine.
 OPAQUE = Policy(lease=timedelta(milliseconds=2000), renew_every=timedelta(milliseconds=400))
 TRANSACTIONAL = Policy(
-    effects=Effects.TRANSACTIONAL, lease=timedelta(milliseconds=600), renew_every=timedelta(milliseconds=150)
+    effects=Effects.TRANSACTIONAL,
+    recover=True,
+    lease=timedelta(milliseconds=600),
+    renew_every=timedelta(milliseconds=150),
 )
 
 

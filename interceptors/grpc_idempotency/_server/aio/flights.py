@@ -65,7 +65,7 @@ class Flight(FlightBase):
     ) -> None:
         self._flights = flights
         self._loop = asyncio.get_running_loop()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[Landing | None]] = set()
         super().__init__(flights.store, flights.leases, flights.replays, call, target, messages, snapshot)
 
     def new_run(self) -> AioRun:
@@ -85,35 +85,34 @@ class Flight(FlightBase):
         self.followers += 1
         try:
             if write is None or self.run is None or self.run.held_back:
-                if self.landing is None:
-                    await self._wait(until)
-                return Landed(self.landing)
-            ended, begun = await self.run.play(write, self.waiter(), until)
-            return Landed(self.landing if ended else None, begun)
+                return Landed(self.landing or await self._wait(until))
+            end = self.waiter()
+            ended, begun = await self.run.play(write, end, until)
+            return Landed(end.result() if ended else None, begun)
         finally:
             self.followers -= 1
             if not self.followers and not self.over:
                 self._flights.detached.add(self)
 
-    async def _wait(self, until: float | None) -> None:
+    async def _wait(self, until: float | None) -> Landing | None:
         # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
         waiter, timer = self.waiter(), None
         if until is not None:
-            timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter)
+            timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter, None)
         try:
-            await waiter
+            return await waiter
         finally:
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
 
-    def waiter(self) -> asyncio.Future[None]:
-        """What is done once it has landed."""
-        waiter = self._loop.create_future()
+    def waiter(self) -> asyncio.Future[Landing | None]:
+        """What is done once it has landed, with what those hear who wait now."""
+        waiter: asyncio.Future[Landing | None] = self._loop.create_future()
         if self.landing is None:
             self._waiters.add(waiter)
         else:
-            waiter.set_result(None)
+            waiter.set_result(self.landing)
         return waiter
 
     # Its way
@@ -242,12 +241,15 @@ class Flight(FlightBase):
             if self.worker is not None:
                 self._flights.give_back(self.worker)
                 self.worker = None
-        self._keep(landing)
-        self._flights.forget(self)
-        if self.landing is None:
-            self.landing = landing
-            for waiter in self._waiters:
-                _wake(waiter)
+        if self._stays(landing, over=over):
+            self.early = landing
+        else:
+            self._keep(landing)
+            self._flights.forget(self)
+            self.landing = self.landing or landing
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            _wake(waiter, landing)
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Lets time pass."""
@@ -321,12 +323,17 @@ class Flight(FlightBase):
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
-        self._flights.spawn(self._land_early(), self.give_up)
+        self._flights.spawn(self._land_early(), self._answer_at_least)
 
     async def _land_early(self) -> None:
         if self._claim is not None:
             plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
             self._land(await drive_async(plan, self.perform, self._cut), over=False)
+
+    def _answer_at_least(self) -> None:
+        """The task that was to answer at the limit has ended, which may have been cancelled."""
+        if self.early is None:
+            self.give_up()
 
     def give_up(self) -> None:
         """Answers those who wait still, for a flight that does not let itself be ended; its record is left as it is."""
@@ -338,9 +345,9 @@ async def _answer_of(reply: Awaitable[T]) -> T:
     return await reply
 
 
-def _wake(waiter: "asyncio.Future[None]") -> None:
+def _wake(waiter: "asyncio.Future[Landing | None]", landing: Landing | None) -> None:
     if not waiter.done():
-        waiter.set_result(None)
+        waiter.set_result(landing)
 
 
 class _Lookout:

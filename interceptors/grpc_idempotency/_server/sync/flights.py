@@ -116,6 +116,10 @@ class Flight(FlightBase):
         """True once it has landed."""
         return self.landing is not None
 
+    def heard(self, told: Landing | None) -> Landing | None:
+        """What those hear by now who have come when these were ``told`` early."""
+        return self.landing or (None if self.early is told else self.early)
+
     def begun(self, until: float | None, gone: Callable[[], bool]) -> None:
         """Waits until the handler runs or the flight has landed: no longer than the store takes to answer."""
         with self.moved:
@@ -125,13 +129,14 @@ class Flight(FlightBase):
     def follow(self, until: float | None, gone: Callable[[], bool]) -> Landed:
         """Waits for the landing, at most until then, or until the caller has ``gone``."""
         with self.moved:
+            told = self.early
             timeout = None if until is None else max(0.0, until - time.monotonic())
-            while self.landing is None and not gone():
+            while self.heard(told) is None and not gone():
                 if not self.moved.wait(timeout):
                     break
                 if until is not None:
                     timeout = max(0.0, until - time.monotonic())
-            return Landed(self.landing)
+            return Landed(self.heard(told))
 
     def play(self, until: float | None, gone: Callable[[], bool], founded: bool) -> Generator[bytes, None, Landed]:
         """The same, yielding the stream's messages meanwhile; where it was ``founded`` just now it departs before."""
@@ -141,8 +146,9 @@ class Flight(FlightBase):
             if begin is not None:
                 begin()
             return self.follow(until, gone)
-        over, begun = yield from self.run.play(lambda: self.landed() or gone(), until, begin)
-        return Landed(self.landing if over else None, begun)
+        told = self.early
+        over, begun = yield from self.run.play(lambda: self.heard(told) is not None or gone(), until, begin)
+        return Landed(self.heard(told) if over else None, begun)
 
     def stir(self) -> None:
         """Has those who wait look again whether they still want to."""
@@ -156,12 +162,16 @@ class Flight(FlightBase):
             if self.worker is not None:
                 self._flights.give_back(self.worker)
                 self.worker = None
+        if self._stays(landing, over=over):
+            with self.moved:
+                self.early = landing
+                self.moved.notify_all()
+            return
         self._keep(landing)
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         self._flights.forget(self, over)
         with self.moved:
-            if self.landing is None:
-                self.landing = landing
+            self.landing = self.landing or landing
             self.moved.notify_all()
 
     def pause(self, seconds: float) -> None:
