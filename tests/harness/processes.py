@@ -6,15 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAMS = Path(__file__).parent / "programs"
+ROOT = Path(__file__).parents[2]
 
 
 class Process:
     """A server process, and the lines that it prints."""
 
-    def __init__(self, *args: str, program: str = "service.py") -> None:
+    def __init__(self, *args: str, program: str = "service") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(PROGRAMS / program), *args],
+            [sys.executable, "-W", "error", "-m", f"tests.harness.programs.{program}", *args],
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -55,12 +55,13 @@ class Server:
     def add(self, *handlers: Any) -> None:
         self.real.add_generic_rpc_handlers(handlers)
 
-    async def start(self, credentials: grpc.ServerCredentials | None = None) -> str:
-        """Starts on a free port; returns the address."""
+    async def start(self, credentials: grpc.ServerCredentials | None = None, *, port: int = 0) -> str:
+        """Starts on this port, or a free one; returns the address."""
+        address = f"127.0.0.1:{port}"
         if credentials is None:
-            port = self.real.add_insecure_port("127.0.0.1:0")
+            port = self.real.add_insecure_port(address)
         else:
-            port = self.real.add_secure_port("127.0.0.1:0", credentials)
+            port = self.real.add_secure_port(address, credentials)
         await answered(self.real.start())
         self.target = f"127.0.0.1:{port}"
         return self.target

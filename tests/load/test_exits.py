@@ -15,7 +15,7 @@ from ..harness.replies import new_key
 
 @pytest.fixture
 def process(kind: str, tmp_path: Path) -> Iterator[Process]:
-    process = Process(kind, str(tmp_path / "records.db"), program="exiting.py")
+    process = Process(kind, str(tmp_path / "records.db"), program="exiting")
     yield process
     process.discard()
 

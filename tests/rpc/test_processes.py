@@ -219,7 +219,7 @@ async def test_stopped_with_nobody_watching(serve: Servers, start: Start, databa
 @pytest.mark.parametrize("kind", EACH_SERVER)
 async def test_a_process_that_forgets_to_close_ends(tmp_path: Path, kind: str) -> None:
     """Without attach, stop or close a process still ends, with exit code 0 and without a warning (8)."""
-    process = Process(str(tmp_path / "x.db"), program="forgetful_sync.py" if kind == "sync" else "forgetful.py")
+    process = Process(str(tmp_path / "x.db"), program="forgetful_sync" if kind == "sync" else "forgetful")
     try:
         assert await process.ended() == 0, process.seen
         assert process.seen == [r"b'\n\x02hi' executed", r"b'\n\x02hi' replayed"]

@@ -22,7 +22,7 @@ from ..harness.waiting import until
 
 pytestmark = pytest.mark.slow
 
-PROGRAM = "workflow.py"
+PROGRAM = "workflow"
 
 ALL = [*(f"before {number}" for number in range(4)), "in a", "in c"]
 NOTHING = [*(f"before {number} fails" for number in range(1, 4)), "in c fails", "in undo c fails", "in undo a fails"]

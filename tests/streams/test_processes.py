@@ -53,7 +53,7 @@ async def test_every_method_of_a_context_after_its_call(
     clients: Callable[[str], Client], tmp_path: Path, kind: str, method: str, ending: str
 ) -> None:
     """After its call a handler of any kind may ask its context anything: no crash, its outcome is recorded (4.4)."""
-    process = Process(kind, str(tmp_path / "records.db"), program="asking.py")
+    process = Process(kind, str(tmp_path / "records.db"), program="asking")
     try:
         target = await process.ready()
         client, again = clients(target), clients(target)

@@ -1,11 +1,10 @@
-"""A server in a process of its own, for tests that kill it: ``python service.py DATABASE EFFECTS [PORT]``.
+"""A server in a process of its own, for tests that kill it: ``python -m …service DATABASE EFFECTS [PORT]``.
 
 It prints ``listening on HOST:PORT`` when it is ready, and ``began NAME`` when a handler has begun.
 """
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from datetime import timedelta
@@ -18,7 +17,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc_idempotency import Database, Effects, Policy
 from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, current_operation
 
-SERVICE = "test.Service"
+from ..handlers import Handler, Method, full, generic_handler, unary
+from .questions import questions
+from .serving import say, serve_until_told
+
 # Short, so that a test can wait for a dead server's lease; an opaque handler must not lose its own on a busy machine.
 OPAQUE = Policy(lease=timedelta(milliseconds=2000), renew_every=timedelta(milliseconds=400))
 TRANSACTIONAL = Policy(
@@ -27,10 +29,6 @@ TRANSACTIONAL = Policy(
     lease=timedelta(milliseconds=600),
     renew_every=timedelta(milliseconds=150),
 )
-
-
-def say(*words: str) -> None:
-    print(*words, flush=True)
 
 
 class Handlers:
@@ -109,63 +107,25 @@ class Handlers:
         return StringValue(value="an abort that was swallowed counts")
 
 
-class Status(grpc.Status):
-    code = grpc.StatusCode.NOT_FOUND
-    details = "a second abort"
-    trailing_metadata = ()
-
-
-def questions(kind: type) -> list[tuple[str, tuple[Any, ...]]]:
-    """Every method of a context, with arguments."""
-    arguments: dict[str, tuple[Any, ...]] = {
-        "abort": (grpc.StatusCode.OUT_OF_RANGE, "asked everything", (("x-asked", "1"),)),
-        "abort_with_status": (Status(),),
-        "add_callback": (lambda: None,),
-        "add_done_callback": (lambda _: None,),
-        "send_initial_metadata": ((("x-ahead", "1"),),),
-        "set_code": (grpc.StatusCode.NOT_FOUND,),
-        "set_compression": (grpc.Compression.Gzip,),
-        "set_details": ("some",),
-        "set_trailing_metadata": ((("x-trailing", "1"),),),
-        "write": (StringValue(),),
-    }
-    names = [name for name in dir(kind) if not name.startswith("_")]
-    names.sort(key=lambda name: name.startswith("abort"))
-    return [(name, arguments.get(name, ())) for name in names]
-
-
 async def main(path: str, effects: str, port: str = "0") -> None:
     store = SQLiteStore(path)
+    await store.transaction(
+        lambda db: db.execute("CREATE TABLE IF NOT EXISTS things (id INTEGER PRIMARY KEY, value TEXT)")
+    )
     handlers = Handlers(store, effects)
     interceptor = IdempotencyInterceptor(
-        store, policy=OPAQUE, methods={f"/{SERVICE}/Insert": TRANSACTIONAL}, drain_limit=timedelta(seconds=15)
+        store, policy=OPAQUE, methods={full("Insert"): TRANSACTIONAL}, drain_limit=timedelta(seconds=15)
     )
-    server = grpc.aio.server(interceptors=[interceptor])
-    interceptor.attach(server)
-    methods = {
+    methods: dict[str, Handler | Method] = {
         "Append": handlers.append,
         "Insert": handlers.insert,
         "Linger": handlers.linger,
         "Let": handlers.let,
         "Ask": handlers.ask,
-        "AskOnThread": handlers.ask_on_thread,
+        "AskOnThread": unary(handlers.ask_on_thread, native=True),
     }
-    wrapped = {
-        name: grpc.unary_unary_rpc_method_handler(method, StringValue.FromString, StringValue.SerializeToString)
-        for name, method in methods.items()
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, wrapped),))
-    bound = server.add_insecure_port(f"127.0.0.1:{port}")
-    await store.transaction(
-        lambda db: db.execute("CREATE TABLE IF NOT EXISTS things (id INTEGER PRIMARY KEY, value TEXT)")
-    )
-    await server.start()
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    say(f"listening on 127.0.0.1:{bound}")
-    await stop.wait()
-    handlers.stop()
-    await server.stop(5)
+    generic = generic_handler("async", methods)
+    await serve_until_told("async", interceptor, generic, port=int(port), on_stop=handlers.stop)
     say("stopped")
 
 

@@ -1,6 +1,6 @@
 """A server in a process of its own, for tests that kill it.
 
-``python workflow.py DATABASE EFFECTS KIND [halting] [recovering]``
+``python -m …workflow DATABASE EFFECTS KIND [halting] [recovering]``
 
 Its handlers have effects that no transaction holds, lines in a file, and rows. A request names the point at which its
 handler stops for good in a server that is ``halting``; it then prints ``at POINT``.
@@ -8,12 +8,9 @@ handler stops for good in a server that is ``halting``; it then prints ``at POIN
 
 import asyncio
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -24,12 +21,11 @@ from google.protobuf.wrappers_pb2 import StringValue
 import grpc_idempotency
 from grpc_idempotency import Database, Effects, Policy, SQLiteStore, aio
 
-SERVICE = "test.Service"
+from ..handlers import full, generic_handler, unary
+from ..servers import interceptor_of
+from .serving import say, serve_until_told
+
 LEASE: dict[str, Any] = {"lease": timedelta(milliseconds=1500), "renew_every": timedelta(milliseconds=400)}
-
-
-def say(*words: str) -> None:
-    print(*words, flush=True)
 
 
 class Workflow:
@@ -162,59 +158,17 @@ def methods(kind: str, store: Any, effects: str, halting: bool) -> dict[str, Cal
 def policies(recover: bool) -> dict[str, Policy]:
     transactional = Policy(effects=Effects.TRANSACTIONAL, recover=recover, **LEASE)
     repeatable = Policy(effects=Effects.REPEATABLE, retry_delay=timedelta(milliseconds=50), recover=recover, **LEASE)
-    return {f"/{SERVICE}/Run": repeatable, f"/{SERVICE}/Opaque": Policy(**LEASE), f"/{SERVICE}/I*": transactional}
+    return {full("Run"): repeatable, full("Opaque"): Policy(**LEASE), full("I*"): transactional}
 
 
-def generic(made: dict[str, Callable[[Any, Any], Any]]) -> Any:
-    wrapped = {
-        name: grpc.unary_unary_rpc_method_handler(method, StringValue.FromString, StringValue.SerializeToString)
-        for name, method in made.items()
-    }
-    return grpc.method_handlers_generic_handler(SERVICE, wrapped)
-
-
-async def on_asyncio(kind: str, path: str, effects: str, halting: bool, recover: bool) -> None:
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(32))
-    store = aio.SQLiteStore(path)
-    interceptor = aio.IdempotencyInterceptor(store, methods=_served(kind, recover), drain_limit=timedelta(seconds=5))
-    server = grpc.aio.server(interceptors=[interceptor])
-    interceptor.attach(server)
-    server.add_generic_rpc_handlers((generic(methods(kind, store, effects, halting)),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    say(f"listening on 127.0.0.1:{port}")
-    await stop.wait()
-    await server.stop(5)
-
-
-def on_threads(path: str, effects: str, halting: bool, recover: bool) -> None:
-    store = SQLiteStore(path)
-    interceptor = grpc_idempotency.IdempotencyInterceptor(
-        store, methods=_served("sync", recover), drain_limit=timedelta(seconds=5)
-    )
-    server = grpc.server(ThreadPoolExecutor(32), interceptors=[interceptor])
-    interceptor.attach(server)
-    server.add_generic_rpc_handlers((generic(methods("sync", store, effects, halting)),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    say(f"listening on 127.0.0.1:{port}")
-    stop.wait()
-    server.stop(5).wait()
-
-
-def _served(kind: str, recover: bool) -> dict[str, Policy]:
-    return {name: policy for name, policy in policies(recover).items() if kind != "thread" or not name.endswith("/I*")}
+async def main(path: str, effects: str, kind: str, *flags: str) -> None:
+    halting, recover = "halting" in flags, "recovering" in flags
+    store = SQLiteStore(path) if kind == "sync" else aio.SQLiteStore(path)
+    served = {name: one for name, one in policies(recover).items() if kind != "thread" or not name.endswith("/I*")}
+    interceptor = interceptor_of(kind, store, methods=served, drain_limit=timedelta(seconds=5))
+    native = {name: unary(run, native=True) for name, run in methods(kind, store, effects, halting).items()}
+    await serve_until_told(kind, interceptor, generic_handler(kind, native))
 
 
 if __name__ == "__main__":
-    _, path, effects, kind, *flags = sys.argv
-    how = (path, effects, "halting" in flags, "recovering" in flags)
-    if kind == "sync":
-        on_threads(*how)
-    else:
-        asyncio.run(on_asyncio(kind, *how))
+    asyncio.run(main(*sys.argv[1:]))
