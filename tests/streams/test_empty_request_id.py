@@ -17,8 +17,10 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, IdempotencyInterceptor, MemoryStore, Policy, aio
 
+from ..harness.handlers import Method, generic_handler
 from ..harness.protos import declare
 from ..harness.replies import text
+from ..harness.servers import Server
 
 PACKAGE = "test.streams.aip155"
 SOON = 20.0
@@ -240,20 +242,15 @@ async def serve_aio(request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
                 interceptor = aio.IdempotencyInterceptor(store, policy=policy)
                 stack.push_async_callback(interceptor.close)
                 interceptors.append(interceptor)
-            server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
-            make: Any = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
-            name = "Stream" if streams else "Unary"
-            served = make(handler, Request.FromString, StringValue.SerializeToString)
-            server.add_generic_rpc_handlers(
-                (grpc.method_handlers_generic_handler(f"{PACKAGE}.Service", {name: served}),)
-            )
-            port = server.add_insecure_port("127.0.0.1:0")
-            await server.start()
-            stack.push_async_callback(server.stop, None)
-            channel: Any = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
+            server, name = Server("async", interceptors), "Stream" if streams else "Unary"
+            method = Method(run=handler, gives_stream=streams, native=True, request=Request)
+            server.add(generic_handler("async", {name: method}, f"{PACKAGE}.Service"))
+            target = await server.start()
+            stack.push_async_callback(server.stop)
+            channel: Any = await stack.enter_async_context(grpc.aio.insecure_channel(target))
             called = channel.unary_stream if streams else channel.unary_unary
-            method = called(f"/{PACKAGE}.Service/{name}", Request.SerializeToString, StringValue.FromString)
-            return lambda: method(Request(), timeout=60)
+            call = called(f"/{PACKAGE}.Service/{name}", Request.SerializeToString, StringValue.FromString)
+            return lambda: call(Request(), timeout=60)
 
         yield start
 
