@@ -1,20 +1,34 @@
-"""A real store that can be made to fail, and its twin for threads."""
+"""Real stores that can be made to fail, and their twins for threads."""
 
 import collections
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import grpc_idempotency
-from grpc_idempotency import Database, Outcome, Record, StoreUnavailable
+from grpc_idempotency import Database, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.records import Claim, Step, Swept
+from grpc_idempotency.records import Claim, Step
 from grpc_idempotency.store import running_operation
+from grpc_idempotency.stores._calls import requests
 from grpc_idempotency.stores.memory import AsyncMemoryStore
 
 from .waiting import Gate
 
 T = TypeVar("T")
+
+_NAMES: dict[type, str] = {
+    requests.ClaimRequest: "claim",
+    requests.CompleteRequest: "complete",
+    requests.UnclaimedRequest: "complete",
+    requests.RenewRequest: "renew",
+    requests.ReleaseRequest: "release",
+    requests.HoldRequest: "hold",
+    requests.WaitRequest: "wait",
+    requests.StepRequest: "record_step",
+    requests.GetRequest: "get",
+    requests.SweepRequest: "sweep",
+}
+"""The calls that can be made to fail, besides ``transaction``."""
 
 
 class Faults:
@@ -26,27 +40,51 @@ class Faults:
         self.failures: collections.Counter[str] = collections.Counter()
         self.failed: dict[str, Gate] = collections.defaultdict(Gate)
         self.lands = False
-        """Whether a claim that fails takes effect all the same, and nobody can know."""
+        """True if a claim that fails takes effect all the same, and nobody can know."""
         self.claims: list[Claim] = []
         """All that were asked for."""
 
     def check(self, name: str, landed: bool | None = False) -> None:
-        self.asked[name] += landed is False
         if name in self.down:
             self.failures[name] += 1
             self.failed[name].open()
             raise StoreUnavailable(f"{name} is down, for the test", landed=landed)
 
+    def before(self, request: object) -> None:
+        """Notes a request, and raises if it is to fail."""
+        name = _NAMES.get(type(request))
+        if isinstance(request, requests.ClaimRequest | requests.UnclaimedRequest):
+            self.claims.append(request.claim)
+        if name is not None:
+            self.asked[name] += 1
+            if not (name == "claim" and self.lands):
+                self.check(name)
+
+    def after(self, request: object) -> None:
+        """Raises if a request that has taken effect is to fail."""
+        if isinstance(request, requests.ClaimRequest):
+            self.check("claim", landed=None)
+
     def before_transaction(self) -> None:
         operation = running_operation()
         if operation is not None and operation.claim is not None:
             self.claims.append(operation.claim)  # it is written with the transaction's own commit
+        self.asked["transaction"] += 1
         self.check("transaction")
 
-    def before(self, claim: Claim) -> None:
-        self.claims.append(claim)
-        if not self.lands:
-            self.check("claim")
+
+async def _asked(faults: Faults, ask: Callable[..., Any], request: Any, opened: Any) -> Any:
+    faults.before(request)
+    reply = await ask(request, opened)
+    faults.after(request)
+    return reply
+
+
+def _asked_blocking(faults: Faults, ask: Callable[..., Any], request: Any, opened: Any) -> Any:
+    faults.before(request)
+    reply = ask(request, opened)
+    faults.after(request)
+    return reply
 
 
 class FlakyStore(SQLiteStore, Faults):
@@ -65,40 +103,8 @@ class FlakyStore(SQLiteStore, Faults):
         self.twin = FlakyTwin(self._file, self, self._options)
         return self.twin
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        self.before(claim)
-        found = await super().claim(claim, over=over)
-        self.check("claim", landed=None)
-        return found
-
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        self.check("renew")
-        return await super().renew(name, fence, lease)
-
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        self.check("complete")
-        return await super().complete(name, fence, outcome, ttl)
-
-    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
-        self.claims.append(claim)
-        self.check("complete")
-        return await super().complete_unclaimed(claim, outcome, ttl)
-
-    async def release(self, name: bytes, fence: bytes) -> bool:
-        self.check("release")
-        return await super().release(name, fence)
-
-    async def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        self.check("hold")
-        return await super().hold(name, fence, reason, lapsed_only=lapsed_only)
-
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        self.check("wait")
-        return await super().wait(name, fence, delay, tries, undo_tries)
-
-    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        self.check("record_step")
-        return await super().record_step(name, fence, step)
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked(self, super()._ask, request, opened)
 
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
@@ -108,14 +114,6 @@ class FlakyStore(SQLiteStore, Faults):
             return _blocked(self.twin, fn, step)
         self.before_transaction()
         return super().transaction(fn, step=step)
-
-    async def get(self, name: bytes) -> Record | None:
-        self.check("get")
-        return await super().get(name)
-
-    async def sweep(self, limit: int = 500) -> Swept:
-        self.check("sweep")
-        return await super().sweep(limit)
 
 
 async def _blocked(twin: "FlakyTwin", fn: Callable[[Database], T], step: Callable[[T], Step] | None) -> T:
@@ -129,52 +127,12 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
         super().__init__(path, **options)
         self._flaky = flaky
 
-    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        self._flaky.before(claim)
-        found = super().claim(claim, over=over)
-        self._flaky.check("claim", landed=None)
-        return found
-
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        self._flaky.check("renew")
-        return super().renew(name, fence, lease)
-
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        self._flaky.check("complete")
-        return super().complete(name, fence, outcome, ttl)
-
-    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
-        self._flaky.claims.append(claim)
-        self._flaky.check("complete")
-        return super().complete_unclaimed(claim, outcome, ttl)
-
-    def release(self, name: bytes, fence: bytes) -> bool:
-        self._flaky.check("release")
-        return super().release(name, fence)
-
-    def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
-        self._flaky.check("hold")
-        return super().hold(name, fence, reason, lapsed_only=lapsed_only)
-
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        self._flaky.check("wait")
-        return super().wait(name, fence, delay, tries, undo_tries)
-
-    def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        self._flaky.check("record_step")
-        return super().record_step(name, fence, step)
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked_blocking(self._flaky, super()._ask, request, opened)
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         self._flaky.before_transaction()
         return super().transaction(fn, step=step)
-
-    def get(self, name: bytes) -> Record | None:
-        self._flaky.check("get")
-        return super().get(name)
-
-    def sweep(self, limit: int = 500) -> Swept:
-        self._flaky.check("sweep")
-        return super().sweep(limit)
 
 
 class FlakyMemory(AsyncMemoryStore, Faults):
@@ -184,21 +142,8 @@ class FlakyMemory(AsyncMemoryStore, Faults):
         super().__init__()
         Faults.__init__(self)
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        self.before(claim)
-        return await super().claim(claim, over=over)
-
-    async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        self.check("complete")
-        return await super().complete(name, fence, outcome, ttl)
-
-    async def release(self, name: bytes, fence: bytes) -> bool:
-        self.check("release")
-        return await super().release(name, fence)
-
-    async def get(self, name: bytes) -> Record | None:
-        self.check("get")
-        return await super().get(name)
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked(self, super()._ask, request, opened)
 
 
 class FlakyMemoryTwin(grpc_idempotency.MemoryStore):
@@ -209,21 +154,8 @@ class FlakyMemoryTwin(grpc_idempotency.MemoryStore):
         self._opened = flaky._opened
         self._flaky = flaky
 
-    def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        self._flaky.before(claim)
-        return super().claim(claim, over=over)
-
-    def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
-        self._flaky.check("complete")
-        return super().complete(name, fence, outcome, ttl)
-
-    def release(self, name: bytes, fence: bytes) -> bool:
-        self._flaky.check("release")
-        return super().release(name, fence)
-
-    def get(self, name: bytes) -> Record | None:
-        self._flaky.check("get")
-        return super().get(name)
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked_blocking(self._flaky, super()._ask, request, opened)
 
 
 def for_threads(store: Any) -> Any:
