@@ -388,7 +388,7 @@ def test_example_of_a_workflow(tmp_path: Path) -> None:
     """It pays for an order at the shop's user service, undoes all where that refuses, and waits while it is away."""
     address = free_address()
     users = ("-m", "shop"), {"SHOP_LISTEN": address, "SHOP_STORE": "sqlite:///users.db", "SHOP_SERVICES": "users"}
-    with example("workflow", tmp_path, USERS=address) as orders_at, grpc.insecure_channel(orders_at) as channel:
+    with example("workflow.py", tmp_path, USERS=address) as orders_at, grpc.insecure_channel(orders_at) as channel:
         orders = OrderServiceStub(channel)
         with running(address, tmp_path, *users[0], **users[1]), grpc.insecure_channel(address) as channel_to_users:
             ada = UserServiceStub(channel_to_users).CreateUser(
