@@ -9,7 +9,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.protobuf.type_pb2 import Option
 from google.rpc.status_pb2 import Status
 
-from grpc_idempotency._wire.canonical import _may_hold_any, canonical
+from grpc_idempotency._wire.canonical import canonical, may_hold_any
 
 
 def entry(name: str) -> bytes:
@@ -115,9 +115,9 @@ def test_the_request_stays_as_it_came() -> None:
 
 def test_only_types_that_can_hold_an_any_are_searched() -> None:
     """It is known for each type, by its descriptor."""
-    held = {kind.DESCRIPTOR.name: _may_hold_any(kind.DESCRIPTOR) for kind in (Status, Struct, Option, Any, Method)}
+    held = {kind.DESCRIPTOR.name: may_hold_any(kind.DESCRIPTOR) for kind in (Status, Struct, Option, Any, Method)}
     assert held == {"Status": True, "Struct": False, "Option": True, "Any": True, "Method": True}
-    assert _may_hold_any(descriptor_pb2.MethodOptions.DESCRIPTOR)  # an extension of it may be anything
+    assert may_hold_any(descriptor_pb2.MethodOptions.DESCRIPTOR)  # an extension of it may be anything
 
 
 def test_a_required_field_that_is_missing() -> None:

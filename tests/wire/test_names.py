@@ -46,7 +46,7 @@ def test_a_name_is_16_bytes_and_hides_its_key_behind_a_secret() -> None:
 
 def printed(raw: bytes, message: object, secret: bytes | None) -> Fingerprint:
     """The fingerprint of a unary request."""
-    return fingerprint(raw, canonical(raw, message, ()), secret)
+    return fingerprint(raw, message, (), secret)
 
 
 def parsed(raw: bytes) -> Struct:

@@ -1,7 +1,7 @@
 """Finds the policy of each method (7)."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -36,9 +36,14 @@ class Method:
     """True if its request message has the string field of AIP-155."""
     grpcs_own: bool = False
     """True if it passes through because it belongs to gRPC's own services, and no policy names it exactly (2.5)."""
+    recovers: bool = field(init=False)
+    """``policy.recovers``, which each call asks for."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recovers", self.policy.recovers)
 
 
-class Methods:
+class Methods(dict[str, Method]):
     """Finds how a method is treated. Strongest source first: Python by name, by glob; its proto's options; the default.
 
     Args:
@@ -57,26 +62,25 @@ class Methods:
             check(policy)
         self._globs = [(pattern, policy) for pattern, policy in by_name.items() if any(c in pattern for c in "*?[")]
         self._check = check
-        self._known: dict[str, Method | str] = {}
+        self._unmet_policies: dict[str, str] = {}
 
-    def __getitem__(self, name: str) -> Method:
-        """Returns how a method of this name is treated, whether the server has one or not.
+    def __missing__(self, name: str) -> Method:
+        """Finds how a method of this name is treated, whether the server has one or not, at its first call.
 
         Raises:
             PolicyError: Its policy can't be met. Raised each time.
         """
-        method = self._known.get(name)
-        if method is None:
+        if len(self) + len(self._unmet_policies) >= MOST_METHODS:
+            self.clear()
+            self._unmet_policies.clear()
+        if name not in self._unmet_policies:
             try:
-                method = self._find(name)
+                method = self[name] = self._find(name)
             except PolicyError as exc:
-                method = f"The policy of {name} can't be met: {exc}"
-            if len(self._known) >= MOST_METHODS:
-                self._known.clear()
-            self._known[name] = method
-        if isinstance(method, str):
-            raise PolicyError(method)
-        return method
+                self._unmet_policies[name] = f"The policy of {name} can't be met: {exc}"
+            else:
+                return method
+        raise PolicyError(self._unmet_policies[name])
 
     def _find(self, name: str) -> Method:
         if self._is_left_out(name):

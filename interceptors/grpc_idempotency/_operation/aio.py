@@ -92,13 +92,6 @@ class AsyncRunning(Running):
 
         return await _uncut(transact())
 
-    def end(self) -> bool:
-        """See :meth:`Running.end`."""
-        busy = super().end()
-        if self._moved is not None:
-            self._stir()
-        return busy
-
     def end_transaction(self, transaction: object) -> None:
         """See :meth:`Running.end_transaction`; in whatever thread."""
         with self._lock:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-_holder: contextvars.ContextVar["Holder | None"] = contextvars.ContextVar("grpc_idempotency_operation", default=None)
+HOLDER: contextvars.ContextVar["Holder | None"] = contextvars.ContextVar("grpc_idempotency_operation", default=None)
 
 
 @dataclass(slots=True, eq=False)
@@ -40,37 +40,32 @@ def caller_of(operation: Any) -> object:
     return _task() if operation.awaited else threading.get_ident()
 
 
-def enter(operation: Any, owner: object) -> None:
-    """Makes the calling task or thread, which is ``owner``, the operation's handler; ``None``: it has no operation."""
-    _holder.set(None if operation is None else Holder(operation, owner))
-
-
 @contextmanager
 def holding(operation: Any, step: str) -> Iterator[None]:
     """Gives the operation to the calling task or thread as its step of this name, for a time."""
     holder = Holder(operation, caller_of(operation), f"step {step!r}")
-    token = _holder.set(holder)
+    token = HOLDER.set(holder)
     try:
         yield
     finally:
         holder.over = True
-        _holder.reset(token)
+        HOLDER.reset(token)
 
 
 def lend(context: contextvars.Context, operation: Any) -> None:
     """Gives the operation to a transaction's function, which runs in this context on the database's thread."""
-    context.run(_holder.set, Holder(operation, None, "a transaction's function"))
+    context.run(HOLDER.set, Holder(operation, None, "a transaction's function"))
 
 
 def held() -> Holder | None:
     """The holder, where the calling task or thread is it."""
-    holder = _holder.get()
+    holder = HOLDER.get()
     return holder if holder is not None and holder.asks else None
 
 
 def inherited() -> Holder | None:
     """The holder, where the calling task or thread is it or was started by it."""
-    return _holder.get()
+    return HOLDER.get()
 
 
 def _task() -> object:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from grpc_idempotency._operation import ambient
-from grpc_idempotency._operation.scope import Scope, enter_scope, scope_of
+from grpc_idempotency._operation.scope import CURRENT, Scope, scope_of
 from grpc_idempotency._operation.steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
 from grpc_idempotency.records import Claim, Outcome, Record, Step
@@ -90,6 +90,8 @@ class Running:
 
     _steps: Steps | None = None
     _scope: Scope | None = None
+    _moved: Any = None
+    """What those wait for who want to hear of a step's beginning or end, or the handler's, once somebody does."""
 
     @property
     def steps(self) -> Steps:
@@ -121,6 +123,8 @@ class Running:
             True if it has left steps or transactions running, whose end is to be waited for.
         """
         self.over = True
+        if self._moved is not None:
+            self._stir()
         if self._scope is not None:
             self._scope.over = True
         if self._steps is not None:
@@ -160,6 +164,10 @@ class Running:
     def end_transaction(self, transaction: object) -> None:
         """For the stores: this transaction is answered."""
         self._transactions.discard(transaction)
+
+    def _stir(self) -> None:
+        """Wakes those who wait."""
+        raise NotImplementedError
 
     def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool, *, beside: bool) -> Step | None:
         if self.committed is not None:
@@ -256,5 +264,5 @@ def enter(operation: Running | None, owner: object = None) -> None:
         operation: The operation; ``None``: the caller has none.
         owner: The calling task, or the calling thread's id. ``None``: every task and thread with this context.
     """
-    enter_scope(operation)
-    ambient.enter(operation, owner)
+    CURRENT.set(operation)
+    ambient.HOLDER.set(None if operation is None else ambient.Holder(operation, owner))

@@ -25,7 +25,7 @@ class HasScope(Protocol):
     def scope(self) -> "Scope": ...
 
 
-_current: contextvars.ContextVar[HasScope | None] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
+CURRENT: contextvars.ContextVar[HasScope | None] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
 
 
 class Ticket:
@@ -98,12 +98,12 @@ class Scope:
     @contextmanager
     def opened(self) -> Iterator["Scope"]:
         """Makes it the current scope of this context, for a time; tasks that are made meanwhile have it as long."""
-        token = _current.set(self)
+        token = CURRENT.set(self)
         try:
             yield self
         finally:
             self.over = True
-            _current.reset(token)
+            CURRENT.reset(token)
 
     def begin(self, method: str, fingerprint: bytes | None = None) -> Ticket:
         """The next call's place and key.
@@ -175,18 +175,13 @@ class Block:
 
 def current_scope() -> Scope | None:
     """The scope that calls are made in just now; ``None`` where keys are minted."""
-    held = _current.get()
+    held = CURRENT.get()
     return None if held is None or held.scope.over else held.scope
 
 
 def scope_of(operation: bytes) -> Scope:
     """The scope of an operation, outside of its steps."""
     return Scope(operation)
-
-
-def enter_scope(scope: HasScope | None) -> None:
-    """Makes it this context's scope, until it is over."""
-    _current.set(scope)
 
 
 def _derive(secret: bytes, *parts: bytes) -> bytes:

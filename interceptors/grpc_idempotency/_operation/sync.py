@@ -19,19 +19,21 @@ class SyncRunning(Running):
 
     awaited = False
 
-    _condition: threading.Condition | None = None
+    _moved: threading.Condition | None = None
 
     def _asked(self, call: Callable[[], Any]) -> Any:
         """Makes a call of the store, and waits for its answer."""
         return call()
 
     @property
-    def _moved(self) -> threading.Condition:
+    def _turn(self) -> threading.Condition:
         """Notified, while it holds the lock, when a step or a transaction begins or ends, or the handler ends."""
-        if self._condition is None:
-            self.__dict__.setdefault("_condition", threading.Condition(self._lock))  # atomic
-        assert self._condition is not None
-        return self._condition
+        moved = self._moved
+        return self.__dict__.setdefault("_moved", threading.Condition(self._lock)) if moved is None else moved  # atomic
+
+    def _stir(self) -> None:
+        if self._moved is not None:
+            self._moved.notify_all()
 
     def step(self, name: str, fn: Callable[..., Any], undo: Callable[..., Any] | None, transaction: bool) -> Any:
         """See :meth:`grpc_idempotency.Operation.step`."""
@@ -47,24 +49,24 @@ class SyncRunning(Running):
         if self.claim is not None and self.committed is None:
             self._claiming()
             self._won(self._asked(partial(self.store.claim, self.claim)))
-        with self._moved:
+        with self._turn:
             try:
                 return self._ask(name, undo, transaction, beside=beside)
             except Unwinding:
                 # The handler's other threads may still make known how their finished steps are undone.
-                self._moved.wait_for(lambda: self.over or not self.steps.missing(beside=beside), PATIENCE)
+                self._turn.wait_for(lambda: self.over or not self.steps.missing(beside=beside), PATIENCE)
                 raise
             finally:
-                self._moved.notify_all()
+                self._stir()
 
     def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:
         try:
             with self.scope.child(name).opened(), ambient.holding(self, name):
                 return self._transact(name, fn) if transaction else self._do(name, fn)
         finally:
-            with self._moved:
+            with self._turn:
                 self.steps.ended(name)
-                self._moved.notify_all()
+                self._stir()
 
     def _do(self, name: str, fn: Callable[..., Any]) -> Any:
         step = self.steps.made(name, fn())
@@ -84,16 +86,13 @@ class SyncRunning(Running):
         return self._finish(kept.step)
 
     def _finish(self, step: Step) -> Any:
-        with self._moved:
+        with self._turn:
             return self.steps.finish(step)
 
     def end(self) -> bool:
         """See :meth:`Running.end`."""
         with self._lock:
-            busy = super().end()
-            if self._condition is not None:
-                self._condition.notify_all()
-        return busy
+            return super().end()
 
     def begin_transaction(self, transaction: object) -> None:
         """See :meth:`Running.begin_transaction`."""
@@ -104,14 +103,13 @@ class SyncRunning(Running):
         """See :meth:`Running.end_transaction`."""
         with self._lock:
             super().end_transaction(transaction)
-            if self._condition is not None:
-                self._condition.notify_all()
+            self._stir()
 
     def rest(self) -> None:
         """For the interceptors: the handler has ended; waits for its other threads' steps, and its transactions."""
         self.end()
-        with self._moved:
-            self._moved.wait_for(lambda: not self.steps.running and not self._transactions)
+        with self._turn:
+            self._turn.wait_for(lambda: not self.steps.running and not self._transactions)
 
     def unwind(self) -> str | None:
         """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""

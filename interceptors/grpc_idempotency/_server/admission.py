@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from grpc_idempotency import _checks
 from grpc_idempotency._methods.names import REQUEST_ID
@@ -27,7 +27,7 @@ from grpc_idempotency._wire.fingerprint import (
 )
 from grpc_idempotency._wire.key import InvalidKey, digest_name, find_key, parse_key
 from grpc_idempotency.policy import Policy
-from grpc_idempotency.principals import PrincipalFunction, principal_of
+from grpc_idempotency.principals import SHARED, PrincipalFunction, mtls_or_shared, principal_of
 from grpc_idempotency.records import Code, Effects, Fingerprint, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
@@ -48,21 +48,15 @@ Named = tuple[bytes, bytes]
 """The name of an operation, and the principal whose it is."""
 
 
-class Admitted:
-    """A call that is not refused.
+class Admitted(NamedTuple):
+    """A call that is not refused."""
 
-    Attributes:
-        call: The keyed call; ``None`` where no key came and none is asked for.
-        messages: The request messages as the handler sees them; none where they were not parsed.
-        reply: The reply that is kept for it, so that nothing else is to be done.
-    """
-
-    __slots__ = ("call", "messages", "reply")
-
-    def __init__(self, call: Call | None, messages: Sequence[Any], reply: Outcome | None = None) -> None:
-        self.call = call
-        self.messages = messages
-        self.reply = reply
+    call: Call | None
+    """The keyed call; ``None`` where no key came and none is asked for."""
+    messages: Sequence[Any]
+    """The request messages as the handler sees them; none where they were not parsed."""
+    reply: Outcome | None = None
+    """The reply that is kept for it, so that nothing else is to be done."""
 
 
 class Admission:
@@ -82,6 +76,8 @@ class Admission:
         self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
         self._secret = _checks.secret("secret", secret)
         self._one_commit = one_commit
+        self._shared = principal is mtls_or_shared
+        """True if a call without a verified identity belongs to the shared principal."""
         self.replays = replays
 
     def admit(self, target: Target, snapshot: Snapshot, raw: bytes) -> Admitted:
@@ -119,7 +115,9 @@ class Admission:
             if method.policy.required:
                 raise _missing(method)
             return Admitted(None, (message,))
-        return Admitted(self._call(target, snapshot, named, raw, message, digest), (message,))
+        prints = fingerprint(raw, message, method.policy.left_out, self._secret, digest)
+        stored = (raw,) if method.recovers and not _tells_key(method, message, self._secret) else None
+        return Admitted(_call(target, snapshot, named, prints, stored, one_commit=self._one_commit), (message,))
 
     def stream(self, target: Target, snapshot: Snapshot) -> "Intake":
         """Admits a call with a stream of request messages, which came with a key or has to.
@@ -144,19 +142,11 @@ class Admission:
         return method.has_request_id and method.policy.recovers and self._secret is not None
 
     def _named(self, method: Method, snapshot: Snapshot, key: str) -> Named:
-        principal = principal_of(self._principal, snapshot.caller)
+        shared = self._shared and not snapshot.caller.peer_identities
+        principal = SHARED if shared else principal_of(self._principal, snapshot.caller)
         if not principal:
             raise NotAdmitted(Refusal(reason=Reason.PRINCIPAL_REQUIRED, variables={"method": method.name}))
         return digest_name(principal, method.name, key, self._secret), principal
-
-    def _call(
-        self, target: Target, snapshot: Snapshot, named: Named, raw: bytes, message: Any, digest: bytes | None
-    ) -> Call:
-        """The call of an operation with this one request, as it came and as the handler sees it."""
-        policy = target.method.policy
-        prints = fingerprint(raw, canonical(raw, message, policy.left_out), self._secret, digest)
-        stored = (raw,) if policy.recovers and not _tells_key(target.method, message, self._secret) else None
-        return _call(target, snapshot, named, prints, stored, one_commit=self._one_commit)
 
 
 def _request_id(request_id: str, key: str | None) -> str:
@@ -251,7 +241,7 @@ class Intake:
 def read(target: Target, raw: bytes) -> Any:
     """The message as the handler sees it; bytes that are none are answered as gRPC answers them."""
     try:
-        return target.read(raw)
+        return raw if target.deserialize is None else target.deserialize(raw)
     except Exception:
         logger.exception("a request to %s could not be deserialized", target.method.name)
         raise NotAdmitted(Outcome(status=Code.INTERNAL, details="Exception deserializing request!")) from None
@@ -267,29 +257,27 @@ def _call(
     one_commit: bool,
 ) -> Call:
     policy = target.method.policy
+    until = time.monotonic() + policy.wait.total_seconds()
+    if snapshot.deadline is not None:
+        until = min(until, snapshot.deadline - policy.wait_margin.total_seconds())
     return Call(
         named[0],
         target.method.name,
         prints,
         policy,
-        _wait_until(target.method, snapshot),
+        until,
         target.response_streams,
         named[1],
         None if stored is None else _stored(policy, snapshot, named[1], stored),
-        owner=this_process(),
-        unclaimed=one_commit and policy.effects is Effects.TRANSACTIONAL and not policy.recovers,
+        owner=process_name(os.getpid()),
+        unclaimed=one_commit and policy.effects is Effects.TRANSACTIONAL and not target.method.recovers,
     )
 
 
-def this_process() -> str:
-    """Returns ``host:pid`` of this process, which may be one that was forked."""
-    return f"{_host()}:{os.getpid()}"
-
-
-@functools.cache
-def _host() -> str:
-    """Returns the name of this machine, in ASCII: a store has to be able to keep it."""
-    return socket.gethostname().encode("ascii", "backslashreplace").decode()
+@functools.lru_cache(maxsize=8)
+def process_name(pid: int) -> str:
+    """Returns ``host:pid``, in ASCII: a store has to be able to keep it."""
+    return f"{socket.gethostname().encode('ascii', 'backslashreplace').decode()}:{pid}"
 
 
 def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:
@@ -301,11 +289,3 @@ def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence
     """What a run without the client will need (5.4)."""
     metadata = tuple((name, value) for name, value in snapshot.caller.metadata if name in policy.kept_metadata)
     return StoredRequest(principal=principal, metadata=metadata, messages=tuple(raws))
-
-
-def _wait_until(method: Method, snapshot: Snapshot) -> float:
-    """When a duplicate has waited long enough (4.3), on the clock of ``time.monotonic``."""
-    until = time.monotonic() + method.policy.wait.total_seconds()
-    if snapshot.deadline is not None:
-        until = min(until, snapshot.deadline - method.policy.wait_margin.total_seconds())
-    return until

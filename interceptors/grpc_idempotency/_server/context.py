@@ -68,6 +68,8 @@ class Recorder:
     """What all recording contexts share: what a handler may ask of its call, and the outcome of what it said."""
 
     # Of the class until they are set: each call makes a context, and few handlers set more than one thing.
+    silent = False
+    """True if the handler has set neither code nor details nor trailers; ``False``: it may have."""
     ended = False
     """True once the handler has ended."""
     callbacks: tuple[Callable[[], object], ...] = ()

@@ -227,17 +227,19 @@ class FlightBase:
         self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
         self._leases.keep(self._lease)
 
-    def _stays(self, landing: Landing, *, over: bool) -> bool:
+    def _stays(self, landing: Landing) -> bool:
         """True if a flight whose handler can't be stopped has only answered those who wait, and has not landed (4.1).
 
         As long as the handler runs, nothing else may run here. Where the operation is claimed, its record sees to that.
         Otherwise those who come later wait for the handler's end.
         """
         unclaimed = self._operation is not None and self._operation.claim is not None
-        return not over and unclaimed and isinstance(landing, Released)
+        return unclaimed and isinstance(landing, Released)
 
-    def _keep(self, landing: Landing) -> None:
-        """Keeps the outcome for replays, where it is stored."""
+    def _settled(self, landing: Landing, *, over: bool) -> None:
+        """The landing is known: its outcome is kept for replays if it is stored, the lease unless it is ``over``."""
+        if over and self._lease is not None:
+            self._leases.drop(self._lease)
         if isinstance(landing, Executed) and landing.at is not None:
             call = self.call
             until = self._asked_at + call.policy.ttl.total_seconds()  # it was stored no earlier than it was claimed

@@ -120,6 +120,8 @@ class Leases:
         """When the thread looks next."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.started = False
+        """True once its thread was started."""
         self._stop = asyncio.Event()  # touched in the thread alone
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._closed = False
@@ -170,6 +172,7 @@ class Leases:
             loop.close()
             raise
         self._loop = loop  # not before: a thread that could not be started will be tried again
+        self.started = True
         weakref.finalize(self, _post, loop, self._stop.set).atexit = False
 
     def close(self) -> "concurrent.futures.Future[None]":

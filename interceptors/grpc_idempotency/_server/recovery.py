@@ -4,6 +4,7 @@ Those that are safe to run again are finished. Those in doubt are held, so that 
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -14,7 +15,7 @@ import grpc
 from grpc_idempotency._methods.resolve import Methods
 from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Tell
 from grpc_idempotency._protocol.rules import fate
-from grpc_idempotency._server.admission import NotAdmitted, read, this_process
+from grpc_idempotency._server.admission import NotAdmitted, process_name, read
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import Perform
 from grpc_idempotency._server.target import Target
@@ -127,7 +128,7 @@ class Recovery:
             record.request.principal,
             record.request,
             record,
-            this_process(),
+            process_name(os.getpid()),
         )
         return Recoverable(call, target, messages, snapshot)
 

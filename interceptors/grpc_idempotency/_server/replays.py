@@ -6,6 +6,7 @@ bytes is compared with the store's record.
 """
 
 import threading
+from dataclasses import dataclass
 from datetime import datetime
 
 from grpc_idempotency._protocol.effects import Answer, Mark
@@ -18,19 +19,15 @@ _OVERHEAD = 512
 """Bytes that an entry counts besides its outcome's."""
 
 
+@dataclass(slots=True, eq=False)
 class _Entry:
-    __slots__ = ("at", "digest", "outcome", "reply", "size", "until")
-
-    def __init__(self, digest: bytes, outcome: Outcome, at: datetime, until: float) -> None:
-        self.digest = digest
-        self.outcome = outcome
-        self.at = at
-        self.until = until
-        self.size = _OVERHEAD + len(outcome.message or b"") + len(outcome.details)
-        self.reply: Outcome | None = None
-        """The reply to every further call, once one has come."""
-        if outcome.trailers:
-            self.size += sum(len(name) + len(value) + _OVERHEAD // 4 for name, value in outcome.trailers)
+    digest: bytes
+    outcome: Outcome
+    at: datetime
+    until: float
+    size: int
+    reply: Outcome | None = None
+    """The reply to every further call, once one has come."""
 
 
 class Replays:
@@ -71,13 +68,16 @@ class Replays:
             at: When it was stored.
             until: When its record expires, at the earliest, by :func:`~grpc_idempotency._server.clock.now`.
         """
-        entry = _Entry(digest, outcome, at, until)
-        if entry.size > self._limit:
+        size = _OVERHEAD + len(outcome.message or b"") + len(outcome.details)
+        if outcome.trailers:
+            size += sum(len(name) + len(value) + _OVERHEAD // 4 for name, value in outcome.trailers)
+        if size > self._limit:
             return
         with self._lock:
-            self._forget(name)
-            self._entries[name] = entry
-            self._room -= entry.size
+            if name in self._entries:
+                self._forget(name)
+            self._entries[name] = _Entry(digest, outcome, at, until, size)
+            self._room -= size
             while self._room < 0:
                 self._forget(next(iter(self._entries)))
 

@@ -11,7 +11,7 @@ from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBa
 from grpc_idempotency._protocol.rules import retained
 from grpc_idempotency._server.buffer import Tape
 from grpc_idempotency._server.context import Recorder
-from grpc_idempotency._server.target import Target
+from grpc_idempotency._server.target import Target, not_bytes
 from grpc_idempotency._wire.framing import frame
 from grpc_idempotency._wire.trailers import cap
 from grpc_idempotency.errors import StoreUnavailable, Unstorable
@@ -173,15 +173,21 @@ class Run:
     def _outcome(self, reply: Any) -> Outcome:
         if self.tape is not None:
             return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
-        outcome = self.context.answer(self._write(reply) if self.context.succeeds else None)
-        return self._capped(outcome) if outcome.trailers or outcome.details else outcome
+        context = self.context
+        if context.silent:
+            return Outcome(status=Code.OK, message=self._write(reply))
+        return self._capped(context.answer(self._write(reply) if context.succeeds else None))
 
     def _write(self, message: Any) -> bytes:
+        target = self.target
         try:
-            return self.target.write(message)
+            data = message if target.serialize is None else target.serialize(message)
+            if type(data) is not bytes:
+                raise not_bytes(target.method, data)
         except Exception as exc:
             self._unserializable = exc
             raise
+        return data
 
     def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
         """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""

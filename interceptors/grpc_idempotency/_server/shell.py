@@ -14,7 +14,6 @@ from grpc_idempotency._server.admission import Admission
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
-from grpc_idempotency._wire.key import carries_key
 from grpc_idempotency._wire.reply import reply_to
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Policy
@@ -59,8 +58,12 @@ class Shell:
             return False
         if handler.request_streaming and handler.response_streaming and method.policy.pass_bidirectional:
             return False
-        if carries_key(metadata, method.policy.headers) or method.policy.required:
+        policy = method.policy
+        if policy.required:
             return True
+        for name, _ in metadata or ():
+            if name in policy.headers:
+                return True
         return method.has_request_id and not handler.request_streaming
 
     def _check(self, served: "Served") -> None:

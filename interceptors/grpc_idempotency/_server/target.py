@@ -43,13 +43,14 @@ class Target:
             generates=generates,
         )
 
-    def read(self, raw: bytes) -> Any:
-        """A request message as the handler sees it."""
-        return self.deserialize(raw) if self.deserialize is not None else raw
-
     def write(self, message: Any) -> bytes:
         """A response message as it is sent; what is not bytes then is the handler's mistake."""
         data = self.serialize(message) if self.serialize is not None else message
         if type(data) is not bytes:
-            raise TypeError(f"{self.method.name}: a response became {type(data).__name__}, not bytes")
+            raise not_bytes(self.method, data)
         return data
+
+
+def not_bytes(method: Method, data: object) -> TypeError:
+    """The error of a serializer that makes something else than bytes of a response."""
+    return TypeError(f"{method.name}: a response became {type(data).__name__}, not bytes")

@@ -29,7 +29,7 @@ def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
     """
     if not isinstance(message, Message):
         return raw
-    holds_any = _may_hold_any(message.DESCRIPTOR)
+    holds_any = may_hold_any(message.DESCRIPTOR)
     if left_out or holds_any:
         copy = type(message)()
         copy.CopyFrom(message)
@@ -57,7 +57,7 @@ def _clear(message: Message, path: str) -> None:
 
 
 @lru_cache(maxsize=_MOST_TYPES)
-def _may_hold_any(descriptor: Descriptor) -> bool:
+def may_hold_any(descriptor: Descriptor) -> bool:
     """Returns whether messages of this type can contain an Any, at any depth. An extension can be anything."""
     seen, left = {descriptor.full_name}, [descriptor]
     while left:
@@ -72,7 +72,7 @@ def _may_hold_any(descriptor: Descriptor) -> bool:
 
 def _settle(message: Message, anys: int, levels: int) -> None:
     """Puts every Any in the message into canonical form, down to ``anys`` nested Anys and ``levels`` of messages."""
-    if not levels or not _may_hold_any(message.DESCRIPTOR):
+    if not levels or not may_hold_any(message.DESCRIPTOR):
         return
     if message.DESCRIPTOR.full_name == _ANY:
         if anys:

@@ -1,5 +1,11 @@
 """The fingerprint of a request (3.2), and the message count of a client-stream (4.8)."""
 
+from collections.abc import Sequence
+from hashlib import sha256
+
+from google.protobuf.message import Message
+
+from grpc_idempotency._wire.canonical import canonical, may_hold_any
 from grpc_idempotency._wire.digest import add_framed, digester, hashed
 from grpc_idempotency._wire.key import Metadata
 from grpc_idempotency.records import Fingerprint
@@ -7,19 +13,37 @@ from grpc_idempotency.records import Fingerprint
 MESSAGE_COUNT = "idempotency-message-count"
 
 _LONGEST_COUNT = 18
+_MOST_TYPES = 4096
+_PLAIN: set[type] = set()
+"""Message types in which there can be no ``Any``: their deterministic serialization is their canonical form."""
 
 
-def fingerprint(raw: bytes, canonical: bytes, secret: bytes | None, digest: bytes | None = None) -> Fingerprint:
-    """Returns the fingerprint of a request (3.2).
+def fingerprint(
+    raw: bytes, message: object, left_out: Sequence[str], secret: bytes | None, digest: bytes | None = None
+) -> Fingerprint:
+    """Computes the fingerprint of a request (3.2).
 
     Args:
-        raw: The request's bytes as they came.
-        canonical: Its canonical form.
-        secret: The key that makes the digests HMACs; ``None`` for plain digests.
+        raw: The request's bytes, as they came.
+        message: The same, as the handler sees it.
+        left_out: The fields that may differ between a call and its retry.
+        secret: The secret that makes the digests HMACs.
         digest: The digest of ``raw``, if it is known already.
     """
-    digest = digest or hashed(raw, secret)
-    return Fingerprint(raw=digest, canonical=digest if canonical == raw else hashed(canonical, secret))
+    if digest is None:
+        digest = sha256(raw).digest() if secret is None else hashed(raw, secret)
+    kind = type(message)
+    if left_out or kind not in _PLAIN:
+        form = canonical(raw, message, left_out)
+        if isinstance(message, Message) and not may_hold_any(message.DESCRIPTOR):
+            if len(_PLAIN) >= _MOST_TYPES:
+                _PLAIN.clear()
+            _PLAIN.add(kind)
+    else:
+        form = message.SerializePartialToString(deterministic=True)  # type: ignore[attr-defined]  # it is a Message
+    if form == raw:
+        return Fingerprint(raw=digest, canonical=digest)
+    return Fingerprint(raw=digest, canonical=sha256(form).digest() if secret is None else hashed(form, secret))
 
 
 class StreamFingerprint:

@@ -1,12 +1,19 @@
 """Finds and parses the idempotency key (2.1), and computes the name of its operation (3.1)."""
 
+import re
 from collections.abc import Collection, Sequence
+from hashlib import sha256
+from itertools import chain
+from struct import Struct
 
 from grpc_idempotency._wire.digest import hashed
 
 Metadata = Collection[tuple[str, str | bytes]]
 
 _LONGEST_KEY = 255
+_LENGTH = Struct(">Q").pack
+_PLAIN = re.compile(r"[!#-~](?:[ -~]{0,253}[!-~])?").fullmatch
+"""Matches the keys that need no parsing: valid ones without a quote at the beginning."""
 
 
 class InvalidKey(ValueError):
@@ -27,7 +34,7 @@ def find_key(metadata: Metadata, headers: Sequence[str]) -> str | None:
     found: str | None = None
     for name, value in metadata:
         if name in headers:
-            key = parse_key(value)
+            key = value if isinstance(value, str) and _PLAIN(value) else parse_key(value)
             if found is not None and key != found:
                 raise InvalidKey("several values came, and they differ")
             found = key
@@ -73,5 +80,5 @@ def _unquote(value: str) -> str:
 def digest_name(principal: bytes, method: str, key: str, secret: bytes | None) -> bytes:
     """Returns the name of an operation (3.1): a digest of length-framed parts, 16 bytes; an HMAC with a secret."""
     parts = (b"name", principal, method.encode(), key.encode())
-    framed = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "big"), part)])
-    return hashed(framed, secret)[:16]
+    framed = b"".join(chain.from_iterable(zip(map(_LENGTH, map(len, parts)), parts, strict=True)))
+    return (sha256(framed).digest() if secret is None else hashed(framed, secret))[:16]

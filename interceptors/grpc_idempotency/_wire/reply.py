@@ -1,5 +1,6 @@
 """Makes the reply to a call from an outcome or a refusal, with the library's trailers (2.2, 2.3)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -7,13 +8,17 @@ from typing import TYPE_CHECKING
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from grpc_idempotency._protocol.effects import Answer
+from grpc_idempotency._protocol.effects import Answer, Mark
 from grpc_idempotency._protocol.refusals import DOMAIN, Refusal
 from grpc_idempotency._wire.trailers import CREATED, PUSH_BACK, REFUSED, STATUS, STATUS_DETAILS
 from grpc_idempotency.records import Outcome, Trailers
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+
+MARKS: Mapping[Mark, Trailers] = {mark: ((STATUS, mark.value),) for mark in Mark}
+"""The trailer that says how a call was answered (2.2)."""
 
 
 def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
@@ -25,7 +30,7 @@ def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
         return _refusal_outcome(answer)
     if isinstance(answer, Outcome):
         return replace(answer, trailers=((STATUS, REFUSED),))
-    ours: Trailers = ((STATUS, answer.mark.value),)
+    ours = MARKS[answer.mark]
     if answer.created is not None:
         ours += ((CREATED, rfc3339(answer.created)),)
     told = answer.outcome

@@ -45,6 +45,7 @@ def _check_details(details: Any) -> None:
 class _AioRecorder(Recorder):
     """What the two faces share."""
 
+    silent = True
     _code: Any = None
     _status = Code.OK
     _details: str | None = ""
@@ -83,6 +84,7 @@ class _AioRecorder(Recorder):
             raise TypeError(f"abort() takes a tuple of metadata, not {type(trailing_metadata).__name__}")
         if self._abort_error is not None:
             raise grpc.aio.UsageError("Abort already called!")
+        self.silent = False
         status = code_of(failure_code(code))
         if trailing_metadata or not self._trailing:
             self.set_trailing_metadata(trailing_metadata)
@@ -103,15 +105,18 @@ class _AioRecorder(Recorder):
     # For the handler
 
     def set_trailing_metadata(self, trailing_metadata: Any) -> None:
+        self.silent = False
         entries = aio_trailers(trailing_metadata)
         self._trailers = sendable(entries)
         self._trailing = entries
 
     def set_code(self, code: Any) -> None:
+        self.silent = False
         self._code, self._status = code, code_of(code)
 
     def set_details(self, details: Any) -> None:
         _check_details(details)
+        self.silent = False
         self._details = details
 
     def set_compression(self, compression: Any) -> None:

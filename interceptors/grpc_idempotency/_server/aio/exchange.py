@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from grpc_idempotency._protocol.effects import Board, Effect, Get, Land, Watch
+from grpc_idempotency._protocol.effects import Answer, Board, Effect, Get, Land, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.aio.emit import emissions, emit
@@ -16,8 +16,8 @@ from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.framing import unframe
-from grpc_idempotency._wire.reply import reply_to
-from grpc_idempotency.records import Code, Outcome
+from grpc_idempotency._wire.reply import MARKS, reply_to
+from grpc_idempotency.records import Code, Outcome, Trailers
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -68,7 +68,10 @@ class _Exchange:
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
         try:
-            admitted = await self._admit(incoming)
+            if self._target.request_streams:
+                admitted = await self._take_in(incoming)
+            else:
+                admitted = self._admission.admit(self._target, self._snapshot, incoming)
         except NotAdmitted as exc:
             return await self._send(reply_to(exc.answer))
         if admitted.reply is not None:
@@ -78,11 +81,12 @@ class _Exchange:
             return await self._unkeyed(self._messages[0], self._context, emit)
         asked_at = now()
         answered = await drive_async(answer(admitted.call), self._perform)
+        if isinstance(answered, Answer) and answered.created is None:
+            return await self._send(answered.outcome, MARKS[answered.mark])
         return await self._send(self._admission.replays.reply(answered, asked_at))
 
-    async def _admit(self, incoming: Any) -> Admitted:
-        if not self._target.request_streams:
-            return self._admission.admit(self._target, self._snapshot, incoming)
+    async def _take_in(self, incoming: Any) -> Admitted:
+        """Admits a call with a stream of requests."""
         intake = self._admission.stream(self._target, self._snapshot)
         async for raw in incoming:
             intake.take(raw)
@@ -107,16 +111,17 @@ class _Exchange:
 
     # The live context
 
-    async def _send(self, outcome: Outcome) -> bytes | None:
-        """Sends what has not been sent yet, and the status."""
+    async def _send(self, outcome: Outcome, ours: Trailers = ()) -> bytes | None:
+        """Sends what has not been sent yet, and the status, with further trailers of ``ours``."""
         if self._target.response_streams and outcome.message is not None:
             for number, message in enumerate(unframe(outcome.message)):
                 if number >= self._sent:
                     await self._write(message)
-        await self._send_ahead()
+        if self._ahead is not None:
+            await self._send_ahead()
         if outcome.status is not Code.OK:
-            await self._context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers)
-        self._context.set_trailing_metadata(outcome.trailers)
+            await self._context.abort(GRPC_CODES[outcome.status], outcome.details, outcome.trailers + ours)
+        self._context.set_trailing_metadata(outcome.trailers + ours)
         if outcome.details:
             self._context.set_details(outcome.details)
         return None if self._target.response_streams else outcome.message

@@ -121,7 +121,8 @@ class Flight(FlightBase):
         """Asks the store for the operation. Nothing else is made before it is known that the handler is to run."""
         flights = self._flights
         # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
-        if not flights.can_renew() or not (self._target.awaited or self._take_worker()):
+        can_renew = flights.leases.started or flights.can_renew()
+        if not can_renew or not (self._target.awaited or self._take_worker()):
             self._land(no_room())
             return
         effect = next(self._plan)
@@ -237,14 +238,13 @@ class Flight(FlightBase):
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         if over:
             self.over = True
-            self._stop_renewing()
             if self.worker is not None:
                 self._flights.give_back(self.worker)
                 self.worker = None
-        if self._stays(landing, over=over):
+        if not over and self._stays(landing):
             self.early = landing
         else:
-            self._keep(landing)
+            self._settled(landing, over=over)
             self._flights.forget(self)
             self.landing = self.landing or landing
         waiters, self._waiters = self._waiters, set()

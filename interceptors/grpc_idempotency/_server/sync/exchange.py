@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._protocol.effects import Board, Boarded, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._protocol.effects import Answer, Board, Boarded, Effect, Get, Land, Landed, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.clock import now
@@ -15,8 +15,8 @@ from grpc_idempotency._server.sync.flights import Flight, Flights
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.framing import unframe
-from grpc_idempotency._wire.reply import reply_to
-from grpc_idempotency.records import Code, Outcome
+from grpc_idempotency._wire.reply import MARKS, reply_to
+from grpc_idempotency.records import Code, Outcome, Trailers
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -94,10 +94,11 @@ class _Base:
 
     # The live context
 
-    def _finish(self, outcome: Outcome) -> None:
-        """Sends the status."""
-        self._send_ahead()
-        self._context.set_trailing_metadata(outcome.trailers)
+    def _finish(self, outcome: Outcome, ours: Trailers = ()) -> None:
+        """Sends the status, with further trailers of ``ours``."""
+        if self._ahead is not None:
+            self._send_ahead()
+        self._context.set_trailing_metadata(outcome.trailers + ours)
         if outcome.status is not Code.OK:
             self._context.abort(GRPC_CODES[outcome.status], outcome.details)
         if outcome.details:
@@ -120,6 +121,7 @@ class _Exchange(_Base):
 
     def run(self, incoming: Any) -> bytes:
         """Answers the call."""
+        ours: Trailers = ()
         try:
             admitted = self._admit(incoming)
         except NotAdmitted as exc:
@@ -134,8 +136,11 @@ class _Exchange(_Base):
             else:
                 asked_at = now()
                 answered = drive(answer(admitted.call), self._perform)
-                outcome = self._admission.replays.reply(answered, asked_at)
-        self._finish(outcome)
+                if isinstance(answered, Answer) and answered.created is None:
+                    outcome, ours = answered.outcome, MARKS[answered.mark]
+                else:
+                    outcome = self._admission.replays.reply(answered, asked_at)
+        self._finish(outcome, ours)
         assert outcome.message is not None
         return outcome.message
 

@@ -157,17 +157,15 @@ class Flight(FlightBase):
                 self.moved.notify_all()
 
     def _land(self, landing: Landing, *, over: bool = True) -> None:
-        if over:
-            self._stop_renewing()
-            if self.worker is not None:
-                self._flights.give_back(self.worker)
-                self.worker = None
-        if self._stays(landing, over=over):
+        if over and self.worker is not None:
+            self._flights.give_back(self.worker)
+            self.worker = None
+        if not over and self._stays(landing):
             with self.moved:
                 self.early = landing
                 self.moved.notify_all()
             return
-        self._keep(landing)
+        self._settled(landing, over=over)
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
         self._flights.forget(self, over)
         with self.moved:
@@ -274,7 +272,8 @@ class Flights:
     def take_worker(self) -> Worker | None:
         """A thread for a handler, where the one is there too that minds its lease and its limit."""
         try:
-            self.leases.start()
+            if not self.leases.started:
+                self.leases.start()
             return self._workers.take()
         except RuntimeError as exc:
             logger.error("an operation was refused, since no thread could be started for it: %s", exc)
