@@ -11,7 +11,7 @@ from grpc_idempotency.records import Claim, Code, Effects, Outcome, Record, Stat
 from grpc_idempotency.store import AsyncTransactionalStore, Database
 from grpc_idempotency.testing.handlers import keyed, opened, sealed
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
-from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_step
+from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_request, a_step
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import (
     assert_refused,
@@ -60,9 +60,13 @@ class UnclaimedContract:
     async def test_an_expired_record_is_replaced(self, harness: AsyncTransactionHarness) -> None:
         """From the instant of its expiry on, with all that it had."""
         store, orders = await opened(harness)
-        first = await put_running(store)
-        assert await store.record_step(first.name, first.fence, a_step("charge"))
-        assert await store.complete(first.name, first.fence, OTHER_OUTCOME, TTL)
+        first = await put_waiting(store, tries=4)
+        await harness.elapse(LEASE)
+        second = a_claim(first.name, effects=Effects.REPEATABLE, streams=True, request=a_request(b"request"))
+        assert await store.claim(second, over=first.fence) is None
+        assert await store.record_step(second.name, second.fence, a_step("charge"))
+        assert await store.hold(second.name, second.fence, "its server died")
+        assert await store.resolve(second.name, second.fence, replace(OTHER_OUTCOME, retained=False), TTL)
         await harness.elapse(TTL)
         claim = _claim(first.name)
         async with keyed(store, claim, unclaimed=True):
