@@ -28,7 +28,8 @@ def run_together(*commands: tuple[str, ...]) -> list[tuple[list[str], list[str]]
     workers = [start(*command) for command in commands]
     for worker in workers:
         assert worker.stdout is not None
-        assert worker.stdout.readline() == "ready\n"
+        line = worker.stdout.readline()
+        assert line == "ready\n", worker.communicate(timeout=100)[1]
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
