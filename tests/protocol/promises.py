@@ -4,7 +4,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grpc_idempotency._protocol import rules as protocol
-from grpc_idempotency._protocol.effects import Answer, Call, Complete, Effect, Hold, Mark, Release, Renew, TryClaim
+from grpc_idempotency._protocol.effects import (
+    Answer,
+    Call,
+    Complete,
+    CompleteUnclaimed,
+    Effect,
+    Hold,
+    Mark,
+    Release,
+    Renew,
+    Wait,
+)
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.records import Claim, Code, Effects, Outcome
 
@@ -47,6 +58,10 @@ class Witness:
     """The runs whose effects are there."""
     live: dict[bytes, float] = field(default_factory=dict)
     """The claims that were won and not settled, and until when their leases hold."""
+    commits: list[str] = field(default_factory=list)
+    """The runs whose transactions have committed."""
+    refusals: dict[Outcome, bytes] = field(default_factory=dict)
+    """For what runs answer whose transactions were refused: the fence of the record that stood in the way."""
     answers: dict[Outcome, str] = field(default_factory=dict)
     """The run that each outcome of a handler came from."""
     kept: Outcome | None = None
@@ -59,7 +74,9 @@ class Witness:
         runs = tuple((name, run.nothing_happened) for name, run in self.runs.items())
         live = tuple(sorted(self.live.items()))
         strangers = tuple(sorted(self.strangers))
-        return (runs, live, tuple(self.effects), self.kept, self.cut, tuple(self.spent.values()), strangers)
+        committed = (tuple(self.commits), tuple(self.refusals.values()))
+        spent = tuple(self.spent.values())
+        return (runs, live, tuple(self.effects), committed, self.kept, self.cut, spent, strangers)
 
     def promise(self, kept: bool, promise: str) -> None:
         if not kept:
@@ -82,7 +99,13 @@ class Witness:
     def write(self, effect: Effect[Any], before: Row | None, reply: Any) -> None:
         """A store changed a record, or should not have."""
         match effect:
-            case Complete(name, fence) | Release(name, fence) | Renew(name, fence) | Hold(name, fence):
+            case CompleteUnclaimed(claim):
+                untouched = before is None or self.store.row(claim.name) == before
+                self.promise(untouched, "5.1: an outcome was stored without a claim, over a record")
+                return
+            case Complete(name, fence) | Release(name, fence) | Renew(name, fence):
+                after = self.store.row(name)
+            case Hold(name, fence) | Wait(name, fence):
                 after = self.store.row(name)
             case _:
                 return
@@ -96,25 +119,37 @@ class Witness:
         elif reply:
             self.live.pop(fence, None)
 
-    def won(self, effect: TryClaim) -> None:
+    def won(self, claim: Claim) -> None:
         """A caller was told that its claim is won."""
         others = [fence for fence, until in self.live.items() if self.store.now < until]
         self.promise(not others, "4.1: an operation was claimed while another claim on it was good")
-        self.live[effect.claim.fence] = self.store.now + effect.claim.lease.total_seconds()
+        self.live[claim.fence] = self.store.now + claim.lease.total_seconds()
 
-    def committed(self, run: str, claim: Claim, before: Row | None, outcome: Outcome) -> None:
+    def committed(self, run: str, claim: Claim, before: Row | None, outcome: Outcome, *, claimed: bool) -> None:
         """A transaction committed its rows and its outcome."""
-        own = before is not None and before.fence == claim.fence
-        self.promise(own, "4.2: a zombie committed a transaction")
+        if claimed:
+            own = before is not None and before.fence == claim.fence
+            self.promise(own, "4.2: a zombie committed a transaction")
+        else:
+            self.promise(before is None, "5.1: a transaction without a claim was committed over a record")
         self.live.pop(claim.fence, None)
         self.effects.append(run)
+        self.commits.append(run)
         self.answers[outcome] = run
         once = self.scenario.effects is not Effects.TRANSACTIONAL or len(self.effects) == 1
         self.promise(once, f"5.1: more than one run committed: {self.effects}")
 
+    def was_refused(self, answer: Outcome) -> None:
+        """A record stands in the way of a run's transaction, or of its claim; the run will answer this."""
+        row = self.store.row(NAME)
+        self.refusals[answer] = b"" if row is None else row.fence
+
     # Runs
 
-    def begun(self, run: str, request: str) -> None:
+    def begun(self, run: str, request: str, beside: list[str], *, late: bool) -> None:
+        """A run begins, beside others in its process; ``late`` if the outcome was stored before its execution began."""
+        self.promise(not beside, f"4.1: the handler runs twice at a time in one process, beside {beside}")
+        self.promise(not late or self.store.row(NAME) is None, "5.1: the handler ran, though its outcome was stored")
         if self.scenario.effects is Effects.OPAQUE:
             unknown = [name for name, earlier in self.runs.items() if not earlier.nothing_happened]
             self.promise(not unknown, f"4.5: an opaque handler began again, though nobody can know what {unknown} did")
@@ -132,6 +167,7 @@ class Witness:
         self.strangers.discard(who)
 
     def _answered(self, who: str, call: Call, answer: Answer) -> None:
+        self._not_in_vain(who, answer.outcome)
         replayed = answer.mark is Mark.REPLAYED
         self.promise((answer.created is not None) == replayed, f"2.2: {who} was answered {answer}")
         run = self.answers.get(answer.outcome)
@@ -152,10 +188,20 @@ class Witness:
             own = answer.mark is Mark.EXECUTED
             self.promise(own, f"4.6: {who} was answered {answer}, which set the operation free for a run of its own")
 
+    def _not_in_vain(self, who: str, outcome: Outcome) -> None:
+        """Nobody is told that nothing happened where it is known by then what has happened."""
+        committed = any(run.startswith(f"run of {who}.") for run in self.commits)
+        told = outcome == CUT_SHORT or self._keeps(outcome)  # who is cut short is told so before its end
+        self.promise(told or not committed, f"5.1: {who} was answered {outcome}, though its transaction has committed")
+        row, fence = self.store.row(NAME), self.refusals.get(outcome)
+        gone = fence is None or row is None or row.fence != fence
+        self.promise(gone, f"5.1: {who} was told that its commit was refused, and not of the record that stands")
+
     def _keeps(self, outcome: Outcome) -> bool:
-        """Whether this outcome of a handler is kept: of those that occur here, OK, and an opaque one's exception."""
+        """Whether this outcome of a handler is kept."""
         raised = outcome.status is Code.UNKNOWN
-        return outcome.status is Code.OK or (raised and self.scenario.effects is Effects.OPAQUE)
+        kept = outcome.status in (Code.OK, Code.INVALID_ARGUMENT)
+        return kept or (raised and self.scenario.effects is Effects.OPAQUE)
 
     def _refused(self, who: str, call: Call, reason: Reason) -> None:
         match reason:

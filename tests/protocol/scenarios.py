@@ -23,10 +23,22 @@ class Behaviour(enum.Enum):
     CANCELLED = "is cancelled from inside when its effect is there"
     ABANDONED = "runs past its limit, can't be stopped, and answers OK in the end"
     COMMITTING = "commits its rows and its reply in one transaction"
+    CATCHING = "does so too, and answers that nothing happened where its transaction fails"
+    REFUSING = "answers a status that is kept, without any effect"
+    STEPPING = "comes to a step, and then commits its rows and its reply in one transaction"
+    """Of transactional effects alone: nothing is undone here."""
+
+
+class Claims(enum.Enum):
+    """Which executions claim the operation before the handler runs (5.1)."""
+
+    ALL = "all"
+    SOME = "those in process p"
+    NONE = "none: the commit of the transaction writes the record"
 
 
 class Fault(enum.Enum):
-    """How the store can fail one write."""
+    """How the store can fail one call."""
 
     NOT_DONE = "not-done"
     DONE = "done-but-unknown"
@@ -36,6 +48,8 @@ class Fault(enum.Enum):
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     effects: Effects
+    claims: Claims = Claims.ALL
+    """All others than ``ALL`` are for transactional effects alone."""
     behaviour: Behaviour = Behaviour.OK
     calls: tuple[tuple[str, str, str], ...] = (("A", "p", "x"), ("B", "p", "x"))
     """Name, process and request of each."""
@@ -58,6 +72,10 @@ class Scenario:
     @property
     def policy(self) -> Policy:
         return _policy(self.effects)
+
+    def unclaimed(self, process: str) -> bool:
+        """Whether the handler runs without a claim in this process."""
+        return self.claims is Claims.NONE or (self.claims is Claims.SOME and not process.startswith("p"))
 
 
 @cache

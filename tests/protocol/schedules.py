@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass
 
+import pytest
+
 from .promises import Violation
 from .scenarios import Scenario, Step
 from .world import World
@@ -49,6 +51,12 @@ def explore(scenario: Scenario) -> Explored:
 
     schedules = visit(World(scenario))
     return Explored(schedules, len(found), ends)
+
+
+def caught(scenario: Scenario, promise: str) -> None:
+    """Asserts that some schedule breaks a promise whose text begins so."""
+    with pytest.raises(Violation, match=f"^{promise}"):
+        explore(scenario)
 
 
 def replay(scenario: Scenario, steps: list[Step]) -> World:

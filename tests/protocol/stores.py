@@ -2,7 +2,19 @@
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+from grpc_idempotency._protocol.effects import (
+    Complete,
+    CompleteUnclaimed,
+    Effect,
+    Get,
+    Hold,
+    Release,
+    Renew,
+    TryClaim,
+    Wait,
+)
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.records import Claim, Effects, Fingerprint, Outcome, Record, State
 
@@ -19,6 +31,7 @@ class Row:
     effects: Effects
     attempts: int
     created: float
+    tries: int = 0
     lease_until: float = 0.0
     completed: float | None = None
     expires: float | None = None
@@ -33,12 +46,34 @@ class Store:
         self.now = 0.0
         self.rows: dict[bytes, Row] = {}
 
+    def perform(self, effect: Effect[Any]) -> Any:
+        """Does what a plan asks of a store."""
+        match effect:
+            case TryClaim(claim, over):
+                return self.claim(claim, over)
+            case Renew(name, fence, lease):
+                return self.renew(name, fence, lease)
+            case Complete(name, fence, outcome, ttl):
+                return self.complete(name, fence, outcome, ttl)
+            case CompleteUnclaimed(claim, outcome, ttl):
+                return self.complete_unclaimed(claim, outcome, ttl)
+            case Release(name, fence):
+                return self.release(name, fence)
+            case Wait(name, fence, delay, tries):
+                return self.wait(name, fence, delay, tries)
+            case Hold(name, fence, reason, lapsed_only):
+                return self.hold(name, fence, reason, lapsed_only)
+            case Get(name):
+                return self.get(name)
+            case _:
+                raise AssertionError(effect)
+
     def row(self, name: bytes) -> Row | None:
         row = self.rows.get(name)
         return None if row is None or (row.expires is not None and row.expires <= self.now) else row
 
     def lapsed(self, row: Row) -> bool:
-        return row.state is State.RUNNING and row.lease_until <= self.now
+        return row.state in (State.RUNNING, State.WAITING) and row.lease_until <= self.now
 
     def get(self, name: bytes) -> Record | None:
         row = self.row(name)
@@ -52,6 +87,7 @@ class Store:
             fingerprint=row.fingerprint,
             effects=row.effects,
             attempts=row.attempts,
+            tries=row.tries,
             created_at=_at(row.created),
             lapsed=self.lapsed(row),
             completed_at=None if row.completed is None else _at(row.completed),
@@ -71,6 +107,7 @@ class Store:
             effects=claim.effects,
             attempts=1 if row is None else row.attempts + 1,
             created=self.now if row is None else row.created,
+            tries=0 if row is None else row.tries,
             lease_until=self.now + claim.lease.total_seconds(),
         )
         return None
@@ -102,6 +139,13 @@ class Store:
         del self.rows[name]
         return True
 
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+        row = self.owned(name, fence, State.RUNNING)
+        if row is not None:
+            until = self.now + delay.total_seconds()
+            self.rows[name] = replace(row, state=State.WAITING, lease_until=until, tries=tries)
+        return row is not None
+
     def hold(self, name: bytes, fence: bytes, reason: str, lapsed_only: bool) -> bool:
         row = self.owned(name, fence, State.RUNNING)
         if row is None or (lapsed_only and not self.lapsed(row)):
@@ -109,8 +153,37 @@ class Store:
         self.rows[name] = replace(row, state=State.HELD, reason=reason)
         return True
 
-    def commit(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> None:
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        row = self.row(claim.name)
+        if row is None:
+            self.insert(claim, outcome, ttl)
+        elif (row.fence, row.outcome) != (claim.fence, outcome):
+            standing = self.get(claim.name)
+            assert standing is not None
+            return standing
+        return _at(self.rows[claim.name].created)
+
+    def insert(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> None:
+        """Makes a completed record; whatever stands there is replaced."""
+        self.rows[claim.name] = Row(
+            state=State.COMPLETED,
+            fence=claim.fence,
+            fingerprint=claim.fingerprint,
+            effects=claim.effects,
+            attempts=1,
+            created=self.now,
+            completed=self.now,
+            expires=self.now + ttl.total_seconds(),
+            outcome=outcome,
+        )
+
+    def commit(self, claim: Claim, outcome: Outcome, ttl: timedelta, *, claimed: bool) -> None:
         """What a transaction does with the record when it commits (5.1)."""
+        if not claimed:
+            if self.row(claim.name) is not None:
+                raise FenceRefused("there is a record")
+            self.insert(claim, outcome, ttl)
+            return
         if self.owned(claim.name, claim.fence, State.RUNNING, State.HELD) is None:
             raise FenceRefused("another owner")
         Store.complete(self, claim.name, claim.fence, outcome, ttl)

@@ -24,17 +24,11 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency.policy import Disposition
 from grpc_idempotency.records import Claim, Effects, Outcome, Record, State
 
-from .promises import Violation
 from .scenarios import Behaviour, Scenario
-from .schedules import explore
+from .schedules import caught
 from .stores import NAME, Store
 
 TWO = (("A", "p", "x"), ("B", "q", "x"))
-
-
-def caught(scenario: Scenario, clause: str) -> None:
-    with pytest.raises(Violation, match=f"^{clause}"):
-        explore(scenario)
 
 
 class Forgetful(Store):
@@ -74,7 +68,7 @@ class HoldsLiveLeases(Store):
 
 
 class CommitsWithoutFence(Store):
-    def commit(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> None:
+    def commit(self, claim: Claim, outcome: Outcome, ttl: timedelta, *, claimed: bool) -> None:
         row = self.rows.get(claim.name)
         if row is not None:
             self.rows[claim.name] = replace(row, state=State.COMPLETED, completed=self.now, outcome=outcome)
@@ -162,8 +156,8 @@ def test_a_zombie_that_is_believed_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     """Who was overtaken answers with what the record says, and not with its own outcome (4.2)."""
     honest = protocol._store
 
-    def proud(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
-        yield from honest(call, claim, outcome)
+    def proud(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Landing]:
+        yield from honest(call, claim, outcome, claimed=claimed)
         return Executed(outcome)
 
     monkeypatch.setattr(protocol, "_store", proud)

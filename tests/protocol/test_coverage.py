@@ -31,7 +31,7 @@ def test_every_branch_of_the_rulebook_is_driven_by_hand(tmp_path: Path) -> None:
         cwd=ROOT,
         env=environment,
         check=True,
-        timeout=100,
+        timeout=250,
         stdout=subprocess.DEVNULL,
     )
     subprocess.run([*coverage, "json", "-q", "-o", str(report)], cwd=ROOT, env=environment, check=True, timeout=100)

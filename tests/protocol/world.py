@@ -10,11 +10,11 @@ from typing import Any
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answer,
-    Answered,
     Board,
     Boarded,
     Call,
     Complete,
+    CompleteUnclaimed,
     CutShort,
     Effect,
     Ended,
@@ -28,89 +28,26 @@ from grpc_idempotency._protocol.effects import (
     LoadSteps,
     LoseLease,
     Pause,
-    Plan,
-    Raised,
     Ran,
     Release,
+    Released,
     Renew,
-    RolledBack,
     Tell,
     TryClaim,
+    Wait,
     Watch,
 )
-from grpc_idempotency.errors import FenceRefused, StoreUnavailable
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, State
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.records import Claim, Effects, Fingerprint, State
 
+from .actors import Actor, Beside, Early, Flight, Process, number
+from .handlers import Handlers
 from .promises import Witness
-from .scenarios import Behaviour, Fault, Scenario, Step
-from .stores import METHOD, NAME, Store
+from .scenarios import Fault, Scenario, Step
+from .stores import METHOD, NAME, Row, Store
 
-
-class Process:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.alive = True
-        self.flights: dict[bytes, Actor] = {}
-        self.lookouts: dict[tuple[bytes, bytes], Actor] = {}
-
-
-class Actor:
-    """One plan on its way: a call, a flight, or what goes on beside one."""
-
-    def __init__(self, name: str, process: Process, plan: Plan[Any], call: Call | None = None) -> None:
-        self.name = name
-        self.process = process
-        self.plan = plan
-        self.call = call
-        self.effect: Effect[Any] | None = None
-        """What it asks for now; ``None`` when it is over, and when its process died."""
-        self.result: Any = None
-        self.history = _number(name)
-        """Stands for all that it was ever replied, and so for all that it knows."""
-        self.seen = -1
-        """The version of the store that it saw last: to poll what has not changed tells nobody anything."""
-
-    @property
-    def beside(self) -> bool:
-        """Whether nobody waits for its end: it renews a lease, or looks out."""
-        return False
-
-    def key(self, version: int) -> tuple[object, ...]:
-        return (self.history, self.effect is None, self.seen == version)
-
-
-class Beside(Actor):
-    @property
-    def beside(self) -> bool:
-        return True
-
-
-class Flight(Actor):
-    def __init__(self, name: str, process: Process, plan: Plan[Any], call: Call) -> None:
-        super().__init__(name, process, plan, call)
-        self.fingerprint = call.fingerprint
-        self.landing: Landing | None = None
-        self.lease_until = 0.0
-        """By its owner's clock, which here is the store's."""
-        self.run = f"run of {name}"
-        self.stage = 0
-        """Of the handler: 1 when it has begun, 2 when its effect has taken place."""
-        self.renewal: Actor | None = None
-
-    def key(self, version: int) -> tuple[object, ...]:
-        return (*super().key(version), self.stage, self.lease_until, self.landing is None)
-
-
-class Early(Flight):
-    """Lands a flight whose handler can't be stopped."""
-
-    def __init__(self, flight: Flight, plan: Plan[Any], call: Call) -> None:
-        super().__init__(f"{flight.name}/early", flight.process, plan, call)
-        self.lease_until = flight.lease_until
-        self.flight = flight
-
-
-_STORED = (TryClaim, Get, Complete, Release, Renew, Hold)
+_STORED = (TryClaim, Get, Complete, CompleteUnclaimed, Release, Renew, Wait, Hold)
 
 
 class World:
@@ -132,6 +69,7 @@ class World:
         """How often each kind of trouble may still come."""
         self.trace: list[Step] = []
         self.witness = Witness(scenario, self.store, self.trace, dict.fromkeys(self.left, 0))
+        self.handlers = Handlers(scenario, self.store, self.witness)
         if scenario.earlier is not None:
             self.start("earlier", "earlier", scenario.earlier)
             self.run_alone()
@@ -142,7 +80,8 @@ class World:
         """A client makes a call."""
         process = self.processes.setdefault(process_name, Process(process_name))
         fingerprint = Fingerprint(raw=request.encode(), canonical=request.encode())
-        call = Call(NAME, METHOD, fingerprint, self.scenario.policy, until=0.0)
+        unclaimed = self.scenario.unclaimed(process_name)
+        call = Call(NAME, METHOD, fingerprint, self.scenario.policy, until=0.0, unclaimed=unclaimed)
         self.witness.asked(name, call)
         return self._begin(Actor(name, process, protocol.answer(call), call))
 
@@ -160,11 +99,18 @@ class World:
             found += [("timeout", actor.name) for actor in self.actors.values() if self._waits(actor)]
         if self.left["crash"] > 0:
             found += [("crash", name) for name, process in self.processes.items() if process.alive]
-        row = self.store.row(NAME)
-        leased = row is not None and row.state is State.RUNNING and not self.store.lapsed(row)
-        if leased and (self.left["lapse"] > 0 or not able):  # where nobody else can do anything, time passes
+        if self._leases() and (self.left["lapse"] > 0 or not able):  # where nobody else can do anything, time passes
             found.append(("lapse",))
         return found
+
+    def _leases(self) -> list[float]:
+        """When what is waited for will be over: a lease, a delay, the tries of a write without a claim."""
+        row = self.store.row(NAME)
+        leased = row is not None and row.state in (State.RUNNING, State.WAITING)
+        ends = [row.lease_until] if row is not None and leased else []
+        flights = [actor for actor in self.actors.values() if isinstance(actor, Flight) and actor.effect is not None]
+        ends += [flight.lease_until for flight in flights if not flight.claimed]
+        return [end for end in ends if end > self.store.now]
 
     def unfinished(self) -> list[str]:
         """Calls without an answer, and flights that still run, whether somebody waits for them or not."""
@@ -175,7 +121,7 @@ class World:
             case None:
                 return False
             case Land(boarded):
-                return _flight(boarded).landing is not None
+                return actor.early is not None or _flight(boarded).landing is not None
             case Watch(name, fence):
                 return actor.process.lookouts[name, fence].effect is None
             case Pause():
@@ -191,7 +137,9 @@ class World:
         return limited and not self._able(actor)
 
     def _asks_store(self, actor: Actor) -> bool:
-        return isinstance(actor.effect, _STORED) or (isinstance(actor, Flight) and self._commits_next(actor))
+        return isinstance(actor.effect, _STORED) or (
+            isinstance(actor, Flight) and isinstance(actor.effect, Execute) and self.handlers.asks_store(actor)
+        )
 
     # Steps
 
@@ -212,7 +160,7 @@ class World:
             case ("crash", name):
                 self._crash(self.processes[name])
             case ("lapse",):
-                self.store.now = max(self.store.now, self.store.rows[NAME].lease_until) + 1.0
+                self.store.now = max(self._leases()) + 1.0
                 self.version += 1
             case _:
                 raise AssertionError(step)
@@ -223,23 +171,23 @@ class World:
         for actor in list(self.actors.values()):
             if actor.process is process and actor.effect is not None:
                 actor.effect = None
-                actor.history = _number((actor.history, "its process died"))
+                actor.history = number((actor.history, "its process died"))
                 actor.plan.close()
                 if type(actor) is Actor and actor.call is not None and self.scenario.retries:
                     self.start(f"{actor.name}'", f"{process.name}'", actor.call.fingerprint.raw.decode())
 
     def _step(self, actor: Actor, fault: Fault | None) -> None:
         match actor.effect:
-            case Execute(claim):
+            case Execute():
                 assert isinstance(actor, Flight)
-                assert claim is not None
-                self._execute(actor, claim, fault)
-            case TryClaim() | Get() | Complete() | Release() | Renew() | Hold():
+                self._execute(actor, actor.effect, fault)
+            case TryClaim() | Get() | Complete() | CompleteUnclaimed() | Release() | Renew() | Wait() | Hold():
                 self._on_store(actor, actor.effect, fault)
             case Board(call):
                 self._reply(actor, self._board(actor, call))
             case Land(boarded):
-                self._reply(actor, Landed(_flight(boarded).landing))
+                told, actor.early = actor.early or _flight(boarded).landing, None
+                self._reply(actor, Landed(told))
             case Watch():
                 self._reply(actor, True)
             case LeaseHolds():
@@ -256,7 +204,9 @@ class World:
             return Boarded(flight.fingerprint, False, flight)
         number = sum(name.startswith(f"{actor.name}.") for name in self.actors)
         name = f"{actor.name}.{number + 1}"
-        flight = Flight(name, actor.process, protocol.operate(call, name.encode()), call)
+        row = self.store.row(NAME)
+        late = row is not None and row.state is State.COMPLETED
+        flight = Flight(name, actor.process, protocol.operate(call, name.encode()), call, late=late)
         actor.process.flights[call.name] = flight
         self._begin(flight)
         return Boarded(call.fingerprint, True, flight)
@@ -268,20 +218,26 @@ class World:
             self._throw(actor, StoreUnavailable("down", landed=False if fault is Fault.NOT_DONE else None))
             return
         before = self.store.row(NAME)
-        reply = self._ask(effect)
+        if isinstance(effect, CompleteUnclaimed) and not self._owner(actor).lease_until:
+            self._owner(actor).lease_until = self.store.now + effect.claim.lease.total_seconds()
+        reply = self.store.perform(effect)
         self.witness.write(effect, before, reply)
-        if self.store.row(NAME) != before:
-            self.version += 1
-            self.witness.stands()
+        self._changed(before)
         if fault is Fault.DONE:
             self._throw(actor, StoreUnavailable("down", landed=None))
             return
         actor.seen = self.version
         if isinstance(effect, TryClaim) and reply is None:
-            self.witness.won(effect)
+            self.witness.won(effect.claim)
         if (isinstance(effect, TryClaim) and reply is None) or (isinstance(effect, Renew) and reply):
             self._owner(actor).lease_until = self.store.rows[NAME].lease_until
         self._reply(actor, reply)
+
+    def _changed(self, before: Row | None) -> None:
+        """The store was called, and may have changed the record."""
+        if self.store.row(NAME) != before:
+            self.version += 1
+            self.witness.stands()
 
     def _owner(self, actor: Actor) -> Flight:
         """The flight whose lease an actor is about."""
@@ -289,103 +245,49 @@ class World:
         assert isinstance(owner, Flight)
         return owner
 
-    def _ask(self, effect: Effect[Any]) -> Any:
-        store = self.store
-        match effect:
-            case TryClaim(claim, over):
-                return store.claim(claim, over)
-            case Renew(name, fence, lease):
-                return store.renew(name, fence, lease)
-            case Complete(name, fence, outcome, ttl):
-                return store.complete(name, fence, outcome, ttl)
-            case Release(name, fence):
-                return store.release(name, fence)
-            case Hold(name, fence, reason, lapsed_only):
-                return store.hold(name, fence, reason, lapsed_only)
-            case Get(name):
-                return store.get(name)
-            case _:
-                raise AssertionError(effect)
+    # The handler
 
-    # The handler, in three steps: it begins, its effect takes place, it ends
-
-    def _behaviour(self, flight: Flight) -> Behaviour:
-        first = next(iter(self.witness.runs)) == flight.run
-        behaviour = self.scenario.behaviour if first else Behaviour.OK
-        transactional = self.scenario.effects is Effects.TRANSACTIONAL
-        return Behaviour.COMMITTING if transactional and behaviour is Behaviour.OK else behaviour
-
-    def _commits_next(self, flight: Flight) -> bool:
+    def _execute(self, flight: Flight, execute: Execute, fault: Fault | None) -> None:
+        claim = execute.claim
+        assert claim is not None
         if flight.stage == 0:
-            return False
-        match self._behaviour(flight):
-            case Behaviour.COMMITTING:
-                return True
-            case Behaviour.ABANDONED:
-                return flight.stage == 2 and self.scenario.effects is Effects.TRANSACTIONAL
-            case _:
-                return False
+            self._enter(flight, claim, claimed=execute.claimed)
+            return
+        abandoned, before = self.handlers.abandoned(flight), self.store.row(NAME)
+        ended = self.handlers.step(flight, claim, fault)
+        self._changed(before)
+        if flight.claimed and flight.renewal is None:
+            self._renew(flight, claim)
+        if not abandoned and self.handlers.abandoned(flight):
+            self._abandon(flight, claim)
+        if ended is not None:
+            self._ended(flight, ended)
 
-    def _execute(self, flight: Flight, claim: Claim, fault: Fault | None) -> None:
-        if flight.stage == 0:
-            flight.stage = 1
-            self._enter(flight, claim)
-        elif self._commits_next(flight):
-            self._ended(flight, self._commit(flight, claim, fault))
-        elif flight.stage == 1:
-            flight.stage = 2
-            self._take_effect(flight, claim)
-        else:
-            self._ended(flight, self._end(flight))
+    def _enter(self, flight: Flight, claim: Claim, *, claimed: bool) -> None:
+        flight.stage, flight.claimed = 1, claimed
+        others = [each for each in self.actors.values() if isinstance(each, Flight) and each.process is flight.process]
+        beside = [each.run for each in others if each.stage > 0 and isinstance(each.effect, Execute)]
+        beside.remove(flight.run)
+        self.witness.begun(flight.run, flight.fingerprint.raw.decode(), beside, late=flight.late)
+        if claimed:
+            self._renew(flight, claim)
 
-    def _enter(self, flight: Flight, claim: Claim) -> None:
-        self.witness.begun(flight.run, flight.fingerprint.raw.decode())
+    def _renew(self, flight: Flight, claim: Claim) -> None:
+        """Its lease is renewed from now on."""
         plan = protocol.keep_lease(claim, timedelta(seconds=10))
         flight.renewal = self._begin(Beside(f"{flight.name}/renewal", flight.process, plan))
         flight.renewal.seen = self.version
 
-    def _take_effect(self, flight: Flight, claim: Claim) -> None:
-        behaviour = self._behaviour(flight)
-        if behaviour is Behaviour.RELEASING:
-            self.witness.runs[flight.run].nothing_happened = True
-        elif self.scenario.effects is not Effects.TRANSACTIONAL:
-            self.witness.effects.append(flight.run)
-        if behaviour is Behaviour.ABANDONED:
-            assert flight.call is not None
-            self.witness.cut = True
-            self._begin(Early(flight, protocol.settle(flight.call, claim, Ran(CutShort.ABANDONED), 0), flight.call))
-
-    def _commit(self, flight: Flight, claim: Claim, fault: Fault | None) -> Ended:
-        failed = RolledBack(Outcome(status=Code.UNKNOWN, details=f"{flight.run}: no commit"))
-        if fault in (Fault.NOT_DONE, Fault.IN_VAIN):
-            self.witness.runs[flight.run].nothing_happened = True
-            return failed
-        outcome = Outcome(status=Code.OK, message=flight.run.encode())
-        before = self.store.row(NAME)
-        try:
-            self.store.commit(claim, outcome, timedelta(hours=24))
-        except FenceRefused:
-            return Raised(Outcome(status=Code.UNKNOWN, details=f"{flight.run}: fence refused"))
-        self.version += 1
-        self.witness.committed(flight.run, claim, before, outcome)
-        return failed if fault is Fault.DONE else Answered(outcome, committed=True)
-
-    def _end(self, flight: Flight) -> Ended:
-        match self._behaviour(flight):
-            case Behaviour.RELEASING:
-                return Answered(Outcome(status=Code.UNAVAILABLE, details=flight.run))
-            case Behaviour.RAISING:
-                return Raised(Outcome(status=Code.UNKNOWN, details=flight.run))
-            case Behaviour.CANCELLED:
-                self.witness.cut = True
-                return CutShort.CANCELLED
-            case _:
-                return Answered(Outcome(status=Code.OK, message=flight.run.encode()))
+    def _abandon(self, flight: Flight, claim: Claim) -> None:
+        """It has run past its limit, and can't be stopped."""
+        assert flight.call is not None
+        self.witness.cut = True
+        self._begin(Early(flight, protocol.settle(flight.call, claim, Ran(CutShort.ABANDONED), 0), flight.call))
 
     def _ended(self, flight: Flight, ended: Ended) -> None:
         if not isinstance(ended, CutShort):
             self.witness.answers[ended.outcome] = flight.run
-        self._reply(flight, Ran(ended))
+        self._reply(flight, Ran(ended, flight.steps, flight.claimed))
 
     # Plans go on
 
@@ -395,12 +297,12 @@ class World:
         return actor
 
     def _reply(self, actor: Actor, reply: Any) -> None:
-        actor.history = _number((actor.history, _told(reply)))
+        actor.history = number((actor.history, _told(reply)))
         self._advance(actor, lambda: actor.plan.send(reply))
 
     def _throw(self, actor: Actor, error: StoreUnavailable) -> None:
         actor.seen = -1  # it has not seen anything, and may try again
-        actor.history = _number((actor.history, "failed", error.landed))
+        actor.history = number((actor.history, "failed", error.landed))
         self._advance(actor, lambda: actor.plan.throw(error))
 
     def _advance(self, actor: Actor, go: Callable[[], Effect[Any]]) -> None:
@@ -419,12 +321,21 @@ class World:
 
     def _finished(self, actor: Actor) -> None:
         if isinstance(actor, Early):
-            self._land(actor.flight, actor.result)
+            self._land_early(actor.flight, actor.result)
         elif isinstance(actor, Flight):
             self._land(actor, actor.result)
         elif actor.call is not None:
             self.witness.told(actor.name, actor.call, actor.result)
             self._dismiss_lookouts(actor.process)
+
+    def _land_early(self, flight: Flight, landing: Landing) -> None:
+        """Nothing else may run in its process as long as its handler does: only those who wait now are told (4.1)."""
+        if not isinstance(landing, Released):
+            self._land(flight, landing)
+            return
+        for actor in self.actors.values():
+            if isinstance(actor.effect, Land) and actor.effect.boarded.flight is flight:
+                actor.early = landing
 
     def _land(self, flight: Flight, landing: Landing) -> None:
         if flight.process.flights.get(NAME) is flight:
@@ -467,30 +378,31 @@ class World:
 
     def check_end(self) -> None:
         """Nobody can do anything more: was everybody answered, and does a later call with the key hear the same?"""
-        promise, kept = self.witness.promise, self.witness.kept
+        promise, kept, commits = self.witness.promise, self.witness.kept, list(self.witness.commits)
         promise(not self.unfinished(), f"4.3: stuck: {self.unfinished()}")
         self.left = dict.fromkeys(self.left, 0)
         self.witness.spent |= {"fault": 0, "timeout": 0}  # these are no excuse any more
         later = self.start("later", "later", self.witness.said())
         self.run_alone()
         promise(later.result is not None, "4.3: a later call got no answer")
+        if self.scenario.effects is Effects.TRANSACTIONAL and commits:
+            same = isinstance(later.result, Answer) and self.witness.answers.get(later.result.outcome) == commits[0]
+            promise(same, f"5.1: {commits} committed, and a later call was told {later.result}")
         if kept is not None:
             same = isinstance(later.result, Answer) and later.result.outcome == kept
             promise(same, f"4.7: a later call did not hear the first reply again, but {later.result}")
-
-
-_NUMBERS: dict[Any, int] = {}
-
-
-def _number(value: Any) -> int:
-    """A number that stands for exactly this value."""
-    return _NUMBERS.setdefault(value, len(_NUMBERS))
+        row = self.store.row(NAME)
+        if row is not None and row.state is State.COMPLETED:
+            another = self.start("another", "later", "another request")
+            self.run_alone()
+            told = another.result.reason if isinstance(another.result, Refusal) else another.result
+            promise(told is Reason.KEY_REUSED, f"2.3: a record stands, and another request was told {told}")
 
 
 def _told(reply: Any) -> object:
     if isinstance(reply, Boarded):
         return (_flight(reply).name, reply.founded)
-    return "landed" if isinstance(reply, Landed) else reply  # what it was is in its flight's history
+    return type(reply.landing) if isinstance(reply, Landed) else reply  # the rest is in its flight's history
 
 
 def _flight(boarded: Boarded) -> Flight:
