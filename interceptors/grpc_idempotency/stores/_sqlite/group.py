@@ -46,6 +46,9 @@ BUDGET = 0.05
 MOST_BYTES = 1 << 20
 """How much payload one statement takes, about."""
 
+MOST_ROOM = 1024
+"""How many bytes of room a claim makes for its outcome's message, at most."""
+
 AnyRequest = Request[Any]
 
 
@@ -313,7 +316,7 @@ class Group(Changes):
         row: rows.Row = ()
         values: list[Any] = []
         for one in requests:
-            row = rows.claim_row(one.claim, self.now, self.wall)
+            row = rows.claim_row(one.claim, self.now, self.wall, self._tables.message_size)
             values += row
             one.value = None
         # A copy of the last row meets it, so it changes nothing and is not counted; it needs no payload.
@@ -327,7 +330,7 @@ class Group(Changes):
             one.value = None if standing.fence == one.claim.fence else standing
 
     def _take_over(self, one: ClaimRequest) -> bool:
-        row = rows.claim_row(one.claim, self.now, self.wall)
+        row = rows.claim_row(one.claim, self.now, self.wall, 0)
         parameters = (*row[1:7], *row[8:11], one.claim.name, one.over, self.now)
         one.value = None
         return self._db.execute(self._sql["take_over"], parameters).rowcount == 1
@@ -335,8 +338,14 @@ class Group(Changes):
     def complete(self, requests: Sequence[CompleteRequest]) -> None:
         size = PADDED[len(requests)]
         values: list[Any] = []
+        least = MOST_ROOM
         for one in requests:
-            values += rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)
+            row = rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)
+            values += row
+            least = min(least, len(row[-1] or b""))
+        # Down at once and up by and by: room that an outcome does not need is lost.
+        usual = self._tables.message_size
+        self._tables.message_size = min(least, usual + (least - usual + 7) // 8)
         values += [None] * (rows.OUTCOME_COLUMNS * (size - len(requests)))
         if self._db.execute(self._sql.sized["complete", rows.OUTCOME_COLUMNS, size], values).rowcount == len(requests):
             at = rows.instant(self.wall)

@@ -4,17 +4,17 @@
 
 -- name: claim
 -- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
--- of another row of this very statement, changes nothing and is not counted.
+-- of another row of this very statement, changes nothing and is not counted. The message is room for the outcome's.
 INSERT INTO {p}operations
     (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, owner,
-    request)
+    message, request)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
     effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0,
     undo_tries = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
     owner = excluded.owner, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
-    details = '', trailers = NULL, message = NULL, request = excluded.request
+    details = '', trailers = NULL, message = excluded.message, request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
@@ -86,7 +86,7 @@ WHERE name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: undo
 -- Makes one running operation undoing, with the failure that it is undone for.
-UPDATE {p}operations SET state = 4, status = ?, retained = ?, details = ?, trailers = ?
+UPDATE {p}operations SET state = 4, status = ?, retained = ?, details = ?, trailers = ?, message = NULL
 WHERE name = ? AND fence = ? AND state = 0
 
 -- name: record_step

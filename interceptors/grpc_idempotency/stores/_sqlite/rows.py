@@ -49,8 +49,8 @@ def wall_ms(at: datetime) -> int:
     return (at - _EPOCH) // _MILLISECOND
 
 
-def claim_row(claim: Claim, now: int, wall: int) -> Row:
-    """The parameters of one row of the statement ``claim``."""
+def claim_row(claim: Claim, now: int, wall: int, room: int) -> Row:
+    """The parameters of one row of the statement ``claim``, with room for a message of so many bytes."""
     lease, prints = max(1, claim.lease // _MILLISECOND), claim.fingerprint
     return (
         claim.name,
@@ -64,7 +64,7 @@ def claim_row(claim: Claim, now: int, wall: int) -> Row:
         lease,
         now + lease,
         claim.owner,
-        None if claim.request is None else packed_request(claim.request),
+        *((bytes(room), None) if claim.request is None else (None, packed_request(claim.request))),
     )
 
 
@@ -83,7 +83,7 @@ def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall
     )
 
 
-CLAIM_COLUMNS = 12
+CLAIM_COLUMNS = 13
 """How many values a row of the statement ``claim`` has."""
 OUTCOME_COLUMNS = 10
 """How many values a row of the statement ``complete`` has."""

@@ -31,6 +31,12 @@ class Tables:
         self.unwritten = 0
         """The size of the largest write that the full disk refused; 0 while the disk is not known to be full."""
         self.probe_at = 0.0
+        self.message_size = 0
+        """How many bytes the messages of the latest outcomes had at least.
+
+        A claim makes room for so many: a row that grows in a full page splits it, and half-full pages stay as they are,
+        since rows are only added at the end.
+        """
 
     def prepare(self, db: GuardedConnection) -> None:
         """Creates the tables or migrates them, starts the clock, tells the others and looks for them."""

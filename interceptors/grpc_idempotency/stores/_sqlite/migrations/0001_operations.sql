@@ -28,7 +28,7 @@ CREATE TABLE {p}operations (
     retained INTEGER NOT NULL DEFAULT 1,     -- 0 where the message was larger than may be kept
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
-    message BLOB,
+    message BLOB,                            -- until there is an outcome, NULL or zeros: room for it
     request BLOB                             -- NULL where there is none, and once completed or held
 );
 -- 16 random bytes a row, and nothing else: the only tree that is written at random places.
