@@ -265,12 +265,16 @@ class World:
 
     def _enter(self, flight: Flight, claim: Claim, *, claimed: bool) -> None:
         flight.stage, flight.claimed = 1, claimed
-        others = [each for each in self.actors.values() if isinstance(each, Flight) and each.process is flight.process]
-        beside = [each.run for each in others if each.stage > 0 and isinstance(each.effect, Execute)]
-        beside.remove(flight.run)
-        self.witness.begun(flight.run, flight.fingerprint.raw.decode(), beside, late=flight.late)
+        self.witness.begun(flight.run, flight.fingerprint.raw.decode(), self._beside(flight), late=flight.late)
         if claimed:
             self._renew(flight, claim)
+
+    def _beside(self, flight: Flight) -> list[str]:
+        """The runs that still run in its process, but for those whose leases may have run out meanwhile."""
+        flights = [actor for actor in self.actors.values() if isinstance(actor, Flight) and actor is not flight]
+        running = [each for each in flights if each.process is flight.process and isinstance(each.effect, Execute)]
+        lapsed = self.witness.spent["lapse"] > 0
+        return [each.run for each in running if each.stage > 0 and not (each.claimed and lapsed)]
 
     def _renew(self, flight: Flight, claim: Claim) -> None:
         """Its lease is renewed from now on."""
@@ -324,13 +328,18 @@ class World:
             self._land_early(actor.flight, actor.result)
         elif isinstance(actor, Flight):
             self._land(actor, actor.result)
+            if actor.renewal is not None:
+                actor.renewal.effect = None
         elif actor.call is not None:
             self.witness.told(actor.name, actor.call, actor.result)
             self._dismiss_lookouts(actor.process)
 
     def _land_early(self, flight: Flight, landing: Landing) -> None:
-        """Nothing else may run in its process as long as its handler does: only those who wait now are told (4.1)."""
-        if not isinstance(landing, Released):
+        """Nothing else may run in its process as long as its handler does (4.1).
+
+        Where it is claimed, its record sees to that. Else it has not landed: only those who wait now are told.
+        """
+        if flight.claimed or not isinstance(landing, Released):
             self._land(flight, landing)
             return
         for actor in self.actors.values():
@@ -341,8 +350,6 @@ class World:
         if flight.process.flights.get(NAME) is flight:
             del flight.process.flights[NAME]
         flight.landing = flight.landing or landing
-        if flight.renewal is not None:
-            flight.renewal.effect = None
 
     def _look_out(self, process: Process, effect: Watch) -> None:
         """One lookout in a process, for all who wait for the same run."""
