@@ -6,6 +6,7 @@ layer over the lab's store, whose audit still records what is really done to the
 
 import asyncio
 import contextvars
+import itertools
 import random
 import sqlite3
 from collections.abc import Callable, Coroutine, Sequence
@@ -278,15 +279,8 @@ class _Unwatched:
 def _reuse_fences() -> None:
     """Makes fences by counting, and each process begins to count at the same number."""
     flight: Any = _flight
-    flight.os = _Counting()
-
-
-class _Counting:
-    _count = 0
-
-    def urandom(self, size: int) -> bytes:
-        self._count += 1
-        return self._count.to_bytes(size, "big")
+    counted = itertools.count(1)
+    flight.new_fence = lambda: next(counted).to_bytes(16, "big")
 
 
 def _lose_undos() -> None:

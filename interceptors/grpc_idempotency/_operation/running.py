@@ -264,5 +264,6 @@ def enter(operation: Running | None, owner: object = None) -> None:
         operation: The operation; ``None``: the caller has none.
         owner: The calling task, or the calling thread's id. ``None``: every task and thread with this context.
     """
-    CURRENT.set(operation)
+    if CURRENT.get() is not None:
+        CURRENT.set(None)
     ambient.HOLDER.set(None if operation is None else ambient.Holder(operation, owner))

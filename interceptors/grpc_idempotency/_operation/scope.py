@@ -13,19 +13,13 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any
 
+from grpc_idempotency._operation.ambient import HOLDER
 from grpc_idempotency.errors import ConcurrentCalls, UnkeyedRetry
 
-
-class HasScope(Protocol):
-    """A scope, or an operation, which makes its scope when it is asked for it."""
-
-    @property
-    def scope(self) -> "Scope": ...
-
-
-CURRENT: contextvars.ContextVar[HasScope | None] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
+CURRENT: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
+"""The scope of a step or of what is retried; ``None`` where it is that of the operation itself, if there is one."""
 
 
 class Ticket:
@@ -85,11 +79,6 @@ class Scope:
         """The latest call that was given a key."""
         self.over: bool = False
         """Whether what it is the scope of has ended: what that left behind makes calls of its own, with new keys."""
-
-    @property
-    def scope(self) -> "Scope":
-        """Itself."""
-        return self
 
     def child(self, name: str) -> "Scope":
         """The scope of the step of this name: its numbers are its own."""
@@ -175,8 +164,12 @@ class Block:
 
 def current_scope() -> Scope | None:
     """The scope that calls are made in just now; ``None`` where keys are minted."""
-    held = CURRENT.get()
-    return None if held is None or held.scope.over else held.scope
+    scope = CURRENT.get()
+    if scope is None:
+        holder = HOLDER.get()
+        if holder is not None and not holder.operation.over:
+            scope = holder.operation.scope
+    return None if scope is None or scope.over else scope
 
 
 def scope_of(operation: bytes) -> Scope:

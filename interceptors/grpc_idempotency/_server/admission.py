@@ -269,15 +269,19 @@ def _call(
         target.response_streams,
         named[1],
         None if stored is None else _stored(policy, snapshot, named[1], stored),
-        owner=process_name(os.getpid()),
+        owner=process_name(),
         unclaimed=one_commit and policy.effects is Effects.TRANSACTIONAL and not target.method.recovers,
     )
 
 
-@functools.lru_cache(maxsize=8)
-def process_name(pid: int) -> str:
-    """Returns ``host:pid``, in ASCII: a store has to be able to keep it."""
-    return f"{socket.gethostname().encode('ascii', 'backslashreplace').decode()}:{pid}"
+@functools.cache
+def process_name() -> str:
+    """Returns ``host:pid`` of this process, in ASCII: a store has to be able to keep it."""
+    return f"{socket.gethostname().encode('ascii', 'backslashreplace').decode()}:{os.getpid()}"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=process_name.cache_clear)
 
 
 def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:

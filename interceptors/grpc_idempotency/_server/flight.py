@@ -1,10 +1,10 @@
 """One operation on its way through this process: what flights have in common on both kinds of server."""
 
+import asyncio
 import logging
 import math
-import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._protocol.effects import (
@@ -35,6 +35,7 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.rules import operate
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
+from grpc_idempotency._server.fences import new_fence
 from grpc_idempotency._server.leases import Lease, Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.run import Run
@@ -48,13 +49,24 @@ STOPPING = 1.0
 """Seconds that what was told to stop has to clean up before it counts as something that can't be stopped."""
 
 
+class Register(Protocol):
+    """The flights of one interceptor, as each of them knows it."""
+
+    store: Any
+    """Where the records are."""
+    leases: Leases
+    """Renews their leases, and minds their limits."""
+    replays: Replays
+    """Keeps their outcomes."""
+    torn_down: bool
+    """True once what still runs is being cancelled, and its records left alone."""
+
+
 class FlightBase:
     """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables.
 
     Args:
-        store: Where its record is.
-        leases: Renews its lease, and minds its limit.
-        replays: Keeps its outcome.
+        flights: The register that it is in.
         call: The call that founds it.
         target: The handler.
         messages: The request, as the handler sees it.
@@ -75,6 +87,8 @@ class FlightBase:
     """True once nothing of it runs any more."""
     worker: Worker | None = None
     """The thread that is kept for its handler, until that begins."""
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The event loop that it is in; on threads there is none."""
     _lease: Lease | None = None
     _claim: Claim | None = None
     _operation: Running | None = None
@@ -85,27 +99,28 @@ class FlightBase:
 
     def __init__(
         self,
-        store: Any,
-        leases: Leases,
-        replays: Replays,
+        flights: "Register",
         call: Call,
         target: Target,
         messages: Sequence[Any],
         snapshot: Snapshot,
     ) -> None:
         self.call = call
-        self._store = store
-        self._leases = leases
-        self._replays = replays
+        self._flights: Any = flights
+        self._store = flights.store
+        self._leases = flights.leases
+        self._replays = flights.replays
         self._target = target
         self._messages = messages
         self._snapshot = snapshot
-        self._plan = operate(call, os.urandom(16))
+        self._plan = operate(call, new_fence())
         if target.response_streams:  # those who follow it read what the run buffers
             self.run = self.new_run()
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """What the plans of a flight may ask for."""
+        """What the plans of a flight may ask for; of one that was given up nothing reaches the store any more."""
+        if self._flights.torn_down:
+            raise asyncio.CancelledError
         store = self._store
         match effect:
             case TryClaim(claim, over):
@@ -167,6 +182,10 @@ class FlightBase:
         """What runs has reached its limit. Called in the thread of the leases, and must not block: the wing's."""
         raise NotImplementedError
 
+    def _kind(self) -> type[Running]:
+        """The kind of operation that its handler has: the wing's."""
+        raise NotImplementedError
+
     def _begin(self, effect: Execute) -> Running | None:
         """The handler is about to run, from now on within its limit."""
         claim, policy = effect.claim, self.call.policy
@@ -180,7 +199,7 @@ class FlightBase:
         if claim is None:
             return None
         self._claim = claim
-        operation: Running = self.run.operation(
+        operation: Running = self._kind()(
             name=claim.name,
             method=claim.method,
             fence=claim.fence,
@@ -196,6 +215,7 @@ class FlightBase:
             claim=None if effect.claimed else claim,
             claiming=self._claiming,
             claimed=self._claimed,
+            loop=self._loop,
         )
         self._operation = operation
         return operation

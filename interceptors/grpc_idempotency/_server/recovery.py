@@ -4,7 +4,6 @@ Those that are safe to run again are finished. Those in doubt are held, so that 
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -128,7 +127,7 @@ class Recovery:
             record.request.principal,
             record.request,
             record,
-            process_name(os.getpid()),
+            process_name(),
         )
         return Recoverable(call, target, messages, snapshot)
 

@@ -51,10 +51,6 @@ class Run:
         if target.response_streams:
             self.tape = Tape(target.method.policy.max_response_bytes)
 
-    def operation(self, **known: Any) -> Running:
-        """The operation, of the handler's kind: the shell's."""
-        raise NotImplementedError
-
     def seal(self, reply: object) -> Outcome:
         """For a transaction: the outcome that is to be stored if this is the reply (5.1).
 

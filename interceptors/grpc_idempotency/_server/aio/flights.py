@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.sync import SyncRunning
+from grpc_idempotency._operation.running import Running
+from grpc_idempotency._operation.sync import LoopRunning, SyncRunning
 from grpc_idempotency._protocol.effects import (
     Boarded,
     Call,
@@ -45,6 +46,8 @@ class Flight(FlightBase):
     """A flight whose handler runs in a task."""
 
     run: AioRun | None
+    _flights: "Flights"
+    _loop: asyncio.AbstractEventLoop
 
     _task: asyncio.Task[None] | None = None
     """The task that it is in; ``None`` before its claim is won, and where that never was."""
@@ -63,10 +66,12 @@ class Flight(FlightBase):
     def __init__(
         self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
     ) -> None:
-        self._flights = flights
         self._loop = asyncio.get_running_loop()
         self._waiters: set[asyncio.Future[Landing | None]] = set()
-        super().__init__(flights.store, flights.leases, flights.replays, call, target, messages, snapshot)
+        super().__init__(flights, call, target, messages, snapshot)
+
+    def _kind(self) -> type[Running]:
+        return AsyncRunning if self._target.awaited else LoopRunning
 
     def new_run(self) -> AioRun:
         """A run of its handler."""
@@ -227,12 +232,6 @@ class Flight(FlightBase):
         """The task is cancelled, but not in its handler: by somebody who cancels all. It goes on, unless torn down."""
         if self._flights.torn_down:
             raise asyncio.CancelledError
-
-    def perform(self, effect: Effect[Any]) -> Any:
-        """What the plans of a flight may ask for; of one that was given up nothing reaches the store any more."""
-        if self._flights.torn_down:
-            raise asyncio.CancelledError
-        return super().perform(effect)
 
     def _land(self, landing: Landing, *, over: bool = True) -> None:
         # First out of the register: those who wait for it and find no outcome contend for a flight of their own.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running, enter
-from grpc_idempotency._operation.sync import LOOP_ENDED, LoopRunning, SyncRunning, wait_for_loop
+from grpc_idempotency._operation.sync import LOOP_ENDED, SyncRunning, wait_for_loop
 from grpc_idempotency._protocol.effects import Ended
 from grpc_idempotency._server.aio.context import AioContext, AioThreadContext
 from grpc_idempotency._server.context import Snapshot
@@ -48,11 +48,6 @@ class AioRun(Run):
         if target.response_streams:
             run.moved = asyncio.get_running_loop().create_future()
         return run
-
-    def operation(self, **known: Any) -> AsyncRunning | LoopRunning:
-        """The operation, of the handler's kind; one on a thread waits there for what the loop awaits."""
-        kind = AsyncRunning if self.target.awaited else LoopRunning
-        return kind(loop=asyncio.get_running_loop(), **known)
 
     async def to_end(self, operation: Running | None) -> Ended:
         """Runs it to its end, and each of its steps; a cancellation of this task is the caller's to explain."""

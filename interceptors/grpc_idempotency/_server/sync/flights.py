@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import (
     Boarded,
@@ -45,6 +46,7 @@ class Flight(FlightBase):
     """A flight whose handler runs in a thread of its own."""
 
     run: SyncRun | None
+    _flights: "Flights"
 
     _runs = False
     """True once its handler has begun."""
@@ -54,10 +56,12 @@ class Flight(FlightBase):
     def __init__(
         self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
     ) -> None:
-        self._flights = flights
         self.moved = threading.Condition()
         """Guards what those who follow read; notified when there is more of it, and when it has landed."""
-        super().__init__(flights.store, flights.leases, flights.replays, call, target, messages, snapshot)
+        super().__init__(flights, call, target, messages, snapshot)
+
+    def _kind(self) -> type[Running]:
+        return SyncRunning
 
     def new_run(self) -> SyncRun:
         """A run of its handler."""
@@ -233,6 +237,8 @@ class Flights:
     def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
         self.replays = replays
+        self.torn_down = False
+        """Always: threads can't be cancelled."""
         self.asker = Keeper("polls")
         """Asks the store of runs in other processes, and settles operations whose handlers can't be stopped."""
         self.detached: set[Flight] = set()

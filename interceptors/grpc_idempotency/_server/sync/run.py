@@ -18,10 +18,6 @@ class SyncRun(Run):
     moved: threading.Condition
     """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
 
-    def operation(self, **known: Any) -> SyncRunning:
-        """The operation, of the handler's kind."""
-        return SyncRunning(**known)
-
     def unwind(self, operation: SyncRunning) -> str | None:
         """Undoes what the operation has finished, in a context of its own."""
         return contextvars.copy_context().run(operation.unwind)
