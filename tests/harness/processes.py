@@ -1,4 +1,4 @@
-"""Servers in processes of their own, which tests stop, and kill."""
+"""Servers in processes of their own, for tests that stop and kill them."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """A server process, and the lines that it prints."""
+    """A server process of one of the harness's programs, and the lines that it prints."""
 
     def __init__(self, *args: str, program: str = "service") -> None:
         self._process = subprocess.Popen(
@@ -25,7 +25,7 @@ class Process:
         self.target = ""
 
     async def line(self, beginning: str, within: float = 20) -> str:
-        """Waits for a line that begins like this; answers the rest of it."""
+        """Waits for a line that begins like this, and returns the rest of it."""
         return await asyncio.wait_for(asyncio.to_thread(self._find, beginning), within)
 
     def _find(self, beginning: str) -> str:
@@ -37,12 +37,12 @@ class Process:
         raise AssertionError(f"no line {beginning!r} came:\n" + "\n".join(self.seen))
 
     async def ready(self) -> str:
-        """Waits until it serves; answers where."""
+        """Waits until the server is ready, and returns its address."""
         self.target = await self.line("listening on ")
         return self.target
 
     def kill(self) -> None:
-        """Kill -9."""
+        """Kills the process, as ``kill -9`` does."""
         self._process.kill()
         self._process.wait()
 
@@ -50,7 +50,7 @@ class Process:
         self._process.send_signal(signal.SIGTERM)
 
     async def ended(self, within: float = 20) -> int:
-        """Waits for its end; answers its exit code. It must not have complained of anything."""
+        """Waits for the end, and returns the exit code; asserts that no warning and no traceback was printed."""
         await asyncio.wait_for(asyncio.to_thread(self._rest), within)
         assert not [line for line in self.seen if "Warning" in line or "Traceback" in line], self.seen
         return self._process.wait()
@@ -60,7 +60,7 @@ class Process:
         self.seen += self._process.stdout.read().splitlines()
 
     def discard(self) -> None:
-        """Ends it, if it has not ended."""
+        """Kills the process if it still runs."""
         self.kill()
         if self._process.stdout is not None:
             self._process.stdout.close()

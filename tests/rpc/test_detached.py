@@ -19,7 +19,7 @@ async def test_a_client_that_disconnects(serve: Servers) -> None:
     """A client that goes away ends its call and not the operation (4.4)."""
     handler = Blocking()
     service = await serve({"Do": handler})
-    client = await serve.client(service.target, options=[("grpc.use_local_subchannel_pool", 1)])
+    client = await serve.client(service.target)
     key = new_key()
     call = client.start("Do", key=key)
     await handler.began.wait()

@@ -158,7 +158,7 @@ async def test_the_default_scope_is_no_address(serve: Servers) -> None:
     service = await serve({"Do": handler})
     key = new_key()
     assert (await service.call("Do", key=key)).mark == "executed"
-    other = await serve.client(service.target, options=[("grpc.use_local_subchannel_pool", 1)])
+    other = await serve.client(service.target)
     assert (await other.call("Do", key=key)).mark == "replayed"
 
 

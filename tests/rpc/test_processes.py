@@ -239,7 +239,7 @@ async def test_every_method_of_a_context_after_its_call(serve: Servers, start: S
     call = client.start(method, "ask everything", key=key)
     await process.line("began ask everything")
     call.cancel()
-    client_again = await serve.client(process.target, options=[("grpc.use_local_subchannel_pool", 1)])
+    client_again = await serve.client(process.target)
     await asyncio.sleep(0.2)
     await client_again.call("Let")
     await process.line("asked abort_with_status")

@@ -8,7 +8,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from ..harness.clients import Client
+from ..harness.clients import OWN_CONNECTION, Client
 from ..harness.handlers import ALL_KINDS, SERVICE, Method
 from ..harness.processes import Process
 from ..harness.replies import new_key
@@ -28,8 +28,7 @@ async def clients() -> AsyncIterator[Callable[[str], Client]]:
     channels: list[grpc.aio.Channel] = []
 
     def client(target: str) -> Client:
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        channels.append(grpc.aio.insecure_channel(target, options=options))
+        channels.append(grpc.aio.insecure_channel(target, options=OWN_CONNECTION))
         return Client(channels[-1], METHODS, SERVICE)
 
     yield client
