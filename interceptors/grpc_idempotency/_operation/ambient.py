@@ -32,7 +32,14 @@ class Holder:
         """True if the calling task or thread is the holder, and not one that has only got its context."""
         if self.over or (self.within is None and self.operation.over):
             return False
-        return self.owner is None or self.owner == caller_of(self.operation)
+        if self.owner is None:
+            return True
+        if not self.operation.awaited:
+            return self.owner == threading.get_ident()
+        try:
+            return self.owner is asyncio.current_task()
+        except RuntimeError:  # this thread has no loop
+            return False
 
 
 def caller_of(operation: Any) -> object:

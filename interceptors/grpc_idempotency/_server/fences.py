@@ -17,7 +17,7 @@ def new_fence() -> bytes:
         return _fences.pop()
     except IndexError:
         drawn = os.urandom(16 * _DRAWN)
-        _fences.extend(drawn[at : at + 16] for at in range(16, len(drawn), 16))
+        _fences.extend([drawn[at : at + 16] for at in range(16, len(drawn), 16)])
         return drawn[:16]
 
 
