@@ -12,14 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import Message
+
 from crash.files import AUDIT, HISTORY, ORDERS_DB, USERS_DB, events
 from crash.server import OPAQUE
 from shop.orders.v1.orders_pb2 import AddItemRequest, CancelOrderRequest, CheckoutRequest, CreateOrderRequest, Order
-from shop.users.v1.users_pb2 import AddCreditRequest, User
+from shop.users.v1.users_pb2 import AddCreditRequest, Reservation, User
 
 NANOS = 10**9
 _STORED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"}
 _ANSWERED = {"executed", "replayed", "attached"}
+_REPLIES: dict[str, type[Message]] = {
+    **dict.fromkeys(("CreateOrder", "AddItem", "Checkout", "CancelOrder"), Order),
+    **dict.fromkeys(("CreateUser", "AddCredit"), User),
+    "ReleaseReservation": Reservation,
+}
+"""The types of the replies to the methods that clients call."""
 _LEAST_ANSWER = 8.0
 _MOMENT = 1e-6
 _TOLERANCE = 0.05
@@ -67,6 +75,7 @@ class Checker:
             *self._checkouts(),
             *self._money(),
             *self._records(),
+            *self._committed(),
             *self._ownership(),
         ]
 
@@ -192,6 +201,30 @@ class Checker:
                 if (method, state) != (OPAQUE, 2):
                     yield f"stuck: an operation of {method} is left in state {state}"
 
+    def _committed(self) -> Iterator[str]:
+        """Checks that each outcome that was stored is there still, and that each OK reply is a stored one."""
+        fences: dict[str, str] = {}
+        replies: set[tuple[str, bytes]] = set()
+        for database in (self._orders, self._users):
+            for name, fence, method, message in database.rows(
+                "SELECT lower(hex(name)), lower(hex(fence)), method, message FROM grpc_idempotency_operations"
+                " WHERE state = 1"
+            ):
+                fences[name] = fence
+                short = method.rpartition("/")[2]
+                if message is not None and short in _REPLIES:
+                    replies.add((short, _REPLIES[short].FromString(message).SerializeToString(deterministic=True)))
+        stored: dict[str, set[str]] = defaultdict(set)
+        for event in self._audit:
+            if event["e"] == "done":
+                stored[event["name"]].add(event["fence"])
+        for name, known in stored.items():
+            if fences.get(name) not in known:
+                yield f"a lost outcome: operation {name} was completed, and its record is not there or another's"
+        for call in self._calls.values():
+            if call.ok and (call.method, call.reply) not in replies:
+                yield f"not the committed reply: {call.method} {call.key}"
+
     # The audit
 
     def _ownership(self) -> Iterator[str]:
@@ -200,7 +233,7 @@ class Checker:
         stories: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for event in self._audit:
             stories[event["name"]].append(event)
-            if event["e"] == "claim":
+            if (event["e"] == "claim" and not event["late"]) or (event["e"] == "run" and not event["claimed"]):
                 if event["fence"] in fences:
                     yield f"a reused fence: {event['fence']}"
                 fences.add(event["fence"])
@@ -209,11 +242,19 @@ class Checker:
                 yield f"{finding}: operation {name}"
 
     def _story(self, story: list[dict[str, Any]]) -> Iterator[str]:
+        """Checks one operation.
+
+        A run with a claim owns the operation's record: it has to run alone, and only it may store anything. A run
+        without a claim (5.1) has no record. It may run beside others and after them, since it may have looked for a
+        record before there was one. But its commit must not meet a record.
+        """
         owner, until = "", 0.0
         claimed: set[str] = set()
+        unclaimed: set[str] = set()
         steps: set[str] = set()
-        inside: set[str] = set()
+        inside: dict[str, int] = {}
         done = False
+        stands = False  # certainly there is a record, which is not completed
         opaque = False
         ran = False
         overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
@@ -244,19 +285,25 @@ class Checker:
                 # If there was no record, the run before has released it. Its server may have died before it wrote that.
                 if claimed and opaque and owner and not (ran and event["over"] is None):
                     yield "opaque, and run again"
-                opaque, ran = event["method"] == OPAQUE, False
+                opaque, ran, stands = event["method"] == OPAQUE, False, True
                 claimed.add(fence)
+                unclaimed.discard(fence)  # its handler has come to a step
             elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
                 continue  # paused before, it continues late without knowing that, and may change nothing
+            elif what == "run" and not event["claimed"]:
+                unclaimed.add(fence)
+            elif what == "done" and fence in unclaimed:
+                if stands:
+                    yield "committed over a record that was not its own"
             elif what in ("run", "step", "done") and fence != owner:
                 yield f"{what} under a fence that is not the owner's"
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
                 owner, until = fence, event["asked"] + self._lease
             elif what == "ran" and fence == owner:
                 # Its end may be stored, if its server was killed before it could write the line here.
-                until, ran = 0.0, True
+                until, ran, stands = 0.0, True, False
             elif what in ("release", "wait") and fence == owner:
-                owner = ""
+                owner, stands = "", what == "wait"
                 if what == "release":
                     steps.clear()
                     claimed.clear()
@@ -265,10 +312,13 @@ class Checker:
             elif what in ("step", "finished"):
                 steps.add(event["step"])
             elif what == "entered":
-                # A run that was taken over does not know that, and one whose process was killed writes no end.
-                if any(left.get(other, 0.0) > event["t"] for other in inside - overtaken.keys()):
-                    yield "run beside a handler that still runs"
-                inside.add(fence)
+                # A run that was taken over does not know that, and one whose process was killed writes no end. Without
+                # a claim only those in one process know of each other.
+                for other in inside.keys() - overtaken.keys():
+                    known = inside[other] == event["pid"] or not {fence, other} & unclaimed
+                    if known and left.get(other, 0.0) > event["t"]:
+                        yield "run beside a handler that still runs"
+                inside[fence] = event["pid"]
             elif what == "done":
                 if done:
                     yield "completed twice"
@@ -292,6 +342,8 @@ class Checker:
             "replayed": marks["replayed"],
             "attached": marks["attached"],
             "handler runs": audit["run"],
+            "runs without a claim": sum(event["e"] == "run" and not event["claimed"] for event in self._audit),
+            "commits refused": audit["refused"],
             "taken over": sum(event["e"] == "claim" and event["over"] is not None for event in self._audit),
             "undone steps": sum(event["e"] == "step" and event["step"].startswith("undo:") for event in self._audit),
             "rollbacks swallowed": audit["swallowed"],

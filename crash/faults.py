@@ -34,6 +34,8 @@ from shop.users import rows, wallet
 from shop.users.v1.users_pb2 import Reservation
 
 T = TypeVar("T")
+Statements = list[tuple[str, Sequence[Any], bool]]
+"""SQL, its parameters, and whether there are many rows of them."""
 _random = random.Random()
 
 
@@ -52,6 +54,19 @@ class _Faulty(LabStore):
                 db.execute(sql, parameters)
 
         await asyncio.to_thread(execute)
+
+    async def rehearsed(self, fn: Callable[[Database], T]) -> tuple[T, Statements]:
+        """Runs a transaction's function, rolls back, and returns its reply and its statements."""
+        replies: list[T] = []
+        statements: Statements = []
+
+        def rehearse(db: Database) -> None:
+            replies.append(fn(cast(Database, _Listening(db, statements))))
+            raise _RolledBack
+
+        with suppress(_RolledBack):
+            await self.plain(rehearse)
+        return replies[0], statements
 
     async def unrecorded(self, operation: Running, fn: Callable[[Database], T]) -> T:
         """Commits the handler's rows and reports a completion, but does not touch the record."""
@@ -82,42 +97,37 @@ class CompletionBeforeCommit(_Faulty):
     """Stores the outcome first, and then the rows in a transaction of their own."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
-        replies: list[T] = []
-        said: list[tuple[str, Sequence[Any], bool]] = []
-
-        def rehearse(db: Database) -> None:
-            replies.append(fn(cast(Database, _Listening(db, said))))
-            raise _RolledBack
-
-        with suppress(_RolledBack):
-            await self.plain(rehearse)
-        outcome = operation.seal(replies[0])
-        await self.complete(operation.name, operation.fence, outcome, operation.ttl)
+        reply, statements = await self.rehearsed(fn)
+        outcome = operation.seal(reply)
+        if operation.claim is None:
+            await self.complete(operation.name, operation.fence, outcome, operation.ttl)
+        else:
+            await self.complete_unclaimed(operation.claim, outcome, operation.ttl)
         operation.committed = outcome
         await asyncio.sleep(0.02)
         self.point.reach("in-transaction")
-        await self.plain(lambda db: _say_again(db, said))
-        return replies[0]
+        await self.plain(lambda db: _execute(db, statements))
+        return reply
 
 
-def _say_again(db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
-    for sql, parameters, many in said:
+def _execute(db: Database, statements: Statements) -> None:
+    for sql, parameters, many in statements:
         (db.executemany if many else db.execute)(sql, parameters)
 
 
 class _Listening:
-    """Records the result of a transaction's function."""
+    """Records the statements of a transaction's function."""
 
-    def __init__(self, db: Database, said: list[tuple[str, Sequence[Any], bool]]) -> None:
+    def __init__(self, db: Database, statements: Statements) -> None:
         self._db = db
-        self._said = said
+        self._statements = statements
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        self._said.append((sql, parameters, False))
+        self._statements.append((sql, parameters, False))
         return self._db.execute(sql, parameters)
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any:
-        self._said.append((sql, parameters, True))
+        self._statements.append((sql, parameters, True))
         return self._db.executemany(sql, parameters)
 
 
@@ -142,7 +152,7 @@ class SkippedClaim(_Faulty):
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         record = await self.get(operation.name)
-        if record is None or record.fence != operation.fence:
+        if operation.claim is None and (record is None or record.fence != operation.fence):
             return await self.unrecorded(operation, fn)
         return await super().reply(operation, fn)
 

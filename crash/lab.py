@@ -17,7 +17,7 @@ from crash.clients import Shopping
 from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
 from crash.points import POINTS, UNDOING
 from crash.report import Tell
-from crash.server import Job
+from crash.server import TRANSACTIONAL, Job
 
 LEASE = 1.0
 _WARM_UP = 0.5
@@ -39,6 +39,8 @@ class Plan:
     """The share of kills that only pause a server, for longer than its lease."""
     misuse: float = 0.03
     """The share of transactions that misbehave."""
+    claims: float = 0.5
+    """The share of transactional methods whose operations a server claims; which ones, is chosen at each start."""
     fault: str = ""
     patience: float = 60.0
     """Seconds after which a client gives up, which should never happen."""
@@ -69,11 +71,11 @@ class Server:
             stdout=asyncio.subprocess.PIPE,
         )
 
-    async def start(self, point: str = "", nth: int = 1) -> None:
-        """Starts a server. With a point, it kills itself there."""
+    async def start(self, point: str = "", nth: int = 1, *, claims: Sequence[str] = ()) -> None:
+        """Starts a server that claims the operations of these methods. With a point, it kills itself there."""
         assert self._process is not None
         assert self._process.stdin is not None
-        self.job = replace(self.job, point=point, nth=nth)
+        self.job = replace(self.job, point=point, nth=nth, claims=claims)
         self._process.stdin.write((json.dumps(asdict(self.job)) + "\n").encode())
         self.struck = False
         word, rest = await self._word()
@@ -172,7 +174,7 @@ class Lab:
                 await server.open()
                 stack.push_async_callback(server.close)
             for server in self._servers:
-                await server.start()
+                await server.start(claims=self._claims(server))
             plan = self._plan
             shopping = Shopping(self._orders, self._users, self._journal, seed=plan.seed, patience=plan.patience)
             stack.push_async_callback(shopping.close)
@@ -194,7 +196,8 @@ class Lab:
             self._journal.write("kill", server=server.name, how="anywhere" if server.struck else server.job.point)
             self.killed += 1
             await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
-            await server.start(*(("", 1) if self._enough else self._point(server)))
+            point, nth = ("", 1) if self._enough else self._point(server)
+            await server.start(point, nth, claims=self._claims(server))
 
     async def _kill(self, shopping: Shopping, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Also kills servers at random instants, until there were enough deaths."""
@@ -238,6 +241,11 @@ class Lab:
             return "", 1
         point = self._rng.choice(POINTS[server.job.services[0]])
         return point, 1 if point in UNDOING else self._rng.choice((1, 1, 2, 5, 20))
+
+    def _claims(self, server: Server) -> list[str]:
+        """Chooses the methods whose operations the server claims, as if servers of two versions took turns."""
+        methods = TRANSACTIONAL[server.job.services[0]]
+        return [method for method in methods if self._rng.random() < self._plan.claims]
 
     def _meddle(self, shopping: Shopping) -> None:
         """Releases a reservation that a checkout is about to capture, so that the checkout has to be undone."""

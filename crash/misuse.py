@@ -8,6 +8,7 @@ The library has to handle them, across kills too, so the checker must find nothi
 """
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Callable, Coroutine
@@ -67,7 +68,7 @@ class Misuse:
 
     def note(self, event: str, operation: Running) -> None:
         """Records what an operation did."""
-        self._journal.write(event, name=operation.name.hex(), fence=operation.fence.hex())
+        self._journal.write(event, name=operation.name.hex(), fence=operation.fence.hex(), pid=os.getpid())
 
     def swallowing(self, fn: Callable[[Database], T]) -> Callable[[Database], T]:
         """Returns a transaction's function that also loses its transaction, and swallows the error."""

@@ -3,7 +3,7 @@
 import os
 import signal
 
-ANYWHERE = ("after-claim", "in-transaction", "after-commit", "before-completion", "after-completion")
+ANYWHERE = ("after-claim", "after-look", "in-transaction", "after-commit", "before-completion", "after-completion")
 UNDOING = ("in-undo", "after-undo")
 IN_STEPS = ("in-step", "between-steps", *UNDOING)
 POINTS = {"users": ANYWHERE, "orders": ANYWHERE + IN_STEPS}

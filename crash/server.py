@@ -26,6 +26,14 @@ from shop.config import Config
 
 OPAQUE = "/shop.orders.v1.OrderService/CancelOrder"
 """The lab's opaque method. The shop has none."""
+TRANSACTIONAL = {
+    "users": tuple(
+        f"/shop.users.v1.UserService/{method}"
+        for method in ("CreateUser", "AddCredit", "ReserveCredit", "CaptureReservation", "ReleaseReservation")
+    ),
+    "orders": tuple(f"/shop.orders.v1.OrderService/{method}" for method in ("CreateOrder", "AddItem")),
+}
+"""The transactional methods that are called in the lab, by service. A server of the lab may claim their operations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,8 @@ class Job:
     port: int
     users: str
     lease: float
+    claims: Sequence[str] = ()
+    """The transactional methods whose operations are claimed before their handlers run."""
     point: str = ""
     nth: int = 1
     fault: str = ""
@@ -99,6 +109,8 @@ def _equip(job: Job) -> None:
         made = {
             name: replace(one, retry_delay=timedelta(seconds=0.1)) for name, one in policies(config, services).items()
         }
+        for method in job.claims:
+            made[method] = replace(made[f"{method.rpartition('/')[0]}/*"], recover=True)
         if "orders" in config.services:
             made[OPAQUE] = replace(made["/shop.orders.v1.OrderService/*"], effects=Effects.OPAQUE)
         return made
@@ -121,7 +133,8 @@ def _watch_runs(journal: Journal) -> None:
         if operation is None:
             return await to_end(self, operation)
         what = {"name": operation.name.hex(), "fence": operation.fence.hex()}
-        journal.write("run", **what, method=operation.method, attempt=operation.attempt, pid=os.getpid())
+        claimed = operation.claim is None
+        journal.write("run", **what, method=operation.method, claimed=claimed, pid=os.getpid())
         ended = await to_end(self, operation)
         journal.write("ran", **what)
         return ended

@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from crash.files import Journal
 from crash.misuse import Misuse
 from crash.points import Point
-from grpc_idempotency import Database, TransactionMisuse
+from grpc_idempotency import Database, FenceRefused, TransactionMisuse
 from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
@@ -28,10 +28,17 @@ class LabStore(SQLiteStore):
         asked = self.journal.now()
         record = await super().claim(claim, over=over)
         if record is None:
-            self._note(
-                "claim", claim.name, claim.fence, method=claim.method, asked=asked, over=over.hex() if over else None
-            )
+            operation = current()
+            late = operation is not None and operation.fence == claim.fence  # its handler has come to a step
+            taken = over.hex() if over else None
+            self._note("claim", claim.name, claim.fence, method=claim.method, asked=asked, over=taken, late=late)
             self.point.reach("after-claim")
+        return record
+
+    async def get(self, name: bytes) -> Record | None:
+        record = await super().get(name)
+        if record is None:  # most likely an operation that is not claimed is about to run
+            self.point.reach("after-look")
         return record
 
     async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
@@ -46,6 +53,14 @@ class LabStore(SQLiteStore):
         completed = await super().complete(name, fence, outcome, ttl)
         if completed:
             self._note("done", name, fence, status=int(outcome.status))
+            self.point.reach("after-completion")
+        return completed
+
+    async def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        self.point.reach("before-completion")
+        completed = await super().complete_unclaimed(claim, outcome, ttl)
+        if not isinstance(completed, Record):
+            self._note("done", claim.name, claim.fence, status=int(outcome.status))
             self.point.reach("after-completion")
         return completed
 
@@ -103,7 +118,11 @@ class LabStore(SQLiteStore):
         return within
 
     async def _replied(self, operation: Running, committing: Coroutine[Any, Any, T]) -> T:
-        reply = await committing
+        try:
+            reply = await committing
+        except FenceRefused:
+            self._note("refused", operation.name, operation.fence)
+            raise
         self._note("done", operation.name, operation.fence, status=0)
         self.point.reach("after-commit")
         return reply

@@ -10,7 +10,7 @@ FIRST, SECOND = "1" * 32, "2" * 32
 
 
 def event(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
-    return {"e": what, "t": t, "name": "a", "fence": fence, "method": "/a/B", "attempt": 1, "pid": 1, **more}
+    return {"e": what, "t": t, "name": "a", "fence": fence, "method": "/a/B", "claimed": True, "pid": 1, **more}
 
 
 def findings(*story: dict[str, Any]) -> list[str]:
@@ -105,3 +105,55 @@ def test_an_opaque_operation_runs_again_only_where_it_was_released() -> None:
     assert again(ran, release, over=None) == []
     assert again(ran, over=None) == []
     assert again(ran, over=FIRST) == again(over=FIRST) == again(over=None) == ["opaque, and run again"]
+
+
+def unclaimed(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
+    """An event of a run without a claim."""
+    return event(what, t, fence, claimed=False, **more)
+
+
+def test_runs_without_a_claim_may_meet_and_one_commits() -> None:
+    """No record keeps them apart, so two run at once, and one that looked too early runs after the commit."""
+    both = [unclaimed("run", 10.0, FIRST, pid=1), unclaimed("run", 10.1, SECOND, pid=2)]
+    assert findings(*both, event("done", 10.2, FIRST, status=0), event("refused", 10.3, SECOND)) == []
+    assert findings(both[0], event("done", 10.05, FIRST, status=0), both[1]) == []
+    assert findings(*both, *(event("done", 10.2, fence, status=0) for fence in (FIRST, SECOND))) == ["completed twice"]
+
+
+def test_a_step_of_a_run_without_a_claim_is_found() -> None:
+    """A step is kept under a record: the operation has to be claimed before it."""
+    run, step = unclaimed("run", 10.0, FIRST), event("step", 10.2, FIRST, step="s", asked=10.1)
+    claim, done = event("claim", 10.1, FIRST, asked=10.0, over=None), event("done", 10.3, FIRST, status=0)
+    assert findings(run, step) == ["step under a fence that is not the owner's"]
+    assert findings(run, claim, step, done) == []
+
+
+def test_a_commit_without_a_claim_over_a_record_is_found() -> None:
+    """A record that is there, whatever its lease, stands in its way; one that was released does not."""
+    claim, run = event("claim", 10.0, FIRST, asked=10.0, over=None), unclaimed("run", 10.0, SECOND)
+    commit = event("done", 13.0, SECOND, status=0)
+    over = ["committed over a record that was not its own"]
+    ran = event("ran", 11.0, FIRST)
+    assert findings(claim, run, commit) == over
+    assert findings(claim, run, ran, event("wait", 11.1, FIRST), commit) == over
+    assert findings(claim, run, ran, event("release", 11.1, FIRST), commit) == []
+    assert findings(claim, run, ran, commit) == []  # its server was killed before it could tell of the release
+    assert findings(run, commit, event("claim", 14.0, FIRST, asked=14.0, over=None)) == [
+        "claimed after its outcome was stored"
+    ]
+
+
+def test_handlers_without_a_claim_run_beside_each_other_only_in_two_processes() -> None:
+    """Within one process a retry waits until the handler of the call before it has left its thread."""
+
+    def beside(pid: int) -> list[str]:
+        return findings(
+            unclaimed("run", 10.0, FIRST),
+            event("entered", 10.1, FIRST),
+            unclaimed("run", 10.2, SECOND, pid=pid),
+            event("entered", 10.3, SECOND, pid=pid),
+            event("left", 10.4, FIRST),
+        )
+
+    assert beside(pid=1) == ["run beside a handler that still runs"]
+    assert beside(pid=2) == []

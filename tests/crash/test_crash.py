@@ -40,6 +40,7 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     assert figure("kills", said) >= 25
     for misuse in ("rollbacks swallowed", "steps cut off", "def handlers cancelled"):
         assert figure(misuse, said) > 0, f"{misuse} is not tried:\n{said}"
+    assert 0 < figure("runs without a claim", said) < figure("handler runs", said), said
     assert re.search(r"^killing: \d+ of 25 kills, \d+ s$", said, re.MULTILINE), said
 
 
@@ -56,3 +57,4 @@ def test_servers_that_share_a_file(tmp_path: Path) -> None:
     """Two servers for each service; some are killed, some come back after their leases and must change nothing."""
     code, said = crash(tmp_path, "--kills=6", "--peers=2", "--pauses=0.5", "--clients=20")
     assert (code, said.splitlines()[-1]) == (0, CLEAN), said
+    assert figure("commits refused", said) > 0, f"no two runs without a claim have met:\n{said}"
