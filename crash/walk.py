@@ -14,7 +14,7 @@ from google.type.money_pb2 import Money
 from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
 from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports, under_way
 from crash.report import Tell
-from crash.server import Job
+from crash.server import TRANSACTIONAL, Job
 from grpc_idempotency.aio import client_interceptors
 from shop.orders.v1.orders_pb2 import CheckoutRequest, CreateOrderRequest, Order, OrderItem
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
@@ -34,9 +34,12 @@ class Place:
     nth: int = 1
     pays: bool = True
     """True if the customer has enough credit. Otherwise the checkout has to be undone."""
+    claims: bool = True
+    """True if transactional operations are claimed."""
 
     def __str__(self) -> str:
-        return f"{self.server} {self.point} {self.nth}, {'all' if self.pays else 'nothing'}"
+        claims = "" if self.claims else " without a claim"
+        return f"{self.server} {self.point} {self.nth}{claims}, {'all' if self.pays else 'nothing'}"
 
 
 PLACES = (
@@ -48,8 +51,9 @@ PLACES = (
     Place(server="orders", point="after-commit"),
     # The user service is called to reserve and to capture.
     *(
-        Place(server="users", point=point, nth=nth)
-        for point in ("after-claim", "in-transaction", "after-commit")
+        Place(server="users", point=point, nth=nth, claims=claims)
+        for claims, begun in ((True, "after-claim"), (False, "after-look"))
+        for point in (begun, "in-transaction", "after-commit")
         for nth in (1, 2)
     ),
     # Without credit the steps are begin and ask. Both are undone, then the failure is stored.
@@ -57,9 +61,11 @@ PLACES = (
     *(Place(server="orders", point="after-undo", nth=nth, pays=False) for nth in (1, 2)),
     Place(server="orders", point="before-completion", pays=False),
     Place(server="orders", point="after-completion", pays=False),
-    Place(server="users", point="after-claim", pays=False),
-    Place(server="users", point="before-completion", pays=False),
-    Place(server="users", point="after-completion", pays=False),
+    *(
+        Place(server="users", point=point, pays=False, claims=claims)
+        for claims, begun in ((True, "after-claim"), (False, "after-look"))
+        for point in (begun, "before-completion", "after-completion")
+    ),
 )
 
 
@@ -85,6 +91,7 @@ async def walk(folder: Path, tell: Tell) -> list[str]:
 async def _kill_at(place: Place, folder: Path) -> str | None:
     journal = Journal(folder / HISTORY)
     orders, users = free_ports(2)
+    claims = {name: methods if place.claims else () for name, methods in TRANSACTIONAL.items()}
     async with AsyncExitStack() as stack:
         servers = {
             name: Server(name, _job(folder, name, store, port, users), journal)
@@ -93,15 +100,15 @@ async def _kill_at(place: Place, folder: Path) -> str | None:
         for server in servers.values():
             await server.open()
             stack.push_async_callback(server.close)
-            await server.start()
+            await server.start(claims=claims[server.name])
         order = await _prepare(orders, users, _CREDIT if place.pays else 1)
         victim = servers[place.server]
         await victim.kill()
-        await victim.start(place.point, place.nth)
+        await victim.start(place.point, place.nth, claims=claims[victim.name])
         await _check_out_once(orders, order)
         if not await victim.died(10):
             return "the point was not reached"
-        await victim.start()
+        await victim.start(claims=claims[victim.name])
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
         while under_way(folder / ORDERS_DB):  # another process's work
             if asyncio.get_running_loop().time() > until:

@@ -50,7 +50,7 @@ def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
         [sys.executable, "-W", "error", "-m", "crash", "--walk"], cwd=ROOT, capture_output=True, text=True, timeout=290
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert "all or nothing at 28 places" in done.stdout
+    assert "all or nothing at 37 places" in done.stdout
 
 
 def test_servers_that_share_a_file(tmp_path: Path) -> None:
