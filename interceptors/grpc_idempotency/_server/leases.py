@@ -140,7 +140,7 @@ class Leases:
                 return
             self._looks_at = due
         if self._loop is not None:  # it may have been closed before it was needed
-            _post(self._loop, self._look)
+            _post(self._loop, self._set_timer)
 
     def drop(self, lease: Lease) -> None:
         """Minds it no more. A renewal that is under way is refused by the record's fence, if it comes too late."""
@@ -190,6 +190,18 @@ class Leases:
 
     # The thread
 
+    def _set_timer(self) -> None:
+        """Looks when the next one is due. What has been dropped until then is no reason to look earlier or later.
+
+        So calls that come one after another, and end before their leases are due, wake this thread once and not each.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._looks_at < math.inf:
+            delay = max(0.0, self._looks_at - now())
+            self._timer = asyncio.get_running_loop().call_later(delay, _do, weakref.WeakMethod(self._look))
+
     def _look(self) -> None:
         """Begins to mind what is due, and looks again when the next one is."""
         loop, at = asyncio.get_running_loop(), now()
@@ -199,11 +211,7 @@ class Leases:
                 self._kept[lease] = loop.create_task(self._mind(lease))
             later = (when for when in self._kept.values() if isinstance(when, float))
             self._looks_at = min(later, default=math.inf)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._looks_at < math.inf:
-            self._timer = loop.call_later(self._looks_at - at, _do, weakref.WeakMethod(self._look))
+        self._set_timer()
 
     async def _mind(self, lease: Lease) -> None:
         """Renews a lease and tells of its limit, until it is dropped: this task is cancelled then."""
