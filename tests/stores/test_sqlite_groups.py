@@ -84,7 +84,7 @@ async def test_what_is_pending_is_found_by_an_index(store: AsyncSQLiteStore) -> 
     """Among thousands of completed operations, recovery looks at those that it may run."""
     query = "EXPLAIN QUERY PLAN " + store._sql.sized["pending", 0, 2]
     plan = await store.transaction(lambda db: db.execute(query, (0, "a", "b", 1)).fetchall())
-    assert any("USING INDEX grpc_idempotency_operations_due" in row[3] for row in plan)
+    assert any("USING INDEX grpc_idempotency_operations_open" in row[3] for row in plan)
     assert not any(row[3].startswith("SCAN") for row in plan)
 
 

@@ -157,7 +157,7 @@ SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lea
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
-    WHERE lease_until <= ? AND (request IS NOT NULL OR (state IN (0, 4) AND effects = 0)) AND method IN ({rows})
+    WHERE state IN (0, 3, 4) AND state <> 1 AND lease_until <= ? AND (request IS NOT NULL OR (state IN (0, 4) AND effects = 0)) AND method IN ({rows})
     ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name LIMIT ?
 )
 ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name

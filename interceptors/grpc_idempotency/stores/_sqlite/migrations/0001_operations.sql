@@ -37,9 +37,8 @@ CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
 CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
 -- For lists, oldest claim first.
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
--- For recovery: what runs, is undone or waits, and that is never many at a time.
-CREATE INDEX {p}operations_due ON {p}operations (lease_until) WHERE lease_until IS NOT NULL;
--- For lists of one state: they read nothing of what is completed, and that is nearly everything.
+-- For recovery, and for lists of one state: they read nothing of what is completed, and that is nearly everything. Each
+-- index costs a call two pages: recovery looks through all that runs, is undone or waits, which is never very much.
 CREATE INDEX {p}operations_open ON {p}operations (state, created_ms, name) WHERE state <> 1;
 -- One row per finished step; the ids of an operation's are in the order in which they were recorded.
 CREATE TABLE {p}steps (
