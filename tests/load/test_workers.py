@@ -402,12 +402,13 @@ async def test_recovery_tries_again(serve: Servers, scarce: Scarce, monkeypatch:
         fence=bytes(16),
         fingerprint=fingerprint,
         effects=Effects.REPEATABLE,
-        lease=ms(1),
+        lease=ms(60_000),
         request=request,
     )
     store.claim(lost)
     service = await serve(slow.methods(), store=store, policy=Policy(effects=Effects.REPEATABLE))
     scarce.scarce = True
+    assert store.renew(lost.name, lost.fence, ms(1))  # not before: recovery has begun to look
 
     async def failed() -> bool:
         return len(scarce.failed) > 1

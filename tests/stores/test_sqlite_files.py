@@ -16,6 +16,7 @@ import pytest
 
 from grpc_idempotency.errors import PolicyError, StoreUnavailable, StoreUnusable
 from grpc_idempotency.records import Code, Outcome
+from grpc_idempotency.stores._sqlite.connection import _wal_mode
 from grpc_idempotency.stores._sqlite.tables import _corrupts
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
@@ -318,3 +319,24 @@ def test_versions_with_the_wal_bug_are_known() -> None:
     """PITFALLS.md: fixed in 3.51.3, and in 3.44.6 and 3.50.7."""
     assert all(map(_corrupts, [(3, 40, 1), (3, 44, 5), (3, 45, 0), (3, 50, 6), (3, 51, 2)]))
     assert not any(map(_corrupts, [(3, 44, 6), (3, 44, 9), (3, 50, 7), (3, 51, 3), (3, 52, 0), (4, 0, 0)]))
+
+
+class Beginning(sqlite3.Connection):
+    """A connection to a file that another process begins, too: SQLite refuses the first tries at WAL mode at once."""
+
+    refused = 0
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if sql.startswith("PRAGMA journal_mode") and self.refused < 3:
+            self.refused += 1
+            raise sqlite3.OperationalError("database is locked")
+        return super().execute(sql, parameters)
+
+
+def test_a_file_that_others_begin_at_the_same_time(tmp_path: Path) -> None:
+    """WAL mode is tried again, within the patience that a store has, and not longer (6.2)."""
+    with closing(sqlite3.connect(tmp_path / "new.db", factory=Beginning)) as db:
+        assert _wal_mode(db, 60.0) == "wal"
+        db.refused = 0
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            _wal_mode(db, 0.0)

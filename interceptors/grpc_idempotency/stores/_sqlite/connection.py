@@ -4,6 +4,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from urllib.parse import quote
 
 import aiosqlite
 
+from grpc_idempotency._jitter import uniform
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.stores._sqlite.faults import UNUSABLE, Fault
+from grpc_idempotency.stores._sqlite.faults import UNUSABLE, Fault, fault_of
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.place import Place, identity_of
 
@@ -165,7 +167,7 @@ def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
     try:
         if db.execute("PRAGMA page_count").fetchone()[0] == 0:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only in a file that is ours to make
-        mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        mode = _wal_mode(db, settings.patience)
         if mode != "wal":
             raise StoreUnusable(f"{path} can't use SQLite's WAL mode (it stays in {mode!r}): is it on a network share?")
         db.execute(f"PRAGMA synchronous = {settings.synchronous}")
@@ -178,6 +180,24 @@ def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
         db.close()
         raise
     return db
+
+
+def _wal_mode(db: sqlite3.Connection, patience: float) -> str:
+    """Puts the file into WAL mode, and returns the mode that it is in then.
+
+    Where several processes do so with a new file at once, SQLite lets one of them fail at once, however long it is told
+    to wait: all would wait for one another.
+    """
+    give_up_at = time.monotonic() + patience
+    while True:
+        try:
+            mode: str = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if fault_of(error) is not Fault.BUSY or time.monotonic() >= give_up_at:
+                raise
+            time.sleep(uniform(0.001, 0.003))
+        else:
+            return mode
 
 
 def open_read_only(path: str) -> GuardedConnection:
