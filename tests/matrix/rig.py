@@ -199,8 +199,9 @@ class Cell:
     ) -> Call:
         """Begins a call, by default with one message, or two in a stream.
 
-        ``refused``: the call is going to be. A bidirectional stream then sends nothing, since a client of ``grpc.aio``
-        that writes while its call ends often reports ``Internal error from Core`` in place of the status.
+        ``refused``: the call is going to be, before its messages are looked at. A stream of requests then sends none,
+        since a client of ``grpc.aio`` that writes while its call ends may report ``Internal error from Core`` in place
+        of the status.
         """
         messages = play.request(*(texts or self.texts("a", "b")))
         call = self.column.clients[variant].start(
@@ -210,7 +211,7 @@ class Cell:
             count=count,
             metadata=metadata,
             timeout=timeout,
-            silent=refused and self.shape == BIDI,
+            silent=refused,
         )
         return Call(call, gives_stream=self.streams)
 
