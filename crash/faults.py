@@ -34,8 +34,8 @@ from shop.users import rows, wallet
 from shop.users.v1.users_pb2 import Reservation
 
 T = TypeVar("T")
-Statements = list[tuple[str, Sequence[Any], bool]]
-"""SQL, its parameters, and whether there are many rows of them."""
+Statements = list[tuple[str, Sequence[Any], bool, int | None]]
+"""SQL, its parameters, whether there are many rows of them, and the row id that was given to an inserted row."""
 _random = random.Random()
 
 
@@ -111,8 +111,13 @@ class CompletionBeforeCommit(_Faulty):
 
 
 def _execute(db: Database, statements: Statements) -> None:
-    for sql, parameters, many in statements:
-        (db.executemany if many else db.execute)(sql, parameters)
+    given: dict[int | None, int | None] = {}
+    for sql, parameters, many, row_id in statements:
+        if many:  # each row begins with the id of the row that it belongs to, which may be another by now
+            db.executemany(sql, [(given.get(first, first), *more) for first, *more in parameters])
+        else:
+            answered: Any = db.execute(sql, parameters)
+            given[row_id] = answered.lastrowid
 
 
 class _Listening:
@@ -123,11 +128,12 @@ class _Listening:
         self._statements = statements
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        self._statements.append((sql, parameters, False))
-        return self._db.execute(sql, parameters)
+        answered: Any = self._db.execute(sql, parameters)
+        self._statements.append((sql, parameters, False, answered.lastrowid))
+        return answered
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Any:
-        self._statements.append((sql, parameters, True))
+        self._statements.append((sql, parameters, True, None))
         return self._db.executemany(sql, parameters)
 
 
