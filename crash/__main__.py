@@ -33,7 +33,7 @@ def main() -> int:
         peers=max(asked.peers, fault.peers),
         pauses=max(asked.pauses, fault.pauses),
         misuse=max(asked.misuse, fault.misuse),
-        claims=asked.claims,
+        claims=fault.claims if asked.claims is None else asked.claims,
         fault=asked.fault,
         patience=asked.patience,
     )
@@ -81,7 +81,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--peers", type=int, default=1, help="how many servers each service has, on one file")
     parser.add_argument("--pauses", type=float, default=0.0, help="share of kills that only pause a server")
     parser.add_argument("--misuse", type=float, default=0.03, help="share of transactions that misbehave")
-    parser.add_argument("--claims", type=float, default=0.5, help="share of transactional methods with a claim")
+    parser.add_argument("--claims", type=float, help="share of transactional methods with a claim (default: 0.5)")
     parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
     parser.add_argument("--walk", action="store_true", help="instead: kill one checkout at each of its points")
     parser.add_argument(

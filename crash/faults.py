@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from crash.store import UNDO, LabStore
-from grpc_idempotency import Database, Effects, State, TransactionMisuse
+from grpc_idempotency import Database, Effects, FenceRefused, State, TransactionMisuse
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.steps import Steps
@@ -289,6 +289,55 @@ class _Unwatched:
             return _rows_of(self._own.executemany(sql, parameters))
 
 
+# Faults of operations that are not claimed
+
+
+class CommittedOverRecord(_Faulty):
+    """Commits although a record stands in the way of that."""
+
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
+        if operation.claim is not None:
+            await self.statement("DELETE FROM grpc_idempotency_operations WHERE name = ?", operation.name)
+        return await super().reply(operation, fn)
+
+
+class CommittedTooLate(_Faulty):
+    """Replies before the commit."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._commits: set[asyncio.Task[None]] = set()
+
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
+        claim = operation.claim
+        if claim is None:
+            return await super().reply(operation, fn)
+        reply, statements = await self.rehearsed(fn)
+        operation.committed = outcome = operation.seal(reply)
+
+        async def commit() -> None:
+            await asyncio.sleep(0.02)
+            if not isinstance(await self.complete_unclaimed(claim, outcome, operation.ttl), Record):
+                await self.plain(lambda db: _execute(db, statements))
+
+        task = asyncio.create_task(commit())
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+        return reply
+
+
+class RefusedCommitAnswered(_Faulty):
+    """Answers with the reply of a transaction that was refused, since another run had committed."""
+
+    async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
+        reply, _ = await self.rehearsed(fn)
+        try:
+            return await super().reply(operation, fn)
+        except FenceRefused:
+            operation.committed = operation.seal(reply)
+            return reply
+
+
 # Faults outside of the store
 
 
@@ -369,12 +418,15 @@ class Fault:
     peers: int = 1
     pauses: float = 0.0
     misuse: float = 0.0
+    claims: float = 0.5
 
 
 FAULTS = {
     "another's reply": Fault(store=AnothersReply),
     "cancelled def handler": Fault(patch=_leave_threads, misuse=0.06),
     "cancelled step": Fault(patch=_forget_cut_steps, misuse=0.06),
+    "commit over a record": Fault(store=CommittedOverRecord, peers=2, claims=0.0),
+    "commit too late": Fault(store=CommittedTooLate, claims=0.0),
     "completion before commit": Fault(store=CompletionBeforeCommit),
     "double capture": Fault(patch=_capture_twice),
     "dropped fence": Fault(store=DroppedFence, peers=2, pauses=0.8),
@@ -384,6 +436,7 @@ FAULTS = {
     "lost trailers": Fault(store=TrailersLost),
     "lost undo": Fault(patch=_lose_undos),
     "opaque run again": Fault(store=OpaqueAgain),
+    "refused commit answered": Fault(store=RefusedCommitAnswered, peers=2, claims=0.0),
     "released after OK": Fault(store=ReleasedAfterOk),
     "reused fence": Fault(patch=_reuse_fences),
     "skipped claim": Fault(store=SkippedClaim),
