@@ -21,8 +21,8 @@ from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol import rules as _protocol
-from grpc_idempotency._server import flight as _flight
-from grpc_idempotency._server.aio.flights import Flight
+from grpc_idempotency._server import execution as _execution
+from grpc_idempotency._server.aio.executions import Execution
 from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
@@ -343,9 +343,9 @@ class RefusedCommitAnswered(_Faulty):
 
 def _reuse_fences() -> None:
     """Makes fences by counting, and each process begins to count at the same number."""
-    flight: Any = _flight
+    execution: Any = _execution
     counted = itertools.count(1)
-    flight.new_fence = lambda: next(counted).to_bytes(16, "big")
+    execution.new_fence = lambda: next(counted).to_bytes(16, "big")
 
 
 def _lose_undos() -> None:
@@ -405,8 +405,8 @@ def _leave_threads() -> None:
 
     run: Any = AioRun
     run.on_thread = left
-    flight: Any = Flight
-    flight._waits_for_thread = lambda _: False
+    execution: Any = Execution
+    execution._waits_for_thread = lambda _: False
 
 
 @dataclass(frozen=True, kw_only=True)

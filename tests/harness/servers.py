@@ -139,7 +139,7 @@ class Service(Client):
     # What no event announces: conditions for until()
 
     def _executions(self) -> list[Any]:
-        return list(self.interceptor._flights._flights.values())
+        return list(self.interceptor._executions._executions.values())
 
     async def is_idle(self) -> bool:
         """True if no execution is under way."""
@@ -151,7 +151,7 @@ class Service(Client):
 
     async def has_detached(self, count: int = 1) -> bool:
         """True if so many executions have no caller left."""
-        return len(self.interceptor._flights.detached) == count
+        return len(self.interceptor._executions.detached) == count
 
 
 class Servers:

@@ -320,7 +320,7 @@ async def test_what_runs_past_its_limit_keeps_its_lease(serve: Servers) -> None:
     assert slow.runs == 1
     reply = await service.call("Unary", "a", key=key)
     assert (reply.texts, reply.mark) == (["done"], "replayed")
-    assert service.interceptor._flights.leases._kept == {}
+    assert service.interceptor._executions.leases._kept == {}
 
 
 # Without threads
@@ -358,7 +358,7 @@ async def test_no_thread_can_be_started(serve: Servers, method: str, first: bool
     service = await serve(slow.methods())
     if not first:
         assert (await service.call(method, "a", key=new_key())).mark == "executed"
-        service.interceptor._flights._workers.close()
+        service.interceptor._executions._workers.close()
     key, runs = new_key(), slow.runs
     scarce.scarce = True
     for _ in range(2):

@@ -71,11 +71,11 @@ class Column:
 
     def gone(self) -> bool:
         """Whether the server has heard that the client of the one operation that runs has gone."""
-        return len(self.interceptor._flights.detached) == 1
+        return len(self.interceptor._executions.detached) == 1
 
     def followers(self) -> int:
         """How many calls follow the one operation that runs."""
-        return sum(flight.followers for flight in list(self.interceptor._flights._flights.values()))
+        return sum(execution.followers for execution in list(self.interceptor._executions._executions.values()))
 
 
 class _Awaited:
@@ -256,7 +256,7 @@ class Cell:
         async def so() -> bool:
             record = await self.record()
             stored = record is not None and record.state is State.COMPLETED
-            return stored and self.faults.claims[-1].name not in self.column.interceptor._flights._flights
+            return stored and self.faults.claims[-1].name not in self.column.interceptor._executions._executions
 
         await until(so)
 

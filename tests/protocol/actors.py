@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grpc_idempotency._protocol.effects import Call, Effect, Landing, Plan, Released
+from grpc_idempotency._protocol.effects import Call, Conclusion, Effect, Plan, Released
 
 _NUMBERS: dict[Any, int] = {}
 
@@ -16,12 +16,12 @@ class Process:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self.flights: dict[bytes, Flight] = {}
-        self.lookouts: dict[tuple[bytes, bytes], Actor] = {}
+        self.executions: dict[bytes, Execution] = {}
+        self.pollers: dict[tuple[bytes, bytes], Actor] = {}
 
 
 class Actor:
-    """One plan on its way: a call, a flight, or what goes on beside one."""
+    """One plan on its way: a call, an execution, or what goes on beside one."""
 
     def __init__(self, name: str, process: Process, plan: Plan[Any], call: Call | None = None) -> None:
         self.name = name
@@ -36,7 +36,7 @@ class Actor:
         self.seen = -1
         """The version of the store that it saw last: to poll what has not changed tells nobody anything."""
         self.early: Released | None = None
-        """What it is told of a flight that it waits for and whose handler can't be stopped."""
+        """What it is told of an execution that it waits for and whose handler can't be stopped."""
 
     @property
     def beside(self) -> bool:
@@ -53,11 +53,11 @@ class Beside(Actor):
         return True
 
 
-class Flight(Actor):
+class Execution(Actor):
     def __init__(self, name: str, process: Process, plan: Plan[Any], call: Call, *, late: bool = False) -> None:
         super().__init__(name, process, plan, call)
         self.fingerprint = call.fingerprint
-        self.landing: Landing | None = None
+        self.conclusion: Conclusion | None = None
         self.lease_until = 0.0
         """By its owner's clock, which here is the store's. Without a claim: until when its write is tried."""
         self.run = f"run of {name}"
@@ -72,14 +72,14 @@ class Flight(Actor):
         self.renewal: Actor | None = None
 
     def key(self, version: int) -> tuple[object, ...]:
-        state = (self.stage, self.claimed, self.steps, self.late, self.lease_until, self.landing is None)
+        state = (self.stage, self.claimed, self.steps, self.late, self.lease_until, self.conclusion is None)
         return (*super().key(version), *state)
 
 
-class Early(Flight):
-    """Tells those who wait for a flight whose handler can't be stopped."""
+class Early(Execution):
+    """Tells those who wait for an execution whose handler can't be stopped."""
 
-    def __init__(self, flight: Flight, plan: Plan[Any], call: Call) -> None:
-        super().__init__(f"{flight.name}/early", flight.process, plan, call)
-        self.lease_until = flight.lease_until
-        self.flight = flight
+    def __init__(self, execution: Execution, plan: Plan[Any], call: Call) -> None:
+        super().__init__(f"{execution.name}/early", execution.process, plan, call)
+        self.lease_until = execution.lease_until
+        self.execution = execution

@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
-    Board,
-    Boarded,
     Call,
+    Conclusion,
     Effect,
     Ended,
     Event,
-    Land,
-    Landed,
-    Landing,
+    Follow,
+    Followed,
+    Join,
+    Joined,
     Plan,
     Ran,
     Tell,
@@ -113,15 +113,15 @@ class Hand:
         return self._result
 
 
-def boarded(*, founded: bool, fingerprint: Fingerprint = FINGERPRINT) -> Boarded:
-    return Boarded(fingerprint, founded, flight=object())
+def joined(*, leads: bool, fingerprint: Fingerprint = FINGERPRINT) -> Joined:
+    return Joined(fingerprint, leads, execution=object())
 
 
-def landed(landing: Landing | None, *, founded: bool = True) -> Hand:
-    """A call whose flight lands with this."""
+def concluded(conclusion: Conclusion | None, *, leads: bool = True) -> Hand:
+    """A call whose execution concludes with this."""
     hand = Hand(protocol.answer(CALL))
-    hand.reply(Board, boarded(founded=founded))
-    hand.reply(Land, Landed(landing))
+    hand.reply(Join, joined(leads=leads))
+    hand.reply(Follow, Followed(conclusion))
     return hand
 
 
@@ -130,16 +130,16 @@ def reason_of(told: Any) -> Reason:
     return told.reason
 
 
-def begun(landing: Landing | None, *, founded: bool) -> Any:
-    """What a call is told that has sent messages of its flight's stream already."""
+def begun(conclusion: Conclusion | None, *, leads: bool) -> Any:
+    """What a call is told that has sent messages of its execution's stream already."""
     hand = Hand(protocol.answer(replace(CALL, streams=True)))
-    hand.reply(Board, boarded(founded=founded))
-    hand.reply(Land, Landed(landing, begun=True))
+    hand.reply(Join, joined(leads=leads))
+    hand.reply(Follow, Followed(conclusion, begun=True))
     return hand.result
 
 
 def claiming(standing: Record | None = None, **policy: Any) -> Hand:
-    """A flight whose first try at the claim is answered so."""
+    """An execution whose first try at the claim is answered so."""
     hand = Hand(protocol.operate(call(**policy), b"mine"))
     assert hand.asked(TryClaim).over is None
     hand.reply(TryClaim, standing)

@@ -6,7 +6,7 @@ from grpc_idempotency._protocol.effects import Answered, CutShort, Ended, Raised
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.records import Claim, Code, Effects, Outcome
 
-from .actors import Flight
+from .actors import Execution
 from .promises import Witness
 from .scenarios import Behaviour, Fault, Scenario
 from .stores import NAME, Store
@@ -23,113 +23,113 @@ class Handlers:
         self.store = store
         self.witness = witness
 
-    def behaviour(self, flight: Flight) -> Behaviour:
+    def behaviour(self, execution: Execution) -> Behaviour:
         """What this run does, which has begun."""
-        first = next(iter(self.witness.runs)) == flight.run
+        first = next(iter(self.witness.runs)) == execution.run
         behaviour = self.scenario.behaviour if first else Behaviour.OK
         transactional = self.scenario.effects is Effects.TRANSACTIONAL
         return Behaviour.COMMITTING if transactional and behaviour is Behaviour.OK else behaviour
 
-    def asks_store(self, flight: Flight) -> bool:
+    def asks_store(self, execution: Execution) -> bool:
         """Whether its next step is a call of the store."""
-        return self._claims_next(flight) or self._commits_next(flight)
+        return self._claims_next(execution) or self._commits_next(execution)
 
-    def abandoned(self, flight: Flight) -> bool:
+    def abandoned(self, execution: Execution) -> bool:
         """Whether it has run past its limit just now, and can't be stopped."""
-        return flight.stage == 2 and self.behaviour(flight) is Behaviour.ABANDONED
+        return execution.stage == 2 and self.behaviour(execution) is Behaviour.ABANDONED
 
-    def _claims_next(self, flight: Flight) -> bool:
-        return flight.stage == 1 and not flight.claimed and self.behaviour(flight) is Behaviour.STEPPING
+    def _claims_next(self, execution: Execution) -> bool:
+        return execution.stage == 1 and not execution.claimed and self.behaviour(execution) is Behaviour.STEPPING
 
-    def _commits_next(self, flight: Flight) -> bool:
-        if flight.stage == 0:
+    def _commits_next(self, execution: Execution) -> bool:
+        if execution.stage == 0:
             return False
-        behaviour = self.behaviour(flight)
+        behaviour = self.behaviour(execution)
         late = behaviour is Behaviour.STEPPING or (
             behaviour is Behaviour.ABANDONED and self.scenario.effects is Effects.TRANSACTIONAL
         )
-        return behaviour in _TRANSACTIONS or (flight.stage == 2 and late)
+        return behaviour in _TRANSACTIONS or (execution.stage == 2 and late)
 
-    def step(self, flight: Flight, claim: Claim, fault: Fault | None) -> Ended | None:
+    def step(self, execution: Execution, claim: Claim, fault: Fault | None) -> Ended | None:
         """Does the next step of this run, which has begun; how the run ended, if so."""
-        if self._commits_next(flight):
-            return self._commit(flight, claim, fault)
-        if flight.stage == 2:
-            return self._end(flight)
-        ended = self._claim(flight, claim, fault) if self._claims_next(flight) else None
-        flight.stage = 2
-        self._take_effect(flight)
+        if self._commits_next(execution):
+            return self._commit(execution, claim, fault)
+        if execution.stage == 2:
+            return self._end(execution)
+        ended = self._claim(execution, claim, fault) if self._claims_next(execution) else None
+        execution.stage = 2
+        self._take_effect(execution)
         return ended
 
-    def _claim(self, flight: Flight, claim: Claim, fault: Fault | None) -> Ended | None:
+    def _claim(self, execution: Execution, claim: Claim, fault: Fault | None) -> Ended | None:
         """The run comes to its step, for which the operation is claimed after all."""
-        failed = RolledBack(_unknown(flight, "no claim"), own=False)
+        failed = RolledBack(_unknown(execution, "no claim"), own=False)
         if fault in _FAILED:
             return failed
         standing = self.store.claim(claim, None)
         if fault is Fault.DONE:
             return failed
         if standing is not None:
-            return self._refused(flight)
-        flight.claimed = True
-        flight.lease_until = self.store.rows[NAME].lease_until
+            return self._refused(execution)
+        execution.claimed = True
+        execution.lease_until = self.store.rows[NAME].lease_until
         self.witness.won(claim)
         return None
 
-    def _take_effect(self, flight: Flight) -> None:
-        match self.behaviour(flight):
+    def _take_effect(self, execution: Execution) -> None:
+        match self.behaviour(execution):
             case Behaviour.RELEASING:
-                self.witness.runs[flight.run].nothing_happened = True
+                self.witness.runs[execution.run].nothing_happened = True
             case Behaviour.STEPPING:
-                flight.steps = flight.claimed
+                execution.steps = execution.claimed
             case Behaviour.REFUSING:
                 pass
             case _ if self.scenario.effects is not Effects.TRANSACTIONAL:
-                self.witness.effects.append(flight.run)
+                self.witness.effects.append(execution.run)
 
-    def _commit(self, flight: Flight, claim: Claim, fault: Fault | None) -> Ended:
+    def _commit(self, execution: Execution, claim: Claim, fault: Fault | None) -> Ended:
         if fault in _FAILED:
-            self.witness.runs[flight.run].nothing_happened = True
-            return self._not_committed(flight)
-        outcome = Outcome(status=Code.OK, message=flight.run.encode())
+            self.witness.runs[execution.run].nothing_happened = True
+            return self._not_committed(execution)
+        outcome = Outcome(status=Code.OK, message=execution.run.encode())
         before = self.store.row(NAME)
         try:
-            self.store.commit(claim, outcome, timedelta(hours=24), claimed=flight.claimed)
+            self.store.commit(claim, outcome, timedelta(hours=24), claimed=execution.claimed)
         except FenceRefused:
-            return self._refused(flight)
-        self.witness.committed(flight.run, claim, before, outcome, claimed=flight.claimed)
-        return self._not_committed(flight) if fault is Fault.DONE else Answered(outcome, committed=True)
+            return self._refused(execution)
+        self.witness.committed(execution.run, claim, before, outcome, claimed=execution.claimed)
+        return self._not_committed(execution) if fault is Fault.DONE else Answered(outcome, committed=True)
 
-    def _not_committed(self, flight: Flight) -> Ended:
+    def _not_committed(self, execution: Execution) -> Ended:
         """How it ends when the store has not answered its commit."""
-        return self._caught(flight) or RolledBack(_unknown(flight, "no commit"))
+        return self._caught(execution) or RolledBack(_unknown(execution, "no commit"))
 
-    def _refused(self, flight: Flight) -> Ended:
+    def _refused(self, execution: Execution) -> Ended:
         """How it ends when a record stands in the way of its commit, or of its claim."""
-        ended = self._caught(flight) or Raised(_unknown(flight, "fence refused"))
+        ended = self._caught(execution) or Raised(_unknown(execution, "fence refused"))
         self.witness.was_refused(ended.outcome)
         return ended
 
-    def _caught(self, flight: Flight) -> Answered | None:
+    def _caught(self, execution: Execution) -> Answered | None:
         """How it ends when it catches the error of its transaction."""
-        if self.behaviour(flight) is not Behaviour.CATCHING:
+        if self.behaviour(execution) is not Behaviour.CATCHING:
             return None
-        return Answered(Outcome(status=Code.UNAVAILABLE, details=flight.run))
+        return Answered(Outcome(status=Code.UNAVAILABLE, details=execution.run))
 
-    def _end(self, flight: Flight) -> Ended:
-        match self.behaviour(flight):
+    def _end(self, execution: Execution) -> Ended:
+        match self.behaviour(execution):
             case Behaviour.RELEASING:
-                return Answered(Outcome(status=Code.UNAVAILABLE, details=flight.run))
+                return Answered(Outcome(status=Code.UNAVAILABLE, details=execution.run))
             case Behaviour.REFUSING:
-                return Answered(Outcome(status=Code.INVALID_ARGUMENT, details=flight.run))
+                return Answered(Outcome(status=Code.INVALID_ARGUMENT, details=execution.run))
             case Behaviour.RAISING:
-                return Raised(_unknown(flight, "raised"))
+                return Raised(_unknown(execution, "raised"))
             case Behaviour.CANCELLED:
                 self.witness.cut = True
                 return CutShort.CANCELLED
             case _:
-                return Answered(Outcome(status=Code.OK, message=flight.run.encode()))
+                return Answered(Outcome(status=Code.OK, message=execution.run.encode()))
 
 
-def _unknown(flight: Flight, why: str) -> Outcome:
-    return Outcome(status=Code.UNKNOWN, details=f"{flight.run}: {why}")
+def _unknown(execution: Execution, why: str) -> Outcome:
+    return Outcome(status=Code.UNKNOWN, details=f"{execution.run}: {why}")

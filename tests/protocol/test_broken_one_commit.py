@@ -10,11 +10,11 @@ from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answered,
     Call,
+    Conclusion,
     Effect,
     Execute,
     Executed,
     Found,
-    Landing,
     Plan,
     Ran,
     Released,
@@ -95,7 +95,7 @@ def test_a_handler_that_runs_without_a_look_is_caught(monkeypatch: pytest.Monkey
     """Its commit would be refused, but it would run for each retry (5.1)."""
     honest = protocol.operate
 
-    def blind(call: Call, fence: bytes) -> Plan[Landing]:
+    def blind(call: Call, fence: bytes) -> Plan[Conclusion]:
         plan = honest(call, fence)
         next(plan)
         execute: Effect[Ran] = plan.send(None)
@@ -122,7 +122,7 @@ def test_a_failure_that_is_told_without_a_look_is_caught(
 ) -> None:
     """Its commit may have been refused for the record of another run, or be there though its answer was lost (5.1)."""
 
-    def hasty(call: Call, claim: Claim) -> Plan[Landing]:
+    def hasty(call: Call, claim: Claim) -> Plan[Conclusion]:
         del call, claim
         yield from ()
         return Found(None)
@@ -138,7 +138,7 @@ def test_a_handlers_word_that_nothing_happened_is_not_taken(
     """It may have caught the error of its transaction (4.6, 5.1)."""
     honest = protocol._settle_unclaimed
 
-    def credulous(call: Call, claim: Claim, ran: Ran) -> Plan[Landing]:
+    def credulous(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
         match ran.ended:
             case Answered(outcome, False) if protocol.disposition(outcome.status, call.policy) is Disposition.RELEASE:
                 return Released(outcome)
@@ -159,7 +159,7 @@ def test_an_outcome_that_is_told_over_a_record_is_caught(monkeypatch: pytest.Mon
     """Another run was quicker: its reply is the first one (5.1)."""
     honest = protocol._store
 
-    def proud(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Landing]:
+    def proud(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Conclusion]:
         yield from honest(call, claim, outcome, claimed=claimed)
         return Executed(outcome)
 
@@ -175,7 +175,7 @@ def test_anothers_record_that_is_taken_for_ones_own_claim_is_caught(monkeypatch:
 
 def test_a_second_run_beside_one_that_can_not_be_stopped_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a claim only its process knows that it still runs (4.1)."""
-    monkeypatch.setattr(World, "_land_early", World._land)
+    monkeypatch.setattr(World, "_conclude_early", World._conclude)
     caught(replace(ONE, behaviour=Behaviour.ABANDONED), "4.1: the handler runs twice at a time in one process")
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
-    Board,
     Call,
+    Conclusion,
     Executed,
+    Follow,
     Get,
-    Land,
-    Landing,
+    Join,
     Pause,
     Plan,
     Ran,
@@ -144,11 +144,11 @@ def test_an_answer_for_another_request_is_caught(monkeypatch: pytest.MonkeyPatch
 def test_a_key_called_reused_for_a_neighbours_sake_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The record says whose key it is, not whoever came into the process first (2.3)."""
 
-    def told_by_the_flight(call: Call) -> Plan[Landing]:
+    def told_by_the_execution(call: Call) -> Plan[Conclusion]:
         yield from ()
         return Refused(protocol._key_reused(call))
 
-    monkeypatch.setattr(protocol, "_beside_another", told_by_the_flight)
+    monkeypatch.setattr(protocol, "_beside_another", told_by_the_execution)
     caught(Scenario(effects=Effects.OPAQUE, calls=(("A", "p", "x"), ("B", "p", "y")), earlier="x"), "2.3")
 
 
@@ -156,7 +156,7 @@ def test_a_zombie_that_is_believed_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     """Who was overtaken answers with what the record says, and not with its own outcome (4.2)."""
     honest = protocol._store
 
-    def proud(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Landing]:
+    def proud(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Conclusion]:
         yield from honest(call, claim, outcome, claimed=claimed)
         return Executed(outcome)
 
@@ -168,7 +168,7 @@ def test_a_failure_told_over_a_commit_is_caught(monkeypatch: pytest.MonkeyPatch)
     """A transaction whose answer was lost is looked up before its failure is told (5.1)."""
     honest = protocol.settle
 
-    def hasty(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
+    def hasty(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
         if isinstance(ran.ended, RolledBack):
             return (yield from protocol._store(call, claim, ran.ended.outcome))
         return (yield from honest(call, claim, ran, tries))
@@ -178,7 +178,7 @@ def test_a_failure_told_over_a_commit_is_caught(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_call_that_is_never_told_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lookout that never comes home leaves its callers waiting for ever (4.3)."""
+    """A poller that never comes home leaves its callers waiting for ever (4.3)."""
 
     def blind(name: bytes, fence: bytes) -> Plan[None]:
         while True:
@@ -193,9 +193,9 @@ def test_a_call_that_does_not_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> 
     """A plan that turns in a circle is no answer (4.3)."""
 
     def restless(call: Call) -> Plan[Any]:
-        boarded = yield Board(call)
-        while boarded is not None:
-            yield Land(boarded, None)
+        joined = yield Join(call)
+        while joined is not None:
+            yield Follow(joined, None)
 
     monkeypatch.setattr(protocol, "answer", restless)
     caught(Scenario(effects=Effects.OPAQUE), "4.3")

@@ -1,4 +1,4 @@
-"""What one call is answered, by what the execution that it is on lands with (2.3, 3.2, 4.1, 4.3, 4.7)."""
+"""What one call is answered, by what the execution that it is on concludes with (2.3, 3.2, 4.1, 4.3, 4.7)."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -9,12 +9,12 @@ import pytest
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answer,
-    Board,
     Executed,
+    Follow,
+    Followed,
     Found,
     Get,
-    Land,
-    Landed,
+    Join,
     Mark,
     Refused,
     Released,
@@ -24,31 +24,31 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.records import Code, Fingerprint, Outcome, State
 
-from .hand import ANOTHER, CALL, DOWN, FINGERPRINT, NOON, OK, Hand, begun, boarded, landed, reason_of, record
+from .hand import ANOTHER, CALL, DOWN, FINGERPRINT, NOON, OK, Hand, begun, concluded, joined, reason_of, record
 
 
-def test_the_call_that_founds_a_flight_waits_for_its_end() -> None:
+def test_the_call_that_founds_a_execution_waits_for_its_end() -> None:
     """The first call gets the handler's answer, as ``executed``, however long it takes (2.2, 4.1)."""
     hand = Hand(protocol.answer(CALL))
-    assert hand.asked(Board).call is CALL
-    hand.reply(Board, boarded(founded=True))
-    assert hand.asked(Land).until is None
-    hand.reply(Land, Landed(Executed(OK)))
+    assert hand.asked(Join).call is CALL
+    hand.reply(Join, joined(leads=True))
+    assert hand.asked(Follow).until is None
+    hand.reply(Follow, Followed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.EXECUTED)
 
 
 def test_a_duplicate_attaches_and_gets_the_first_reply() -> None:
-    """A duplicate in the same process waits for the flight, as long as it may (4.3)."""
+    """A duplicate in the same process waits for the execution, as long as it may (4.3)."""
     hand = Hand(protocol.answer(CALL))
-    hand.reply(Board, boarded(founded=False))
-    assert hand.asked(Land).until == CALL.until
-    hand.reply(Land, Landed(Executed(OK)))
+    hand.reply(Join, joined(leads=False))
+    assert hand.asked(Follow).until == CALL.until
+    hand.reply(Follow, Followed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.ATTACHED)
 
 
 def test_a_duplicate_that_has_waited_long_enough_is_told_so() -> None:
     """IN_FLIGHT, with a time to come again that gRPC's own retries heed (2.3, 4.3)."""
-    refusal = landed(None, founded=False).result
+    refusal = concluded(None, leads=False).result
     assert reason_of(refusal) is Reason.IN_FLIGHT
     assert refusal.push_back
     assert refusal.retry_after > timedelta(0)
@@ -57,68 +57,68 @@ def test_a_duplicate_that_has_waited_long_enough_is_told_so() -> None:
 def test_a_server_that_takes_on_nothing_more_refuses() -> None:
     """Too many detached executions, or a server that stops: refused before the claim (4.4, 4.11)."""
     hand = Hand(protocol.answer(CALL))
-    hand.reply(Board, None)
+    hand.reply(Join, None)
     assert reason_of(hand.result) is Reason.STORE_UNAVAILABLE
 
 
 def test_what_nobody_can_be_answered_is_told_to_all() -> None:
-    """A refusal that a flight lands with goes to every call on it (5.5)."""
+    """A refusal that an execution concludes with goes to every call on it (5.5)."""
     refusal = Refusal(reason=Reason.KEY_REUSED)
-    assert landed(Refused(refusal)).result is refusal
-    assert landed(Refused(refusal), founded=False).result is refusal
+    assert concluded(Refused(refusal)).result is refusal
+    assert concluded(Refused(refusal), leads=False).result is refusal
 
 
 def test_an_unprotected_answer_says_so() -> None:
     """The mark tells a client that its retry may run again (5.5)."""
-    assert landed(Unprotected(OK)).result == Answer(OK, Mark.UNPROTECTED)
+    assert concluded(Unprotected(OK)).result == Answer(OK, Mark.UNPROTECTED)
 
 
 def test_a_released_answer_is_the_founders_alone() -> None:
     """Its own call hears UNAVAILABLE; those who waited contend for one new claim (4.3, 4.6)."""
     gone = Outcome(status=Code.UNAVAILABLE, details="later")
-    assert landed(Released(gone)).result == Answer(gone, Mark.EXECUTED)
-    hand = landed(Released(gone), founded=False)
-    hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
+    assert concluded(Released(gone)).result == Answer(gone, Mark.EXECUTED)
+    hand = concluded(Released(gone), leads=False)
+    hand.reply(Join, joined(leads=True))
+    hand.reply(Follow, Followed(Found(record(State.COMPLETED))))
     assert hand.result == Answer(OK, Mark.ATTACHED)  # it waited for this outcome, if not in one go
 
 
 def test_a_stream_that_has_begun_ends_as_its_own_run_ended() -> None:
     """Who has part of a stream can't be given another run's: not by contending, not by a replay (4.3, 4.8)."""
     gone = Outcome(status=Code.UNAVAILABLE, message=b"")
-    assert begun(Released(gone), founded=False) == Answer(gone, Mark.ATTACHED)
-    assert begun(Released(gone), founded=True) == Answer(gone, Mark.EXECUTED)
-    assert reason_of(begun(Found(record(State.COMPLETED)), founded=True)) is Reason.STORE_UNAVAILABLE
-    assert reason_of(begun(Found(None), founded=False)) is Reason.STORE_UNAVAILABLE
+    assert begun(Released(gone), leads=False) == Answer(gone, Mark.ATTACHED)
+    assert begun(Released(gone), leads=True) == Answer(gone, Mark.EXECUTED)
+    assert reason_of(begun(Found(record(State.COMPLETED)), leads=True)) is Reason.STORE_UNAVAILABLE
+    assert reason_of(begun(Found(None), leads=False)) is Reason.STORE_UNAVAILABLE
 
 
 def test_a_failed_stream_is_replayed_only_with_its_messages() -> None:
     """Its status alone would be another answer than the first (4.7, 4.8)."""
     for retained, told in ((False, Refusal), (True, Answer)):
         hand = Hand(protocol.answer(replace(CALL, streams=True)))
-        hand.reply(Board, boarded(founded=True))
+        hand.reply(Join, joined(leads=True))
         failed = Outcome(status=Code.NOT_FOUND, retained=retained)
-        hand.reply(Land, Landed(Found(record(State.COMPLETED, outcome=failed))))
+        hand.reply(Follow, Followed(Found(record(State.COMPLETED, outcome=failed))))
         assert type(hand.result) is told
 
 
 def test_an_operation_that_is_gone_is_begun_again() -> None:
     """Whoever finds that the record vanished meanwhile begins anew (4.3)."""
-    hand = landed(Found(None))
-    hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Landed(Executed(OK)))
+    hand = concluded(Found(None))
+    hand.reply(Join, joined(leads=True))
+    hand.reply(Follow, Followed(Executed(OK)))
     assert hand.result == Answer(OK, Mark.EXECUTED)
 
 
 def test_a_completed_operation_is_replayed() -> None:
     """The stored outcome, and when it was stored (2.2, 4.7)."""
-    assert landed(Found(record(State.COMPLETED))).result == Answer(OK, Mark.REPLAYED, NOON)
+    assert concluded(Found(record(State.COMPLETED))).result == Answer(OK, Mark.REPLAYED, NOON)
 
 
 def test_a_stored_failure_is_replayed() -> None:
     """An outcome without a message is whole unless it is OK (4.6, 4.7)."""
     failed = Outcome(status=Code.NOT_FOUND, details="no such thing")
-    answer = landed(Found(record(State.COMPLETED, outcome=failed))).result
+    answer = concluded(Found(record(State.COMPLETED, outcome=failed))).result
     assert answer == Answer(failed, Mark.REPLAYED, NOON)
 
 
@@ -138,7 +138,7 @@ def test_a_stored_failure_is_replayed() -> None:
 )
 def test_an_answer_that_was_not_kept_is_not_made_up(said: dict[str, Any], status: str, cause: str) -> None:
     """RESPONSE_NOT_RETAINED tells how the operation ended, and why its answer is not there (2.3, 4.7, 4.8)."""
-    refusal = landed(Found(record(State.COMPLETED, **said))).result
+    refusal = concluded(Found(record(State.COMPLETED, **said))).result
     assert reason_of(refusal) is Reason.RESPONSE_NOT_RETAINED
     assert refusal.variables["created"] == NOON.isoformat(timespec="seconds")
     assert (refusal.variables["status"], refusal.variables["cause"].startswith(cause)) == (status, True)
@@ -146,7 +146,7 @@ def test_an_answer_that_was_not_kept_is_not_made_up(said: dict[str, Any], status
 
 def test_a_held_operation_names_itself_to_its_operator() -> None:
     """OUTCOME_UNKNOWN, with the cause and the operation (2.3, 4.5)."""
-    refusal = landed(Found(record(State.HELD, reason="it was cut off"))).result
+    refusal = concluded(Found(record(State.HELD, reason="it was cut off"))).result
     assert reason_of(refusal) is Reason.OUTCOME_UNKNOWN
     assert refusal.variables == {"cause": "it was cut off", "operation": b"name".hex()}
 
@@ -154,32 +154,32 @@ def test_a_held_operation_names_itself_to_its_operator() -> None:
 @pytest.mark.parametrize("state", State)
 def test_a_reused_key_is_told_whatever_state_its_operation_is_in(state: State) -> None:
     """KEY_REUSED at once, without waiting (2.3)."""
-    assert reason_of(landed(Found(record(state, fingerprint=ANOTHER))).result) is Reason.KEY_REUSED
+    assert reason_of(concluded(Found(record(state, fingerprint=ANOTHER))).result) is Reason.KEY_REUSED
 
 
 def test_a_run_in_another_process_is_watched() -> None:
     """The call waits for the end of exactly that run, then looks again (4.3)."""
     for state in (State.RUNNING, State.UNDOING, State.WAITING):
-        assert landed(Found(record(state))).asked(Watch).fence == b"theirs"
-    hand = landed(Found(record()))
+        assert concluded(Found(record(state))).asked(Watch).fence == b"theirs"
+    hand = concluded(Found(record()))
     watch = hand.asked(Watch)
     assert (watch.name, watch.fence, watch.until) == (b"name", b"theirs", CALL.until)
     hand.reply(Watch, True)
-    hand.reply(Board, boarded(founded=True))
-    hand.reply(Land, Landed(Found(record(State.COMPLETED))))
+    hand.reply(Join, joined(leads=True))
+    hand.reply(Follow, Followed(Found(record(State.COMPLETED))))
     assert hand.result == Answer(OK, Mark.ATTACHED)
 
 
 def test_a_run_in_another_process_can_outlast_a_wait() -> None:
     """IN_FLIGHT when the wait budget is spent (4.3)."""
-    hand = landed(Found(record()))
+    hand = concluded(Found(record()))
     hand.reply(Watch, False)
     assert reason_of(hand.result) is Reason.IN_FLIGHT
 
 
 def beside_another() -> Hand:
     hand = Hand(protocol.answer(CALL))
-    hand.reply(Board, boarded(founded=False, fingerprint=ANOTHER))
+    hand.reply(Join, joined(leads=False, fingerprint=ANOTHER))
     assert hand.asked(Get).name == b"name"
     return hand
 

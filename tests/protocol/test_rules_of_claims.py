@@ -34,7 +34,7 @@ from .hand import ANOTHER, CALL, DOWN, LOST, NOON, OK, Hand, call, claim, claimi
 
 
 def test_an_operation_is_claimed_before_its_handler_begins_and_stored_before_it_is_told() -> None:
-    """Claim, execute, complete, land: in this order and under one fence (4.1)."""
+    """Claim, execute, complete, conclude: in this order and under one fence (4.1)."""
     hand = Hand(protocol.operate(CALL, b"mine"))
     assert hand.asked(TryClaim).claim == claim()
     hand.reply(TryClaim, None)

@@ -268,9 +268,9 @@ def test_who_can_not_be_held_now_is_held_by_its_leases_end() -> None:
     assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
 
 
-@pytest.mark.parametrize("landed", [protocol.shut_down, protocol.no_room])
-def test_a_server_that_stops_or_lacks_what_it_takes_says_so(landed: Callable[[], object]) -> None:
+@pytest.mark.parametrize("concluded", [protocol.shut_down, protocol.no_room])
+def test_a_server_that_stops_or_lacks_what_it_takes_says_so(concluded: Callable[[], object]) -> None:
     """What could not begin, or be brought to its end, is refused so that a retry asks again (4.4)."""
-    landing = landed()
-    assert isinstance(landing, Refused)
-    assert landing.refusal.reason is Reason.STORE_UNAVAILABLE
+    conclusion = concluded()
+    assert isinstance(conclusion, Refused)
+    assert conclusion.refusal.reason is Reason.STORE_UNAVAILABLE

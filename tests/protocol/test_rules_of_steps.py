@@ -9,7 +9,6 @@ import pytest
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answered,
-    Board,
     Complete,
     CutShort,
     Effect,
@@ -17,11 +16,12 @@ from grpc_idempotency._protocol.effects import (
     Event,
     Execute,
     Executed,
+    Follow,
+    Followed,
     Found,
     Get,
     Hold,
-    Land,
-    Landed,
+    Join,
     LeaseHolds,
     LoadSteps,
     Pause,
@@ -40,7 +40,7 @@ from grpc_idempotency._protocol.refusals import Reason
 from grpc_idempotency.errors import FenceRefused, Unstorable
 from grpc_idempotency.records import Code, Effects, Outcome, State, Step
 
-from .hand import CALL, DOWN, LOST, NOON, OK, Hand, begun, boarded, call, claim, landed, reason_of, record
+from .hand import CALL, DOWN, LOST, NOON, OK, Hand, begun, call, claim, concluded, joined, reason_of, record
 
 FAILURE = Outcome(status=Code.FAILED_PRECONDITION, details="no credit")
 PASSING = Outcome(status=Code.UNAVAILABLE, details="later")
@@ -190,17 +190,17 @@ def test_an_exception_of_an_opaque_handler_with_steps_is_final() -> None:
 
 
 def test_a_waiting_call_looks_out_for_the_next_run() -> None:
-    """Whoever waited for an operation that now waits itself goes on waiting, its founder too (4.3, 5.2)."""
-    for founded in (True, False):
-        hand = landed(Waits(), founded=founded)
-        hand.reply(Board, boarded(founded=True))
-        hand.reply(Land, Landed(Found(record(State.WAITING))))
+    """Whoever waited for an operation that now waits itself goes on waiting, its leader too (4.3, 5.2)."""
+    for leads in (True, False):
+        hand = concluded(Waits(), leads=leads)
+        hand.reply(Join, joined(leads=True))
+        hand.reply(Follow, Followed(Found(record(State.WAITING))))
         assert hand.asked(Watch).fence == b"theirs"
-    assert reason_of(begun(Waits(), founded=True)) is Reason.STORE_UNAVAILABLE
+    assert reason_of(begun(Waits(), leads=True)) is Reason.STORE_UNAVAILABLE
 
 
 def running_again(*, steps: list[Step], state: State = State.WAITING, **said: Any) -> Hand:
-    """A flight that has claimed an operation which is due to run again; what was ``said`` is in its record."""
+    """An execution that has claimed an operation which is due to run again; what was ``said`` is in its record."""
     hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE), b"mine"))
     hand.reply(TryClaim, record(state, lapsed=True, effects=Effects.REPEATABLE, **said))
     hand.reply(TryClaim, None)
@@ -220,7 +220,7 @@ def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
 
 
 def taken_over() -> Hand:
-    """A flight that has just taken over an operation whose server is gone."""
+    """An execution that has just taken over an operation whose server is gone."""
     hand = Hand(protocol.operate(call(effects=Effects.REPEATABLE), b"mine"))
     hand.reply(TryClaim, record(lapsed=True, effects=Effects.REPEATABLE))
     hand.reply(TryClaim, None)
@@ -262,7 +262,7 @@ def test_an_opaque_operation_that_waits_runs_again() -> None:
 
 
 def unwinding(**said: Any) -> Hand:
-    """A flight of an operation that failed for good and was not undone yet."""
+    """An execution of an operation that failed for good and was not undone yet."""
     hand = running_again(steps=[STEP], failure=FAILURE, **said)
     assert hand.asked(Execute).unwinds
     return hand

@@ -10,20 +10,20 @@ from typing import Any
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answer,
-    Board,
-    Boarded,
     Call,
     Complete,
     CompleteUnclaimed,
+    Conclusion,
     CutShort,
     Effect,
     Ended,
     Execute,
+    Follow,
+    Followed,
     Get,
     Hold,
-    Land,
-    Landed,
-    Landing,
+    Join,
+    Joined,
     LeaseHolds,
     LoadSteps,
     LoseLease,
@@ -41,7 +41,7 @@ from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Effects, Fingerprint, State
 
-from .actors import Actor, Beside, Early, Flight, Process, number
+from .actors import Actor, Beside, Early, Execution, Process, number
 from .handlers import Handlers
 from .promises import Witness
 from .scenarios import Fault, Scenario, Step
@@ -108,22 +108,24 @@ class World:
         row = self.store.row(NAME)
         leased = row is not None and row.state in (State.RUNNING, State.WAITING)
         ends = [row.lease_until] if row is not None and leased else []
-        flights = [actor for actor in self.actors.values() if isinstance(actor, Flight) and actor.effect is not None]
-        ends += [flight.lease_until for flight in flights if not flight.claimed]
+        executions = [
+            actor for actor in self.actors.values() if isinstance(actor, Execution) and actor.effect is not None
+        ]
+        ends += [execution.lease_until for execution in executions if not execution.claimed]
         return [end for end in ends if end > self.store.now]
 
     def unfinished(self) -> list[str]:
-        """Calls without an answer, and flights that still run, whether somebody waits for them or not."""
+        """Calls without an answer, and executions that still run, whether somebody waits for them or not."""
         return [actor.name for actor in self.actors.values() if actor.effect is not None and not actor.beside]
 
     def _able(self, actor: Actor) -> bool:
         match actor.effect:
             case None:
                 return False
-            case Land(boarded):
-                return actor.early is not None or _flight(boarded).landing is not None
+            case Follow(joined):
+                return actor.early is not None or _execution(joined).conclusion is not None
             case Watch(name, fence):
-                return actor.process.lookouts[name, fence].effect is None
+                return actor.process.pollers[name, fence].effect is None
             case Pause():
                 return actor.seen != self.version
             case Renew() if actor.beside:
@@ -133,12 +135,14 @@ class World:
 
     def _waits(self, actor: Actor) -> bool:
         """Whether it waits for something that its budget may not last for."""
-        limited = isinstance(actor.effect, Watch) or (isinstance(actor.effect, Land) and actor.effect.until is not None)
+        limited = isinstance(actor.effect, Watch) or (
+            isinstance(actor.effect, Follow) and actor.effect.until is not None
+        )
         return limited and not self._able(actor)
 
     def _asks_store(self, actor: Actor) -> bool:
         return isinstance(actor.effect, _STORED) or (
-            isinstance(actor, Flight) and isinstance(actor.effect, Execute) and self.handlers.asks_store(actor)
+            isinstance(actor, Execution) and isinstance(actor.effect, Execute) and self.handlers.asks_store(actor)
         )
 
     # Steps
@@ -155,7 +159,7 @@ class World:
                 self._step(self.actors[name], Fault(fault))
             case ("timeout", name):
                 actor = self.actors[name]
-                self._reply(actor, Landed(None) if isinstance(actor.effect, Land) else False)
+                self._reply(actor, Followed(None) if isinstance(actor.effect, Follow) else False)
                 self._dismiss_lookouts(actor.process)
             case ("crash", name):
                 self._crash(self.processes[name])
@@ -179,15 +183,15 @@ class World:
     def _step(self, actor: Actor, fault: Fault | None) -> None:
         match actor.effect:
             case Execute():
-                assert isinstance(actor, Flight)
+                assert isinstance(actor, Execution)
                 self._execute(actor, actor.effect, fault)
             case TryClaim() | Get() | Complete() | CompleteUnclaimed() | Release() | Renew() | Wait() | Hold():
                 self._on_store(actor, actor.effect, fault)
-            case Board(call):
-                self._reply(actor, self._board(actor, call))
-            case Land(boarded):
-                told, actor.early = actor.early or _flight(boarded).landing, None
-                self._reply(actor, Landed(told))
+            case Join(call):
+                self._reply(actor, self._join(actor, call))
+            case Follow(joined):
+                told, actor.early = actor.early or _execution(joined).conclusion, None
+                self._reply(actor, Followed(told))
             case Watch():
                 self._reply(actor, True)
             case LeaseHolds():
@@ -197,19 +201,19 @@ class World:
             case _:
                 raise AssertionError(actor.effect)
 
-    def _board(self, actor: Actor, call: Call) -> Boarded:
-        flight = actor.process.flights.get(call.name)
-        if flight is not None:
-            assert isinstance(flight, Flight)
-            return Boarded(flight.fingerprint, False, flight)
+    def _join(self, actor: Actor, call: Call) -> Joined:
+        execution = actor.process.executions.get(call.name)
+        if execution is not None:
+            assert isinstance(execution, Execution)
+            return Joined(execution.fingerprint, False, execution)
         number = sum(name.startswith(f"{actor.name}.") for name in self.actors)
         name = f"{actor.name}.{number + 1}"
         row = self.store.row(NAME)
         late = row is not None and row.state is State.COMPLETED
-        flight = Flight(name, actor.process, protocol.operate(call, name.encode()), call, late=late)
-        actor.process.flights[call.name] = flight
-        self._begin(flight)
-        return Boarded(call.fingerprint, True, flight)
+        execution = Execution(name, actor.process, protocol.operate(call, name.encode()), call, late=late)
+        actor.process.executions[call.name] = execution
+        self._begin(execution)
+        return Joined(call.fingerprint, True, execution)
 
     # The store
 
@@ -239,59 +243,67 @@ class World:
             self.version += 1
             self.witness.stands()
 
-    def _owner(self, actor: Actor) -> Flight:
-        """The flight whose lease an actor is about."""
+    def _owner(self, actor: Actor) -> Execution:
+        """The execution whose lease an actor is about."""
         owner = self.actors[actor.name.removesuffix("/renewal")]
-        assert isinstance(owner, Flight)
+        assert isinstance(owner, Execution)
         return owner
 
     # The handler
 
-    def _execute(self, flight: Flight, execute: Execute, fault: Fault | None) -> None:
+    def _execute(self, execution: Execution, execute: Execute, fault: Fault | None) -> None:
         claim = execute.claim
         assert claim is not None
-        if flight.stage == 0:
-            self._enter(flight, claim, claimed=execute.claimed)
+        if execution.stage == 0:
+            self._enter(execution, claim, claimed=execute.claimed)
             return
-        abandoned, before = self.handlers.abandoned(flight), self.store.row(NAME)
-        ended = self.handlers.step(flight, claim, fault)
+        abandoned, before = self.handlers.abandoned(execution), self.store.row(NAME)
+        ended = self.handlers.step(execution, claim, fault)
         self._changed(before)
-        if flight.claimed and flight.renewal is None:
-            self._renew(flight, claim)
-        if not abandoned and self.handlers.abandoned(flight):
-            self._abandon(flight, claim)
+        if execution.claimed and execution.renewal is None:
+            self._renew(execution, claim)
+        if not abandoned and self.handlers.abandoned(execution):
+            self._abandon(execution, claim)
         if ended is not None:
-            self._ended(flight, ended)
+            self._ended(execution, ended)
 
-    def _enter(self, flight: Flight, claim: Claim, *, claimed: bool) -> None:
-        flight.stage, flight.claimed = 1, claimed
-        self.witness.begun(flight.run, flight.fingerprint.raw.decode(), self._beside(flight), late=flight.late)
+    def _enter(self, execution: Execution, claim: Claim, *, claimed: bool) -> None:
+        execution.stage, execution.claimed = 1, claimed
+        self.witness.begun(
+            execution.run, execution.fingerprint.raw.decode(), self._beside(execution), late=execution.late
+        )
         if claimed:
-            self._renew(flight, claim)
+            self._renew(execution, claim)
 
-    def _beside(self, flight: Flight) -> list[str]:
+    def _beside(self, execution: Execution) -> list[str]:
         """The runs that still run in its process, but for those whose leases may have run out meanwhile."""
-        flights = [actor for actor in self.actors.values() if isinstance(actor, Flight) and actor is not flight]
-        running = [each for each in flights if each.process is flight.process and isinstance(each.effect, Execute)]
+        executions = [
+            actor for actor in self.actors.values() if isinstance(actor, Execution) and actor is not execution
+        ]
+        running = [
+            each for each in executions if each.process is execution.process and isinstance(each.effect, Execute)
+        ]
         lapsed = self.witness.spent["lapse"] > 0
         return [each.run for each in running if each.stage > 0 and not (each.claimed and lapsed)]
 
-    def _renew(self, flight: Flight, claim: Claim) -> None:
+    def _renew(self, execution: Execution, claim: Claim) -> None:
         """Its lease is renewed from now on."""
         plan = protocol.keep_lease(claim, timedelta(seconds=10))
-        flight.renewal = self._begin(Beside(f"{flight.name}/renewal", flight.process, plan))
-        flight.renewal.seen = self.version
+        execution.renewal = self._begin(Beside(f"{execution.name}/renewal", execution.process, plan))
+        execution.renewal.seen = self.version
 
-    def _abandon(self, flight: Flight, claim: Claim) -> None:
+    def _abandon(self, execution: Execution, claim: Claim) -> None:
         """It has run past its limit, and can't be stopped."""
-        assert flight.call is not None
+        assert execution.call is not None
         self.witness.cut = True
-        self._begin(Early(flight, protocol.settle(flight.call, claim, Ran(CutShort.ABANDONED), 0), flight.call))
+        self._begin(
+            Early(execution, protocol.settle(execution.call, claim, Ran(CutShort.ABANDONED), 0), execution.call)
+        )
 
-    def _ended(self, flight: Flight, ended: Ended) -> None:
+    def _ended(self, execution: Execution, ended: Ended) -> None:
         if not isinstance(ended, CutShort):
-            self.witness.answers[ended.outcome] = flight.run
-        self._reply(flight, Ran(ended, flight.steps, flight.claimed))
+            self.witness.answers[ended.outcome] = execution.run
+        self._reply(execution, Ran(ended, execution.steps, execution.claimed))
 
     # Plans go on
 
@@ -325,47 +337,47 @@ class World:
 
     def _finished(self, actor: Actor) -> None:
         if isinstance(actor, Early):
-            self._land_early(actor.flight, actor.result)
-        elif isinstance(actor, Flight):
-            self._land(actor, actor.result)
+            self._conclude_early(actor.execution, actor.result)
+        elif isinstance(actor, Execution):
+            self._conclude(actor, actor.result)
             if actor.renewal is not None:
                 actor.renewal.effect = None
         elif actor.call is not None:
             self.witness.told(actor.name, actor.call, actor.result)
             self._dismiss_lookouts(actor.process)
 
-    def _land_early(self, flight: Flight, landing: Landing) -> None:
+    def _conclude_early(self, execution: Execution, conclusion: Conclusion) -> None:
         """Nothing else may run in its process as long as its handler does (4.1).
 
-        Where it is claimed, its record sees to that. Else it has not landed: only those who wait now are told.
+        Where it is claimed, its record sees to that. Else it has not concluded: only those who wait now are told.
         """
-        if flight.claimed or not isinstance(landing, Released):
-            self._land(flight, landing)
+        if execution.claimed or not isinstance(conclusion, Released):
+            self._conclude(execution, conclusion)
             return
         for actor in self.actors.values():
-            if isinstance(actor.effect, Land) and actor.effect.boarded.flight is flight:
-                actor.early = landing
+            if isinstance(actor.effect, Follow) and actor.effect.joined.execution is execution:
+                actor.early = conclusion
 
-    def _land(self, flight: Flight, landing: Landing) -> None:
-        if flight.process.flights.get(NAME) is flight:
-            del flight.process.flights[NAME]
-        flight.landing = flight.landing or landing
+    def _conclude(self, execution: Execution, conclusion: Conclusion) -> None:
+        if execution.process.executions.get(NAME) is execution:
+            del execution.process.executions[NAME]
+        execution.conclusion = execution.conclusion or conclusion
 
     def _look_out(self, process: Process, effect: Watch) -> None:
-        """One lookout in a process, for all who wait for the same run."""
-        lookout = process.lookouts.get((effect.name, effect.fence))
-        if lookout is None or lookout.effect is None:
+        """One poller in a process, for all who wait for the same run."""
+        poller = process.pollers.get((effect.name, effect.fence))
+        if poller is None or poller.effect is None:
             number = sum(name.startswith(f"{process.name}/") for name in self.actors)
             plan = protocol.watch(effect.name, effect.fence)
-            lookout = self._begin(Beside(f"{process.name}/{number + 1}", process, plan))
-            process.lookouts[effect.name, effect.fence] = lookout
+            poller = self._begin(Beside(f"{process.name}/{number + 1}", process, plan))
+            process.pollers[effect.name, effect.fence] = poller
 
     def _dismiss_lookouts(self, process: Process) -> None:
         watches = [each.effect for each in self.actors.values() if each.process is process]
         watched = {(effect.name, effect.fence) for effect in watches if isinstance(effect, Watch)}
-        for run, lookout in process.lookouts.items():
+        for run, poller in process.pollers.items():
             if run not in watched:
-                lookout.effect = None
+                poller.effect = None
 
     # The end
 
@@ -407,11 +419,11 @@ class World:
 
 
 def _told(reply: Any) -> object:
-    if isinstance(reply, Boarded):
-        return (_flight(reply).name, reply.founded)
-    return type(reply.landing) if isinstance(reply, Landed) else reply  # the rest is in its flight's history
+    if isinstance(reply, Joined):
+        return (_execution(reply).name, reply.leads)
+    return type(reply.conclusion) if isinstance(reply, Followed) else reply  # the rest is in its execution's history
 
 
-def _flight(boarded: Boarded) -> Flight:
-    assert isinstance(boarded.flight, Flight)
-    return boarded.flight
+def _execution(joined: Joined) -> Execution:
+    assert isinstance(joined.execution, Execution)
+    return joined.execution

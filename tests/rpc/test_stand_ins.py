@@ -6,7 +6,7 @@ import grpc
 
 from grpc_idempotency import Policy
 from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
-from grpc_idempotency._server.shell import StandIns
+from grpc_idempotency._server.interceptor import StandIns
 from grpc_idempotency._server.target import Target
 
 

@@ -16,9 +16,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, SQLiteStore, State, aio
 from grpc_idempotency._operation.sync import wait_in_thread
-from grpc_idempotency._server.aio import flights as _aio_flights
+from grpc_idempotency._server.aio import executions as _aio_executions
 from grpc_idempotency._server.aio import interceptor as _aio
-from grpc_idempotency._server.aio.flights import Flight, Flights
+from grpc_idempotency._server.aio.executions import Execution, Executions
 from grpc_idempotency.records import Claim
 
 from ..harness.handlers import full, server_stream
@@ -172,14 +172,14 @@ async def test_a_task_that_is_cancelled_before_its_first_step(serve: Servers, mo
     handler, key = Counting(), new_key()
     handler.go.open()
     service = await serve({"Do": handler})
-    spawn = Flights.spawn
+    spawn = Executions.spawn
 
-    def spawn_and_cancel(flights: Flights, *given: Any) -> Any:
-        task = spawn(flights, *given)
+    def spawn_and_cancel(executions: Executions, *given: Any) -> Any:
+        task = spawn(executions, *given)
         task.cancel()
         return task
 
-    monkeypatch.setattr(Flights, "spawn", spawn_and_cancel)
+    monkeypatch.setattr(Executions, "spawn", spawn_and_cancel)
     refused(await service.call("Do", key=key), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
     monkeypatch.undo()
     assert (await service.call("Do", key=key)).text == "run 1"
@@ -191,15 +191,15 @@ async def test_the_answer_at_the_limit_is_cancelled_before_its_first_step(
     """Calls that wait are answered at the limit, though the task that answers them is cancelled at once (4.4)."""
     handler = Counting(stubborn=True)
     service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
-    abandon = Flight._abandon
+    abandon = Execution._abandon
 
-    def abandon_and_cancel(flight: Flight) -> None:
+    def abandon_and_cancel(execution: Execution) -> None:
         before = asyncio.all_tasks()
-        abandon(flight)
+        abandon(execution)
         for task in asyncio.all_tasks() - before:
             task.cancel()
 
-    monkeypatch.setattr(Flight, "_abandon", abandon_and_cancel)
+    monkeypatch.setattr(Execution, "_abandon", abandon_and_cancel)
     refused(await service.call("Do", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
     handler.go.open()
 
@@ -342,7 +342,7 @@ async def test_a_transaction_that_does_not_end_keeps_no_server_from_stopping(
     serve: Servers, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It keeps the store from being closed: that is waited for within the drain limit (4.4)."""
-    for module in (_aio, _aio_flights):
+    for module in (_aio, _aio_executions):
         monkeypatch.setattr(module, "STOPPING", 0.05)
     began, go = Gate(), threading.Event()
     store = FlakyStore(serve.path)

@@ -131,7 +131,7 @@ def test_100_000_messages_on_threads() -> None:
     run = SyncRun(target(lambda _request, _context: messages()), [b""], ThreadContext(snapshot()))
     run.moved, over, peak = threading.Condition(), threading.Event(), Peak()
     followers = [Checking(peak), Checking(peak)]
-    assert run.tape is not None
+    assert run.buffer is not None
 
     def follow(follower: Checking) -> None:
         for message in run.play(over.is_set, None):
@@ -140,7 +140,7 @@ def test_100_000_messages_on_threads() -> None:
     threads = [threading.Thread(target=follow, args=(follower,)) for follower in followers]
     for thread in threads:
         thread.start()
-    while len(run.tape._positions) < len(threads):
+    while len(run.buffer._positions) < len(threads):
         time.sleep(0.001)
     run.to_end(None)
     over.set()

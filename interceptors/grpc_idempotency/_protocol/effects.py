@@ -29,7 +29,7 @@ class Call:
     fingerprint: Fingerprint
     policy: Policy
     until: float
-    """When its wait budget is spent, on the shell's monotonic clock. The protocol only hands it on."""
+    """When its wait budget is spent, on the server's monotonic clock. The protocol only hands it on."""
     streams: bool = False
     """Whether its answer is a stream of messages."""
     principal: bytes = b""
@@ -118,7 +118,7 @@ class Ran:
     """False if the claim of the run was not written."""
 
 
-# What a flight can land with
+# What an execution can conclude with
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -163,17 +163,17 @@ class Refused:
     refusal: Refusal
 
 
-Landing = Executed | Released | Waits | Unprotected | Found | Refused
+Conclusion = Executed | Released | Waits | Unprotected | Found | Refused
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Landed:
-    """What a call learns of the flight that it follows."""
+class Followed:
+    """What a call learns of the execution that it follows."""
 
-    landing: Landing | None
+    conclusion: Conclusion | None
     """``None``: its time was up before."""
     begun: bool = False
-    """Whether it has sent messages of the flight's stream already: it can't have any other answer any more."""
+    """Whether it has sent messages of the execution's stream already: it can't have any other answer any more."""
 
 
 class Event(enum.Enum):
@@ -211,19 +211,19 @@ Plan = Generator[Effect[Any], Any, T]
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Boarded:
-    """A flight that a call is on."""
+class Joined:
+    """An execution that a call is on."""
 
     fingerprint: Fingerprint
-    founded: bool
-    """Whether this call founded it; its request is the one that the handler sees."""
-    flight: object
-    """The shell's own."""
+    leads: bool
+    """Whether this call leads it; its request is the one that the handler sees."""
+    execution: object
+    """The server's own."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Board(Effect[Boarded | None]):
-    """Joins the flight of the call's name in this process, or founds one, at one instant and without I/O.
+class Join(Effect[Joined | None]):
+    """Joins the execution of the call's name in this process, or leads one, at one instant and without I/O.
 
     ``None``: there is none, and no further one is taken on.
     """
@@ -232,10 +232,10 @@ class Board(Effect[Boarded | None]):
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Land(Effect[Landed]):
-    """Waits for the flight to land, until then at the latest. A stream's messages are sent on meanwhile."""
+class Follow(Effect[Followed]):
+    """Waits for the execution to conclude, until then at the latest. A stream's messages are sent on meanwhile."""
 
-    boarded: Boarded
+    joined: Joined
     until: float | None
 
 
@@ -340,7 +340,7 @@ class LoadSteps(Effect[Sequence[Step]]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Execute(Effect[Ran]):
-    """Runs the handler of the call that founded this flight; without a claim, as if the call had no key."""
+    """Runs the handler of the call that leads this execution; without a claim, as if the call had no key."""
 
     claim: Claim | None
     attempt: int = 1
@@ -364,14 +364,14 @@ class LoseLease(Effect[None]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Tell(Effect[None]):
-    """Writes an event of this flight's operation to the log."""
+    """Writes an event of this execution's operation to the log."""
 
     event: Event
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class LeaseHolds(Effect[bool]):
-    """Whether this flight's owner can still be taken for alive: its lease, by its own clock, has not run out."""
+    """Whether this execution's owner can still be taken for alive: its lease, by its own clock, has not run out."""
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -4,11 +4,11 @@ No I/O, no gRPC, no clock, no threads. A rule that needs the world yields an :cl
 wings of ``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of
 an operation:
 
-* :func:`answer` runs in each call: it joins the *flight* of its operation in this process, or founds one, and turns
-  what the flight landed with into this call's answer.
-* :func:`operate` is the flight: it claims the operation, lets the handler run, and settles the record. It outlives the
-  call that founded it (4.4). A process has at most one flight of a name, but for a handler that won't be stopped.
-* :func:`keep_lease` runs beside a flight; :func:`watch` looks out for a run in another process.
+* :func:`answer` runs in each call: it joins the *execution* of its operation in this process, or leads one, and turns
+  the conclusion of the execution into this call's answer.
+* :func:`operate` is the execution: it claims the operation, lets the handler run, and settles the record. It outlives
+  the call that leads it (4.4). A process has at most one execution of a name, but for a handler that won't be stopped.
+* :func:`keep_lease` runs beside an execution; :func:`watch` looks out for a run in another process.
 * :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
 """
 
@@ -22,23 +22,23 @@ from grpc_idempotency._compat import assert_never
 from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
-    Board,
-    Boarded,
     Call,
     Complete,
     CompleteUnclaimed,
+    Conclusion,
     CutShort,
     Effect,
     Event,
     Execute,
     Executed,
     Fate,
+    Follow,
+    Followed,
     Found,
     Get,
     Hold,
-    Land,
-    Landed,
-    Landing,
+    Join,
+    Joined,
     LeaseHolds,
     LoadSteps,
     LoseLease,
@@ -75,26 +75,26 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
     """What a keyed call is answered with (4.1, 4.3)."""
     waited = False
     while True:
-        boarded: Boarded | None = yield Board(call)
-        if boarded is None:
+        joined: Joined | None = yield Join(call)
+        if joined is None:
             return _no_room()
-        if same_request(boarded.fingerprint, call.fingerprint):
-            landed: Landed = yield Land(boarded, None if boarded.founded else call.until)
+        if same_request(joined.fingerprint, call.fingerprint):
+            concluded: Followed = yield Follow(joined, None if joined.leads else call.until)
         else:
-            landed = Landed((yield from _beside_another(call)))
-        begun = landed.begun
-        match landed.landing:
+            concluded = Followed((yield from _beside_another(call)))
+        begun = concluded.begun
+        match concluded.conclusion:
             case None:
                 return _in_flight()
             case Refused(refusal):
                 return refusal
             case Executed(outcome):
-                return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
+                return Answer(outcome, Mark.EXECUTED if joined.leads else Mark.ATTACHED)
             case Unprotected(outcome):
                 return Answer(outcome, Mark.UNPROTECTED)
             case Released(outcome):
-                if boarded.founded or begun:
-                    return Answer(outcome, Mark.EXECUTED if boarded.founded else Mark.ATTACHED)
+                if joined.leads or begun:
+                    return Answer(outcome, Mark.EXECUTED if joined.leads else Mark.ATTACHED)
                 waited = True  # and contend for a new claim
             case Waits():
                 if begun:
@@ -112,13 +112,13 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
                     return _in_flight()
                 waited = True
             case _:
-                assert_never(landed.landing)
+                assert_never(concluded.conclusion)
 
 
-def _beside_another(call: Call) -> Plan[Landing]:
-    """What a call learns that meets a flight of another request: it may be that flight which reuses the key."""
+def _beside_another(call: Call) -> Plan[Conclusion]:
+    """What a call learns that meets an execution of another request: it may be that execution which reuses the key."""
     try:
-        # The flight may not have heard yet of a record that stands in its way, and that is of this call's request.
+        # The execution may not have heard yet of a record that stands in its way, and that is of this call's request.
         record: Record | None = yield Get(call.name)
     except StoreUnavailable:
         return Refused(_store_unavailable("The handler did not run"))
@@ -156,14 +156,14 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     return Answer(record.outcome, Mark.REPLAYED, record.completed_at, record)
 
 
-# One flight
+# One execution
 
 
-def operate(call: Call, fence: bytes) -> Plan[Landing]:
+def operate(call: Call, fence: bytes) -> Plan[Conclusion]:
     """Claims the operation, runs the handler, settles the record.
 
     Args:
-        call: The call that founds the flight.
+        call: The call that leads the execution.
         fence: 16 random bytes.
     """
     claim = Claim(
@@ -211,7 +211,7 @@ def _may_take_over(call: Call, record: Record) -> bool:
     return record.lapsed and same_request(record.fingerprint, call.fingerprint)
 
 
-def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Landing]:
+def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Conclusion]:
     """Claims the operation from an owner that is gone, or finds the record that stands in its way."""
     while True:
         if _is_in_doubt(over):
@@ -236,7 +236,7 @@ def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Landing]:
     return (yield from _run_again(call, claim))
 
 
-def _run_again(call: Call, claim: Claim) -> Plan[Landing]:
+def _run_again(call: Call, claim: Claim) -> Plan[Conclusion]:
     """A run after one that was cut short, or that failed in a way that may pass."""
     try:
         # Its owner may have gone on between the look and the take-over, and have failed for good, say.
@@ -252,7 +252,7 @@ def _run_again(call: Call, claim: Claim) -> Plan[Landing]:
     return (yield from _unwind(call, claim, record.failure, record.tries, record.undo_tries))
 
 
-def _not_claimed(call: Call, claim: Claim, over: Record | None, error: StoreUnavailable) -> Plan[Landing]:
+def _not_claimed(call: Call, claim: Claim, over: Record | None, error: StoreUnavailable) -> Plan[Conclusion]:
     """The store has not answered a claim, which may be there all the same."""
     if error.landed is not False:
         yield from _give_back(claim, over)
@@ -294,7 +294,7 @@ def fate(record: Record, policy: Policy) -> Fate:
     return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
 
 
-def _without_claim(call: Call) -> Plan[Landing]:
+def _without_claim(call: Call) -> Plan[Conclusion]:
     """The store is down before the claim (5.5): refused, or by policy let through unprotected."""
     if not call.policy.unprotected:
         return Refused(_store_unavailable("The handler did not run"))
@@ -303,7 +303,7 @@ def _without_claim(call: Call) -> Plan[Landing]:
     return Unprotected(_CUT_SHORT if isinstance(ended, CutShort) else ended.outcome)
 
 
-def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
+def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
     """What becomes of the record when the handler has ended (4.5, 4.6, 5.2)."""
     opaque = claim.effects is Effects.OPAQUE
     match ran.ended:
@@ -329,7 +329,7 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Landing]:
             assert_never(ran.ended)
 
 
-def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Landing]:
+def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
     """What becomes of an operation that was not claimed: only what its transaction has committed is there (5.1)."""
     match ran.ended:
         case Answered(outcome, True, at):
@@ -364,7 +364,7 @@ def _is_own_claim(claim: Claim, record: Record | None) -> bool:
     return record is not None and record.state is State.RUNNING and record.fence == claim.fence
 
 
-def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
     """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
     if outcome.status is Code.OK or not steps:
         return (yield from _store(call, claim, outcome))
@@ -387,7 +387,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
             assert_never(kept)
 
 
-def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Landing]:
+def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
     """The failure may pass. With finished steps the operation runs again by itself, but not for ever (5.2)."""
     if not steps:
         return (yield from _release(call, claim, outcome))
@@ -396,7 +396,7 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
     return (yield from _wait(call, claim, tries + 1, 0))
 
 
-def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing]:
+def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Conclusion]:
     """The operation is to run again, or to be undone again, the later the more often that has failed."""
     failed = undo_tries or tries
     delay = min(call.policy.retry_delay * 2 ** min(failed - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
@@ -413,7 +413,7 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Landing
             assert_never(kept)
 
 
-def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Landing]:
+def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Conclusion]:
     """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
     try:
         trouble: str | None = yield Unwind()
@@ -443,7 +443,7 @@ def retained(outcome: Outcome, policy: Policy) -> Outcome:
     return outcome
 
 
-def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Landing]:
+def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Conclusion]:
     """The outcome is stored: in the record that was claimed, or in a record of its own."""
     kept, ttl = retained(outcome, call.policy), call.policy.ttl
     write: Effect[datetime | Record | None] = (
@@ -486,7 +486,7 @@ def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
     return replace(outcome, details="", trailers=())
 
 
-def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
+def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Conclusion]:
     released = yield from _insist(Release(claim.name, claim.fence))
     match released:
         case True:
@@ -501,7 +501,7 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Landing]:
             assert_never(released)
 
 
-def _hold(call: Call, claim: Claim, cause: str) -> Plan[Landing]:
+def _hold(call: Call, claim: Claim, cause: str) -> Plan[Conclusion]:
     if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
         return (yield from _overtaken(call, claim))
     yield Tell(Event.HELD)
@@ -534,7 +534,7 @@ def _insist(effect: Effect[T]) -> Plan[T | _Unheard]:
         pause = min(pause * 2, _LAST_RETRY)
 
 
-def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
+def _overtaken(call: Call, claim: Claim) -> Plan[Conclusion]:
     """The fence was refused (4.2): the record as it is now is the truth."""
     try:
         record: Record | None = yield Get(claim.name)
@@ -543,8 +543,8 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Landing]:
     return _as_it_is(claim, record)
 
 
-def _as_it_is(claim: Claim, record: Record | None) -> Landing:
-    """What a flight lands with whose own outcome does not count: the record."""
+def _as_it_is(claim: Claim, record: Record | None) -> Conclusion:
+    """What an execution concludes with whose own outcome does not count: the record."""
     if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
         # A transaction of ours committed, and we were cut off from its answer.
         return Executed(record.outcome, record.completed_at)
@@ -558,7 +558,7 @@ def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
     return outcome.message is not None or outcome.status is not Code.OK
 
 
-# Beside a flight
+# Beside an execution
 
 
 def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
@@ -655,8 +655,8 @@ def _not_stored() -> Refusal:
     return _store_unavailable("The handler ran, but what became of it could not be stored")
 
 
-def no_room() -> Landing:
-    """What a flight lands with that could not begin, since its server lacks what it takes."""
+def no_room() -> Conclusion:
+    """The conclusion of an execution that could not begin, since its server lacks what it takes."""
     return Refused(_no_room())
 
 
@@ -664,8 +664,8 @@ def _no_room() -> Refusal:
     return _store_unavailable("This server takes on no further operation; the handler did not run")
 
 
-def shut_down() -> Landing:
-    """What a flight lands with that its server could not bring to its end (4.4); 4.5 decides about its record."""
+def shut_down() -> Conclusion:
+    """The conclusion of an execution that its server could not bring to its end (4.4); 4.5 decides about its record."""
     return Refused(_store_unavailable("This server stopped before the operation was over"))
 
 

@@ -11,7 +11,7 @@ WINDOW = 256 * 1024
 """How many bytes may wait for the slowest follower when not all are kept any more."""
 
 
-class Tape:
+class StreamBuffer:
     """Messages, framed one behind another, and how far each follower has read.
 
     It neither waits nor locks: that is the shells' affair.

@@ -9,7 +9,7 @@ from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
 from grpc_idempotency._protocol.rules import retained
-from grpc_idempotency._server.buffer import Tape
+from grpc_idempotency._server.buffer import StreamBuffer
 from grpc_idempotency._server.context import Recorder
 from grpc_idempotency._server.target import Target, not_bytes
 from grpc_idempotency._wire.framing import frame
@@ -34,7 +34,7 @@ class Run:
     """
 
     # Of the class until they are set: each first call makes a run.
-    tape: Tape | None = None
+    buffer: StreamBuffer | None = None
     """What is sent of a stream."""
     _sealed: tuple[object, Outcome] | None = None
     _late: tuple[bytes, ...] = ()
@@ -49,7 +49,7 @@ class Run:
         self.held_back = target.method.policy.effects is Effects.TRANSACTIONAL
         """True if nothing of a stream may leave before the handler's end (4.8)."""
         if target.response_streams:
-            self.tape = Tape(target.method.policy.max_response_bytes)
+            self.buffer = StreamBuffer(target.method.policy.max_response_bytes)
 
     def seal(self, reply: object) -> Outcome:
         """For a transaction: the outcome that is to be stored if this is the reply (5.1).
@@ -63,7 +63,7 @@ class Run:
 
     def answers(self, value: object) -> bool:
         """For a transaction: whether a value could be the reply, by its type."""
-        messages = [value] if self.tape is None else value
+        messages = [value] if self.buffer is None else value
         if not isinstance(messages, list | tuple) or not messages or None in messages:
             return False
         try:
@@ -88,13 +88,13 @@ class Run:
         Once a transaction has the messages so far for its outcome, further ones wait for the handler's end: if it has
         committed, they are no part of the reply, and must not be sent as if they were (4.7).
         """
-        assert self.tape is not None
+        assert self.buffer is not None
         self.context.sending()
         data = self._write(message)
         if self._sealed is not None:
             self._late += (data,)
             return
-        self.tape.append(data)
+        self.buffer.append(data)
         if self._overflowed:
             raise TooLarge
 
@@ -103,13 +103,13 @@ class Run:
         self._sealed = None
         late, self._late = self._late, ()
         for data in late:
-            assert self.tape is not None
-            self.tape.append(data)
+            assert self.buffer is not None
+            self.buffer.append(data)
 
     @property
     def _overflowed(self) -> bool:
         """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
-        return self.held_back and self.tape is not None and not self.tape.retained
+        return self.held_back and self.buffer is not None and not self.buffer.retained
 
     def returned(self, operation: Running | None, reply: object) -> Ended:
         """It came to its end with this reply."""
@@ -122,7 +122,7 @@ class Run:
                 "the handler of %s has left out steps it once finished: %s", self.target.method.name, forgotten
             )
         try:
-            return Answered(self._outcome(() if self.tape is not None else reply))
+            return Answered(self._outcome(() if self.buffer is not None else reply))
         except Exception as exc:
             return self.raised(operation, exc)
 
@@ -149,7 +149,7 @@ class Run:
         """Its transaction has committed an outcome: that one counts, whatever came after."""
         assert self._sealed is not None
         sealed, outcome = self._sealed
-        if reply is not sealed and self.tape is None:
+        if reply is not sealed and self.buffer is None:
             logger.warning(
                 "%s answered otherwise than its transaction committed; what was committed counts",
                 self.target.method.name,
@@ -167,7 +167,7 @@ class Run:
                 logger.exception("a callback of the handler of %s raised", self.target.method.name)
 
     def _outcome(self, reply: Any) -> Outcome:
-        if self.tape is not None:
+        if self.buffer is not None:
             return self._capped(self.context.answer(self._streamed(list(reply)), streams=True))
         context = self.context
         if context.silent:
@@ -187,11 +187,11 @@ class Run:
 
     def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
         """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
-        if self.tape is None:
+        if self.buffer is None:
             return None
         if self._overflowed:
             raise TooLarge
-        whole = self.tape.whole()
+        whole = self.buffer.whole()
         if whole is None or not more:
             return whole
         whole += frame(map(self._write, more))
@@ -201,7 +201,7 @@ class Run:
 
     def _capped(self, outcome: Outcome) -> Outcome:
         limit = self.target.method.policy.max_trailer_bytes
-        if self.tape is not None and not self.held_back and not self.tape.retained:
+        if self.buffer is not None and not self.held_back and not self.buffer.retained:
             outcome = replace(outcome, retained=False)
         outcome, dropped = cap(outcome, limit)
         if dropped:

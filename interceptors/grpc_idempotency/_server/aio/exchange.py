@@ -4,12 +4,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from grpc_idempotency._protocol.effects import Answer, Board, Effect, Get, Land, Watch
+from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Get, Join, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.aio.emit import emissions, emit
-from grpc_idempotency._server.aio.flights import Flight, Flights
-from grpc_idempotency._server.aio.plain import Unkeyed
+from grpc_idempotency._server.aio.executions import Execution, Executions
+from grpc_idempotency._server.aio.pass_through import Unkeyed
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 Behaviour = Callable[[Any, "_Context"], Any]
 
 
-def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed) -> Behaviour:
+def keyed(target: Target, admission: Admission, executions: Executions, unkeyed: Unkeyed) -> Behaviour:
     """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
 
     ``unkeyed`` answers a call that turns out to have no key once its message is read.
     """
 
     async def unary(incoming: Any, context: "_Context") -> bytes | None:
-        return await _Exchange(target, admission, flights, unkeyed, context).run(incoming)
+        return await _Exchange(target, admission, executions, unkeyed, context).run(incoming)
 
     async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
-        exchange = _Exchange(target, admission, flights, unkeyed, context)
+        exchange = _Exchange(target, admission, executions, unkeyed, context)
         async with aclosing(emissions(exchange.run(incoming))) as messages:
             async for message in messages:
                 yield message
@@ -49,11 +49,11 @@ class _Exchange:
     """From the bytes that came in to those that go out."""
 
     def __init__(
-        self, target: Target, admission: Admission, flights: Flights, unkeyed: Unkeyed, context: "_Context"
+        self, target: Target, admission: Admission, executions: Executions, unkeyed: Unkeyed, context: "_Context"
     ) -> None:
         self._target = target
         self._admission = admission
-        self._flights = flights
+        self._executions = executions
         self._unkeyed = unkeyed
         self._context = context
         # A context must not be asked anything once its call is over, so it is asked everything now.
@@ -62,8 +62,8 @@ class _Exchange:
         """The request messages, once they are read."""
         self._sent = 0
         """How many messages of a stream were sent."""
-        self._ahead: Flight | None = None
-        """The flight whose handler's initial metadata this call is to send: its own."""
+        self._ahead: Execution | None = None
+        """The execution whose handler's initial metadata this call is to send: its own."""
 
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
@@ -95,17 +95,17 @@ class _Exchange:
     def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
-            case Board(call):
-                return self._flights.board(call, self._target, self._messages, self._snapshot)
-            case Land(boarded, until):
-                flight = boarded.flight
-                assert isinstance(flight, Flight)
-                self._ahead = flight if boarded.founded else None
-                return flight.follow(until, self._write if self._target.response_streams else None)
+            case Join(call):
+                return self._executions.join(call, self._target, self._messages, self._snapshot)
+            case Follow(joined, until):
+                execution = joined.execution
+                assert isinstance(execution, Execution)
+                self._ahead = execution if joined.leads else None
+                return execution.follow(until, self._write if self._target.response_streams else None)
             case Watch(name, fence, until):
-                return self._flights.watch(name, fence, until)
+                return self._executions.watch(name, fence, until)
             case Get(name):
-                return self._flights.store.get(name)
+                return self._executions.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 

@@ -15,12 +15,20 @@ from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.aio.attach import Attachment
 from grpc_idempotency._server.aio.exchange import keyed
-from grpc_idempotency._server.aio.flights import Flights, pause
-from grpc_idempotency._server.aio.plain import plain, refusing, unkeyed
+from grpc_idempotency._server.aio.executions import Executions, pause
+from grpc_idempotency._server.aio.pass_through import pass_through, refusing, unkeyed
 from grpc_idempotency._server.drive import drive_async
-from grpc_idempotency._server.flight import STOPPING
+from grpc_idempotency._server.execution import STOPPING
+from grpc_idempotency._server.interceptor import (
+    SWEEP_PAUSE,
+    InterceptorBase,
+    Served,
+    StandIns,
+    check_kind,
+    method_handler,
+    misplaced,
+)
 from grpc_idempotency._server.recovery import EVERY, Recovery, holding
-from grpc_idempotency._server.shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler, misplaced
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -35,7 +43,7 @@ if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
 
 
-class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
+class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
     """Makes the methods of a ``grpc.aio.server`` safe to retry.
 
     Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
@@ -81,12 +89,12 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
             drain_limit=drain_limit,
             replay_cache_bytes=replay_cache_bytes,
         )
-        self._flights = Flights(
+        self._executions = Executions(
             store, self._admission.replays, max_detached=_checks.number("max_detached", max_detached)
         )
-        self._plain = StandIns(plain, typed=True)
+        self._pass_through = StandIns(pass_through, typed=True)
         self._keyed = StandIns(
-            lambda target: keyed(target, self._admission, self._flights, unkeyed(target, self._flights.workers)),
+            lambda target: keyed(target, self._admission, self._executions, unkeyed(target, self._executions.workers)),
             typed=False,
         )
         self._sweeper: asyncio.Task[None] | None = None
@@ -120,7 +128,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return handler if method.grpcs_own else self._plain.of(handler, method)
+            return handler if method.grpcs_own else self._pass_through.of(handler, method)
         self._look_after_store()
         return self._keyed.of(handler, method)
 
@@ -160,9 +168,9 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
 
     async def _look(self, recovery: Recovery) -> bool:
         """Does what is to be done without clients; whether there may be more of that at once."""
-        found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
-            self._flights.board(one.call, one.target, one.messages, one.snapshot)
+            self._executions.join(one.call, one.target, one.messages, one.snapshot)
         held = [await drive_async(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
         return any(held)
 
@@ -180,7 +188,7 @@ class IdempotencyInterceptor(Shell, grpc.aio.ServerInterceptor):
         until = time.monotonic() + limit
         self._closed = True
         await _ended(self._recovering)
-        self._log_unfinished(await self._flights.close(limit))
+        self._log_unfinished(await self._executions.close(limit))
         await _ended(self._sweeper)
         closing = asyncio.ensure_future(self._store.close())
         await asyncio.wait((closing,), timeout=max(STOPPING, until - time.monotonic()))

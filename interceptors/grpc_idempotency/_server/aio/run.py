@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class AioRun(Run):
-    """A run that can be awaited, and its tape that can be followed."""
+    """A run that can be awaited, and its buffer that can be followed."""
 
     context: AioContext | AioThreadContext
     worker: "Worker | None" = None
@@ -36,7 +36,7 @@ class AioRun(Run):
     orphaned: Callable[[], object]
     """Called in the thread, at its end, where the loop was closed before."""
     moved: asyncio.Future[None] | None = None
-    """Done when the tape has got a message, or room for one."""
+    """Done when the buffer has got a message, or room for one."""
     _taken: concurrent.futures.Future[None] | None = None
     """What a thread waits for until there is room for more than the message that it has emitted."""
 
@@ -137,7 +137,7 @@ class AioRun(Run):
         target = self.target
         request = iter(self.requests) if target.request_streams else self.requests[0]
         reply = target.behaviour(request, self.context)
-        if self.tape is None:
+        if self.buffer is None:
             return reply
         self.record_all(reply, partial(self._emit_in_thread, loop))
         return None
@@ -165,14 +165,14 @@ class AioRun(Run):
         self.record(message)
         self._stir()
         await asyncio.sleep(0)  # a handler that never waits must not keep its own messages from leaving
-        assert self.tape is not None
-        while self.tape.full:
+        assert self.buffer is not None
+        while self.buffer.full:
             assert self.moved is not None
             await asyncio.wait((self.moved,))
 
     def _stir(self) -> None:
-        """Wakes all who wait for the tape to move; those who wait after that wait for the next time."""
-        if self._taken is not None and self.tape is not None and not self.tape.full:
+        """Wakes all who wait for the buffer to move; those who wait after that wait for the next time."""
+        if self._taken is not None and self.buffer is not None and not self.buffer.full:
             self._taken.set_result(None)
             self._taken = None
         if self.moved is not None:
@@ -191,8 +191,8 @@ class AioRun(Run):
         when the time is up; and at once when the first one is gone already.
         """
         follower, begun = object(), False
-        assert self.tape is not None
-        if not self.tape.join(follower):
+        assert self.buffer is not None
+        if not self.buffer.join(follower):
             return False, False
         try:
             while True:
@@ -205,7 +205,7 @@ class AioRun(Run):
                 elif not await self._moved(end, None if begun else until):
                     return False, begun
         finally:
-            self.tape.leave(follower)
+            self.buffer.leave(follower)
             self._stir()
 
     async def _moved(self, end: "asyncio.Future[Any]", until: float | None) -> bool:
@@ -217,10 +217,10 @@ class AioRun(Run):
 
     def _next(self, follower: object) -> bytes | None:
         """A follower's next message, where there is one."""
-        assert self.tape is not None
-        held_up = self.tape.full
-        message = self.tape.read(follower)
-        if held_up and not self.tape.full:
+        assert self.buffer is not None
+        held_up = self.buffer.full
+        message = self.buffer.read(follower)
+        if held_up and not self.buffer.full:
             self._stir()
         return message
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._server.shell import Served
+from grpc_idempotency._server.interceptor import Served
 
 
 class Attachment:

@@ -5,13 +5,13 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._protocol.effects import Answer, Board, Boarded, Effect, Get, Land, Landed, Watch
+from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Followed, Get, Join, Joined, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive, drive_streaming
-from grpc_idempotency._server.sync.flights import Flight, Flights
+from grpc_idempotency._server.sync.executions import Execution, Executions
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.framing import unframe
@@ -21,7 +21,7 @@ from grpc_idempotency.records import Code, Outcome, Trailers
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
-def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Behaviour) -> Behaviour:
+def keyed(target: Target, admission: Admission, executions: Executions, unkeyed: Behaviour) -> Behaviour:
     """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
 
     ``unkeyed`` answers a call that turns out to have no key once its message is read: in this very thread, on the live
@@ -29,10 +29,10 @@ def keyed(target: Target, admission: Admission, flights: Flights, unkeyed: Behav
     """
 
     def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
-        return _Exchange(target, admission, flights, unkeyed, context).run(incoming)
+        return _Exchange(target, admission, executions, unkeyed, context).run(incoming)
 
     def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
-        return _StreamingExchange(target, admission, flights, unkeyed, context).run(incoming)
+        return _StreamingExchange(target, admission, executions, unkeyed, context).run(incoming)
 
     return streaming if target.response_streams else unary
 
@@ -44,20 +44,20 @@ class _Base:
         self,
         target: Target,
         admission: Admission,
-        flights: Flights,
+        executions: Executions,
         unkeyed: Behaviour,
         context: grpc.ServicerContext,
     ) -> None:
         self._target = target
         self._admission = admission
-        self._flights = flights
+        self._executions = executions
         self._unkeyed = unkeyed
         self._context = context
         self._snapshot = Snapshot(target.method.name, context)
         self._messages: Sequence[Any] = ()
         """The request messages, once they are read."""
-        self._ahead: Flight | None = None
-        """The flight whose handler's initial metadata this call is to send: its own."""
+        self._ahead: Execution | None = None
+        """The execution whose handler's initial metadata this call is to send: its own."""
 
     def _admit(self, incoming: Any) -> Admitted:
         if not self._target.request_streams:
@@ -70,24 +70,24 @@ class _Base:
     def _perform(self, effect: Effect[Any]) -> Any:
         """What the plan of a call may ask for."""
         match effect:
-            case Board(call):
-                return self._flights.board(call, self._target, self._messages, self._snapshot)
-            case Land(boarded, until):
-                return self._land(boarded, until)
+            case Join(call):
+                return self._executions.join(call, self._target, self._messages, self._snapshot)
+            case Follow(joined, until):
+                return self._conclude(joined, until)
             case Watch(name, fence, until):
                 return self._watch(name, fence, until)
             case Get(name):
-                return self._flights.store.get(name)
+                return self._executions.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 
-    def _land(self, boarded: Boarded, until: float | None) -> Any:
-        """Waits for the flight to land: each kind in its own way."""
+    def _conclude(self, joined: Joined, until: float | None) -> Any:
+        """Waits for the execution to conclude: each kind in its own way."""
         raise NotImplementedError
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        with self._flights.waiting() as free:
-            return free and self._flights.watch(name, fence, until)
+        with self._executions.waiting() as free:
+            return free and self._executions.watch(name, fence, until)
 
     def _gone(self) -> bool:
         return not self._context.is_active()
@@ -144,25 +144,25 @@ class _Exchange(_Base):
         assert outcome.message is not None
         return outcome.message
 
-    def _land(self, boarded: Boarded, until: float | None) -> Landed:
-        flight = boarded.flight
-        assert isinstance(flight, Flight)
-        if boarded.founded:
-            self._ahead = flight
+    def _conclude(self, joined: Joined, until: float | None) -> Followed:
+        execution = joined.execution
+        assert isinstance(execution, Execution)
+        if joined.leads:
+            self._ahead = execution
         else:
-            self._flights.join(flight)
+            self._executions.add_follower(execution)
         try:
-            self._context.add_callback(flight.stir)
-            if boarded.founded:
-                flight.depart()
-                return flight.follow(None, self._gone)
-            flight.begun(until, self._gone)
-            if flight.landed():
-                return flight.follow(until, self._gone)
-            with self._flights.waiting() as free:
-                return flight.follow(until, self._gone) if free else Landed(None)
+            self._context.add_callback(execution.stir)
+            if joined.leads:
+                execution.start()
+                return execution.follow(None, self._gone)
+            execution.begun(until, self._gone)
+            if execution.concluded():
+                return execution.follow(until, self._gone)
+            with self._executions.waiting() as free:
+                return execution.follow(until, self._gone) if free else Followed(None)
         finally:
-            self._flights.leave(flight)
+            self._executions.remove_follower(execution)
 
 
 class _StreamingExchange(_Base):
@@ -188,28 +188,28 @@ class _StreamingExchange(_Base):
         answered = yield from drive_streaming(answer(admitted.call), self._perform)
         yield from self._rest(self._admission.replays.reply(answered, asked_at))
 
-    def _land(self, boarded: Boarded, until: float | None) -> Generator[bytes, None, Landed]:
-        flight = boarded.flight
-        assert isinstance(flight, Flight)
-        if boarded.founded:
-            self._ahead = flight
+    def _conclude(self, joined: Joined, until: float | None) -> Generator[bytes, None, Followed]:
+        execution = joined.execution
+        assert isinstance(execution, Execution)
+        if joined.leads:
+            self._ahead = execution
         else:
-            self._flights.join(flight)
+            self._executions.add_follower(execution)
         try:
-            if boarded.founded:
-                return (yield from self._play(flight, until, founded=True))
-            self._context.add_callback(flight.stir)
-            flight.begun(until, self._gone)
-            if flight.landed():
-                return (yield from self._play(flight, until, founded=False))
-            with self._flights.waiting() as free:
-                return (yield from self._play(flight, until, founded=False)) if free else Landed(None)
+            if joined.leads:
+                return (yield from self._play(execution, until, leads=True))
+            self._context.add_callback(execution.stir)
+            execution.begun(until, self._gone)
+            if execution.concluded():
+                return (yield from self._play(execution, until, leads=False))
+            with self._executions.waiting() as free:
+                return (yield from self._play(execution, until, leads=False)) if free else Followed(None)
         finally:
-            self._flights.leave(flight)
+            self._executions.remove_follower(execution)
 
-    def _play(self, flight: Flight, until: float | None, *, founded: bool) -> Generator[bytes, None, Landed]:
-        self._context.add_callback(flight.stir)
-        messages = flight.play(until, self._gone, founded)
+    def _play(self, execution: Execution, until: float | None, *, leads: bool) -> Generator[bytes, None, Followed]:
+        self._context.add_callback(execution.stir)
+        messages = execution.play(until, self._gone, leads)
         try:
             while True:
                 message = next(messages)
@@ -217,8 +217,8 @@ class _StreamingExchange(_Base):
                 self._sent += 1
                 yield message
         except StopIteration as done:
-            landed: Landed = done.value
-            return landed
+            concluded: Followed = done.value
+            return concluded
 
     def _rest(self, outcome: Outcome) -> Generator[bytes, None, None]:
         """Yields what has not been sent yet, and sends the status."""

@@ -13,14 +13,21 @@ from grpc_idempotency import _checks
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.drive import drive
-from grpc_idempotency._server.flight import STOPPING
+from grpc_idempotency._server.execution import STOPPING
+from grpc_idempotency._server.interceptor import (
+    SWEEP_PAUSE,
+    InterceptorBase,
+    Served,
+    StandIns,
+    check_kind,
+    method_handler,
+)
 from grpc_idempotency._server.recovery import EVERY, Recovery, holding
-from grpc_idempotency._server.shell import SWEEP_PAUSE, Served, Shell, StandIns, check_kind, method_handler
 from grpc_idempotency._server.sync.attach import Attachment
 from grpc_idempotency._server.sync.exchange import keyed
-from grpc_idempotency._server.sync.flights import Flights
+from grpc_idempotency._server.sync.executions import Executions
 from grpc_idempotency._server.sync.keeper import Keeper, jittered
-from grpc_idempotency._server.sync.plain import plain, refusing, unkeyed
+from grpc_idempotency._server.sync.pass_through import pass_through, refusing, unkeyed
 from grpc_idempotency._server.workers import within
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
 
 
-class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
+class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
     """Makes the methods of a ``grpc.server`` safe to retry.
 
     Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
@@ -87,15 +94,15 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
             drain_limit=drain_limit,
             replay_cache_bytes=replay_cache_bytes,
         )
-        self._flights = Flights(
+        self._executions = Executions(
             store,
             self._admission.replays,
             max_waiters=_checks.number("max_waiters", max_waiters),
             max_detached=_checks.number("max_detached", max_detached),
         )
-        self._plain = StandIns(plain, typed=True)
+        self._pass_through = StandIns(pass_through, typed=True)
         self._keyed = StandIns(
-            lambda target: keyed(target, self._admission, self._flights, unkeyed(target)), typed=False
+            lambda target: keyed(target, self._admission, self._executions, unkeyed(target)), typed=False
         )
         # A thread for each, so that neither delays the other, or a limit.
         self._sweeper = Keeper("sweeps")
@@ -116,7 +123,7 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         except PolicyError as exc:
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
-            return handler if method.grpcs_own else self._plain.of(handler, method)
+            return handler if method.grpcs_own else self._pass_through.of(handler, method)
         self._begin_sweeping()
         return self._keyed.of(handler, method)
 
@@ -153,9 +160,9 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
 
     def _look(self, recovery: Recovery) -> bool:
         """Does what is to be done without clients; whether there may be more of that at once."""
-        found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._flights.has)
+        found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
-            self._flights.launch(one.call, one.target, one.messages, one.snapshot)
+            self._executions.launch(one.call, one.target, one.messages, one.snapshot)
         held = [drive(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
         return any(held)
 
@@ -171,14 +178,14 @@ class IdempotencyInterceptor(Shell, grpc.ServerInterceptor):
         """
         limit = self._drain_limit.total_seconds()
         until = time.monotonic() + limit
-        self._log_unfinished(self._flights.close(limit))
+        self._log_unfinished(self._executions.close(limit))
         if not within(max(STOPPING, until - time.monotonic()), self._end):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _end(self) -> None:
         self._sweeper.close()
         self._recovering.close()
-        self._flights.end()
+        self._executions.end()
         self._store.close()
 
     def _begin_sweeping(self) -> None:

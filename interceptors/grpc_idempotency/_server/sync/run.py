@@ -13,10 +13,10 @@ from grpc_idempotency._server.run import Run
 
 
 class SyncRun(Run):
-    """A run that blocks, and its tape that other threads can follow."""
+    """A run that blocks, and its buffer that other threads can follow."""
 
     moved: threading.Condition
-    """Guards the tape; notified when it has got a message, or room for one, and when the run is over."""
+    """Guards the buffer; notified when it has got a message, or room for one, and when the run is over."""
 
     def unwind(self, operation: SyncRunning) -> str | None:
         """Undoes what the operation has finished, in a context of its own."""
@@ -42,18 +42,18 @@ class SyncRun(Run):
         target = self.target
         request = iter(self.requests) if target.request_streams else self.requests[0]
         reply = target.behaviour(request, self.context)
-        if self.tape is None:
+        if self.buffer is None:
             return reply
         self.record_all(reply, self._emit)
         return None
 
     def _emit(self, message: Any) -> None:
         """Records a message of the stream; waits while those who follow are too far behind."""
-        assert self.tape is not None
+        assert self.buffer is not None
         with self.moved:
             self.record(message)
             self.moved.notify_all()
-            while self.tape.full:
+            while self.buffer.full:
                 self.moved.wait()
 
     def play(
@@ -67,16 +67,16 @@ class SyncRun(Run):
         the time is up; and at once when the first one is gone already.
         """
         follower, begun = object(), False
-        assert self.tape is not None
+        assert self.buffer is not None
         with self.moved:
-            if not self.tape.join(follower):
+            if not self.buffer.join(follower):
                 return False, False
         try:
             if begin is not None:
                 begin()
             while True:
                 with self.moved:
-                    message = self.tape.read(follower)
+                    message = self.buffer.read(follower)
                     if message is None and over():
                         return True, begun
                     if message is None and not self._wait(None if begun else until):
@@ -87,7 +87,7 @@ class SyncRun(Run):
                     yield message
         finally:
             with self.moved:
-                self.tape.leave(follower)
+                self.buffer.leave(follower)
                 self.moved.notify_all()
 
     def _wait(self, until: float | None) -> bool:

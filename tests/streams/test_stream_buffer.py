@@ -1,4 +1,4 @@
-"""The tape of a server-stream by itself: order, completeness, bounded memory (4.3, 4.8)."""
+"""The buffer of a server-stream by itself: order, completeness, bounded memory (4.3, 4.8)."""
 
 from collections.abc import Iterator
 from unittest import mock
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpc_idempotency._server import buffer as _tape
-from grpc_idempotency._server.buffer import Tape
+from grpc_idempotency._server import buffer as _buffer
+from grpc_idempotency._server.buffer import StreamBuffer
 from grpc_idempotency._wire.framing import frame, unframe
 
 WINDOW = 64
@@ -23,15 +23,15 @@ steps = st.lists(st.one_of(appends, others), max_size=120)
 @pytest.fixture(autouse=True)
 def small() -> Iterator[None]:
     """A small window, so that few messages are many."""
-    with mock.patch.object(_tape, "WINDOW", WINDOW):
+    with mock.patch.object(_buffer, "WINDOW", WINDOW):
         yield
 
 
 class Model:
-    """What a tape has to do, at length: all messages, and how many each follower has had."""
+    """What a buffer has to do, at length: all messages, and how many each follower has had."""
 
     def __init__(self, limit: int) -> None:
-        self.tape = Tape(limit)
+        self.buffer = StreamBuffer(limit)
         self._limit = limit
         self._messages: list[bytes] = []
         self._had: dict[int, int] = {}
@@ -41,23 +41,23 @@ class Model:
         return len(frame(self._messages)) <= self._limit
 
     def append(self, size: int) -> None:
-        if self.tape.full:
+        if self.buffer.full:
             return  # a handler waits then
         message = bytes([len(self._messages) % 256]) * size
         self._messages.append(message)
-        self.tape.append(message)
+        self.buffer.append(message)
 
     def join(self, who: int) -> None:
         if who in self._had:
             return
-        assert self.tape.join(who) == self.fits
+        assert self.buffer.join(who) == self.fits
         if self.fits:
             self._had[who] = 0
 
     def read(self, who: int) -> bool:
         if who not in self._had:
             return False
-        message = self.tape.read(who)
+        message = self.buffer.read(who)
         if message is None:
             assert self._had[who] == len(self._messages)
             return False
@@ -70,15 +70,15 @@ class Model:
             pass
 
     def leave(self, who: int) -> None:
-        self.tape.leave(who)
+        self.buffer.leave(who)
         self._had.pop(who, None)
 
     def check(self) -> None:
-        assert self.tape.retained == self.fits
-        assert self.tape.whole() == (frame(self._messages) if self.fits else None)
-        assert len(self.tape._frames) <= max(self._limit, WINDOW) + FRAME + LARGEST
+        assert self.buffer.retained == self.fits
+        assert self.buffer.whole() == (frame(self._messages) if self.fits else None)
+        assert len(self.buffer._frames) <= max(self._limit, WINDOW) + FRAME + LARGEST
         if all(had == len(self._messages) for had in self._had.values()):
-            assert not self.tape.full, "the handler waits for nobody"
+            assert not self.buffer.full, "the handler waits for nobody"
 
 
 @given(steps=steps, limit=st.integers(0, 400))
@@ -98,28 +98,28 @@ def test_any_interleaving(steps: list[tuple[str, int]], limit: int) -> None:
 
 def test_what_nobody_follows_is_forgotten() -> None:
     """Beyond the limit, without a follower, nothing is kept at all (4.8)."""
-    tape = Tape(100)
+    buffer = StreamBuffer(100)
     for _ in range(10_000):
-        tape.append(b"x" * 50)
-        assert not tape.full
-    assert (len(tape._frames), tape.whole(), tape.join(object())) == (0, None, False)
+        buffer.append(b"x" * 50)
+        assert not buffer.full
+    assert (len(buffer._frames), buffer.whole(), buffer.join(object())) == (0, None, False)
 
 
 def test_the_slowest_decides() -> None:
     """Beyond the limit the slowest follower holds the handler up, and only while it follows (4.8)."""
-    tape, quick, slow = Tape(0), "quick", "slow"
-    assert tape.join(quick)
-    assert tape.join(slow)
+    buffer, quick, slow = StreamBuffer(0), "quick", "slow"
+    assert buffer.join(quick)
+    assert buffer.join(slow)
     count = 0
-    while not tape.full:
-        tape.append(b"x" * 10)
+    while not buffer.full:
+        buffer.append(b"x" * 10)
         count += 1
-    while tape.read(quick) is not None:
+    while buffer.read(quick) is not None:
         pass
-    assert (tape.full, count) == (True, 5)
-    tape.leave(slow)
-    assert (tape.full, tape.join(slow)) == (False, False)
-    assert len(tape._frames) == 0
+    assert (buffer.full, count) == (True, 5)
+    buffer.leave(slow)
+    assert (buffer.full, buffer.join(slow)) == (False, False)
+    assert len(buffer._frames) == 0
 
 
 @given(st.lists(st.binary(max_size=300)))

@@ -26,7 +26,7 @@ SWEEP_PAUSE = 0.05
 """Seconds between two batches of a sweep, so that calls get their turn."""
 
 
-class Shell:
+class InterceptorBase:
     """The configuration of an interceptor, checked; and what it says of a call."""
 
     def __init__(

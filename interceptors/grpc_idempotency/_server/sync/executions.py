@@ -1,4 +1,4 @@
-"""Flights on threads: handlers run in threads of our own, and the server's threads only follow them.
+"""The executions of this process on threads: handlers run in threads of our own, which the server's threads follow.
 
 So neither a client that goes away nor a handler that comes to no end keeps a thread of the server's, and a call whose
 handler can't be stopped is answered all the same.
@@ -16,20 +16,20 @@ from typing import Any
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import (
-    Boarded,
     Call,
+    Conclusion,
     CutShort,
     Effect,
     Execute,
+    Followed,
     Get,
-    Landed,
-    Landing,
+    Joined,
     Ran,
 )
 from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
-from grpc_idempotency._server.flight import FlightBase
+from grpc_idempotency._server.execution import ExecutionBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.sync.context import ThreadContext
@@ -42,11 +42,11 @@ from grpc_idempotency.store import Store
 logger = logging.getLogger("grpc_idempotency")
 
 
-class Flight(FlightBase):
-    """A flight whose handler runs in a thread of its own."""
+class Execution(ExecutionBase):
+    """An execution whose handler runs in a thread of its own."""
 
     run: SyncRun | None
-    _flights: "Flights"
+    _executions: "Executions"
 
     _runs = False
     """True once its handler has begun."""
@@ -54,11 +54,11 @@ class Flight(FlightBase):
     """True while a handler or an undo runs, whose time is limited."""
 
     def __init__(
-        self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
+        self, executions: "Executions", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
     ) -> None:
         self.moved = threading.Condition()
-        """Guards what those who follow read; notified when there is more of it, and when it has landed."""
-        super().__init__(flights, call, target, messages, snapshot)
+        """Guards what those who follow read; notified when there is more of it, and when it has concluded."""
+        super().__init__(executions, call, target, messages, snapshot)
 
     def _kind(self) -> type[Running]:
         return SyncRunning
@@ -69,14 +69,14 @@ class Flight(FlightBase):
         run.moved = self.moved
         return run
 
-    def depart(self) -> None:
+    def start(self) -> None:
         """Claims the operation in this thread, which the store alone can hold up; all that follows is a worker's.
 
         So what is found and not won, as a replay is, costs no hand-over to another thread.
         """
-        self.worker = self._flights.take_worker()
+        self.worker = self._executions.take_worker()
         if self.worker is None:
-            self._land(no_room())
+            self._conclude(no_room())
             return
         plan = self._plan
         try:
@@ -84,54 +84,54 @@ class Flight(FlightBase):
             while not isinstance(effect, Execute):
                 effect = advance(plan, self.perform, effect)
         except StopIteration as done:
-            self._land(done.value)
+            self._conclude(done.value)
         except Exception as exc:
             self._log_failure(exc)
-            self._land(shut_down())
+            self._conclude(shut_down())
         else:
             self._hand_over(effect)
 
     def launch(self) -> None:
         """Brings an operation to its end that no call follows, from its claim on in a worker's thread."""
-        self.worker = self._flights.take_worker()
+        self.worker = self._executions.take_worker()
         if self.worker is None:
-            self._land(no_room())
+            self._conclude(no_room())
         else:
             self._hand_over(None)
 
     def _hand_over(self, effect: Effect[Any] | None) -> None:
         worker, self.worker = self.worker, None
         assert worker is not None
-        worker.run(partial(contextvars.copy_context().run, self._fly, effect))
+        worker.run(partial(contextvars.copy_context().run, self._carry_out, effect))
 
-    def _fly(self, effect: Effect[Any] | None) -> None:
-        landing: Landing | None = None
+    def _carry_out(self, effect: Effect[Any] | None) -> None:
+        conclusion: Conclusion | None = None
         try:
-            landing = drive(self._plan, self.perform, effect)
+            conclusion = drive(self._plan, self.perform, effect)
         except Exception as exc:
             self._log_failure(exc)
         finally:
-            self._land(landing or shut_down())
+            self._conclude(conclusion or shut_down())
 
     def _log_failure(self, error: Exception) -> None:
         logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
 
-    def landed(self) -> bool:
-        """True once it has landed."""
-        return self.landing is not None
+    def concluded(self) -> bool:
+        """True once it has concluded."""
+        return self.conclusion is not None
 
-    def heard(self, told: Landing | None) -> Landing | None:
+    def heard(self, told: Conclusion | None) -> Conclusion | None:
         """What those hear by now who have come when these were ``told`` early."""
-        return self.landing or (None if self.early is told else self.early)
+        return self.conclusion or (None if self.early is told else self.early)
 
     def begun(self, until: float | None, gone: Callable[[], bool]) -> None:
-        """Waits until the handler runs or the flight has landed: no longer than the store takes to answer."""
+        """Waits until the handler runs or the execution has concluded: no longer than the store takes to answer."""
         with self.moved:
             timeout = None if until is None else max(0.0, until - time.monotonic())
-            self.moved.wait_for(lambda: self._runs or self.landed() or gone(), timeout)
+            self.moved.wait_for(lambda: self._runs or self.concluded() or gone(), timeout)
 
-    def follow(self, until: float | None, gone: Callable[[], bool]) -> Landed:
-        """Waits for the landing, at most until then, or until the caller has ``gone``."""
+    def follow(self, until: float | None, gone: Callable[[], bool]) -> Followed:
+        """Waits for the conclusion, at most until then, or until the caller has ``gone``."""
         with self.moved:
             told = self.early
             timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -140,11 +140,11 @@ class Flight(FlightBase):
                     break
                 if until is not None:
                     timeout = max(0.0, until - time.monotonic())
-            return Landed(self.heard(told))
+            return Followed(self.heard(told))
 
-    def play(self, until: float | None, gone: Callable[[], bool], founded: bool) -> Generator[bytes, None, Landed]:
-        """The same, yielding the stream's messages meanwhile; where it was ``founded`` just now it departs before."""
-        begin = self.depart if founded else None
+    def play(self, until: float | None, gone: Callable[[], bool], leads: bool) -> Generator[bytes, None, Followed]:
+        """The same, yielding the stream's messages meanwhile; for the call that ``leads`` it starts before."""
+        begin = self.start if leads else None
         assert self.run is not None
         if self.run.held_back:
             if begin is not None:
@@ -152,28 +152,28 @@ class Flight(FlightBase):
             return self.follow(until, gone)
         told = self.early
         over, begun = yield from self.run.play(lambda: self.heard(told) is not None or gone(), until, begin)
-        return Landed(self.heard(told) if over else None, begun)
+        return Followed(self.heard(told) if over else None, begun)
 
     def stir(self) -> None:
         """Has those who wait look again whether they still want to."""
-        if self.landing is None:  # else they are awake: this is called at the end of every call
+        if self.conclusion is None:  # else they are awake: this is called at the end of every call
             with self.moved:
                 self.moved.notify_all()
 
-    def _land(self, landing: Landing, *, over: bool = True) -> None:
+    def _conclude(self, conclusion: Conclusion, *, over: bool = True) -> None:
         if over and self.worker is not None:
-            self._flights.give_back(self.worker)
+            self._executions.give_back(self.worker)
             self.worker = None
-        if not over and self._stays(landing):
+        if not over and self._stays(conclusion):
             with self.moved:
-                self.early = landing
+                self.early = conclusion
                 self.moved.notify_all()
             return
-        self._settled(landing, over=over)
-        # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
-        self._flights.forget(self, over)
+        self._settled(conclusion, over=over)
+        # First out of the register: those who wait for it and find no outcome contend for an execution of their own.
+        self._executions.forget(self, over)
         with self.moved:
-            self.landing = self.landing or landing
+            self.conclusion = self.conclusion or conclusion
             self.moved.notify_all()
 
     def pause(self, seconds: float) -> None:
@@ -214,15 +214,15 @@ class Flight(FlightBase):
             self.abandon()
             return
         plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-        self._flights.asker.carry(plan, self.perform, partial(self._land, over=False))
+        self._executions.asker.carry(plan, self.perform, partial(self._conclude, over=False))
 
     def abandon(self) -> None:
         """Leaves the operation as that of a dead server; those who wait are answered now."""
         self._stop_renewing()
-        self._land(shut_down(), over=False)
+        self._conclude(shut_down(), over=False)
 
 
-class _Lookout:
+class _Poller:
     """One poller of a run in another process, for all calls of this process that wait for it."""
 
     def __init__(self) -> None:
@@ -231,8 +231,8 @@ class _Lookout:
         self.followers = 0
 
 
-class Flights:
-    """The flights and lookouts of one interceptor."""
+class Executions:
+    """The executions and pollers of one interceptor."""
 
     def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
@@ -241,39 +241,39 @@ class Flights:
         """Always: threads can't be cancelled."""
         self.asker = Keeper("polls")
         """Asks the store of runs in other processes, and settles operations whose handlers can't be stopped."""
-        self.detached: set[Flight] = set()
-        """The flights that run and that no call follows any more."""
+        self.detached: set[Execution] = set()
+        """The executions that run and that no call follows any more."""
         self._workers = Workers()
         self.leases = Leases(store, self._workers.asked)
         self._waiters = threading.BoundedSemaphore(max_waiters) if max_waiters else None
         self._max_detached = max_detached
         self._changed = threading.Condition()
         self._closed = False
-        self._flights: dict[bytes, Flight] = {}
-        self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
+        self._executions: dict[bytes, Execution] = {}
+        self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
 
-    def board(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on.
+    def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
+        """Joins the execution of the call's name or leads one; ``None`` when no further one is taken on.
 
-        Who founds one is among those who follow it.
+        Who leads one is among those who follow it.
         """
         with self._changed:
-            flight = self._flights.get(call.name)
-            if flight is not None:
-                return Boarded(flight.call.fingerprint, False, flight)
+            execution = self._executions.get(call.name)
+            if execution is not None:
+                return Joined(execution.call.fingerprint, False, execution)
             if self._closed or len(self.detached) >= self._max_detached:
                 return None
-            flight = self._flights[call.name] = Flight(self, call, target, messages, snapshot)
-            flight.followers = 1
-            return Boarded(call.fingerprint, True, flight)
+            execution = self._executions[call.name] = Execution(self, call, target, messages, snapshot)
+            execution.followers = 1
+            return Joined(call.fingerprint, True, execution)
 
     def launch(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> None:
-        """Founds a flight that no call follows."""
-        boarded = self.board(call, target, messages, snapshot)
-        if boarded is not None and boarded.founded:
-            assert isinstance(boarded.flight, Flight)
-            boarded.flight.launch()
-            self.leave(boarded.flight)
+        """Leads an execution that no call follows."""
+        joined = self.join(call, target, messages, snapshot)
+        if joined is not None and joined.leads:
+            assert isinstance(joined.execution, Execution)
+            joined.execution.launch()
+            self.remove_follower(joined.execution)
 
     def take_worker(self) -> Worker | None:
         """A thread for a handler, where the one is there too that minds its lease and its limit."""
@@ -291,31 +291,31 @@ class Flights:
 
     def has(self, name: bytes) -> bool:
         """Whether an operation is on its way here."""
-        return name in self._flights
+        return name in self._executions
 
-    def forget(self, flight: Flight, over: bool) -> None:
-        """The flight has landed: the next call of its name founds another. ``over``: its handler has ended, too."""
+    def forget(self, execution: Execution, over: bool) -> None:
+        """The execution has concluded: the next call leads another. ``over``: its handler has ended, too."""
         with self._changed:
-            if self._flights.get(flight.call.name) is flight:
-                del self._flights[flight.call.name]
+            if self._executions.get(execution.call.name) is execution:
+                del self._executions[execution.call.name]
             if over:
-                flight.over = True
-                self.detached.discard(flight)
+                execution.over = True
+                self.detached.discard(execution)
             if self._closed:
                 self._changed.notify_all()
 
-    def join(self, flight: Flight) -> None:
-        """Counts a call among those who follow the flight, until it leaves."""
+    def add_follower(self, execution: Execution) -> None:
+        """Counts a call among those who follow the execution, until it leaves."""
         with self._changed:
-            flight.followers += 1
-            self.detached.discard(flight)
+            execution.followers += 1
+            self.detached.discard(execution)
 
-    def leave(self, flight: Flight) -> None:
-        """The call does not follow the flight any more."""
+    def remove_follower(self, execution: Execution) -> None:
+        """The call does not follow the execution any more."""
         with self._changed:
-            flight.followers -= 1
-            if not flight.followers and not flight.over:
-                self.detached.add(flight)
+            execution.followers -= 1
+            if not execution.followers and not execution.over:
+                self.detached.add(execution)
 
     @contextmanager
     def waiting(self) -> Iterator[bool]:
@@ -330,44 +330,44 @@ class Flights:
     def watch(self, name: bytes, fence: bytes, until: float) -> bool:
         """Waits until the run in another process is over; ``False`` when the time was."""
         with self._changed:
-            lookout = self._lookouts.get((name, fence))
-            if lookout is None or lookout.over.is_set():
-                lookout = self._lookouts[name, fence] = _Lookout()
-                over = lookout.over
-                lookout.timer = self.asker.carry(watch(name, fence), self._perform, lambda _: over.set())
-            lookout.followers += 1
+            poller = self._pollers.get((name, fence))
+            if poller is None or poller.over.is_set():
+                poller = self._pollers[name, fence] = _Poller()
+                over = poller.over
+                poller.timer = self.asker.carry(watch(name, fence), self._perform, lambda _: over.set())
+            poller.followers += 1
         try:
-            return lookout.over.wait(max(0.0, until - time.monotonic()))
+            return poller.over.wait(max(0.0, until - time.monotonic()))
         finally:
             with self._changed:
-                lookout.followers -= 1
-                if not lookout.followers:
-                    assert lookout.timer is not None
-                    lookout.timer.cancel()
-                    if self._lookouts.get((name, fence)) is lookout:
-                        del self._lookouts[name, fence]
+                poller.followers -= 1
+                if not poller.followers:
+                    assert poller.timer is not None
+                    poller.timer.cancel()
+                    if self._pollers.get((name, fence)) is poller:
+                        del self._pollers[name, fence]
 
     def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
             case Get(name):
                 return self.store.get(name)
             case _:
-                raise AssertionError(f"no lookout performs {effect!r}")
+                raise AssertionError(f"no poller performs {effect!r}")
 
     def close(self, limit: float) -> int:
-        """Takes on no further flight, and lets those under way land within ``limit`` seconds.
+        """Takes on no further execution, and lets those under way conclude within ``limit`` seconds.
 
         Answers how many operations could not be brought to their end. What is to be done at its time is so until
         :meth:`end`.
         """
         with self._changed:
             self._closed = True
-            if self._flights:
-                logger.info("waiting for %d operations to end, at most %.0f s", len(self._flights), limit)
-            self._changed.wait_for(lambda: not self._flights, limit)
-            unfinished = list(self._flights.values())
-        for flight in unfinished:
-            flight.abandon()
+            if self._executions:
+                logger.info("waiting for %d operations to end, at most %.0f s", len(self._executions), limit)
+            self._changed.wait_for(lambda: not self._executions, limit)
+            unfinished = list(self._executions.values())
+        for execution in unfinished:
+            execution.abandon()
         self._workers.close()
         return len(unfinished)
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import grpc
 
 from grpc_idempotency._server.context import INTERNAL_ERROR
-from grpc_idempotency._server.shell import unmet
+from grpc_idempotency._server.interceptor import unmet
 from grpc_idempotency._server.sync.context import code_of
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
@@ -17,7 +17,7 @@ from grpc_idempotency.records import Code
 logger = logging.getLogger("grpc_idempotency")
 
 
-def plain(target: Target) -> Callable[[Any, Any], Any]:
+def pass_through(target: Target) -> Callable[[Any, Any], Any]:
     """The handler's behaviour; what it raises goes to the log and not to the client."""
     behaviour = target.behaviour
 
@@ -40,7 +40,7 @@ def plain(target: Target) -> Callable[[Any, Any], Any]:
 
 def unkeyed(target: Target) -> Callable[[Any, Any], Any]:
     """The same for a call that could have had its key in its message, which is read by then; it gives bytes."""
-    behaviour = plain(target)
+    behaviour = pass_through(target)
 
     def function(request: Any, context: grpc.ServicerContext) -> bytes:
         return _written(target, behaviour(request, context), context)

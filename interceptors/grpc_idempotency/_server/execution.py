@@ -1,4 +1,4 @@
-"""One operation on its way through this process: what flights have in common on both kinds of server."""
+"""One operation on its way through this process: what executions have in common on both kinds of server."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ from grpc_idempotency._protocol.effects import (
     Call,
     Complete,
     CompleteUnclaimed,
+    Conclusion,
     Effect,
     Ended,
     Event,
@@ -18,7 +19,6 @@ from grpc_idempotency._protocol.effects import (
     Executed,
     Get,
     Hold,
-    Landing,
     LeaseHolds,
     LoadSteps,
     Pause,
@@ -50,7 +50,7 @@ STOPPING = 1.0
 
 
 class Register(Protocol):
-    """The flights of one interceptor, as each of them knows it."""
+    """The executions of one interceptor, as each of them knows it."""
 
     store: Any
     """Where the records are."""
@@ -62,25 +62,25 @@ class Register(Protocol):
     """True once what still runs is being cancelled, and its records left alone."""
 
 
-class FlightBase:
+class ExecutionBase:
     """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables.
 
     Args:
-        flights: The register that it is in.
-        call: The call that founds it.
+        executions: The register that it is in.
+        call: The call that leads it.
         target: The handler.
         messages: The request, as the handler sees it.
         snapshot: What the handler may ask of the call.
     """
 
-    # Of the class until they are set: each first call makes a flight.
+    # Of the class until they are set: each first call makes an execution.
     run: Any = None
     """The run of its handler: of a stream from the beginning, else once the handler is to run."""
-    landing: Landing | None = None
-    """What it has landed with."""
-    early: Landing | None = None
-    """What those were told who waited when its handler ran past its limit and could not be stopped, where the flight
-    has not landed with that: see :meth:`_stays`."""
+    conclusion: Conclusion | None = None
+    """What it has concluded with."""
+    early: Conclusion | None = None
+    """What those were told who waited when its handler ran past its limit and could not be stopped, where the execution
+    has not concluded with that: see :meth:`_stays`."""
     followers = 0
     """How many calls follow it."""
     over = False
@@ -99,17 +99,17 @@ class FlightBase:
 
     def __init__(
         self,
-        flights: "Register",
+        executions: "Register",
         call: Call,
         target: Target,
         messages: Sequence[Any],
         snapshot: Snapshot,
     ) -> None:
         self.call = call
-        self._flights: Any = flights
-        self._store = flights.store
-        self._leases = flights.leases
-        self._replays = flights.replays
+        self._executions: Any = executions
+        self._store = executions.store
+        self._leases = executions.leases
+        self._replays = executions.replays
         self._target = target
         self._messages = messages
         self._snapshot = snapshot
@@ -118,8 +118,8 @@ class FlightBase:
             self.run = self.new_run()
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """What the plans of a flight may ask for; of one that was given up nothing reaches the store any more."""
-        if self._flights.torn_down:
+        """What the plans of an execution may ask for; of one that was given up nothing reaches the store any more."""
+        if self._executions.torn_down:
             raise asyncio.CancelledError
         store = self._store
         match effect:
@@ -160,7 +160,7 @@ class FlightBase:
             case Pause(seconds):
                 return self.pause(seconds)
             case _:
-                raise AssertionError(f"no flight performs {effect!r}")
+                raise AssertionError(f"no execution performs {effect!r}")
 
     def execute(self, effect: Execute) -> Any:
         """Runs the handler to its end, and answers with :class:`Ran`: the wing's."""
@@ -247,23 +247,23 @@ class FlightBase:
         self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
         self._leases.keep(self._lease)
 
-    def _stays(self, landing: Landing) -> bool:
-        """True if a flight whose handler can't be stopped has only answered those who wait, and has not landed (4.1).
+    def _stays(self, conclusion: Conclusion) -> bool:
+        """True if it has only answered those who wait, and has not concluded: its handler can't be stopped (4.1).
 
         As long as the handler runs, nothing else may run here. Where the operation is claimed, its record sees to that.
         Otherwise those who come later wait for the handler's end.
         """
         unclaimed = self._operation is not None and self._operation.claim is not None
-        return unclaimed and isinstance(landing, Released)
+        return unclaimed and isinstance(conclusion, Released)
 
-    def _settled(self, landing: Landing, *, over: bool) -> None:
-        """The landing is known: its outcome is kept for replays if it is stored, the lease unless it is ``over``."""
+    def _settled(self, conclusion: Conclusion, *, over: bool) -> None:
+        """The conclusion is known: its outcome is kept for replays if it is stored, the lease unless it is ``over``."""
         if over and self._lease is not None:
             self._leases.drop(self._lease)
-        if isinstance(landing, Executed) and landing.at is not None:
+        if isinstance(conclusion, Executed) and conclusion.at is not None:
             call = self.call
             until = self._asked_at + call.policy.ttl.total_seconds()  # it was stored no earlier than it was claimed
-            self._replays.keep(call.name, call.fingerprint.raw, landing.outcome, landing.at, until)
+            self._replays.keep(call.name, call.fingerprint.raw, conclusion.outcome, conclusion.at, until)
 
     def _stop_renewing(self) -> None:
         """Lets the lease run out: the operation is settled, or left as that of a dead server."""

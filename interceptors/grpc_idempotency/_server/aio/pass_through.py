@@ -15,7 +15,7 @@ import grpc.aio
 
 from grpc_idempotency._server.aio.context import code_of, failure_code
 from grpc_idempotency._server.context import INTERNAL_ERROR
-from grpc_idempotency._server.shell import unmet
+from grpc_idempotency._server.interceptor import unmet
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._server.workers import Workers
 from grpc_idempotency._wire.codes import GRPC_CODES
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("grpc_idempotency")
 
 
-def plain(target: Target) -> Callable[[Any, Any], Any]:
+def pass_through(target: Target) -> Callable[[Any, Any], Any]:
     """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
     behaviour = target.behaviour
     if target.generates:
@@ -45,12 +45,12 @@ response message, serialized."""
 
 
 def unkeyed(target: Target, workers: Workers) -> Unkeyed:
-    """What answers a call that turns out to have no key once its message is read, as :func:`plain` would.
+    """What answers a call that turns out to have no key once its message is read, as :func:`pass_through` would.
 
     It stands behind a stand-in whose messages are bytes, so that it serializes what the handler answers. Nothing is
     buffered, and a stream ends with its call. A ``def`` generator has one of the ``workers`` for itself.
     """
-    behaviour = plain(target)
+    behaviour = pass_through(target)
 
     async def coroutine(request: Any, context: "_Context", _write: Write) -> bytes:
         return await _serialized(target, await behaviour(request, context), context)

@@ -1,4 +1,4 @@
-"""Flights on asyncio: the executions of this process, each in a task of its own that calls only follow."""
+"""The executions of this process on asyncio, each in a task of its own that calls only follow."""
 
 import asyncio
 import logging
@@ -12,15 +12,15 @@ from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import LoopRunning, SyncRunning
 from grpc_idempotency._protocol.effects import (
-    Boarded,
     Call,
+    Conclusion,
     CutShort,
     Effect,
     Ended,
     Execute,
+    Followed,
     Get,
-    Landed,
-    Landing,
+    Joined,
     Pause,
     Ran,
 )
@@ -28,7 +28,7 @@ from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async, lost
-from grpc_idempotency._server.flight import STOPPING, FlightBase
+from grpc_idempotency._server.execution import STOPPING, ExecutionBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
@@ -42,11 +42,11 @@ logger = logging.getLogger("grpc_idempotency")
 Write = Callable[[bytes], Awaitable[None]]
 
 
-class Flight(FlightBase):
-    """A flight whose handler runs in a task."""
+class Execution(ExecutionBase):
+    """An execution whose handler runs in a task."""
 
     run: AioRun | None
-    _flights: "Flights"
+    _executions: "Executions"
     _loop: asyncio.AbstractEventLoop
 
     _task: asyncio.Task[None] | None = None
@@ -64,11 +64,11 @@ class Flight(FlightBase):
     """What gives up a handler that does not let itself be stopped."""
 
     def __init__(
-        self, flights: "Flights", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
+        self, executions: "Executions", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiters: set[asyncio.Future[Landing | None]] = set()
-        super().__init__(flights, call, target, messages, snapshot)
+        self._waiters: set[asyncio.Future[Conclusion | None]] = set()
+        super().__init__(executions, call, target, messages, snapshot)
 
     def _kind(self) -> type[Running]:
         return AsyncRunning if self._target.awaited else LoopRunning
@@ -81,25 +81,25 @@ class Flight(FlightBase):
 
     # For those who follow
 
-    async def follow(self, until: float | None, write: Write | None) -> Landed:
-        """Waits for the landing, at most until then, and hands on a stream's messages meanwhile.
+    async def follow(self, until: float | None, write: Write | None) -> Followed:
+        """Waits for the conclusion, at most until then, and hands on a stream's messages meanwhile.
 
-        A caller that is cancelled leaves the flight alone.
+        A caller that is cancelled leaves the execution alone.
         """
-        self._flights.detached.discard(self)
+        self._executions.detached.discard(self)
         self.followers += 1
         try:
             if write is None or self.run is None or self.run.held_back:
-                return Landed(self.landing or await self._wait(until))
+                return Followed(self.conclusion or await self._wait(until))
             end = self.waiter()
             ended, begun = await self.run.play(write, end, until)
-            return Landed(end.result() if ended else None, begun)
+            return Followed(end.result() if ended else None, begun)
         finally:
             self.followers -= 1
             if not self.followers and not self.over:
-                self._flights.detached.add(self)
+                self._executions.detached.add(self)
 
-    async def _wait(self, until: float | None) -> Landing | None:
+    async def _wait(self, until: float | None) -> Conclusion | None:
         # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
         waiter, timer = self.waiter(), None
         if until is not None:
@@ -111,75 +111,75 @@ class Flight(FlightBase):
             if timer is not None:
                 timer.cancel()
 
-    def waiter(self) -> asyncio.Future[Landing | None]:
-        """What is done once it has landed, with what those hear who wait now."""
-        waiter: asyncio.Future[Landing | None] = self._loop.create_future()
-        if self.landing is None:
+    def waiter(self) -> asyncio.Future[Conclusion | None]:
+        """What is done once it has concluded, with what those hear who wait now."""
+        waiter: asyncio.Future[Conclusion | None] = self._loop.create_future()
+        if self.conclusion is None:
             self._waiters.add(waiter)
         else:
-            waiter.set_result(self.landing)
+            waiter.set_result(self.conclusion)
         return waiter
 
     # Its way
 
     def begin(self) -> None:
         """Asks the store for the operation. Nothing else is made before it is known that the handler is to run."""
-        flights = self._flights
+        executions = self._executions
         # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
-        can_renew = flights.leases.started or flights.can_renew()
+        can_renew = executions.leases.started or executions.can_renew()
         if not can_renew or not (self._target.awaited or self._take_worker()):
-            self._land(no_room())
+            self._conclude(no_room())
             return
         effect = next(self._plan)
         try:
             reply = self.perform(effect)
         except IdempotencyError:
-            self._depart(effect)  # it is asked again there, and its plan told
+            self._start_task(effect)  # it is asked again there, and its plan told
         else:
             asked: asyncio.Future[Any] = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
             asked.add_done_callback(self._answered)
 
     def _take_worker(self) -> bool:
-        self.worker = self._flights.worker()
+        self.worker = self._executions.worker()
         return self.worker is not None
 
     def _answered(self, asked: "asyncio.Future[Any]") -> None:
         """The store has answered: the operation is claimed, and gets a task, or its record stands in the way."""
         error = lost() if asked.cancelled() else asked.exception()
-        if self._flights.torn_down:
-            self._land(shut_down())
+        if self._executions.torn_down:
+            self._conclude(shut_down())
             return
         try:
             effect = self._plan.send(asked.result()) if error is None else self._plan.throw(error)
         except StopIteration as done:
-            self._land(done.value)
+            self._conclude(done.value)
         except Exception as exc:
             self._log_failure(exc)
-            self._land(shut_down())
+            self._conclude(shut_down())
         else:
-            self._depart(effect)
+            self._start_task(effect)
 
-    def _depart(self, effect: Effect[Any]) -> None:
+    def _start_task(self, effect: Effect[Any]) -> None:
         self._first = effect
-        work = self._fly(effect) if self._target.awaited else self._fly_on(effect)
-        self._task = self._flights.spawn(work, self._land_at_last)
+        work = self._carry_out(effect) if self._target.awaited else self._carry_on(effect)
+        self._task = self._executions.spawn(work, self._conclude_at_last)
 
-    async def _fly(self, effect: Effect[Any]) -> None:
+    async def _carry_out(self, effect: Effect[Any]) -> None:
         self._first = None
-        landing: Landing | None = None
+        conclusion: Conclusion | None = None
         try:
-            landing = await drive_async(self._plan, self.perform, self._cut, effect)
+            conclusion = await drive_async(self._plan, self.perform, self._cut, effect)
         except asyncio.CancelledError:
             pass  # the server is being torn down; the record is left as that of a dead server (4.4)
         except Exception as exc:
             self._log_failure(exc)
         finally:
-            self._land(landing or shut_down())
+            self._conclude(conclusion or shut_down())
 
     def _log_failure(self, error: Exception) -> None:
         logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
 
-    async def _fly_on(self, effect: Effect[Any] | None) -> None:
+    async def _carry_on(self, effect: Effect[Any] | None) -> None:
         """The same, where the handler has a thread. A task that is cancelled ends, also while the thread runs.
 
         The operation goes on in another task when the thread has ended. Until then the lease is kept, and where the
@@ -187,7 +187,7 @@ class Flight(FlightBase):
         """
         self._left = False
         if effect is not None:
-            self._work = self._fly(effect)
+            self._work = self._carry_out(effect)
         assert self._work is not None
         if await run_until_left(self._work, self._waits_for_thread, again=effect is None):
             return
@@ -195,7 +195,7 @@ class Flight(FlightBase):
         assert self.run is not None
         assert self.run.in_thread is not None
         self.run.in_thread.add_done_callback(self._go_on)
-        if self._flights.torn_down:
+        if self._executions.torn_down:
             self.give_up()
 
     def _waits_for_thread(self) -> bool:
@@ -204,51 +204,56 @@ class Flight(FlightBase):
     def _go_on(self, _ended: object) -> None:
         assert self._task is not None
         if self._left and self._task.done():
-            self._task = self._flights.spawn(self._fly_on(None), self._land_at_last)
+            self._task = self._executions.spawn(self._carry_on(None), self._conclude_at_last)
 
-    def _land_at_last(self) -> None:
+    def _conclude_at_last(self) -> None:
         """Its task has ended, which may have been cancelled before its first step."""
         if not self._left:
             if self._first is not None:
                 self._never_begin(self._first)
-        elif not self._waits_for_thread() and not self._flights.torn_down:
+        elif not self._waits_for_thread() and not self._executions.torn_down:
             self._go_on(None)
 
     def _never_begin(self, effect: Effect[Any]) -> None:
         """Its task was cancelled before its first step: what was claimed for it is given back, as no handler ran."""
-        if isinstance(effect, Execute) and effect.claim is not None and effect.claimed and not self._flights.torn_down:
+        if (
+            isinstance(effect, Execute)
+            and effect.claim is not None
+            and effect.claimed
+            and not self._executions.torn_down
+        ):
             reply = self._store.release(effect.claim.name, effect.claim.fence)
             given_back = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
             given_back.add_done_callback(self._given_back)
         else:
-            self._land(shut_down())
+            self._conclude(shut_down())
 
     def _given_back(self, answered: "asyncio.Future[Any]") -> None:
         if not answered.cancelled() and answered.exception() is not None:
             logger.warning("a claim on an operation of %s could not be given back", self.call.method)
-        self._land(shut_down())
+        self._conclude(shut_down())
 
     def _cut(self) -> None:
         """The task is cancelled, but not in its handler: by somebody who cancels all. It goes on, unless torn down."""
-        if self._flights.torn_down:
+        if self._executions.torn_down:
             raise asyncio.CancelledError
 
-    def _land(self, landing: Landing, *, over: bool = True) -> None:
-        # First out of the register: those who wait for it and find no outcome contend for a flight of their own.
+    def _conclude(self, conclusion: Conclusion, *, over: bool = True) -> None:
+        # First out of the register: those who wait for it and find no outcome contend for an execution of their own.
         if over:
             self.over = True
             if self.worker is not None:
-                self._flights.give_back(self.worker)
+                self._executions.give_back(self.worker)
                 self.worker = None
-        if not over and self._stays(landing):
-            self.early = landing
+        if not over and self._stays(conclusion):
+            self.early = conclusion
         else:
-            self._settled(landing, over=over)
-            self._flights.forget(self)
-            self.landing = self.landing or landing
+            self._settled(conclusion, over=over)
+            self._executions.forget(self)
+            self.conclusion = self.conclusion or conclusion
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
-            _wake(waiter, landing)
+            _wake(waiter, conclusion)
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Lets time pass."""
@@ -264,7 +269,7 @@ class Flight(FlightBase):
         try:
             ended = await self.run.to_end(operation)
         except asyncio.CancelledError:
-            if self._flights.torn_down:
+            if self._executions.torn_down:
                 raise
             ended = CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
@@ -278,7 +283,7 @@ class Flight(FlightBase):
         try:
             return await self._unwind()
         except asyncio.CancelledError:
-            if self._flights.torn_down:
+            if self._executions.torn_down:
                 raise
             return "it has failed and could not be undone: an undo was stopped before its end"
         finally:
@@ -290,7 +295,7 @@ class Flight(FlightBase):
             return await operation.unwind()
         assert isinstance(operation, SyncRunning)
         assert self.run is not None
-        self.run.worker = self._flights.worker()
+        self.run.worker = self._executions.worker()
         if self.run.worker is None:
             return "it has failed and could not be undone: no thread could be started for that"
         trouble: str | None = await self.run.on_thread(operation.unwind)
@@ -322,12 +327,12 @@ class Flight(FlightBase):
 
     def _abandon(self) -> None:
         """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
-        self._flights.spawn(self._land_early(), self._answer_at_least)
+        self._executions.spawn(self._conclude_early(), self._answer_at_least)
 
-    async def _land_early(self) -> None:
+    async def _conclude_early(self) -> None:
         if self._claim is not None:
             plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-            self._land(await drive_async(plan, self.perform, self._cut), over=False)
+            self._conclude(await drive_async(plan, self.perform, self._cut), over=False)
 
     def _answer_at_least(self) -> None:
         """The task that was to answer at the limit has ended, which may have been cancelled."""
@@ -335,21 +340,21 @@ class Flight(FlightBase):
             self.give_up()
 
     def give_up(self) -> None:
-        """Answers those who wait still, for a flight that does not let itself be ended; its record is left as it is."""
-        if self.landing is None:
-            self._land(shut_down(), over=False)
+        """Answers those who wait for an execution that can't be ended; its record is left as it is."""
+        if self.conclusion is None:
+            self._conclude(shut_down(), over=False)
 
 
 async def _answer_of(reply: Awaitable[T]) -> T:
     return await reply
 
 
-def _wake(waiter: "asyncio.Future[Landing | None]", landing: Landing | None) -> None:
+def _wake(waiter: "asyncio.Future[Conclusion | None]", conclusion: Conclusion | None) -> None:
     if not waiter.done():
-        waiter.set_result(landing)
+        waiter.set_result(conclusion)
 
 
-class _Lookout:
+class _Poller:
     """One poller of a run in another process, for all calls of this process that wait for it."""
 
     def __init__(self, task: "asyncio.Task[None]") -> None:
@@ -357,8 +362,8 @@ class _Lookout:
         self.followers = 0
 
 
-class Flights:
-    """The flights and lookouts of one interceptor."""
+class Executions:
+    """The executions and pollers of one interceptor."""
 
     def __init__(self, store: AsyncStore, replays: Replays, *, max_detached: int) -> None:
         self.store = store
@@ -366,31 +371,31 @@ class Flights:
         self.leases = Leases(store, _awaited)
         self.torn_down = False
         """Whether what still runs is being cancelled, and its records left alone."""
-        self.detached: set[Flight] = set()
-        """The flights that run and that no call follows any more."""
-        self._overdue: set[Flight] = set()
-        """The flights that have landed, and whose handlers run all the same."""
+        self.detached: set[Execution] = set()
+        """The executions that run and that no call follows any more."""
+        self._overdue: set[Execution] = set()
+        """The executions that have concluded, and whose handlers run all the same."""
         self._quiet: asyncio.Future[None] | None = None
         """Done when nothing runs any more, while that is waited for."""
         self._max_detached = max_detached
         self.workers = Workers()
         """Threads for ``def`` handlers."""
         self._closed = False
-        self._flights: dict[bytes, Flight] = {}
-        self._lookouts: dict[tuple[bytes, bytes], _Lookout] = {}
+        self._executions: dict[bytes, Execution] = {}
+        self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
         self._tasks: dict[asyncio.Task[None], Callable[[], None] | None] = {}
         """The tasks that run, and what is called when they have ended."""
 
-    def board(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Boarded | None:
-        """Joins the flight of the call's name or founds one; ``None`` when no further one is taken on."""
-        flight = self._flights.get(call.name)
-        if flight is not None:
-            return Boarded(flight.call.fingerprint, False, flight)
+    def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
+        """Joins the execution of the call's name or leads one; ``None`` when no further one is taken on."""
+        execution = self._executions.get(call.name)
+        if execution is not None:
+            return Joined(execution.call.fingerprint, False, execution)
         if self._closed or len(self.detached) >= self._max_detached:
             return None
-        flight = self._flights[call.name] = Flight(self, call, target, messages, snapshot)
-        flight.begin()
-        return Boarded(call.fingerprint, True, flight)
+        execution = self._executions[call.name] = Execution(self, call, target, messages, snapshot)
+        execution.begin()
+        return Joined(call.fingerprint, True, execution)
 
     def can_renew(self) -> bool:
         """True if the thread is there that renews leases."""
@@ -415,40 +420,40 @@ class Flights:
 
     def has(self, name: bytes) -> bool:
         """Whether an operation is on its way here."""
-        return name in self._flights
+        return name in self._executions
 
-    def forget(self, flight: Flight) -> None:
-        """The flight has landed: the next call of its name founds another."""
-        if self._flights.get(flight.call.name) is flight:
-            del self._flights[flight.call.name]
-        if flight.over:
-            self.detached.discard(flight)
-            self._overdue.discard(flight)
+    def forget(self, execution: Execution) -> None:
+        """The execution has concluded: the next call of its name leads another."""
+        if self._executions.get(execution.call.name) is execution:
+            del self._executions[execution.call.name]
+        if execution.over:
+            self.detached.discard(execution)
+            self._overdue.discard(execution)
             if self._quiet is not None and not self._runs() and not self._quiet.done():
                 self._quiet.set_result(None)
         else:
-            self._overdue.add(flight)
+            self._overdue.add(execution)
 
     def _runs(self) -> int:
         """How many operations run here."""
-        return len(self._flights) + len(self._overdue)
+        return len(self._executions) + len(self._overdue)
 
     async def watch(self, name: bytes, fence: bytes, until: float) -> bool:
         """Waits until the run in another process is over; ``False`` when the time was."""
-        lookout = self._lookouts.get((name, fence))
-        if lookout is None or lookout.task.done():
-            lookout = _Lookout(self.spawn(drive_async(watch(name, fence), self._perform)))
-            self._lookouts[name, fence] = lookout
-        lookout.followers += 1
+        poller = self._pollers.get((name, fence))
+        if poller is None or poller.task.done():
+            poller = _Poller(self.spawn(drive_async(watch(name, fence), self._perform)))
+            self._pollers[name, fence] = poller
+        poller.followers += 1
         try:
-            done, _ = await asyncio.wait((lookout.task,), timeout=max(0.0, until - time.monotonic()))
+            done, _ = await asyncio.wait((poller.task,), timeout=max(0.0, until - time.monotonic()))
             return bool(done)
         finally:
-            lookout.followers -= 1
-            if not lookout.followers:
-                lookout.task.cancel()
-                if self._lookouts.get((name, fence)) is lookout:
-                    del self._lookouts[name, fence]
+            poller.followers -= 1
+            if not poller.followers:
+                poller.task.cancel()
+                if self._pollers.get((name, fence)) is poller:
+                    del self._pollers[name, fence]
 
     def _perform(self, effect: Effect[Any]) -> Any:
         match effect:
@@ -457,7 +462,7 @@ class Flights:
             case Pause(seconds):
                 return pause(seconds)
             case _:
-                raise AssertionError(f"no lookout performs {effect!r}")
+                raise AssertionError(f"no poller performs {effect!r}")
 
     def spawn(self, work: Coroutine[Any, Any, None], then: Callable[[], None] | None = None) -> "asyncio.Task[None]":
         """Runs something in a task of its own, which is kept from being collected and waited for at the end.
@@ -477,7 +482,7 @@ class Flights:
             logger.error("a background task of the interceptor failed", exc_info=task.exception())
 
     async def close(self, limit: float) -> int:
-        """Takes on no further flight, lets those under way end within ``limit`` seconds, and cancels what is left.
+        """Takes on no further execution, lets those under way end within ``limit`` seconds, and cancels what is left.
 
         Answers how many operations could not be brought to their end.
         """
@@ -494,8 +499,8 @@ class Flights:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOPPING)
-        for flight in [*self._flights.values()]:
-            flight.give_up()
+        for execution in [*self._executions.values()]:
+            execution.give_up()
         self.workers.close()
         await asyncio.wait((asyncio.wrap_future(self.leases.close()),), timeout=STOPPING)
         return unfinished
