@@ -75,9 +75,10 @@ async def test_a_retry_that_attaches(cell: Cell) -> None:
 async def test_a_deadline_that_passes(cell: Cell) -> None:
     """4.4 A deadline ends its call and not the operation."""
     play, key = Play(blocks=True), cell.key()
-    call = cell.start(play, key=key, timeout=0.3)
-    await play.began.wait()
-    assert (await call.answer()).status is grpc.StatusCode.DEADLINE_EXCEEDED
+    for timeout in (0.3, 1.0, 3.0, 10.0):  # on a busy machine a call may end before it comes to its handler
+        assert (await cell.call(play, key=key, timeout=timeout)).status is grpc.StatusCode.DEADLINE_EXCEEDED
+        if play.began.opened:
+            break
     play.go.open()
     await cell.until_completed()
     assert ((await cell.call(play, key=key)).mark, play.runs) == ("replayed", 1)
