@@ -343,6 +343,7 @@ class Checker:
             "attached": marks["attached"],
             "handler runs": audit["run"],
             "runs without a claim": sum(event["e"] == "run" and not event["claimed"] for event in self._audit),
+            "claimed at a step": sum(event["e"] == "claim" and event["late"] for event in self._audit),
             "commits refused": audit["refused"],
             "taken over": sum(event["e"] == "claim" and event["over"] is not None for event in self._audit),
             "undone steps": sum(event["e"] == "step" and event["step"].startswith("undo:") for event in self._audit),

@@ -31,9 +31,13 @@ TRANSACTIONAL = {
         f"/shop.users.v1.UserService/{method}"
         for method in ("CreateUser", "AddCredit", "ReserveCredit", "CaptureReservation", "ReleaseReservation")
     ),
-    "orders": tuple(f"/shop.orders.v1.OrderService/{method}" for method in ("CreateOrder", "AddItem")),
+    "orders": tuple(f"/shop.orders.v1.OrderService/{method}" for method in ("CreateOrder", "AddItem", "Checkout")),
 }
-"""The transactional methods that are called in the lab, by service. A server of the lab may claim their operations."""
+"""The methods that are transactional without recovery in some servers of the lab, by service.
+
+Other servers claim their operations before the handlers run. An operation of Checkout is then repeatable, as in the
+shop; otherwise it is claimed at its first step.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ class Job:
     users: str
     lease: float
     claims: Sequence[str] = ()
-    """The transactional methods whose operations are claimed before their handlers run."""
+    """The methods of ``TRANSACTIONAL`` whose operations are claimed before their handlers run."""
     point: str = ""
     nth: int = 1
     fault: str = ""
@@ -109,8 +113,12 @@ def _equip(job: Job) -> None:
         made = {
             name: replace(one, retry_delay=timedelta(seconds=0.1)) for name, one in policies(config, services).items()
         }
-        for method in job.claims:
-            made[method] = replace(made[f"{method.rpartition('/')[0]}/*"], recover=True)
+        for service in config.services:
+            for method in TRANSACTIONAL[service]:
+                policy = made.get(method, made[f"{method.rpartition('/')[0]}/*"])
+                claimed = method in job.claims
+                effects = policy.effects if claimed else Effects.TRANSACTIONAL
+                made[method] = replace(policy, effects=effects, recover=claimed)
         if "orders" in config.services:
             made[OPAQUE] = replace(made["/shop.orders.v1.OrderService/*"], effects=Effects.OPAQUE)
         return made

@@ -40,7 +40,8 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     assert figure("kills", said) >= 25
     for misuse in ("rollbacks swallowed", "steps cut off", "def handlers cancelled"):
         assert figure(misuse, said) > 0, f"{misuse} is not tried:\n{said}"
-    assert 0 < figure("runs without a claim", said) < figure("handler runs", said), said
+    assert 0 < figure("claimed at a step", said) < figure("runs without a claim", said), said
+    assert figure("runs without a claim", said) < figure("handler runs", said), said
     assert re.search(r"^killing: \d+ of 25 kills, \d+ s$", said, re.MULTILINE), said
 
 
