@@ -1,26 +1,28 @@
 """The contract of a store, in prose and as types (6.1).
 
-A store keeps at most one record per operation name and changes it by compare-and-set on the record's fence. It holds
-no rule of the protocol: who may take over what, and when, is decided by its caller; a store only promises that each
-call below happens at one instant, as durably as it can, or not at all.
+A store keeps at most one record per operation name and changes it by compare-and-set on the record's fence. It contains
+no rule of the protocol: its caller decides which claim may take over a record, and when. A store only promises that
+each call below is atomic: it takes effect at one instant, as durably as the store can make it, or not at all.
 
-* **Time** is the store's own: leases and expiry are measured by one clock that all processes on the store share, so
-  that a host whose clock is wrong can neither steal a live lease nor keep a dead one (4.9).
-* **Expiry** is exact: from the instant ``expires_at`` on, a completed record is absent to every call below, swept or
-  not (6.3). Other records do not expire.
-* **Fences**: a fenced call under another fence than the record's changes nothing and answers ``False`` (4.2).
-* **Errors**: a store that can't do a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`; its ``landed``
-  says whether the write may have taken effect all the same. No driver's exception leaves a store.
+* **Time** is the store's own: one clock, which all processes on the store share, measures leases and expiry. So a host
+  whose clock is wrong can neither take over a live lease nor keep a lapsed one alive (4.9).
+* **Expiry** is exact: from the instant ``expires_at`` on, a completed record is absent to every call below, whether it
+  is swept or not (6.3). Other records do not expire.
+* **Fences**: a fenced call under another fence than the record's changes nothing, and returns ``False`` or ``None``
+  (4.2).
+* **Errors**: a store that can't perform a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`. Its
+  ``landed`` says whether the write may have taken effect all the same. A store never raises an exception of its driver.
 * **Loops and threads**: calls come from any thread, and those of an asyncio store from any event loop, several at the
-  same time. None waits for another caller's loop or thread to come round: leases are renewed in a thread and a loop of
-  their own, so that a handler which blocks the server's loop does not lose its lease. Renewals that come together
-  should take little longer than one of them, and should not wait behind what can be long.
+  same time. No call waits for another caller's loop or thread: leases are renewed in a thread and a loop of their own,
+  so that a handler which blocks the server's loop does not lose its lease. Concurrent renewals should take little
+  longer than one renewal, and should not wait behind calls that can take long.
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
-A store whose database can hold a handler's rows takes part in the operation that the handler runs in. It asks
-:func:`running_operation` for it when ``transaction`` is called, and uses it as :class:`RunningOperation` says.
+A store whose database can hold a handler's rows takes part in the operation that the handler runs in. Its
+``transaction`` calls :func:`running_operation` to get that operation, and uses it as :class:`RunningOperation`
+describes.
 
-``grpc_idempotency.testing`` holds the suites that every store passes.
+``grpc_idempotency.testing`` contains the test suites that every store passes.
 """
 
 import contextvars
@@ -39,43 +41,44 @@ T = TypeVar("T")
 class AsyncStore(Protocol):
     """A store as ``grpc_idempotency.aio`` uses it.
 
-    A call may be an ``async def``, or a plain ``def`` that returns an awaitable, such as a future: it may then begin
-    when it is called, in the event loop in which it is awaited. The caller awaits the result, once. ``open`` and
-    ``close`` are ``async def``.
+    A call is an ``async def``, or a plain ``def`` that returns an awaitable, such as a future. A plain ``def`` may
+    start its work when it is called, in the event loop in which the result is awaited. The caller awaits the result
+    exactly once. ``open`` and ``close`` are ``async def``.
 
     Raises:
-        StoreUnavailable: From every call that the store can't do; its ``landed`` says what is known of the write.
+        StoreUnavailable: The store can't perform the call; ``landed`` says what is known of the write. Every call may
+            raise it.
     """
 
     async def open(self) -> None:
-        """Makes the store ready: connects, creates or migrates its tables. Does nothing on an open store.
+        """Makes the store ready: connects, and creates or migrates its tables. Does nothing on an open store.
 
-        Every other call opens the store first where that has not been done.
+        Every other call opens the store first if it is not open.
         """
 
     async def close(self) -> None:
-        """Finishes what was begun and lets go of everything. Does nothing on a closed store."""
+        """Finishes the calls that have begun, and releases all resources. Does nothing on a closed store."""
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Awaitable[Record | None]:
-        """Claims an operation that is absent or expired: makes a record *running* under ``claim.fence``.
+        """Claims an operation that is absent or expired: writes a *running* record under ``claim.fence``.
 
         Args:
-            claim: What is to be written.
-            over: A fence. The operation is then claimed also if its record is running or undoing under this fence and
-                the lease has run out, or is waiting under it and due: a take-over. It counts one attempt more, and
+            claim: The claim to write.
+            over: A fence. The operation is then also claimed if its record is running or undoing under this fence and
+                the lease has run out, or is waiting under it and due: a take-over. A take-over adds one attempt, and
                 keeps ``created_at``, both counts of tries, the failure, the steps, and the request of the first claim.
-                With a failure the record is *undoing* after it.
+                A record with a failure is *undoing* afterwards.
 
         Returns:
-            ``None`` if the claim was won, else the record that stands in its way.
+            ``None`` if the claim succeeded, else the record that prevented it.
         """
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[bool]:
-        """Makes the lease of a running or undoing record end ``lease`` from now, also if it has run out already.
+        """Sets the lease of a running or undoing record to end ``lease`` from now, even if it has run out already.
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
+            fence: The fence that the record must have.
             lease: How long the lease is good for, by the store's clock.
 
         Returns:
@@ -87,22 +90,22 @@ class AsyncStore(Protocol):
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            outcome: What the handler answered.
-            ttl: How long from now until the record expires.
+            fence: The fence that the record must have.
+            outcome: The handler's outcome.
+            ttl: The time from now until the record expires.
 
         Returns:
-            When the outcome was stored, the record's ``completed_at``; ``None`` if it was not. A record that is
-            completed under this very fence with this very outcome is left alone, and its ``completed_at`` returned, so
-            that a completion whose answer was lost can be tried again.
+            The record's ``completed_at``, the time at which the outcome was stored; ``None`` if it was not stored. If
+            the record is already completed under the same fence with the same outcome, nothing changes and its
+            ``completed_at`` is returned, so that a completion whose answer was lost can be tried again.
         """
 
     def release(self, name: bytes, fence: bytes) -> Awaitable[bool]:
-        """Deletes a running, undoing or held record and its steps: the operation is absent, and its fence is spent.
+        """Deletes a running, undoing or held record and its steps: the operation is absent, and its fence is invalid.
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
+            fence: The fence that the record must have.
 
         Returns:
             ``True`` if the record was deleted.
@@ -113,41 +116,42 @@ class AsyncStore(Protocol):
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            delay: How long from now until the record is due.
-            tries: How many runs of the handler have failed in a way that may pass, this one included.
-            undo_tries: How many runs have failed to undo the operation, this one included.
+            fence: The fence that the record must have.
+            delay: The time from now until the record is due.
+            tries: The number of runs of the handler that failed in a way that may pass, including this one.
+            undo_tries: The number of runs that failed to undo the operation, including this one.
 
         Returns:
             ``True`` if the record was changed.
         """
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> Awaitable[bool]:
-        """Makes a running record *undoing*: it has failed for good, keeps its lease, its steps and this failure.
+        """Makes a running record *undoing*: it keeps its lease and its steps, and stores this failure.
 
-        The failure stays with the record while it waits and when it is held, until it is completed. A take-over of a
-        record with a failure makes it undoing, not running.
+        The operation has failed for good. The failure stays with the record while it waits and when it is held, until
+        it is completed. A take-over of a record with a failure makes it undoing, not running.
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            failure: What the operation is to be completed with once its steps are undone. It has no message.
+            fence: The fence that the record must have.
+            failure: The outcome with which the operation will be completed once its steps are undone. It has no
+                message.
 
         Returns:
-            ``True`` if the record was changed. Also ``True`` if it is undoing under this very fence with this very
-            failure: it is left alone then, so that a call whose answer was lost can be tried again.
+            ``True`` if the record was changed. Also ``True`` if it is already undoing under the same fence with the
+            same failure: nothing changes then, so that a call whose answer was lost can be tried again.
         """
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> Awaitable[bool]:
-        """Keeps a finished step of a running, undoing or held record, and the instant at which this is done.
+        """Stores a finished step of a running, undoing or held record, and the time at which it is stored.
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            step: The step, whose name no other step of the operation has.
+            fence: The fence that the record must have.
+            step: The step. Its name is unique within the operation.
 
         Returns:
-            ``True`` if the step was kept; ``False`` also if a step of this name is there already.
+            ``True`` if the step was stored; ``False`` also if the operation already has a step of this name.
         """
 
     def steps(self, name: bytes) -> Awaitable[Sequence[Step]]:
@@ -165,11 +169,11 @@ class AsyncStore(Protocol):
 
         Args:
             methods: The full names of the methods whose records are wanted.
-            limit: The most records to answer.
+            limit: The maximum number of records to return.
 
         Returns:
-            Records with their requests. First those that are opaque and running or undoing, which nobody may run again,
-            then those that were claimed with a request; the oldest claims first among each.
+            Records with their requests. First the records that are opaque and running or undoing, which must not be run
+            again, then those that were claimed with a request; each group with the oldest claims first.
         """
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> Awaitable[bool]:
@@ -177,8 +181,8 @@ class AsyncStore(Protocol):
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            reason: Why it is held, in words for an operator.
+            fence: The fence that the record must have.
+            reason: Why the record is held, in words for an operator.
             lapsed_only: Changes nothing unless the lease has run out. For callers that do not own the record.
 
         Returns:
@@ -186,14 +190,14 @@ class AsyncStore(Protocol):
         """
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> Awaitable[bool]:
-        """Settles a held record as an operator says (6.4).
+        """Resolves a held record as an operator decided (6.4).
 
         Args:
             name: The operation's name.
-            fence: The fence that its record has to have.
-            outcome: The outcome to complete the record with; ``None`` makes the operation absent, as one that never
+            fence: The fence that the record must have.
+            outcome: The outcome to complete the record with; ``None`` makes the operation absent, as if it had never
                 happened.
-            ttl: How long from now until the completed record expires.
+            ttl: The time from now until the completed record expires.
 
         Returns:
             ``True`` if the record was changed.
@@ -212,31 +216,31 @@ class AsyncStore(Protocol):
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Awaitable[Sequence[Record]]:
-        """Reads records in the order of their first claims, the oldest first; expired ones are left out.
+        """Reads records in the order of their first claims, the oldest first, without expired records.
 
         Args:
             state: Only records in this state.
             method: Only records of the method with this full name.
-            after: The record behind which to go on: the last one of the page before.
-            limit: The most records to answer.
+            after: The record after which to continue: the last one of the previous page.
+            limit: The maximum number of records to return.
 
         Returns:
             The records. Fewer than ``limit`` means that there are no more.
         """
 
     def sweep(self, limit: int = 500) -> Awaitable[Swept]:
-        """Deletes one small batch of expired records, and gives space back where the store can.
+        """Deletes one small batch of expired records, and returns disk space to the file system if the store can.
 
         Args:
-            limit: The most records to delete.
+            limit: The maximum number of records to delete.
 
         Returns:
-            What was done, and whether expired records are left.
+            What was deleted and freed, and whether expired records are left.
         """
 
 
 class Store(Protocol):
-    """A store as ``grpc_idempotency`` uses it in threads: the same calls, which block."""
+    """A store as ``grpc_idempotency`` uses it in threads: it has the same calls, and they block."""
 
     def open(self) -> None:
         """See :meth:`AsyncStore.open`."""
@@ -290,27 +294,27 @@ class Store(Protocol):
 
 
 class Rows(Protocol):
-    """What a statement answered. All rows are fetched already."""
+    """The result of a statement. All rows have been fetched."""
 
     @property
     def rowcount(self) -> int:
-        """Rows changed by an INSERT, UPDATE or DELETE; -1 for others."""
+        """The number of rows that an INSERT, UPDATE or DELETE changed; -1 for other statements."""
 
     def fetchone(self) -> tuple[Any, ...] | None:
-        """The next row, or ``None`` behind the last."""
+        """Returns the next row, or ``None`` after the last one."""
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """The rows that are left."""
+        """Returns the remaining rows."""
 
 
 class Database(Protocol):
-    """The view of the database that a transaction's function gets: statements, and no say in the transaction itself.
+    """The database as a transaction's function sees it: it can run statements, but not control the transaction.
 
-    BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, PRAGMA and what would change the store's own tables raise
-    :class:`~grpc_idempotency.errors.TransactionMisuse`; several statements in one raise the driver's error.
+    BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, PRAGMA and statements that would change the store's own tables raise
+    :class:`~grpc_idempotency.errors.TransactionMisuse`; several statements in one string raise the driver's error.
 
-    Parameters are written in the engine's own style; nothing is translated. The errors of PEP 249 are attributes, as
-    it allows, so that ``except db.IntegrityError`` needs no driver's name.
+    Parameters are written in the engine's own style; nothing is translated. The exceptions of PEP 249 are attributes,
+    as PEP 249 allows, so that ``except db.IntegrityError`` needs no import of the driver.
     """
 
     Warning: type[Exception]
@@ -328,31 +332,34 @@ class Database(Protocol):
         """Runs one statement."""
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
-        """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
+        """Runs one statement once for each row of parameters; ``rowcount`` is the total."""
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """Keeps what is done in its block, or none of that if an error leaves the block; what was done before stays.
+        """Runs a block under a savepoint: an error that leaves the block rolls back the block's changes, and no others.
 
-        So an error caught outside of the block does no harm, whatever the engine. Blocks may be nested.
+        So the transaction can go on after an error that is caught outside of the block, with every engine. Blocks may
+        be nested.
         """
 
 
 class RunningOperation(Protocol):
-    """A keyed call that runs, as its store's ``transaction`` sees it: under a fence, without an outcome yet.
+    """A running keyed call, as its store's ``transaction`` sees it: it has a fence, and no outcome yet.
 
-    The store asks for it with :func:`running_operation` when ``transaction`` is called. It calls
-    :meth:`begin_transaction` before it queues the transaction, and :meth:`end_transaction` once that is answered. In
-    between it runs the function, asks :meth:`seal` for the outcome of what the function returned, and commits rows and
-    outcome together: it completes the record or, if there is a :attr:`claim`, inserts a completed one.
+    The store gets it from :func:`running_operation` when ``transaction`` is called. The store calls
+    :meth:`begin_transaction` before it queues the transaction, and :meth:`end_transaction` once the transaction is
+    answered. In between it runs the function, calls :meth:`seal` to get the outcome for the function's result, and
+    commits rows and outcome together: it completes the record or, if there is a :attr:`claim`, inserts a completed one.
     """
 
     committed: Outcome | None
-    """The outcome that a transaction of this run has committed. Set by the store before it ends the transaction."""
+    """The outcome that a transaction of this run has committed. The store sets it before it ends the transaction."""
     completed_at: datetime | None
-    """When that outcome was stored, the record's ``completed_at``. Set by the store with ``committed``. Where the store
-    can't tell it stays ``None``, and the first replay reads the record."""
+    """When that outcome was stored: the record's ``completed_at``. The store sets it together with ``committed``.
+
+    If the store can't tell, it stays ``None``, and the first replay reads the record.
+    """
     uncommitted: StoreUnavailable | None
-    """The error with which a transaction of this run could not be committed. Set by the store before it raises it."""
+    """The error that prevented the commit of a transaction of this run. The store sets it before it raises it."""
 
     @property
     def name(self) -> bytes:
@@ -364,17 +371,17 @@ class RunningOperation(Protocol):
 
     @property
     def claim(self) -> Claim | None:
-        """The claim of an operation that has no record yet; ``None`` if it was claimed with ``claim`` (5.1).
+        """The claim of an operation that has no record yet; ``None`` if the claim was written by ``Store.claim`` (5.1).
 
-        With a claim, the transaction first looks for a record of this name that is not expired. If there is one, the
-        function does not run, and :class:`~grpc_idempotency.errors.FenceRefused` is raised. Otherwise the function's
-        rows are committed together with a new record: completed, with the claim's fence, fingerprint, effects, method
-        and ``streams``. An expired record is replaced. No record may appear between the look and the commit.
+        With a claim, the transaction first looks for an unexpired record of this name. If there is one, the function
+        does not run, and :class:`~grpc_idempotency.errors.FenceRefused` is raised. Otherwise the function's rows are
+        committed together with a new record: completed, with the claim's fence, fingerprint, effects, method and
+        ``streams``. An expired record is replaced. No record may appear between this check and the commit.
         """
 
     @property
     def ttl(self) -> timedelta:
-        """How long the outcome is kept, from its commit."""
+        """How long the outcome is kept, counted from its commit."""
 
     @property
     def store(self) -> object:
@@ -385,69 +392,74 @@ class RunningOperation(Protocol):
         """``True`` once the handler has ended."""
 
     def seal(self, reply: object) -> Outcome:
-        """Makes the outcome that the call has if ``reply`` is its reply, with the status and trailers set so far.
+        """Makes the call's outcome from ``reply``, with the status and the trailers that are set so far.
 
-        Called in the transaction, behind its function.
+        The store calls it within the transaction, after the transaction's function.
 
         Args:
-            reply: What the transaction's function returned.
+            reply: The result of the transaction's function.
 
         Returns:
-            The outcome. If its status is not OK, the transaction has to be rolled back, and is answered all the same.
+            The outcome. If its status is not OK, the transaction must be rolled back; the function's result is returned
+            all the same.
 
         Raises:
-            Exception: The response's serializer fails, so the transaction has to be rolled back and fails with this.
+            Exception: The response's serializer failed. The transaction must be rolled back, and raises this error.
             TransactionMisuse: One of the operation's steps is still running.
-            BaseException: This run only makes known how its steps are undone, and has no reply.
+            BaseException: This run only registers how its steps are undone, and has no reply.
         """
 
     def answers(self, value: object) -> bool:
-        """Tells whether a value could be the call's reply, by its type.
+        """Returns ``True`` if a value could be the call's reply, judged by its type.
 
         Args:
-            value: What the function of a transaction returned that is not the handler's own; see
+            value: The result of the function of a transaction that the handler itself did not make; see
                 :func:`inherited_operation`.
 
         Returns:
-            ``True`` if the method's serializer takes it.
+            ``True`` if the method's serializer accepts the value.
         """
 
     def begin_transaction(self, transaction: object) -> None:
-        """Makes the operation's end wait for a transaction of the handler's own, not a step's.
+        """Makes the end of the operation wait for a transaction that the handler itself made, not one of a step.
 
-        The handler may end while its transaction still runs: it was cancelled, or has left it to a task. The outcome
-        may be committed all the same. A store that blocks its caller until it has answered need not call this.
+        The handler may end while its transaction still runs, because it was cancelled or has left the transaction to a
+        task. The outcome may be committed all the same. A store that blocks its caller until the transaction is
+        answered need not call this.
 
         Args:
-            transaction: Anything that tells this transaction from others.
+            transaction: Any object that identifies this transaction.
 
         Raises:
             TransactionMisuse: The handler has ended already.
         """
 
     def end_transaction(self, transaction: object) -> None:
-        """Tells the operation that a transaction is answered, in whichever thread. Again for the same one: nothing.
+        """Tells the operation that a transaction has been answered. Any thread may call it.
+
+        A second call for the same transaction does nothing.
 
         Args:
-            transaction: What :meth:`begin_transaction` was called with.
+            transaction: The object that :meth:`begin_transaction` was called with.
         """
 
 
 def running_operation() -> RunningOperation | None:
-    """Finds the operation that a transaction belongs to.
+    """Returns the operation that a transaction of the caller belongs to.
 
     Returns:
-        The operation of the caller, be it the handler itself or one of its steps; ``None`` in an un-keyed call, outside
-        of handlers, and in a task or thread that a handler has started.
+        The operation of the caller, which is the handler itself or one of its steps; ``None`` in an un-keyed call,
+        outside of handlers, and in a task or thread that a handler has started.
     """
     return running.current()
 
 
 def inherited_operation() -> RunningOperation | None:
-    """Finds the operation whose handler has started the calling task or thread, or is it.
+    """Returns the operation whose handler is the calling task or thread, or has started it.
 
-    A transaction that such a task or thread makes commits no reply. What its function returns must not be a value that
-    the operation :meth:`~RunningOperation.answers`: somebody has put the handler itself into a task, and would lose it.
+    A transaction of a task or thread that a handler has started commits no reply. Its function must not return a value
+    that the operation :meth:`~RunningOperation.answers`: in that case the handler itself was put into a task, and its
+    reply would be lost.
 
     Returns:
         The operation, while its handler runs; else ``None``.
@@ -456,95 +468,98 @@ def inherited_operation() -> RunningOperation | None:
 
 
 def bind_operation(context: contextvars.Context, operation: RunningOperation) -> None:
-    """Gives an operation to the function of a transaction, in whatever thread the database runs it.
+    """Makes an operation the current one for a transaction's function, in whatever thread the database runs it.
 
     Args:
-        context: The context that the function will be run in: a copy of its caller's.
+        context: The context in which the function will run: a copy of its caller's.
         operation: The caller's operation.
     """
     ambient.lend(context, operation)
 
 
 class AsyncTransactionalStore(AsyncStore, Protocol):
-    """A store whose database can hold the handler's own rows too (5.1)."""
+    """A store whose database can also hold the handler's own rows (5.1)."""
 
     def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
         """Stores a completed record of an operation that was never claimed, in one write.
 
-        For a transactional operation whose handler answers without a transaction: its claim was not written before.
+        It serves transactional operations whose handlers reply without a transaction: their claims were not written
+        before.
 
         Args:
-            claim: What the record says of the operation. Its lease, its owner and its request are not kept.
-            outcome: What the handler answered.
-            ttl: How long from now until the record expires.
+            claim: The claim from which the record is made. Its lease, its owner and its request are not kept.
+            outcome: The handler's outcome.
+            ttl: The time from now until the record expires.
 
         Returns:
-            When the outcome was stored, the record's ``completed_at``; or the record that stands in its way, which is
-            left alone. A record that is completed under the claim's own fence with this very outcome does not stand in
-            its way: its ``completed_at`` is returned, so that a call whose answer was lost can be tried again.
+            The record's ``completed_at``, the time at which the outcome was stored; or the record that prevented it,
+            which is not changed. A record that is already completed under the claim's own fence with the same outcome
+            does not prevent it: its ``completed_at`` is returned, so that a call whose answer was lost can be tried
+            again.
         """
 
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
-        """Runs a plain function in one transaction, and answers what it returned once that is durable.
+        """Runs a plain function in one transaction, and returns the function's result once the transaction is durable.
 
-        In a keyed call of this store, called by the handler itself, what ``fn`` returns is the call's reply: its rows
-        and the operation's outcome commit together, or neither does. This is a plain function: the operation is that of
-        the caller, wherever the answer is awaited then. In a task or thread that a handler has started it is just a
-        transaction.
+        If the handler itself calls it, in a keyed call of this store, the result of ``fn`` is the call's reply: the
+        rows and the operation's outcome commit together, or neither does. ``transaction`` is a plain function: the
+        operation is that of its caller, wherever the result is awaited. In a task or thread that a handler has started,
+        it is a transaction without an operation.
 
-        A transaction that the database has rolled back under ``fn``, by a constraint, a trigger or a full disk, has
-        failed even if ``fn`` catches the error: further statements raise, and what ``fn`` returns is discarded.
+        If the database rolls the transaction back while ``fn`` runs, because of a constraint, a trigger or a full disk,
+        then the transaction has failed even if ``fn`` catches the error: further statements raise, and the result of
+        ``fn`` is discarded.
 
         Args:
-            fn: Called as ``fn(db)`` on the database's thread. It does no I/O but ``db``, is short, and may raise to
-                roll back. It is run again where the database has rolled it back for the sake of another, in a conflict
-                or since they shared a commit; so it changes nothing outside of ``db``.
-            step: For :meth:`grpc_idempotency.aio.Operation.step`. Makes of what ``fn`` returned the step that is kept
-                in the same transaction, instead of the outcome.
+            fn: Called as ``fn(db)`` on the database's thread. It does no I/O except through ``db``, is short, and may
+                raise an exception to roll back. It is run again if the database has rolled it back because of another
+                transaction, in a conflict or since they shared a commit; so it must change nothing outside of ``db``.
+            step: For :meth:`grpc_idempotency.aio.Operation.step`. Makes a step from the result of ``fn``. The step is
+                stored in the same transaction, instead of the outcome.
 
         Returns:
-            What ``fn`` returned.
+            The result of ``fn``.
 
         Raises:
             Exception: Whatever ``fn`` raised.
-            FenceRefused: The operation has another owner by now, has a record though it was not claimed, or has kept a
-                step of this name. Nothing is kept.
+            FenceRefused: The operation has another owner by now, has a record though it was not claimed, or already has
+                a step of this name. Nothing is stored.
             StoreUnavailable: The transaction could not be committed.
-            TransactionMisuse: This is a second transaction in a call whose first committed. Or ``fn`` went on after the
-                error by which its transaction was rolled back, returned the method's response in a task or thread of
-                the running handler, called a store (also by way of a thread or a loop that it waits for), or is not a
-                plain function. Or a step is to be kept outside of a keyed call of this store.
+            TransactionMisuse: This is a second transaction in a call whose first has committed. Or ``fn`` went on after
+                the error that rolled its transaction back, returned the method's response in a task or thread of the
+                running handler, called a store (also through a thread or a loop that it waits for), or is not a plain
+                function. Or a step was given outside of a keyed call of this store.
         """
 
     async def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what a plain function reads: all of it as it was at one instant.
+        """Runs a plain function that only reads, and returns its result. It sees the database as it was at one instant.
 
-        In a keyed call it is not the reply, so that a handler may read as often as it likes before, or without, its one
-        transaction.
+        In a keyed call the result is not the reply, so that a handler may read as often as it likes before, or without,
+        its one transaction.
 
         Args:
             fn: Called as ``fn(db)``, as by :meth:`transaction`; it only reads.
 
         Returns:
-            What ``fn`` returned.
+            The result of ``fn``.
 
         Raises:
             Exception: Whatever ``fn`` raised.
             StoreUnavailable: The database could not be read.
-            TransactionMisuse: ``fn`` would write rows or tables, called a store, or is not a plain function.
+            TransactionMisuse: ``fn`` tried to write rows or tables, called a store, or is not a plain function.
         """
 
 
 class TransactionalStore(Store, Protocol):
-    """A store for threads whose database can hold the handler's own rows too (5.1)."""
+    """A store for threads whose database can also hold the handler's own rows (5.1)."""
 
     def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
         """See :meth:`AsyncTransactionalStore.complete_unclaimed`."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        """See :meth:`AsyncTransactionalStore.transaction`; in the handler's own thread."""
+        """See :meth:`AsyncTransactionalStore.transaction`; it is called in the handler's own thread."""
 
     def read(self, fn: Callable[[Database], T]) -> T:
         """See :meth:`AsyncTransactionalStore.read`."""
