@@ -1,7 +1,7 @@
-"""The vocabulary of the protocol: what its plans work on, what they ask of the world, and what comes of them.
+"""The types of the protocol: the values that its plans work on, their effects, and their results.
 
-Types alone; the rules are in ``rules.py``. Nobody changes these values. They are not frozen all the same: each call
-makes some ten of them, and a frozen dataclass takes three times as long to make.
+The rules are in ``rules.py``. These values are never changed. Still they are not frozen: each call makes some ten of
+them, and a frozen dataclass takes three times as long to make.
 """
 
 import enum
@@ -22,22 +22,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True, unsafe_hash=True)
 class Call:
-    """A keyed call that was admitted: its key is valid, its principal known."""
+    """A keyed call that was admitted: its key is valid, and its principal is known."""
 
     name: bytes
     method: str
     fingerprint: Fingerprint
     policy: Policy
     until: float
-    """When its wait budget is spent, on the server's monotonic clock. The protocol only hands it on."""
+    """When its wait budget is spent, in seconds of the server's monotonic clock. The rules only pass it on."""
     streams: bool = False
-    """Whether its answer is a stream of messages."""
+    """True if its answer is a stream of messages."""
     principal: bytes = b""
-    """Whose call it is."""
+    """The principal of the caller."""
     request: StoredRequest | None = None
-    """What is stored for a run without the client; ``None`` where there is to be none."""
+    """The request to store for a run without the client; ``None`` if there will be no such run."""
     lapsed: Record | None = None
-    """Without a client: the record as it was found, which this call is to take over."""
+    """In recovery, which has no client: the lapsed record that this call takes over."""
     owner: str = ""
     """The process that claims it, as ``host:pid``."""
     unclaimed: bool = False
@@ -45,7 +45,7 @@ class Call:
 
 
 class Mark(enum.Enum):
-    """How a call was answered: the trailer ``idempotency-status`` (2.2)."""
+    """How a call was answered: the value of the trailer ``idempotency-status`` (2.2)."""
 
     EXECUTED = "executed"
     REPLAYED = "replayed"
@@ -60,9 +60,9 @@ class Answer:
     outcome: Outcome
     mark: Mark
     created: datetime | None = None
-    """When the outcome was stored; with a replay only."""
+    """When the outcome was stored; only for a replay."""
     record: Record | None = field(default=None, compare=False)
-    """The record that the outcome was read from; with a replay only."""
+    """The record that the outcome was read from; only for a replay."""
 
 
 # How a handler can end
@@ -70,34 +70,34 @@ class Answer:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Answered:
-    """It returned, or aborted with a status."""
+    """The handler returned, or aborted with a status."""
 
     outcome: Outcome
     committed: bool = False
-    """Whether its own transaction stored the outcome already (5.1)."""
+    """True if the handler's own transaction has stored the outcome already (5.1)."""
     at: datetime | None = field(default=None, compare=False)
-    """When that was, where the store has told."""
+    """When it was stored, if the store has told."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Raised:
-    """It raised; ``outcome`` is what a client gets to see of that."""
+    """The handler raised. ``outcome`` is what a client sees of that."""
 
     outcome: Outcome
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class RolledBack:
-    """It raised because the store could not do something for it."""
+    """The handler raised because a call of the store failed."""
 
     outcome: Outcome
-    """As of :class:`Raised`."""
+    """The same as in :class:`Raised`."""
     own: bool = True
-    """Whether that was to commit the operation's own transaction, in which the handler's effects are (5.1)."""
+    """True if that call was the commit of the operation's own transaction, which has the handler's effects (5.1)."""
 
 
 class CutShort(enum.Enum):
-    """It did not get to its end; the value tells an operator why."""
+    """The handler was cut short. The value tells an operator why."""
 
     CANCELLED = "the handler was cancelled from inside the server while it ran"
     OVERRAN = "the handler ran past its execution limit and was stopped"
@@ -109,16 +109,16 @@ Ended = Answered | Raised | RolledBack | CutShort
 
 @dataclass(slots=True, unsafe_hash=True)
 class Ran:
-    """How a run ended, and what it leaves."""
+    """How a run ended, and whether it has steps and a claim."""
 
     ended: Ended
     steps: bool = False
-    """Whether any step of the operation is finished, in this run or one before; or may be, since it was begun."""
+    """True if a step of the operation is finished, in this run or an earlier one; or has begun, and may be finished."""
     claimed: bool = True
     """False if the claim of the run was not written."""
 
 
-# What an execution can conclude with
+# How an execution can conclude
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -127,7 +127,7 @@ class Executed:
 
     outcome: Outcome
     at: datetime | None = field(default=None, compare=False)
-    """When it was stored, where that is known, and all of it is kept."""
+    """When it was stored, if that is known and the outcome is kept whole."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -139,26 +139,29 @@ class Released:
 
 @dataclass(slots=True, unsafe_hash=True)
 class Waits:
-    """The handler ran, and has to run again later; its steps are kept (5.2)."""
+    """The handler ran, and the operation is waiting: it will run again, with its finished steps kept (5.2)."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Unprotected:
-    """The handler ran, the store is down, and the policy lets the answer go all the same (5.5)."""
+    """The handler ran, the store is down, and the policy lets the answer leave all the same (5.5)."""
 
     outcome: Outcome
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Found:
-    """The handler did not run, or does not count: this record stands in its way. ``None``: it is gone again."""
+    """The run was pre-empted by this record: the handler did not run, or its outcome does not count.
+
+    The record is ``None`` if it is gone again.
+    """
 
     record: Record | None
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Refused:
-    """No answer can be given, to nobody of those who wait."""
+    """The execution has no answer: all calls that wait for it get this refusal."""
 
     refusal: Refusal
 
@@ -168,16 +171,16 @@ Conclusion = Executed | Released | Waits | Unprotected | Found | Refused
 
 @dataclass(slots=True, unsafe_hash=True)
 class Followed:
-    """What a call learns of the execution that it follows."""
+    """What a call learns from the execution that it leads or attached to."""
 
     conclusion: Conclusion | None
-    """``None``: its time was up before."""
+    """The conclusion of the execution; ``None`` if the call's time was up before."""
     begun: bool = False
-    """Whether it has sent messages of the execution's stream already: it can't have any other answer any more."""
+    """True if the call has sent messages of the execution's stream already, so that it can't get any other answer."""
 
 
 class Event(enum.Enum):
-    """What an operator should read in the log."""
+    """An event that an operator should find in the log."""
 
     TOOK_OVER = "took over operation %s of %s, whose server is gone"
     RUNS_AGAIN = "operation %s of %s runs again"
@@ -198,11 +201,11 @@ class Fate(enum.Enum):
     """Only a retry of its client finishes it."""
 
 
-# What the plans ask of the world
+# The effects of the plans
 
 
 class Effect(Generic[T]):
-    """A wish of a plan; ``T`` is the type of the reply."""
+    """A request of a plan for I/O. ``T`` is the type of the reply."""
 
     __slots__ = ()
 
@@ -212,20 +215,21 @@ Plan = Generator[Effect[Any], Any, T]
 
 @dataclass(slots=True, unsafe_hash=True)
 class Joined:
-    """An execution that a call is on."""
+    """An execution that a call leads or has joined."""
 
     fingerprint: Fingerprint
+    """The fingerprint of the request that the execution is of."""
     leads: bool
-    """Whether this call leads it; its request is the one that the handler sees."""
+    """True if this call leads it. The handler sees the request of the call that leads."""
     execution: object
-    """The server's own."""
+    """The wing's own object. The protocol does not look into it."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Join(Effect[Joined | None]):
-    """Joins the execution of the call's name in this process, or leads one, at one instant and without I/O.
+    """Joins the execution of the call's name in this process, or leads one, atomically and without I/O.
 
-    ``None``: there is none, and no further one is taken on.
+    The reply is ``None`` if there is no execution and this server takes on no further one.
     """
 
     call: Call
@@ -233,19 +237,24 @@ class Join(Effect[Joined | None]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Follow(Effect[Followed]):
-    """Waits for the execution to conclude, until then at the latest. A stream's messages are sent on meanwhile."""
+    """Waits for the execution to conclude. The messages of a stream are sent to the call meanwhile."""
 
     joined: Joined
     until: float | None
+    """When to give up, in seconds of the server's monotonic clock; ``None``: never."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Watch(Effect[bool]):
-    """Waits for the end of the plan ``watch``, one for all who wait; ``False`` when the time was up first."""
+    """Waits for the end of the plan ``watch``, which all waiting calls of this process share.
+
+    The reply is ``False`` if the time was up first.
+    """
 
     name: bytes
     fence: bytes
     until: float
+    """When to give up, in seconds of the server's monotonic clock."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -264,7 +273,7 @@ class Renew(Effect[bool]):
     fence: bytes
     lease: timedelta
     patience: float | None = None
-    """After how many seconds without an answer it counts as failed."""
+    """The seconds without an answer after which the renewal counts as failed."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -340,26 +349,30 @@ class LoadSteps(Effect[Sequence[Step]]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Execute(Effect[Ran]):
-    """Runs the handler of the call that leads this execution; without a claim, as if the call had no key."""
+    """Runs the handler of the call that leads this execution."""
 
     claim: Claim | None
+    """The claim of the run; ``None`` runs the handler as if the call had no key."""
     attempt: int = 1
     steps: tuple[Step, ...] = ()
-    """Those finished in runs before."""
+    """The steps finished in earlier runs."""
     unwinds: bool = False
-    """Whether no further step may begin: the run is only to make known how to undo the finished ones."""
+    """True if no further step may begin: the run is made only to collect the undos of the finished steps."""
     claimed: bool = True
     """False if the claim is not written: the commit of the handler's transaction writes the record (5.1)."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Unwind(Effect[str | None]):
-    """Undoes the finished steps of the run before, the last first; why it could not, or ``None``."""
+    """Undoes the finished steps of the last run, in reverse order.
+
+    The reply is ``None``, or the cause for which it failed.
+    """
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class LoseLease(Effect[None]):
-    """Tells the run that it has lost its lease for good: it begins no further step or undo."""
+    """Tells the run that it has lost its lease for good, so that it begins no further step or undo."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -371,11 +384,11 @@ class Tell(Effect[None]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class LeaseHolds(Effect[bool]):
-    """Whether this execution's owner can still be taken for alive: its lease, by its own clock, has not run out."""
+    """True if this execution's owner can't be presumed dead yet: by its own clock, its lease still holds."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
 class Pause(Effect[None]):
-    """Lets about so much time pass, jittered."""
+    """Waits for about ``seconds``, with jitter."""
 
     seconds: float

@@ -1,14 +1,14 @@
 """The rules: every transition in the life of an operation is in this file.
 
-No I/O, no gRPC, no clock, no threads. A rule that needs the world yields an :class:`Effect` and gets its reply. The
-wings of ``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of
-an operation:
+No I/O, no gRPC, no clock, no threads. A rule that needs I/O yields an :class:`Effect` and gets its reply. The wings of
+``_server`` perform the effects, awaiting or blocking (``_server/drive.py``). These plans make up the life of an
+operation:
 
 * :func:`answer` runs in each call: it joins the *execution* of its operation in this process, or leads one, and turns
   the conclusion of the execution into this call's answer.
 * :func:`operate` is the execution: it claims the operation, lets the handler run, and settles the record. It outlives
-  the call that leads it (4.4). A process has at most one execution of a name, but for a handler that won't be stopped.
-* :func:`keep_lease` runs beside an execution; :func:`watch` looks out for a run in another process.
+  the call that leads it (4.4). A process has at most one execution of a name, unless a handler could not be stopped.
+* :func:`keep_lease` runs beside an execution. :func:`watch` polls a run in another process.
 * :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
 """
 
@@ -72,7 +72,7 @@ T = TypeVar("T")
 
 
 def answer(call: Call) -> Plan[Answer | Refusal]:
-    """What a keyed call is answered with (4.1, 4.3)."""
+    """Returns the answer to a keyed call, or its refusal (4.1, 4.3)."""
     waited = False
     while True:
         joined: Joined | None = yield Join(call)
@@ -95,13 +95,13 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
             case Released(outcome):
                 if joined.leads or begun:
                     return Answer(outcome, Mark.EXECUTED if joined.leads else Mark.ATTACHED)
-                waited = True  # and contend for a new claim
+                waited = True  # contend for a new claim
             case Waits():
                 if begun:
                     return _not_stored()
-                waited = True  # until it is due, or somebody else has run it
+                waited = True  # wait until it is due, or until another execution has run it
             case Found(_) if begun:
-                return _not_stored()  # another run counts, whose messages may be others
+                return _not_stored()  # another run counts, and its messages may differ from those sent here
             case Found(record):
                 if record is None:
                     continue
@@ -116,9 +116,12 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
 
 
 def _beside_another(call: Call) -> Plan[Conclusion]:
-    """What a call learns that meets an execution of another request: it may be that execution which reuses the key."""
+    """Returns the conclusion for a call whose key has an execution of another request in this process.
+
+    Either of the two may be the one that reuses the key: the record decides.
+    """
     try:
-        # The execution may not have heard yet of a record that stands in its way, and that is of this call's request.
+        # There may be a record of this call's request, which the execution has not met yet.
         record: Record | None = yield Get(call.name)
     except StoreUnavailable:
         return Refused(_store_unavailable("The handler did not run"))
@@ -126,12 +129,12 @@ def _beside_another(call: Call) -> Plan[Conclusion]:
 
 
 def same_request(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether two requests count as the same (3.2): equal bytes are enough, else an equal canonical form decides."""
+    """True if two requests count as the same (3.2): their bytes are equal, or else their canonical forms are."""
     return one.raw == other.raw or one.canonical == other.canonical
 
 
 def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
-    """What a record that is there means for a call; ``None``: it is still running."""
+    """Returns what a call is answered with when this record exists; ``None`` if the operation has not ended."""
     if not same_request(record.fingerprint, call.fingerprint):
         return _key_reused(call)
     told: Answer | Refusal | None
@@ -160,11 +163,14 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
 
 
 def operate(call: Call, fence: bytes) -> Plan[Conclusion]:
-    """Claims the operation, runs the handler, settles the record.
+    """Claims the operation, runs the handler, and settles the record.
 
     Args:
         call: The call that leads the execution.
-        fence: 16 random bytes.
+        fence: The fence of the claim: 16 random bytes.
+
+    Returns:
+        The conclusion, for this call and for all that attached.
     """
     claim = Claim(
         name=call.name,
@@ -204,20 +210,20 @@ def operate(call: Call, fence: bytes) -> Plan[Conclusion]:
 
 
 def _may_take_over(call: Call, record: Record) -> bool:
-    """True if the record's owner is gone (4.9).
+    """True if the record has lapsed and is of the same request (4.9).
 
-    Another request must not run in the place of this one: it learns of its reused key instead.
+    Another request must not run in its place: that call is told that it reuses a key.
     """
     return record.lapsed and same_request(record.fingerprint, call.fingerprint)
 
 
 def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Conclusion]:
-    """Claims the operation from an owner that is gone, or finds the record that stands in its way."""
+    """Takes over a lapsed record and runs its handler, or finds the record that pre-empts that."""
     while True:
         if _is_in_doubt(over):
             if (yield from hold_lapsed(over)):
                 return Found(replace(over, state=State.HELD, lapsed=False, reason=_OWNER_GONE))
-            known = None  # its owner, or another caller, was quicker
+            known = None  # its owner or another caller changed the record first
         else:
             known = over
         try:
@@ -237,13 +243,13 @@ def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Conclusion]:
 
 
 def _run_again(call: Call, claim: Claim) -> Plan[Conclusion]:
-    """A run after one that was cut short, or that failed in a way that may pass."""
+    """Runs the handler after a run that was cut short, or that failed in a way that may pass."""
     try:
-        # Its owner may have gone on between the look and the take-over, and have failed for good, say.
+        # Before the take-over the old owner may have changed the record again, for example to undoing.
         record: Record | None = yield Get(claim.name)
         steps: tuple[Step, ...] = tuple((yield LoadSteps(claim.name)))
     except StoreUnavailable:
-        return Refused(_store_unavailable("The handler did not run"))  # the lease's end lets another try
+        return Refused(_store_unavailable("The handler did not run"))  # another may try once the lease has run out
     if record is None or record.fence != claim.fence:
         return Found(record)
     ran: Ran = yield Execute(claim, record.attempts, steps, unwinds=record.failure is not None)
@@ -253,16 +259,17 @@ def _run_again(call: Call, claim: Claim) -> Plan[Conclusion]:
 
 
 def _not_claimed(call: Call, claim: Claim, over: Record | None, error: StoreUnavailable) -> Plan[Conclusion]:
-    """The store has not answered a claim, which may be there all the same."""
+    """Concludes after a claim that the store did not answer. The claim may have landed."""
     if error.landed is not False:
         yield from _give_back(claim, over)
     return (yield from _without_claim(call))
 
 
 def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
-    """Gives back a claim that may be there, of a handler that did not run: nobody should have to wait for its lease.
+    """Gives back a claim that may have landed, and whose handler did not run, so that no call waits for its lease.
 
-    One that took over an operation must not forget its finished steps with it (5.2): that is due again at once.
+    A record that was taken over is not released, since that would delete its finished steps (5.2): it becomes waiting,
+    and due at once.
     """
     with suppress(StoreUnavailable):
         if over is None:
@@ -272,12 +279,16 @@ def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
 
 
 def _is_in_doubt(record: Record) -> bool:
-    """Whether nobody can know of a lapsed record what its handler did: an opaque one that did not wait (4.5)."""
+    """True if a lapsed record is in doubt: its handler is opaque and was running, so it may have taken effect (4.5)."""
     return record.state in (State.RUNNING, State.UNDOING) and record.effects is Effects.OPAQUE
 
 
 def hold_lapsed(record: Record) -> Plan[bool]:
-    """Makes a lapsed record held whose outcome is in doubt; whether nobody was quicker (4.5)."""
+    """Makes a lapsed record held, whose operation is in doubt (4.5).
+
+    Returns:
+        False if the record was changed first, or its lease has been renewed.
+    """
     if not (yield Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True)):
         return False
     yield Tell(Event.HELD)
@@ -285,9 +296,9 @@ def hold_lapsed(record: Record) -> Plan[bool]:
 
 
 def fate(record: Record, policy: Policy) -> Fate:
-    """What recovery does with a lapsed record of a method that has this policy now (5.4).
+    """Returns what recovery does with a lapsed record of a method that has this policy now (5.4).
 
-    What the record says of its handler's effects counts, since its run had that policy.
+    The effects are those of the record and not of the policy: its run had those.
     """
     if _is_in_doubt(record):
         return Fate.HOLD
@@ -295,7 +306,7 @@ def fate(record: Record, policy: Policy) -> Fate:
 
 
 def _without_claim(call: Call) -> Plan[Conclusion]:
-    """The store is down before the claim (5.5): refused, or by policy let through unprotected."""
+    """Refuses the call because the store is down before the claim; or lets it through unprotected, by policy (5.5)."""
     if not call.policy.unprotected:
         return Refused(_store_unavailable("The handler did not run"))
     ran: Ran = yield Execute(None)
@@ -304,7 +315,14 @@ def _without_claim(call: Call) -> Plan[Conclusion]:
 
 
 def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
-    """What becomes of the record when the handler has ended (4.5, 4.6, 5.2)."""
+    """Settles the record after the handler has ended (4.5, 4.6, 5.2).
+
+    Args:
+        call: The call that leads the execution.
+        claim: The claim of this run.
+        ran: How the run ended.
+        tries: How many runs had failed before this one.
+    """
     opaque = claim.effects is Effects.OPAQUE
     match ran.ended:
         case Answered(outcome, True, at):
@@ -316,21 +334,21 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
         case Raised(outcome):
             return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, tries))
         case RolledBack(outcome, own):
-            if opaque and not own:  # who knows what it had done before
+            if opaque and not own:  # it may have had other effects before
                 return (yield from _end(call, claim, outcome, ran.steps, tries))
             return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
                 return (yield from _hold(call, claim, ran.ended.value))
             if ran.ended is CutShort.ABANDONED:
-                return Released(_CUT_SHORT)  # it still runs: only its lease's end may let another run begin
+                return Released(_CUT_SHORT)  # it still runs: another run may begin only when the lease has run out
             return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, tries))
         case _:
             assert_never(ran.ended)
 
 
 def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
-    """What becomes of an operation that was not claimed: only what its transaction has committed is there (5.1)."""
+    """Settles an operation that was not claimed: nothing is kept of it but what its transaction committed (5.1)."""
     match ran.ended:
         case Answered(outcome, True, at):
             return _executed(call, outcome, at)
@@ -338,7 +356,7 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
             if disposition(outcome.status, call.policy) is Disposition.STORE:
                 return (yield from _store(call, claim, outcome, claimed=False))
         case CutShort.ABANDONED:
-            return Released(_CUT_SHORT)  # its transaction may commit yet, if none of a later run's has before
+            return Released(_CUT_SHORT)  # its transaction may still commit, unless that of a later run commits first
         case Raised(outcome):
             pass
         case RolledBack():
@@ -347,8 +365,8 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
             outcome = _CUT_SHORT
         case _:
             assert_never(ran.ended)
-    # Its transaction may have been refused, since another process was quicker, or the answer to its commit was lost.
-    # The handler may have caught the error of either, so its own answer is no evidence.
+    # Another process may have committed first, so that its transaction was refused; or the answer to its commit was
+    # lost. The handler may have caught either error, so its own answer is no evidence.
     now = yield from _overtaken(call, claim)
     if not isinstance(now, Found):
         return now
@@ -360,15 +378,18 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
 
 
 def _is_own_claim(claim: Claim, record: Record | None) -> bool:
-    """True if the handler came to a step, and the store did not answer the claim for it, which is there (5.5)."""
+    """True if the record is this run's own claim.
+
+    It was made for a step of an unclaimed run. The store did not answer it, but it landed (5.5).
+    """
     return record is not None and record.state is State.RUNNING and record.fence == claim.fence
 
 
 def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
-    """The outcome is final. Steps that were finished for a failure are undone before it is stored (5.2)."""
+    """Stores a final outcome. If it is a failure, the finished steps are undone first (5.2)."""
     if outcome.status is Code.OK or not steps:
         return (yield from _store(call, claim, outcome))
-    # A later run knows of a stream's messages only that there were some, and must not replay the failure without them.
+    # The messages of a stream are not kept for a later run, which must not replay the failure without them.
     failure = replace(outcome, message=None, retained=outcome.retained and not outcome.message)
     try:
         kept = yield from _insist(Undo(claim.name, claim.fence, failure))
@@ -388,7 +409,10 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
 
 
 def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
-    """The failure may pass. With finished steps the operation runs again by itself, but not for ever (5.2)."""
+    """Releases an operation whose failure may pass.
+
+    With finished steps it waits for another run instead; after ``max_tries`` its steps are undone (5.2).
+    """
     if not steps:
         return (yield from _release(call, claim, outcome))
     if tries + 1 >= call.policy.max_tries:
@@ -397,7 +421,7 @@ def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int)
 
 
 def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Conclusion]:
-    """The operation is to run again, or to be undone again, the later the more often that has failed."""
+    """Makes the operation wait for its next run or its next undo, with a back-off (5.2)."""
     failed = undo_tries or tries
     delay = min(call.policy.retry_delay * 2 ** min(failed - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
     kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries, undo_tries))
@@ -414,7 +438,10 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Conclus
 
 
 def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Conclusion]:
-    """Undoes what was finished, then stores the failure; an undo that fails again and again is an operator's (5.2)."""
+    """Undoes the finished steps, then stores the failure.
+
+    If an undo fails, the operation waits; after ``max_tries`` it is held (5.2).
+    """
     try:
         trouble: str | None = yield Unwind()
     except FenceRefused:
@@ -427,7 +454,7 @@ def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: 
 
 
 def disposition(status: Code, policy: Policy) -> Disposition:
-    """Whether an answer with this status is stored or releases the operation (4.6)."""
+    """Returns the disposition of an answer with this status: it is stored, or the operation is released (4.6)."""
     override = policy.statuses.get(status)
     if override is not None:
         return override
@@ -437,14 +464,14 @@ def disposition(status: Code, policy: Policy) -> Disposition:
 
 
 def retained(outcome: Outcome, policy: Policy) -> Outcome:
-    """The part of an outcome that is kept (4.11)."""
+    """Returns the outcome as it is kept: without its message if that is larger than the policy allows (4.11)."""
     if outcome.message is not None and len(outcome.message) > policy.max_response_bytes:
         return replace(outcome, message=None, retained=False)
     return outcome
 
 
 def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) -> Plan[Conclusion]:
-    """The outcome is stored: in the record that was claimed, or in a record of its own."""
+    """Stores the outcome: in the claimed record, or in a new record if the operation was not claimed."""
     kept, ttl = retained(outcome, call.policy), call.policy.ttl
     write: Effect[datetime | Record | None] = (
         Complete(claim.name, claim.fence, kept, ttl) if claimed else CompleteUnclaimed(claim, kept, ttl)
@@ -472,16 +499,19 @@ def _store(call: Call, claim: Claim, outcome: Outcome, *, claimed: bool = True) 
 
 
 def _executed(call: Call, outcome: Outcome, at: datetime | None) -> Executed:
-    """The outcome is stored; when that was is told where all of it is kept, so that it can be replayed as it is."""
+    """Returns the conclusion for a stored outcome.
+
+    The time of storing is given only if the outcome is kept whole, so that it can be replayed as it is.
+    """
     whole = retained(outcome, call.policy) is outcome and _is_whole(outcome)
     return Executed(outcome, at if whole else None)
 
 
 def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
-    """An outcome that a store can't keep, without what may be the cause of that; ``None`` where it has none of it."""
+    """Returns an outcome that a store can't keep, without details and trailers; ``None`` if it has neither."""
     if not (outcome.details or outcome.trailers):
         return None
-    # The effect is there, and an answer without these is better than none: they are nobody's then.
+    # The handler took effect, so an answer without these is better than none. No call gets them then.
     yield Tell(Event.STRIPPED)
     return replace(outcome, details="", trailers=())
 
@@ -493,7 +523,7 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Conclusion]:
             return Released(outcome)
         case False:
             now = yield from _overtaken(call, claim)
-            # Nothing is there any more: most likely it was released, and only the answer to that was lost.
+            # The record is gone: most likely this release landed, and only its answer was lost.
             return Released(outcome) if now == Found(None) else now
         case _Unheard.UNHEARD:
             return Unprotected(outcome) if call.policy.unprotected else Refused(_not_stored())
@@ -505,7 +535,7 @@ def _hold(call: Call, claim: Claim, cause: str) -> Plan[Conclusion]:
     if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
         return (yield from _overtaken(call, claim))
     yield Tell(Event.HELD)
-    # Where the store can't be told, the lease's end will hold the record all the same.
+    # If the store does not answer, the record will be held when its lease has run out.
     return Refused(_outcome_unknown(call.name, cause))
 
 
@@ -514,10 +544,13 @@ class _Unheard(enum.Enum):
 
 
 def _insist(effect: Effect[T]) -> Plan[T | _Unheard]:
-    """Tries a write again until the owner must be presumed dead (5.5).
+    """Tries a write again until it succeeds, or until the owner must be presumed dead (5.5).
+
+    Returns:
+        The reply of the store, or ``_Unheard.UNHEARD``.
 
     Raises:
-        Unstorable: At once: a store does not recover from what it is given.
+        Unstorable: The store can't keep what it is given. Trying again would not help.
     """
     pause = _FIRST_RETRY
     while True:
@@ -535,7 +568,7 @@ def _insist(effect: Effect[T]) -> Plan[T | _Unheard]:
 
 
 def _overtaken(call: Call, claim: Claim) -> Plan[Conclusion]:
-    """The fence was refused (4.2): the record as it is now is the truth."""
+    """Concludes with the record as it is now, since the fence was refused (4.2)."""
     try:
         record: Record | None = yield Get(claim.name)
     except StoreUnavailable:
@@ -544,15 +577,15 @@ def _overtaken(call: Call, claim: Claim) -> Plan[Conclusion]:
 
 
 def _as_it_is(claim: Claim, record: Record | None) -> Conclusion:
-    """What an execution concludes with whose own outcome does not count: the record."""
+    """Returns the conclusion of an execution whose own outcome does not count: the record decides."""
     if record is not None and record.fence == claim.fence and _is_whole(record.outcome):
-        # A transaction of ours committed, and we were cut off from its answer.
+        # This run's own transaction committed, and the answer was lost.
         return Executed(record.outcome, record.completed_at)
     return Found(record)
 
 
 def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
-    """Returns whether an outcome can be replayed: one whose messages were not retained can't (4.7)."""
+    """True if an outcome can be replayed: all of its messages are retained (4.7)."""
     if outcome is None or not outcome.retained:
         return False
     return outcome.message is not None or outcome.status is not Code.OK
@@ -562,11 +595,15 @@ def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
 
 
 def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
-    """Renews the lease of a running operation until it is lost; begins when the first renewal is due (4.9).
+    """Renews the lease of a running operation until the lease is lost or the run has ended (4.9).
 
-    A renewal that failed, or is not answered in time, is tried again at once and then after short pauses. When the
-    lease has run out meanwhile the run counts as one that may have been replaced, but it goes on trying: where nobody
-    was there to take over, its next renewal makes the lease hold again.
+    The plan is started when the first renewal is due. A renewal that failed, or is not answered in time, is tried again
+    at once and then after short pauses. If the lease runs out meanwhile, another run may have begun. The renewals go on
+    all the same: if there was no take-over, the next one that succeeds makes the lease good again.
+
+    Args:
+        claim: The claim of the run, with its lease.
+        every: The time between two renewals.
     """
     patience = (claim.lease - every).total_seconds() / 2
     pause, lapsed = 0.0, False
@@ -590,25 +627,25 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
         if record is None or record.fence != claim.fence or record.state is State.HELD:
             yield LoseLease()
             yield Tell(Event.LOST)
-        return  # else the run has come to its own end just now
+        return  # otherwise the run has just ended by itself
 
 
 def watch(name: bytes, fence: bytes) -> Plan[None]:
-    """Ends when the run under this fence, in another process, is over or its owner is gone (4.3)."""
+    """Polls the store until the run under this fence, in another process, has ended or its record has lapsed (4.3)."""
     pause = _FIRST_POLL
     while True:
         yield Pause(pause)
         try:
             record: Record | None = yield Get(name)
         except StoreUnavailable:
-            return  # the claim that those who wait try next will say so
+            return  # the waiting calls try to claim next, and learn it from that
         if record is None or record.fence != fence or record.state in (State.COMPLETED, State.HELD) or record.lapsed:
             return
         pause = min(pause * 1.5, _LAST_POLL)
 
 
 _UNCLEAR: Final = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
-"""Statuses after which nobody can tell from the answer whether anything happened (4.5)."""
+"""Statuses that do not tell whether the handler took effect (4.5)."""
 _NOTHING_HAPPENED: Final = frozenset(
     {
         Code.UNAVAILABLE,
@@ -618,7 +655,7 @@ _NOTHING_HAPPENED: Final = frozenset(
         Code.PERMISSION_DENIED,
     }
 )
-"""Statuses by which a handler asserts that nothing happened (4.6). All others are stored."""
+"""Statuses by which a handler asserts that it had no effect (4.6). All others are stored."""
 
 _TOO_LARGE: Final = "It succeeded, but its response was larger than may be kept"
 _MESSAGES_LOST: Final = "It failed, and the messages that it may have sent before are not kept"
@@ -641,7 +678,7 @@ _COME_BACK: Final = timedelta(seconds=1)
 
 
 def _given_up(call: Call, outcome: Outcome, tries: int) -> Outcome:
-    """The failure that is stored when one that might have passed did not: no longer one that says "retry"."""
+    """Returns the failure to store after the last try. Its status is one that does not ask the client to retry."""
     details = f"The operation failed {tries} times and was given up; the steps it had finished are undone"
     retained = outcome.retained and not (call.streams and outcome.message is None)
     return replace(outcome, status=Code.ABORTED, details=f"{details}: {outcome.details}", retained=retained)
@@ -656,7 +693,7 @@ def _not_stored() -> Refusal:
 
 
 def no_room() -> Conclusion:
-    """The conclusion of an execution that could not begin, since its server lacks what it takes."""
+    """Returns the conclusion of an execution that could not begin, since no thread could be started for it."""
     return Refused(_no_room())
 
 
@@ -665,7 +702,7 @@ def _no_room() -> Refusal:
 
 
 def shut_down() -> Conclusion:
-    """The conclusion of an execution that its server could not bring to its end (4.4); 4.5 decides about its record."""
+    """Returns the conclusion of an execution that its server could not finish (4.4). 4.5 decides about its record."""
     return Refused(_store_unavailable("This server stopped before the operation was over"))
 
 
@@ -674,7 +711,7 @@ def _key_reused(call: Call) -> Refusal:
 
 
 def _not_retained(outcome: Outcome | None, completed_at: datetime, resolved: bool) -> Refusal:
-    """Returns the refusal that tells how the operation ended, where its answer can't be replayed."""
+    """Returns the refusal of a completed operation whose answer can't be replayed. It tells how the operation ended."""
     status = Code.OK if outcome is None else outcome.status
     succeeded = _NOT_GIVEN if resolved else _TOO_LARGE
     cause = succeeded if status is Code.OK else _MESSAGES_LOST
