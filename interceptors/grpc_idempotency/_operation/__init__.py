@@ -1,1 +1,1 @@
-"""What a handler's operation is made of: its holder, its steps, and the scope of derived keys."""
+"""The parts of a handler's operation: its holder, its steps, and the scope of derived keys."""

@@ -22,9 +22,9 @@ class AsyncRunning(Running):
     _loop: asyncio.AbstractEventLoop
 
     _tasks: dict[str, asyncio.Task[Any] | None] | None = None
-    """The task of each step that runs."""
+    """The task of each running step."""
     _moved: asyncio.Future[None] | None = None
-    """Is done at the next beginning or end of a step or a transaction, and at the handler's end."""
+    """Done when the next step or transaction begins or ends, or when the handler ends."""
 
     async def step(self, name: str, fn: Callable[..., Any], undo: Callable[..., Any] | None, transaction: bool) -> Any:
         """See :meth:`grpc_idempotency.aio.Operation.step`."""
@@ -49,7 +49,7 @@ class AsyncRunning(Running):
             self._stir()
 
     async def _let_others_come(self, beside: bool) -> None:
-        """Waits until the handler's other tasks have made known how their finished steps are undone."""
+        """Waits until the handler's other tasks have asked for their finished steps, and so given the undos."""
         until = self._loop.time() + PATIENCE
         while not self.over and self.steps.missing(beside=beside) and (left := until - self._loop.time()) > 0:
             await asyncio.wait((self._next_move(),), timeout=left)
@@ -76,7 +76,7 @@ class AsyncRunning(Running):
         try:
             kept = await self.store.record_step(self.name, self.fence, step)
         except BaseException:
-            self.steps.finish(step)  # it has been done, and perhaps kept: it is undone in either case
+            self.steps.finish(step)  # it took effect, and is perhaps kept: it has to be undone in either case
             raise
         if not kept:
             raise FenceRefused(NOT_OURS)
@@ -93,20 +93,23 @@ class AsyncRunning(Running):
         return await _uncut(transact())
 
     def end_transaction(self, transaction: object) -> None:
-        """See :meth:`Running.end_transaction`; in whatever thread."""
+        """See :meth:`Running.end_transaction`. It may be called in any thread."""
         with self._lock:
             super().end_transaction(transaction)
             awaited = self._moved is not None
         if awaited:
-            with suppress(RuntimeError):  # the handler's loop is closed, and nobody waits there
+            with suppress(RuntimeError):  # the handler's loop is closed, and nothing waits in it
                 self._loop.call_soon_threadsafe(self._stir)
 
     async def rest(self, *, stop: bool = False) -> None:
-        """For the interceptors: the handler has ended; waits for the steps and transactions that it has left running.
+        """Ends the operation, and waits for the steps and transactions that the handler left running.
 
-        What comes of them decides about the operation: a step that ends late has to be undone as the others, and a
-        transaction may commit the outcome. ``stop`` cancels the steps, and so does a cancellation of the caller, which
-        goes on once they have ended.
+        For the interceptors, when the handler has ended. The operation depends on their results: a step that ends late
+        has to be undone like the others, and a transaction may commit the outcome. A cancellation of the caller cancels
+        the steps too, and is raised again when they have ended.
+
+        Args:
+            stop: Cancels the steps.
         """
         self.end()
         cancelled: asyncio.CancelledError | None = None
@@ -124,7 +127,7 @@ class AsyncRunning(Running):
             raise cancelled
 
     def _next_end(self) -> "asyncio.Future[None] | None":
-        """What is done when a step or a transaction ends, as long as one has not."""
+        """Returns a future that is done at the next end of a step or transaction; ``None`` if none is running."""
         with self._lock:
             return self._next_move() if self._tasks or self._transactions else None
 
@@ -139,7 +142,14 @@ class AsyncRunning(Running):
             self._moved = None
 
     async def unwind(self) -> str | None:
-        """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
+        """Undoes the finished steps in reverse order. For the interceptors.
+
+        Returns:
+            ``None``, or the cause for which an undo failed.
+
+        Raises:
+            FenceRefused: The lease was lost, or the operation has another owner.
+        """
         try:
             self.steps.learn(await self.store.steps(self.name))
             for name, undo, result in self.steps.to_undo():
@@ -148,15 +158,15 @@ class AsyncRunning(Running):
                 await self._run(name, undoing(undo, result), undo.transaction)
         except (FenceRefused, asyncio.CancelledError):
             raise
-        except BaseException as exc:  # whatever it is, it must not end the operation's own task
+        except BaseException as exc:  # no error of an undo may end the operation's own task
             return trouble(self.method, exc)
         return None
 
 
 async def _uncut(work: Coroutine[Any, Any, T]) -> T:
-    """Awaits it to its end, also where the caller is cancelled meanwhile: the cancellation goes on after that.
+    """Awaits ``work`` to its end. A cancellation of the caller is raised only after that.
 
-    It has a task of its own, since a cancellation goes down to whatever future a task waits for.
+    ``work`` gets a task of its own, since cancelling a task cancels the future that it awaits.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -1,7 +1,7 @@
-"""Who has an operation: its handler and its steps, and no task or thread that these start (5.1).
+"""The holder of an operation: its handler or one of its steps, but no task or thread that these start (5.1).
 
-A context variable goes on into every task that is made, and into threads that copy contexts. So it names the holder
-too: the task of an ``async def`` handler or of one of its steps, the thread of a ``def`` one.
+Every new task, and every thread that copies a context, inherits a context variable. So the variable names the holder
+too: the task of an ``async def`` handler or of one of its steps, or the thread of a ``def`` one.
 """
 
 import asyncio
@@ -21,15 +21,18 @@ class Holder:
 
     operation: Any
     owner: object
-    """The task of an ``async def`` handler or step, the id of a ``def`` one's thread; ``None``: whoever has this."""
+    """The task of an ``async def`` handler or step, or the id of a ``def`` one's thread.
+
+    ``None``: every task and thread with this context.
+    """
     within: str | None = None
-    """What it is in words, where it is not the handler itself."""
+    """What the holder is, in words, if it is not the handler itself."""
     over: bool = False
     """True once the step has ended."""
 
     @property
     def asks(self) -> bool:
-        """True if the calling task or thread is the holder, and not one that has only got its context."""
+        """True if the calling task or thread is the holder, and has not only inherited its context."""
         if self.over or (self.within is None and self.operation.over):
             return False
         if self.owner is None:
@@ -43,13 +46,13 @@ class Holder:
 
 
 def caller_of(operation: Any) -> object:
-    """Returns what tells the calling task from others, or the calling thread: the operation's kind decides."""
+    """Returns the identity of the caller: its task in the operation of an ``async def`` handler, else its thread."""
     return _task() if operation.awaited else threading.get_ident()
 
 
 @contextmanager
 def holding(operation: Any, step: str) -> Iterator[None]:
-    """Gives the operation to the calling task or thread as its step of this name, for a time."""
+    """Makes the calling task or thread the holder of the operation, as its step of this name, in a ``with`` block."""
     holder = Holder(operation, caller_of(operation), f"step {step!r}")
     token = HOLDER.set(holder)
     try:
@@ -60,23 +63,23 @@ def holding(operation: Any, step: str) -> Iterator[None]:
 
 
 def lend(context: contextvars.Context, operation: Any) -> None:
-    """Gives the operation to a transaction's function, which runs in this context on the database's thread."""
+    """Makes the function of a transaction, which runs in this context on the database's thread, the holder."""
     context.run(HOLDER.set, Holder(operation, None, "a transaction's function"))
 
 
 def held() -> Holder | None:
-    """The holder, where the calling task or thread is it."""
+    """Returns the holder if it is the calling task or thread, else ``None``."""
     holder = HOLDER.get()
     return holder if holder is not None and holder.asks else None
 
 
 def inherited() -> Holder | None:
-    """The holder, where the calling task or thread is it or was started by it."""
+    """Returns the holder if it is the calling task or thread, or has started it; else ``None``."""
     return HOLDER.get()
 
 
 def _task() -> object:
-    """The asyncio task that runs, or something that is none."""
+    """Returns the current asyncio task, or an object that is no task if there is no event loop."""
     try:
         return asyncio.current_task()
     except RuntimeError:  # this thread has no loop

@@ -1,4 +1,4 @@
-"""The operation as the interceptors and the stores have it, and what is alike on asyncio and on threads."""
+"""The operation as the interceptors and the stores see it: the part that is the same on asyncio and on threads."""
 
 import asyncio
 import logging
@@ -16,14 +16,14 @@ from grpc_idempotency.records import Claim, Outcome, Record, Step
 logger = logging.getLogger("grpc_idempotency")
 
 PATIENCE = 10.0
-"""Seconds that a run which only unwinds waits for the handler's other tasks or threads to come to their steps."""
+"""Seconds that a run which only collects undos waits for the handler's other tasks or threads to reach their steps."""
 
 
 class Running:
-    """One run of a keyed call: claimed, under a fence, its outcome not yet stored."""
+    """One run of a keyed call, under a fence, whose outcome is not stored yet."""
 
     awaited: ClassVar[bool]
-    """Whether it is an ``async def`` handler's."""
+    """True if its handler is an ``async def`` one."""
 
     def __init__(
         self,
@@ -50,21 +50,21 @@ class Running:
         self.method = method
         """The full method name, ``/package.Service/Method``."""
         self.fence = fence
-        """16 bytes: this run's own fence, given with every write about the operation."""
+        """16 bytes: this run's own fence, which every write to the record carries."""
         self.attempt = attempt
-        """1 in the first run, more when a run before it was cut short or has failed."""
+        """The number of this run's claim: 1 in the first run, more after a run that was cut short or failed."""
         self.principal = principal
-        """Whose operation it is, as the scope function named it; the same in a run without its client (5.4)."""
+        """The principal, as the principal function named it; the same in a run without the client (5.4)."""
         self.store = store
-        """The store that holds the operation's record."""
+        """The store that has the operation's record."""
         self.ttl = ttl
-        """How long its outcome will be kept."""
+        """How long the outcome is kept."""
         self.claim = claim
-        """The claim of this run, as long as it is not written; ``None`` where it is (5.1)."""
+        """The claim of this run while it is not written; ``None`` once it is (5.1)."""
         self._claiming = claiming
-        """Called before the claim is asked for after all."""
+        """Called before an unclaimed operation is claimed for a step."""
         self._claimed = claimed
-        """Called when it is written."""
+        """Called when that claim is written."""
         self._seal = seal
         self._answers = answers
         self._leased = leased
@@ -72,26 +72,26 @@ class Running:
         self._unwinds = unwinds
         self._loop = loop
         self._lock = threading.Lock()
-        """Guards the transactions; in a ``def`` handler's operation the steps too."""
+        """Guards the transactions; in the operation of a ``def`` handler, the steps too."""
         self._transactions: set[object] = set()
         """The handler's own transactions that the store has not answered yet."""
 
-    # Of the class until they are set: each keyed call makes an operation, and few have use for most of this.
+    # Class attributes until they are set: each keyed call makes an operation, and few need most of these.
     committed: Outcome | None = None
-    """The outcome that a transaction of this run has committed, if one has. Set by the store."""
+    """The outcome that a transaction of this run has committed, if any. Set by the store."""
     completed_at: datetime | None = None
     """When that outcome was stored. Set by the store."""
     uncommitted: StoreUnavailable | None = None
-    """The error with which a transaction of this run could not be committed, if so. Set by the store."""
+    """The error with which the commit of a transaction of this run failed, if one did. Set by the store."""
     handlers: Any = None
-    """The operation as the handler sees it, once it has asked for it."""
+    """The operation as the handler sees it, once the handler has asked for it."""
     over: bool = False
-    """True once the handler has ended: no further step begins, and what it left behind has no operation."""
+    """True once the handler has ended: no further step begins, and tasks and threads it left have no operation."""
 
     _steps: Steps | None = None
     _scope: Scope | None = None
     _moved: Any = None
-    """What those wait for who want to hear of a step's beginning or end, or the handler's, once somebody does."""
+    """What is notified when a step begins or ends, or the handler ends; ``None`` until something waits for it."""
 
     @property
     def steps(self) -> Steps:
@@ -104,7 +104,7 @@ class Running:
 
     @property
     def scope(self) -> Scope:
-        """Where calls to other services get their keys from, outside of steps (5.3)."""
+        """The scope that gives calls to other services their keys, outside of steps (5.3)."""
         scope = self._scope
         if scope is None:
             scope = self.__dict__.setdefault("_scope", scope_of(self.name))  # atomic
@@ -113,14 +113,14 @@ class Running:
 
     @property
     def has_steps(self) -> bool:
-        """True if a step is finished, in this run or one before, or was begun and may be."""
+        """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
         return bool(self._finished) or bool(self._steps)
 
     def end(self) -> bool:
-        """For the interceptors: the handler has ended.
+        """Notes that the handler has ended. For the interceptors.
 
         Returns:
-            True if it has left steps or transactions running, whose end is to be waited for.
+            True if it has left steps or transactions running, which must be waited for.
         """
         self.over = True
         if self._moved is not None:
@@ -133,24 +133,27 @@ class Running:
         return bool(self._transactions)
 
     def seal(self, reply: object) -> Outcome:
-        """The outcome that the call has if ``reply`` is its reply: serialized, with the status and trailers set so far.
+        """Returns the outcome of the call if ``reply`` is its reply, with the status and trailers set so far.
 
-        For a store's ``transaction``: an outcome whose status is not OK must be rolled back, not committed. In a run
-        that only undoes there is none: this raises.
+        For a store's ``transaction``: if the status of the outcome is not OK, the transaction must be rolled back.
+
+        Raises:
+            TransactionMisuse: A step is running.
+            Unwinding: This run only collects undos, and has no reply.
         """
         if self._unwinds or self._steps is not None:
             self.steps.check_reply()
         return self._seal(reply)
 
     def answers(self, value: object) -> bool:
-        """For the stores: whether a value could be the call's reply."""
+        """True if a value could be the call's reply. For the stores."""
         return self._answers(value)
 
     def begin_transaction(self, transaction: object) -> None:
-        """For the stores: a transaction of the handler's own, no step's, is asked for.
+        """Notes that the handler has asked for a transaction which is not a step's. For the stores.
 
-        Nobody may be waiting for its answer when the handler ends: a cancelled one, or one that a task awaits. It may
-        commit the outcome all the same, so the operation's end waits for :meth:`end_transaction`.
+        The handler may end before the transaction is answered, if it was cancelled, or if another task awaits the
+        answer. The transaction may still commit the outcome, so the operation's end waits for :meth:`end_transaction`.
 
         Raises:
             TransactionMisuse: The handler has ended already.
@@ -162,11 +165,11 @@ class Running:
         self._transactions.add(transaction)
 
     def end_transaction(self, transaction: object) -> None:
-        """For the stores: this transaction is answered."""
+        """Notes that this transaction is answered. For the stores."""
         self._transactions.discard(transaction)
 
     def _stir(self) -> None:
-        """Wakes those who wait."""
+        """Wakes the tasks or threads that wait."""
         raise NotImplementedError
 
     def _ask(self, name: str, undo: Callable[..., Any] | None, transaction: bool, *, beside: bool) -> Step | None:
@@ -176,10 +179,10 @@ class Running:
         return self.steps.begin(name, None if undo is None else Undo(undo, transaction), beside=beside)
 
     def _won(self, standing: Record | None) -> None:
-        """The claim is written, before the first step: an operation without a record can't keep any.
+        """Notes that the claim is written. It is needed before the first step: only a record can keep steps.
 
         Raises:
-            FenceRefused: A record stands in its way.
+            FenceRefused: The run is pre-empted by a record.
         """
         if standing is not None:
             raise FenceRefused("the operation has another owner: its step was not begun")
@@ -187,12 +190,20 @@ class Running:
         self._claimed()
 
     def _check_lease(self) -> None:
-        """Sees to it that a run that another one may have replaced begins nothing any more (4.9)."""
+        """Checks that no other run may have replaced this one, so that it may begin a step or an undo (4.9).
+
+        Raises:
+            FenceRefused: The lease has run out, or was lost.
+        """
         if not self._leased():
             raise FenceRefused("the operation's lease has run out, so that another run of it may have begun")
 
     def _is_beside(self, name: str) -> bool:
-        """Whether the caller is not the handler itself. Raises :class:`StepMisuse` within a step."""
+        """True if the caller is another task or thread than the handler's.
+
+        Raises:
+            StepMisuse: The caller is within a step or a transaction.
+        """
         holder = ambient.inherited()
         if holder is None or holder.operation is not self:
             return True
@@ -210,12 +221,12 @@ class Running:
 
 
 def undoing(undo: Undo, result: object) -> Callable[..., Any]:
-    """What undoes a step, to be run as a step itself."""
+    """Returns the function that undoes a step, which is run as a step itself."""
     return (lambda db: undo.fn(db, result)) if undo.transaction else (lambda: undo.fn(result))
 
 
 class Kept:
-    """Makes the step of what a transaction's function returned, and remembers it."""
+    """Makes a step from what the function of a transaction returned, and remembers it."""
 
     def __init__(self, steps: Steps, name: str) -> None:
         self._steps = steps
@@ -231,14 +242,14 @@ NOT_OURS = "the operation has another owner by now, or has kept a step of this n
 
 
 def trouble(method: str, error: BaseException) -> str:
-    """Logs the error of an undo, and puts it in words."""
+    """Logs the error of an undo, and returns the cause in words."""
     logger.error("an undo of %s failed", method, exc_info=error)
     what = str(error) if isinstance(error, StepMisuse) else f"an undo failed with {type(error).__name__}"
     return f"it has failed and could not be undone: {what}"
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The calling thread's event loop, if one runs there."""
+    """Returns the event loop that runs in the calling thread, if any."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:  # this thread has none
@@ -246,22 +257,28 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def current() -> Running | None:
-    """The operation that the caller has, be it a handler itself or one of its steps."""
+    """Returns the operation of the caller, if that is a handler or one of its steps; else ``None``."""
     holder = ambient.held()
     return holder.operation if holder is not None else None
 
 
 def behind() -> Running | None:
-    """The operation whose handler has started the calling task or thread, or is it, while the handler runs."""
+    """Returns the operation whose handler is the calling task or thread, or has started it.
+
+    Returns:
+        The operation; ``None`` if there is none, or its handler has ended.
+    """
     holder = ambient.inherited()
     return None if holder is None or holder.operation.over else holder.operation
 
 
 def enter(operation: Running | None, owner: object = None) -> None:
-    """Makes the calling task or thread the operation's handler, and its scope that of calls (for the interceptors).
+    """Makes the calling task or thread the operation's handler, and the operation's scope the current one.
+
+    For the interceptors.
 
     Args:
-        operation: The operation; ``None``: the caller has none.
+        operation: The operation; ``None`` if the caller has none.
         owner: The calling task, or the calling thread's id. ``None``: every task and thread with this context.
     """
     if CURRENT.get() is not None:

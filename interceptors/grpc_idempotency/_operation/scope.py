@@ -1,8 +1,8 @@
-"""Where keys are derived instead of minted (5.3): in an operation, in each of its steps, and in what is retried.
+"""The scopes in which keys are derived instead of minted (5.3): an operation, each of its steps, and a retried block.
 
-A scope gives the calls that are made in it their keys: from its secret, the method, and the call's number within the
-scope. Who opens a scope with the same secret again and makes the same calls gets the same keys again. That is why calls
-in one scope come one after the other: the numbers of concurrent ones would be anybody's guess.
+A scope derives the key of each call made in it from its secret, the method, and the call's number within the scope. If
+a scope with the same secret is opened again and the same calls are made, they get the same keys. So the calls in one
+scope must come one after the other: the numbers of concurrent calls would not be stable.
 """
 
 import contextvars
@@ -19,7 +19,7 @@ from grpc_idempotency._operation.ambient import HOLDER
 from grpc_idempotency.errors import ConcurrentCalls, UnkeyedRetry
 
 CURRENT: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_idempotency_scope", default=None)
-"""The scope of a step or of what is retried; ``None`` where it is that of the operation itself, if there is one."""
+"""The scope of a step or of a retried block; ``None``: the scope is that of the operation, if there is one."""
 
 
 class Ticket:
@@ -32,15 +32,20 @@ class Ticket:
         self.method: str = method
         self.number: int = number
         self.fingerprint: bytes | None = fingerprint
-        """The digest of its requests, where they are known beforehand."""
+        """The digest of the call's requests, if they are known beforehand."""
         self._call: Callable[[], Any] | None = None
         self.over: bool = False
-        """Whether it has ended, where there is no call to ask."""
+        """True if the call has ended; used when there is no call object to ask."""
         self.unclear: bool = False
-        """Whether it has ended, and nobody knows whether it took effect."""
+        """True if the call has ended, and nobody knows whether it took effect."""
 
     def begun(self, call: Any, *, weakly: bool = False) -> None:
-        """The call has begun; ``weakly`` leaves it to its caller to keep it alive, since grpc ends what is dropped."""
+        """Notes that the call has begun.
+
+        Args:
+            call: The call object of grpc.
+            weakly: ``True`` keeps a weak reference, since grpc cancels a call that its caller has dropped.
+        """
         self._call = lambda: call
         if weakly:
             with suppress(TypeError):
@@ -48,27 +53,33 @@ class Ticket:
 
     @property
     def call(self) -> Any:
-        """The call, once it has begun, and as long as it is there."""
+        """The call object, once the call has begun and while the object is alive."""
         return self._call() if self._call is not None else None
 
     @property
     def ended(self) -> bool:
-        """Whether it is not under way any more."""
+        """True if the call is not under way any more."""
         if self.over or self._call is None:
             return self.over
         done = getattr(self._call(), "done", None)  # an interceptor may have put something else in the call's place
         return done is None or bool(done())
 
     def abandon(self) -> None:
-        """It could not be begun, or was cancelled in its beginning."""
+        """Notes that the call could not be begun, or was cancelled while it began."""
         self.over = self.unclear = True
 
 
 class Scope:
-    """The calls that are made one after the other in one run of an operation, of a step, or of what is retried."""
+    """The calls that are made one after the other in one run of an operation, a step or a retried block."""
 
     def __init__(self, secret: bytes, *, outer: "Scope | None" = None, until: float | None = None) -> None:
-        """``until``: when its calls have to be over, on the monotonic clock; the outer scope's time bounds them too."""
+        """Makes a scope.
+
+        Args:
+            secret: The bytes from which its keys are derived.
+            outer: The scope in which this one is opened. Its ``until`` bounds the calls too.
+            until: When the calls must have ended, in seconds of the monotonic clock; ``None``: no limit.
+        """
         bounds = [bound for bound in (until, outer.until if outer is not None else None) if bound is not None]
         self._secret = secret
         self._outer = outer
@@ -78,15 +89,15 @@ class Scope:
         self.last: Ticket | None = None
         """The latest call that was given a key."""
         self.over: bool = False
-        """Whether what it is the scope of has ended: what that left behind makes calls of its own, with new keys."""
+        """True once its operation, step or block has ended. Tasks left behind then make calls with new keys."""
 
     def child(self, name: str) -> "Scope":
-        """The scope of the step of this name: its numbers are its own."""
+        """Returns the scope of the step of this name, which numbers its calls separately."""
         return Scope(_derive(self._secret, b"scope", name.encode()), outer=self)
 
     @contextmanager
     def opened(self) -> Iterator["Scope"]:
-        """Makes it the current scope of this context, for a time; tasks that are made meanwhile have it as long."""
+        """Makes this the current scope in a ``with`` block. Tasks started there have it until the block ends, too."""
         token = CURRENT.set(self)
         try:
             yield self
@@ -95,10 +106,17 @@ class Scope:
             CURRENT.reset(token)
 
     def begin(self, method: str, fingerprint: bytes | None = None) -> Ticket:
-        """The next call's place and key.
+        """Gives the next call its number and key.
 
-        A call that is made again at once, the same method with the same request, because its outcome was unclear, has
-        the number and key of before: it is a retry, whoever makes it. Raises :class:`ConcurrentCalls`.
+        If the last call's outcome is unclear, and this is the same method with the same request, it is a retry,
+        whichever code makes it: it gets the same number and key.
+
+        Args:
+            method: The full method name.
+            fingerprint: The digest of the requests, if they are known beforehand.
+
+        Raises:
+            ConcurrentCalls: The last call is still under way.
         """
         with self._lock:
             number = 0
@@ -110,7 +128,7 @@ class Scope:
             return self.last
 
     def next_key(self, method: str) -> str:
-        """The next key, for what is over at once or makes no call of its own."""
+        """Returns the next key, for a caller that makes no call itself, or whose call ends at once."""
         ticket = self.begin(method)
         ticket.over = True
         return ticket.key
@@ -123,26 +141,30 @@ class Scope:
         return "d1-" + _derive(self._secret, b"call", method.encode(), str(number).encode()).hex()[:40]
 
     def timeout(self, given: float | None) -> float | None:
-        """A call's time in seconds, within what is left of the scope's."""
+        """Returns the timeout of a call in seconds: ``given``, but no more than the scope has left."""
         if self.until is None:
             return given
         left = max(0.0, self.until - time.monotonic())
         return left if given is None else min(given, left)
 
     def vouch(self, safe: bool) -> None:
-        """A call was made of which it is known whether it may be repeated: it has a key, or no side effects."""
+        """Notes that a call was made, and whether it is safe to repeat: it has a key, or no side effects."""
         self._vouched = safe and self._vouched is not False
         if self._outer is not None:
             self._outer.vouch(safe)
 
     def check_repeatable(self, error: BaseException) -> None:
-        """Raises :class:`UnkeyedRetry` if what failed with this error may not be repeated."""
+        """Checks that the block which failed with this error may be repeated.
+
+        Raises:
+            UnkeyedRetry: A call without a key was made, or no call was seen.
+        """
         if not self._vouched:
             raise UnkeyedRetry(_UNSEEN if self._vouched is None else _UNKEYED) from error
 
 
 class Block:
-    """What is done again as a whole until it succeeds: each attempt makes its calls with the same keys."""
+    """A block that is retried as a whole until it succeeds. Each attempt makes its calls with the same keys."""
 
     def __init__(self) -> None:
         outer = current_scope()
@@ -151,7 +173,7 @@ class Block:
         self._secret = self._place.key.encode() if self._place is not None else secrets.token_bytes(32)
 
     def attempt(self, until: float | None) -> Scope:
-        """The scope of the next attempt."""
+        """Returns the scope of the next attempt."""
         return Scope(self._secret, outer=self._outer, until=until)
 
     def __enter__(self) -> "Block":
@@ -163,7 +185,7 @@ class Block:
 
 
 def current_scope() -> Scope | None:
-    """The scope that calls are made in just now; ``None`` where keys are minted."""
+    """Returns the scope of calls made now; ``None`` if their keys are minted."""
     scope = CURRENT.get()
     if scope is None:
         holder = HOLDER.get()
@@ -173,7 +195,7 @@ def current_scope() -> Scope | None:
 
 
 def scope_of(operation: bytes) -> Scope:
-    """The scope of an operation, outside of its steps."""
+    """Returns the scope of an operation, outside of its steps."""
     return Scope(operation)
 
 

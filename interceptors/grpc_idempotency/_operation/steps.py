@@ -1,4 +1,4 @@
-"""What a run knows of its operation's steps: which are finished, which were asked for, how to undo them (5.2)."""
+"""The steps of an operation as one run knows them: finished ones, those the handler came to, and their undos (5.2)."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ from grpc_idempotency.records import Step
 logger = logging.getLogger("grpc_idempotency")
 
 UNDO = "undo:"
-"""What the name of an undo's own step begins with."""
+"""The prefix of the name of an undo's own step."""
 
 BESIDE = -1
 """The position of a step that ran in a task or thread which the handler had started."""
 
 
 class Unwinding(BaseException):
-    """Ends a run that is only to make known how to undo its finished steps, where the first unfinished one would begin.
+    """Ends a run that only collects the undos of finished steps. Raised where its first unfinished step would begin.
 
-    It is no Exception, so that a handler that catches those does not take it for a failure of its step.
+    It is no :class:`Exception`, so that a handler which catches those does not take it for a failure of its step.
     """
 
 
@@ -29,41 +29,46 @@ class Undo(NamedTuple):
 
     fn: Callable[..., Any]
     transaction: bool
-    """Whether ``fn(db, result)`` runs in a transaction, as the step did; else it is ``fn(result)``."""
+    """True if ``fn(db, result)`` runs in a transaction, as the step did; otherwise ``fn(result)`` is called."""
 
 
 class Steps:
-    """The steps of one run. On threads, whoever calls has locked them for himself."""
+    """The steps of one run. On threads, callers hold the operation's lock."""
 
     def __init__(self, finished: Sequence[Step], *, unwinds: bool) -> None:
         self._finished = {step.name: step for step in finished}
         self._unwinds = unwinds
         self._asked: dict[str, Undo | None] = {}
         self._running: dict[str, int] = {}
-        """The position of each step that runs."""
+        """The position of each running step."""
         self._latest: tuple[int, str] = (-1, "")
         """The highest position that the handler itself has come to, and its step."""
         self.over = False
-        """Whether the handler has ended, so that no further step begins."""
+        """True once the handler has ended, so that no further step begins."""
 
     def __bool__(self) -> bool:
-        """Whether any step is finished, in this run or one before, or was begun and may be: nobody knows otherwise."""
+        """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
         return bool(self._finished) or bool(self._asked)
 
     @property
     def running(self) -> bool:
-        """Whether a step runs."""
+        """True if a step is running."""
         return bool(self._running)
 
     def begin(self, name: str, undo: Undo | None, *, beside: bool) -> Step | None:
-        """Begins a step, ``beside`` the handler where that has left it to another task or thread.
+        """Begins a step.
+
+        Args:
+            name: The step's name.
+            undo: How it is undone, if it can be.
+            beside: True if the caller is another task or thread than the handler's.
 
         Returns:
-            The finished step, if it is: then it does not run.
+            The finished step if it is finished, so that it does not run again; else ``None``.
 
         Raises:
-            StepMisuse: if there can't be such a step now.
-            Unwinding: if it would run in a run that only makes known how to undo.
+            StepMisuse: Such a step is not allowed now.
+            Unwinding: The step is not finished, and this run only collects undos.
         """
         self._check(name)
         step = self._finished.get(name)
@@ -86,7 +91,11 @@ class Steps:
             raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")
 
     def _check_order(self, name: str, position: int) -> None:
-        """Sees to it that the handler's own steps come in the order of earlier runs; of others there is no order."""
+        """Checks that the handler's own steps come in the order of earlier runs. Other steps have no order.
+
+        Raises:
+            StepMisuse: This step comes in another order.
+        """
         latest, other = self._latest
         if position < latest:
             raise StepMisuse(
@@ -96,25 +105,38 @@ class Steps:
         self._latest = position, name
 
     def begin_undo(self, name: str) -> None:
-        """Begins an undo, whose name :meth:`to_undo` has given."""
+        """Begins an undo. Its name comes from :meth:`to_undo`."""
         self._running[name] = BESIDE
 
     def made(self, name: str, result: object) -> Step:
-        """The finished step of a running one. Raises :class:`StepMisuse` where its result can't be kept."""
+        """Returns the finished step that a running one becomes with this result.
+
+        Raises:
+            StepMisuse: The result can't be kept.
+        """
         undoable = self._asked.get(name) is not None
         return Step(name=name, position=self._running[name], result=_kept(name, result), undoable=undoable)
 
     def finish(self, step: Step) -> Any:
-        """The step is finished, now or since an earlier run; its result, the same that every later run will get."""
+        """Notes that a step is finished, now or since an earlier run.
+
+        Returns:
+            Its result, as every later run will get it.
+        """
         self._finished[step.name] = step
         return decode(step.result)
 
     def ended(self, name: str) -> None:
-        """The step or undo does not run any more."""
+        """Notes that a step or an undo is not running any more."""
         del self._running[name]
 
     def check_reply(self) -> None:
-        """The handler's transaction is about to commit its reply. Raises :class:`TransactionMisuse` within a step."""
+        """Checks that a transaction of the handler may commit the reply now.
+
+        Raises:
+            TransactionMisuse: A step is running.
+            Unwinding: This run only collects undos.
+        """
         if self._running:
             raise TransactionMisuse(
                 "a transaction of the handler's own commits the operation's reply, and one of its steps is still "
@@ -123,27 +145,36 @@ class Steps:
         self.check_winding()
 
     def check_winding(self) -> None:
-        """Raises :class:`Unwinding` in a run that may have no reply."""
+        """Checks that this run may begin a step or have a reply.
+
+        Raises:
+            Unwinding: This run only collects undos.
+        """
         if self._unwinds:
             raise Unwinding
 
     def learn(self, finished: Sequence[Step]) -> None:
-        """Takes over what the store has, in its order: a step may be there though its run did not hear so."""
+        """Adds the steps that the store has, in its order. One may be kept though the answer to its run was lost."""
         self._finished = {step.name: step for step in finished} | self._finished
 
     def missing(self, *, beside: bool) -> bool:
-        """Whether a run that unwinds may still come to a finished step, in another task or thread than the caller's.
+        """True if another task or thread than the caller may still reach a finished step.
 
-        The handler itself can't come to a step of its own any more where it asks for an unfinished one.
+        Asked in a run that collects undos, when the caller has come to an unfinished step. If the caller is the handler
+        itself, it will reach no further step.
+
+        Args:
+            beside: True if the caller is another task or thread than the handler's.
         """
         return any(
             step.name not in self._asked and (beside or step.position == BESIDE) for step in self._left_to_undo()
         )
 
     def to_undo(self) -> list[tuple[str, Undo, Any]]:
-        """Name, undo and result of the finished steps that are still to be undone, the last first.
+        """Returns the undo's name, the undo and the result of each finished step to undo, in reverse order.
 
-        Raises :class:`StepMisuse` when one is finished whose undo this run has not made known.
+        Raises:
+            StepMisuse: This run did not come to a finished step, so that its undo is unknown.
         """
         undos: list[tuple[str, Undo, Any]] = []
         for step in reversed(self._left_to_undo()):
@@ -161,10 +192,10 @@ class Steps:
         ]
 
     def forgotten(self) -> list[str]:
-        """The finished steps that this run has not come to: its handler took another path."""
+        """Returns the names of the finished steps that this run has not come to: its handler took another path."""
         return [name for name in self._finished if name not in self._asked and not name.startswith(UNDO)]
 
 
 def _kept(name: str, result: object) -> bytes:
-    """What is kept of a result: of an undo's nothing, since nobody will get it."""
+    """Returns the bytes that are kept of a result. The result of an undo is not kept, since nothing reads it."""
     return encode(None if name.startswith(UNDO) else result)

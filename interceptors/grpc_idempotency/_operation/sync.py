@@ -22,12 +22,12 @@ class SyncRunning(Running):
     _moved: threading.Condition | None = None
 
     def _asked(self, call: Callable[[], Any]) -> Any:
-        """Makes a call of the store, and waits for its answer."""
+        """Makes a call to the store, and waits for its answer."""
         return call()
 
     @property
     def _turn(self) -> threading.Condition:
-        """Notified, while it holds the lock, when a step or a transaction begins or ends, or the handler ends."""
+        """The condition on the lock that is notified when a step or transaction begins or ends, or the handler ends."""
         moved = self._moved
         return self.__dict__.setdefault("_moved", threading.Condition(self._lock)) if moved is None else moved  # atomic
 
@@ -53,7 +53,7 @@ class SyncRunning(Running):
             try:
                 return self._ask(name, undo, transaction, beside=beside)
             except Unwinding:
-                # The handler's other threads may still make known how their finished steps are undone.
+                # The handler's other threads may still come to their finished steps, and so give the undos.
                 self._turn.wait_for(lambda: self.over or not self.steps.missing(beside=beside), PATIENCE)
                 raise
             finally:
@@ -73,7 +73,7 @@ class SyncRunning(Running):
         try:
             kept = self._asked(partial(self.store.record_step, self.name, self.fence, step))
         except BaseException:
-            self._finish(step)  # it has been done, and perhaps kept: it is undone in either case
+            self._finish(step)  # it took effect, and is perhaps kept: it has to be undone in either case
             raise
         if not kept:
             raise FenceRefused(NOT_OURS)
@@ -81,7 +81,7 @@ class SyncRunning(Running):
 
     def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
         kept = Kept(self.steps, name)
-        answer = self._transacting()(fn, step=kept)  # called here: the operation is that of the caller
+        answer = self._transacting()(fn, step=kept)  # called in this thread, since this one holds the operation
         self._asked(lambda: answer)
         return self._finish(kept.step)
 
@@ -106,13 +106,23 @@ class SyncRunning(Running):
             self._stir()
 
     def rest(self) -> None:
-        """For the interceptors: the handler has ended; waits for its other threads' steps, and its transactions."""
+        """Ends the operation, and waits for its transactions and the steps of its other threads.
+
+        For the interceptors, when the handler has ended.
+        """
         self.end()
         with self._turn:
             self._turn.wait_for(lambda: not self.steps.running and not self._transactions)
 
     def unwind(self) -> str | None:
-        """For the interceptors: undoes the finished steps, the last first; why it could not, or ``None``."""
+        """Undoes the finished steps in reverse order. For the interceptors.
+
+        Returns:
+            ``None``, or the cause for which an undo failed.
+
+        Raises:
+            FenceRefused: The lease was lost, or the operation has another owner.
+        """
         try:
             self.steps.learn(self._asked(partial(self.store.steps, self.name)))
             for name, undo, result in self.steps.to_undo():
@@ -121,13 +131,13 @@ class SyncRunning(Running):
                 self._run(name, undoing(undo, result), undo.transaction)
         except FenceRefused:
             raise
-        except BaseException as exc:  # whatever it is, it must not end the operation's own thread
+        except BaseException as exc:  # no error of an undo may end the operation's own thread
             return trouble(self.method, exc)
         return None
 
 
 class LoopRunning(SyncRunning):
-    """The operation of a plain ``def`` handler on an asyncio server: the store's calls are awaited in its loop."""
+    """The operation of a plain ``def`` handler on an asyncio server, in whose loop the store's calls are awaited."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -159,7 +169,7 @@ def wait_in_thread(call: Callable[[], Awaitable[Any]], loop: asyncio.AbstractEve
 
 
 def wait_for_loop(answer: "concurrent.futures.Future[Any]", loop: asyncio.AbstractEventLoop) -> Any:
-    """Waits in a thread for what the loop answers, as long as there is a loop.
+    """Waits in the calling thread for an answer from the loop, while the loop is there.
 
     Raises:
         StoreUnavailable: The loop has ended before the answer came.
@@ -173,6 +183,6 @@ def wait_for_loop(answer: "concurrent.futures.Future[Any]", loop: asyncio.Abstra
 
 
 _LOOK_EVERY = 1.0
-"""Seconds after which a thread that waits looks whether the loop is still there."""
+"""Seconds between two looks of a waiting thread whether the loop is still there."""
 LOOP_ENDED = "the event loop ended before the store had answered"
-"""Says why an answer never comes."""
+"""The message for an answer that will never come."""

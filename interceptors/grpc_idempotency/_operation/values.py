@@ -12,7 +12,11 @@ _BYTES, _MESSAGE, _JSON = b"b", b"m", b"j"
 
 
 def encode(value: object) -> bytes:
-    """A step's result: bytes, a protobuf message, or what JSON can say. Raises :class:`StepMisuse` for others."""
+    """Serializes the result of a step: bytes, a protobuf message, or a JSON value.
+
+    Raises:
+        StepMisuse: The result is something else.
+    """
     if isinstance(value, bytes):
         return _BYTES + value
     if isinstance(value, Message):
@@ -27,7 +31,7 @@ def encode(value: object) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """The inverse of :func:`encode`, but that JSON knows no tuples."""
+    """Returns the result that :func:`encode` serialized. Tuples have become lists, since JSON has no tuples."""
     kind, rest = data[:1], data[1:]
     if kind == _BYTES:
         return rest
