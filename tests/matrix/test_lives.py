@@ -25,7 +25,7 @@ HOUR = timedelta(hours=1)
 
 
 def lapsed(record: Record | None) -> bool:
-    return record is not None and record.lapsed
+    return record is not None and (record.lapsed or record.state is State.HELD)  # recovery may have seen it first
 
 
 def absent(record: Record | None) -> bool:
@@ -75,7 +75,7 @@ async def test_a_retry_that_attaches(cell: Cell) -> None:
 async def test_a_deadline_that_passes(cell: Cell) -> None:
     """4.4 A deadline ends its call and not the operation."""
     play, key = Play(blocks=True), cell.key()
-    for timeout in (0.3, 1.0, 3.0, 10.0):  # on a busy machine a call may end before it comes to its handler
+    for timeout in (0.3, 1, 3, 10):  # on a busy machine a call may end before it comes to its handler
         assert (await cell.call(play, key=key, timeout=timeout)).status is grpc.StatusCode.DEADLINE_EXCEEDED
         if play.began.opened:
             break
