@@ -261,7 +261,10 @@ class Cell:
         await until(so)
 
     async def elsewhere(self, key: str, variant: str, *, lease: timedelta) -> tuple[Play, Claim]:
-        """Another server has claimed the operation that a call with this key would be, and runs it."""
+        """Another server has claimed the operation that a call with this key would be, and runs it.
+
+        Its request is not stored, so that recovery leaves it to the test.
+        """
 
         async def refuses(context: Any) -> None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "nothing happened")
@@ -270,6 +273,6 @@ class Cell:
         first = await self.call(play, key=key, variant=variant)
         assert first.status is grpc.StatusCode.UNAVAILABLE, first
         play.act = None
-        claim = replace(self.faults.claims[-1], fence=secrets.token_bytes(16), lease=lease)
+        claim = replace(self.faults.claims[-1], fence=secrets.token_bytes(16), lease=lease, request=None)
         assert await self.records.claim(claim) is None
         return play, claim
