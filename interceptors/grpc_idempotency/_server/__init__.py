@@ -1,1 +1,1 @@
-"""The server's half: what both kinds of server have in common."""
+"""The server's half of the library, and the part that both wings share."""

@@ -1,4 +1,4 @@
-"""From what came in to a keyed call or a refusal, in the order of the table (2.3). Shared by both kinds of server."""
+"""Admission: turns an incoming call into a keyed call or a refusal, checked in the order of the table (2.3)."""
 
 import functools
 import logging
@@ -33,11 +33,11 @@ from grpc_idempotency.records import Code, Effects, Fingerprint, Outcome, Stored
 logger = logging.getLogger("grpc_idempotency")
 
 MESSAGE_OVERHEAD = 64
-"""Bytes that each message of a client-stream counts besides its own: an empty one takes memory as well."""
+"""Bytes that each message of a client-stream counts on top of its size, since an empty one takes memory too."""
 
 
 class NotAdmitted(Exception):
-    """The call gets this answer, and goes no further."""
+    """The call is not admitted: it gets this answer, and its handler does not run."""
 
     def __init__(self, answer: Refusal | Outcome) -> None:
         super().__init__(answer)
@@ -45,22 +45,22 @@ class NotAdmitted(Exception):
 
 
 Named = tuple[bytes, bytes]
-"""The name of an operation, and the principal whose it is."""
+"""The name of an operation, and its principal."""
 
 
 class Admitted(NamedTuple):
     """A call that is not refused."""
 
     call: Call | None
-    """The keyed call; ``None`` where no key came and none is asked for."""
+    """The keyed call; ``None`` if no key came and none is required."""
     messages: Sequence[Any]
-    """The request messages as the handler sees them; none where they were not parsed."""
+    """The request messages as the handler sees them; empty if they were not parsed."""
     reply: Outcome | None = None
-    """The reply that is kept for it, so that nothing else is to be done."""
+    """The reply that is kept in memory for this call, if any. It is the answer then."""
 
 
 class Admission:
-    """Decides whether a call is keyed, under which name, and what its request is.
+    """Decides whether a call is keyed, and finds its name, principal and fingerprint.
 
     Args:
         principal: Names the principal that a call's key belongs to.
@@ -83,7 +83,12 @@ class Admission:
     def admit(self, target: Target, snapshot: Snapshot, raw: bytes) -> Admitted:
         """Admits a call with one request message.
 
-        A request whose reply is kept is not parsed: it has the bytes of one that was admitted under the same name.
+        A request whose reply is kept is not parsed: its bytes equal those of one that was admitted under the same name.
+
+        Args:
+            target: The handler.
+            snapshot: What was taken from the live context.
+            raw: The request's bytes.
 
         Raises:
             NotAdmitted: The call is refused.
@@ -120,7 +125,7 @@ class Admission:
         return Admitted(_call(target, snapshot, named, prints, stored, one_commit=self._one_commit), (message,))
 
     def stream(self, target: Target, snapshot: Snapshot) -> "Intake":
-        """Admits a call with a stream of request messages, which came with a key or has to.
+        """Admits a call with a stream of request messages, which has a key or needs one.
 
         Raises:
             NotAdmitted: The call is refused.
@@ -138,7 +143,7 @@ class Admission:
         return Intake(target, snapshot, named, self._secret, one_commit=self._one_commit)
 
     def leaves_to_clients(self, method: Method) -> bool:
-        """Whether recovery is on for a method, and can't finish its operations whose key came in the request."""
+        """True if recovery is on for a method, but can't finish its operations whose key came in the request."""
         return method.has_request_id and method.policy.recovers and self._secret is not None
 
     def _named(self, method: Method, snapshot: Snapshot, key: str) -> Named:
@@ -150,7 +155,7 @@ class Admission:
 
 
 def _request_id(request_id: str, key: str | None) -> str:
-    """The key in a request's own field, which is the one in the metadata where both came."""
+    """Returns the key from the request's field ``request_id``. A key in the metadata must equal it."""
     try:
         asked = parse_key(request_id)
         if key is not None and key != asked:
@@ -170,11 +175,10 @@ def _missing(method: Method) -> NotAdmitted:
 
 
 class Intake:
-    """The messages of a keyed client-stream, of which nothing is executed before all have come (4.8).
+    """The messages of a keyed client-stream, whose handler runs only once all of them have come (4.8).
 
-    Each is read and digested when it comes, so that the last one finds no heap of work; its bytes are kept only where a
-    run without the client may need them. Each step raises :class:`NotAdmitted` when the stream can't be one that is
-    executed.
+    Each message is parsed and digested when it comes, so that no work piles up until the last one. Its bytes are kept
+    only if a run without the client may need them. Each method raises :class:`NotAdmitted` if the stream is refused.
     """
 
     def __init__(
@@ -188,9 +192,9 @@ class Intake:
         self._one_commit = one_commit
         self._prints = StreamFingerprint(secret)
         self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
-        """What is stored, if anything is to be."""
+        """The messages to store for recovery; ``None`` if none are stored."""
         self.messages: list[Any] = []
-        """Those that have come, as the handler sees them."""
+        """The messages that have come, as the handler sees them."""
         try:
             self._announced = message_count(snapshot.caller.metadata)
         except InvalidCount as exc:
@@ -199,7 +203,7 @@ class Intake:
         self._take_room(self._announced * MESSAGE_OVERHEAD)
 
     def take(self, raw: bytes) -> None:
-        """One more message."""
+        """Takes in one more message."""
         if len(self.messages) == self._announced:
             raise self._wrong_length(f"{self._announced} were announced, and more came")
         self._take_room(len(raw))
@@ -212,7 +216,7 @@ class Intake:
                 self._raws = None
 
     def end(self) -> Call:
-        """The stream has ended, or looks as if it had; its call."""
+        """Returns the call, when the stream has ended. A stream that was cut off looks the same: it is too short."""
         if len(self.messages) < self._announced:
             variables = {
                 "method": self._method.name,
@@ -239,7 +243,11 @@ class Intake:
 
 
 def read(target: Target, raw: bytes) -> Any:
-    """The message as the handler sees it; bytes that are none are answered as gRPC answers them."""
+    """Returns the message as the handler sees it.
+
+    Raises:
+        NotAdmitted: The bytes can't be parsed. The answer is the same as gRPC's own.
+    """
     try:
         return raw if target.deserialize is None else target.deserialize(raw)
     except Exception:
@@ -276,7 +284,7 @@ def _call(
 
 @functools.cache
 def process_name() -> str:
-    """Returns ``host:pid`` of this process, in ASCII: a store has to be able to keep it."""
+    """Returns ``host:pid`` of this process, in ASCII, so that every store can keep it."""
     return f"{socket.gethostname().encode('ascii', 'backslashreplace').decode()}:{os.getpid()}"
 
 
@@ -285,11 +293,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def _tells_key(method: Method, message: Any, secret: bytes | None) -> bool:
-    """Whether a request must not be stored: a key stands in it, its own or, in a stream, another call's (6.5)."""
+    """True if a request must not be stored, since it has a key in it: its own or, in a stream, another call's (6.5)."""
     return secret is not None and method.has_request_id and getattr(message, REQUEST_ID, "") != ""
 
 
 def _stored(policy: Policy, snapshot: Snapshot, principal: bytes, raws: Sequence[bytes]) -> StoredRequest:
-    """What a run without the client will need (5.4)."""
+    """Returns the request that is stored for a run without the client (5.4)."""
     metadata = tuple((name, value) for name, value in snapshot.caller.metadata if name in policy.kept_metadata)
     return StoredRequest(principal=principal, metadata=metadata, messages=tuple(raws))

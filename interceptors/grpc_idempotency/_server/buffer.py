@@ -1,59 +1,66 @@
-"""The messages of a server-stream, as its handler sends them and for all who follow (4.3, 4.8).
+"""The stream buffer: the messages of a running server-stream, for all calls that follow it (4.3, 4.8).
 
-What fits within the limit stays from the first message on: whoever comes later gets the part already sent, and the
-whole is kept as the outcome. Beyond the limit only a window is left, and the handler is held back until those who
-follow have read on, so that a stream of any length runs in bounded memory.
+Up to the limit, all messages are kept from the first one on: a call that joins later gets the part already sent, and
+the whole stream is stored as the outcome. Beyond the limit only a window is kept, and the handler waits until the
+followers have read on. So a stream of any length runs in bounded memory.
 """
 
 from grpc_idempotency._wire.framing import LENGTH
 
 WINDOW = 256 * 1024
-"""How many bytes may wait for the slowest follower when not all are kept any more."""
+"""How many bytes may wait for the slowest follower once the messages exceed the limit."""
 
 
 class StreamBuffer:
-    """Messages, framed one behind another, and how far each follower has read.
+    """The framed messages of a stream, and how far each follower has read.
 
-    It neither waits nor locks: that is the shells' affair.
+    It neither waits nor locks: the wings do that.
+
+    Args:
+        limit: How many bytes of framed messages are kept whole.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._frames = bytearray()
         self._dropped = 0
-        """How many bytes have gone from the beginning."""
+        """How many bytes have been deleted from the beginning."""
         self._positions: dict[object, int] = {}
 
     @property
     def retained(self) -> bool:
-        """Whether every message from the first on is still there, and may be kept."""
+        """True if every message from the first one on is still here, and within the limit."""
         return not self._dropped and len(self._frames) <= self._limit
 
     @property
     def full(self) -> bool:
-        """Whether the next message has to wait for a follower."""
+        """True if the next message has to wait for a follower."""
         return not self.retained and bool(self._positions) and len(self._frames) > WINDOW
 
     def append(self, message: bytes) -> None:
-        """One more message."""
+        """Adds one more message."""
         self._frames += LENGTH.pack(len(message))
         self._frames += message
         self._drop()
 
     def join(self, follower: object) -> bool:
-        """Begins to follow, from the first message on; ``False`` when that one is gone."""
+        """Adds a follower, which reads from the first message on.
+
+        Returns:
+            False if the first message is gone, so that it can't follow.
+        """
         if not self.retained:
             return False
         self._positions[follower] = 0
         return True
 
     def leave(self, follower: object) -> None:
-        """Ends following."""
+        """Removes a follower."""
         self._positions.pop(follower, None)
         self._drop()
 
     def read(self, follower: object) -> bytes | None:
-        """The follower's next message, or ``None`` where there is none yet."""
+        """Returns the follower's next message; ``None`` if there is none yet."""
         at = self._positions[follower] - self._dropped
         if at == len(self._frames):
             return None
@@ -65,11 +72,14 @@ class StreamBuffer:
         return message
 
     def whole(self) -> bytes | None:
-        """All messages, framed; ``None`` when they are not all retained."""
+        """Returns all messages, framed; ``None`` if they are not all retained."""
         return bytes(self._frames) if self.retained else None
 
     def _drop(self) -> None:
-        """Forgets what every follower has read, once the whole can't be kept anyway; in steps worth a move."""
+        """Deletes what every follower has read, once the stream exceeds the limit.
+
+        Deletes large pieces at a time, since each deletion moves the rest.
+        """
         if self.retained:
             return
         read_by_all = min(self._positions.values(), default=self._dropped + len(self._frames)) - self._dropped

@@ -1,4 +1,4 @@
-"""The clock that leases and kept replays go by."""
+"""The clock for leases and for replays kept in memory."""
 
 import time
 from collections.abc import Callable
@@ -7,4 +7,7 @@ from functools import partial
 now: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
-"""Seconds by a clock that goes on while the process is stopped, and while the machine is asleep where it can tell."""
+"""Returns seconds of a clock that goes on while the process is stopped.
+
+It goes on while the machine is asleep, too, if the system has ``CLOCK_BOOTTIME``.
+"""

@@ -1,11 +1,11 @@
-"""The recording context: what a handler sees in place of the live one.
+"""The recording context, which a keyed handler gets in place of the live one.
 
-A handler may outlive its call (4.4), and the live context then crashes the process or raises; and whatever it sets has
-to be stored before it is sent (4.1). So all that a handler may ask was taken from the live context when the call came
-in, and all that it says is only recorded. The interceptor's outermost coroutine alone touches the live context.
+A handler may outlive its call (4.4), and the live context then raises or crashes the process. And what the handler sets
+must be stored before it is sent (4.1). So the values that a handler may ask for are taken from the live context when
+the call comes in, and what it sets is only recorded. Only the exchange of the call touches the live context.
 
 Getters, setters, exceptions and the order of effects are those of gRPC's own contexts, which differ between the kinds
-of server: `aio.context` and `sync.context`.
+of server: see `aio.context` and `sync.context`.
 """
 
 import time
@@ -19,25 +19,25 @@ from grpc_idempotency.principals import Caller
 from grpc_idempotency.records import Code, Outcome, Trailers
 
 INTERNAL_ERROR = "internal error"
-"""All that a client gets to read of an exception (4.7)."""
+"""The only text of an exception that a client sees (4.7)."""
 
 
 class Metadatum(NamedTuple):
-    """An entry of invocation metadata, of the same shape as gRPC's own."""
+    """An entry of invocation metadata, with the same attributes as gRPC's own."""
 
     key: str
     value: str | bytes
 
 
 class Snapshot:
-    """What is taken from a live context before anything is awaited."""
+    """The values taken from a live context before anything is awaited."""
 
     __slots__ = ("caller", "deadline")
 
     def __init__(self, method: str, context: "grpc.aio.ServicerContext[Any, Any] | grpc.ServicerContext") -> None:
         remaining: float | None = context.time_remaining()
         self.deadline = None if remaining is None else time.monotonic() + remaining
-        """On the clock of ``time.monotonic``."""
+        """The call's deadline, in seconds of ``time.monotonic``; ``None``: it has none."""
         identities = context.peer_identities()
         self.caller = Caller(
             method=method,
@@ -50,7 +50,7 @@ class Snapshot:
 
     @classmethod
     def of_nobody(cls, method: str, metadata: Trailers) -> "Snapshot":
-        """For a run without a call (5.4): the metadata that was kept, no peer, no deadline."""
+        """Returns the snapshot for a run without a call (5.4): with the stored metadata, no peer and no deadline."""
         snapshot = cls.__new__(cls)
         snapshot.deadline = None
         snapshot.caller = Caller(
@@ -65,17 +65,17 @@ class Snapshot:
 
 
 class Recorder:
-    """What all recording contexts share: what a handler may ask of its call, and the outcome of what it said."""
+    """Base class of recording contexts: the getters of the call's values, and the outcome of what the handler set."""
 
-    # Of the class until they are set: each call makes a context, and few handlers set more than one thing.
+    # Class attributes until they are set: each call makes a context, and few handlers set more than one of these.
     silent = False
-    """True if the handler has set neither code nor details nor trailers; ``False``: it may have."""
+    """True if the handler has set neither code nor details nor trailers. False if it may have."""
     ended = False
     """True once the handler has ended."""
     callbacks: tuple[Callable[[], object], ...] = ()
-    """What the handler has asked to be called at its end."""
+    """The callbacks that the handler added, which are called at its end."""
     initial_metadata: Trailers | None = None
-    """What the handler wants sent ahead; for the first call alone."""
+    """The initial metadata that the handler sent. Only the first call gets it."""
     compression: grpc.Compression | None = None
 
     def __init__(self, snapshot: Snapshot) -> None:
@@ -85,19 +85,26 @@ class Recorder:
 
     @property
     def succeeds(self) -> bool:
-        """Whether the handler's answer, if it comes now, has the status OK."""
+        """True if the answer has the status OK if the handler returns now."""
         raise NotImplementedError
 
     def answer(self, message: bytes | None, *, streams: bool = False) -> Outcome:
-        """What the call's outcome is if the handler ends now, having sent ``message``."""
+        """Returns the outcome of the call if the handler returns now.
+
+        Args:
+            message: The serialized reply, or the framed messages of a stream.
+            streams: True if the answer is a stream, whose messages are kept whatever the status is.
+        """
         status, details, trailers = self._said()
         message = message if streams or status is Code.OK else None
         return Outcome(status=status, message=message, details=details or "", trailers=trailers)
 
     def failure(self, message: bytes | None, *, unserializable: bool = False) -> Outcome:
-        """What a client gets to see when the handler raised: as gRPC does it, less the exception's text.
+        """Returns the outcome if the handler raised: the same as gRPC's, without the text of the exception.
 
-        ``unserializable``: it was the serializer of the response that raised.
+        Args:
+            message: The framed messages of a stream that were sent before.
+            unserializable: True if the serializer of the response raised.
         """
         status, details, trailers = self._said()
         otherwise, reason = self._UNSERIALIZABLE if unserializable else (Code.UNKNOWN, INTERNAL_ERROR)
@@ -112,19 +119,19 @@ class Recorder:
 
     @property
     def aborted(self) -> bool:
-        """Whether the handler has aborted; an abort that it swallowed counts all the same."""
+        """True if the handler has aborted, even if it caught the exception of the abort."""
         raise NotImplementedError
 
     def sending(self) -> None:
-        """Called before each message of a stream; raises where gRPC would send none any more."""
+        """Checks that a message of a stream may be sent. Raises if gRPC would send no message any more."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """The handler has ended."""
+        """Notes that the handler has ended."""
         self.ended = True
 
     def _said(self) -> tuple[Code, str | None, Trailers]:
-        """The status, message and trailers of the answer as of now; the message is ``None`` where none was set."""
+        """Returns the status, details and trailers that are set now. The details are ``None`` if none were set."""
         raise NotImplementedError
 
     # For the handler

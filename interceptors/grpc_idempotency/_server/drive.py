@@ -1,4 +1,4 @@
-"""Runs a plan of the protocol: the one place where the two kinds of server part."""
+"""The drivers, which run the plans of the protocol: one calls, one yields messages, one awaits."""
 
 from asyncio import CancelledError
 from collections.abc import Callable, Generator
@@ -10,14 +10,14 @@ from grpc_idempotency.errors import IdempotencyError, StoreUnavailable
 T = TypeVar("T")
 
 Perform = Callable[[Effect[Any]], Any]
-"""Performs an effect; on asyncio it may answer with an awaitable of the reply."""
+"""Performs an effect and returns the reply; on asyncio it may return an awaitable of the reply."""
 
 
 def advance(plan: Plan[Any], perform: Perform, effect: Effect[Any]) -> Effect[Any]:
-    """Performs one effect, and returns the next one that the plan asks for; an error of ours is the plan's to handle.
+    """Performs one effect, and returns the next one of the plan. The plan handles this library's own errors.
 
     Raises:
-        StopIteration: The plan has come to its end, with this value.
+        StopIteration: The plan has ended, with this value.
     """
     try:
         reply = perform(effect)
@@ -27,7 +27,16 @@ def advance(plan: Plan[Any], perform: Perform, effect: Effect[Any]) -> Effect[An
 
 
 def drive(plan: Plan[T], perform: Perform, effect: Effect[Any] | None = None) -> T:
-    """Performs each effect that the plan asks for, from ``effect`` on where it has asked for that one already."""
+    """Runs a plan to its end with calls.
+
+    Args:
+        plan: The plan.
+        perform: Performs an effect.
+        effect: The effect that the plan has yielded already, if it has.
+
+    Returns:
+        The plan's result.
+    """
     try:
         if effect is None:
             effect = next(plan)
@@ -38,7 +47,10 @@ def drive(plan: Plan[T], perform: Perform, effect: Effect[Any] | None = None) ->
 
 
 def drive_streaming(plan: Plan[T], perform: Perform) -> Generator[bytes, None, T]:
-    """The same, where performing an effect may be a generator, which yields messages and returns the reply."""
+    """Runs a plan like :func:`drive`, and yields messages.
+
+    ``perform`` may return a generator, which yields messages and returns the reply.
+    """
     try:
         effect = next(plan)
         while True:
@@ -60,15 +72,18 @@ async def drive_async(
     cut: Callable[[], object] | None = None,
     effect: Effect[Any] | None = None,
 ) -> T:
-    """The same, awaiting what has to be awaited.
+    """Runs a plan like :func:`drive`, and awaits replies that are awaitables.
 
     Args:
-        plan: What to run.
+        plan: The plan.
         perform: Performs an effect.
-        cut: Called when the task is cancelled while it awaits a reply; it raises where the plan is to end. Without it
-            every cancellation ends the plan. With it the reply is lost, but not the plan: it may look up what became of
-            a write, as after any other answer that was lost, and a pause is over early.
-        effect: What the plan has asked for already, if it has.
+        cut: Called when the task is cancelled while it awaits a reply. It raises if the plan must end. Otherwise the
+            plan goes on: a pause ends early, and any other reply counts as lost, so that the plan may look whether a
+            write landed. Without ``cut`` every cancellation ends the plan.
+        effect: The effect that the plan has yielded already, if it has.
+
+    Returns:
+        The plan's result.
     """
     try:
         if effect is None:
@@ -92,5 +107,5 @@ async def drive_async(
 
 
 def lost() -> StoreUnavailable:
-    """What stands for an answer of the store that nobody has waited for to its end."""
+    """Returns the error that stands for an answer of the store whose wait was cancelled."""
     return StoreUnavailable("the wait for the store was cancelled before it had answered", landed=None)

@@ -1,4 +1,4 @@
-"""One operation on its way through this process: what executions have in common on both kinds of server."""
+"""The part of an execution that both wings share."""
 
 import asyncio
 import logging
@@ -46,56 +46,58 @@ from grpc_idempotency.records import Claim
 logger = logging.getLogger("grpc_idempotency")
 
 STOPPING = 1.0
-"""Seconds that what was told to stop has to clean up before it counts as something that can't be stopped."""
+"""Seconds that cancelled work has to clean up, before it counts as work that can't be stopped."""
 
 
 class Register(Protocol):
-    """The executions of one interceptor, as each of them knows it."""
+    """The executions of one interceptor, as each of them sees it."""
 
     store: Any
-    """Where the records are."""
+    """The store that has the records."""
     leases: Leases
-    """Renews their leases, and minds their limits."""
+    """Renews the leases, and watches the execution limits."""
     replays: Replays
-    """Keeps their outcomes."""
+    """Keeps the outcomes in memory."""
     torn_down: bool
-    """True once what still runs is being cancelled, and its records left alone."""
+    """True once the remaining executions are being cancelled. Their records are left as they are."""
 
 
 class ExecutionBase:
-    """Performs the effects of an operation's plan on a store; on asyncio the replies are awaitables.
+    """Performs the effects of an operation's plan on a store. On asyncio the replies are awaitables.
 
     Args:
-        executions: The register that it is in.
+        executions: The register of the execution.
         call: The call that leads it.
         target: The handler.
-        messages: The request, as the handler sees it.
-        snapshot: What the handler may ask of the call.
+        messages: The request messages, as the handler sees them.
+        snapshot: The values of the call that the handler may ask for.
     """
 
-    # Of the class until they are set: each first call makes an execution.
+    # Class attributes until they are set: each call that leads makes an execution.
     run: Any = None
-    """The run of its handler: of a stream from the beginning, else once the handler is to run."""
+    """The run of its handler: made at once for a stream, else when the handler is about to run."""
     conclusion: Conclusion | None = None
-    """What it has concluded with."""
+    """Its conclusion, once it has concluded."""
     early: Conclusion | None = None
-    """What those were told who waited when its handler ran past its limit and could not be stopped, where the execution
-    has not concluded with that: see :meth:`_stays`."""
+    """What the waiting calls were told when the handler ran past its limit and could not be stopped.
+
+    Set only if the execution has not concluded with that: see :meth:`_stays`.
+    """
     followers = 0
-    """How many calls follow it."""
+    """How many calls follow it, the one that leads included."""
     over = False
-    """True once nothing of it runs any more."""
+    """True once it has ended: nothing of it runs any more."""
     worker: Worker | None = None
-    """The thread that is kept for its handler, until that begins."""
+    """The thread that is kept for its handler until the handler begins."""
     _loop: asyncio.AbstractEventLoop | None = None
-    """The event loop that it is in; on threads there is none."""
+    """Its event loop; ``None`` on threads."""
     _lease: Lease | None = None
     _claim: Claim | None = None
     _operation: Running | None = None
     _asked_at = 0.0
-    """When the store was last asked for a claim, or whether there is a record."""
+    """When the store was last asked for a claim, or for the record."""
     _claiming_since = 0.0
-    """When it was first asked for a claim while the handler ran."""
+    """When the store was first asked for a claim while the handler ran."""
 
     def __init__(
         self,
@@ -114,11 +116,11 @@ class ExecutionBase:
         self._messages = messages
         self._snapshot = snapshot
         self._plan = operate(call, new_fence())
-        if target.response_streams:  # those who follow it read what the run buffers
+        if target.response_streams:  # its followers read the run's buffer
             self.run = self.new_run()
 
     def perform(self, effect: Effect[Any]) -> Any:
-        """What the plans of an execution may ask for; of one that was given up nothing reaches the store any more."""
+        """Performs an effect of an execution's plans. Once the executions are torn down, nothing reaches the store."""
         if self._executions.torn_down:
             raise asyncio.CancelledError
         store = self._store
@@ -135,7 +137,7 @@ class ExecutionBase:
                 return store.get(name)
             case CompleteUnclaimed(claim, outcome, ttl):
                 assert self._lease is not None
-                if self._lease.until == math.inf:  # nobody else waits for its end: it is tried as long as a lease lasts
+                if self._lease.until == math.inf:  # without a claim there is no lease: it is tried for as long as one
                     self._lease.until = now() + claim.lease.total_seconds()
                 return store.complete_unclaimed(claim, outcome, ttl)
             case Release(name, fence):
@@ -151,7 +153,7 @@ class ExecutionBase:
             case Unwind():
                 return self.unwind()
             case Hold(name, fence, reason, lapsed_only):
-                self._stop_renewing()  # where the store can't be told, the lease's end holds the record all the same
+                self._stop_renewing()  # if the store does not answer, the record is held when the lease has run out
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
             case LeaseHolds():
                 return self._lease is not None and self._lease.holds()
@@ -163,31 +165,38 @@ class ExecutionBase:
                 raise AssertionError(f"no execution performs {effect!r}")
 
     def execute(self, effect: Execute) -> Any:
-        """Runs the handler to its end, and answers with :class:`Ran`: the wing's."""
+        """Runs the handler to its end, and returns a :class:`Ran`. Implemented by each wing."""
         raise NotImplementedError
 
     def unwind(self) -> Any:
-        """Undoes what the operation has finished: the wing's."""
+        """Undoes the finished steps. Implemented by each wing."""
         raise NotImplementedError
 
     def pause(self, seconds: float) -> Any:
-        """Lets time pass: the wing's."""
+        """Waits for about ``seconds``. Implemented by each wing."""
         raise NotImplementedError
 
     def new_run(self) -> Run:
-        """A run of its handler: the wing's."""
+        """Returns a run of its handler. Implemented by each wing."""
         raise NotImplementedError
 
     def overrun(self) -> None:
-        """What runs has reached its limit. Called in the thread of the leases, and must not block: the wing's."""
+        """Stops a handler or an undo that has reached its limit, or gives it up. Implemented by each wing.
+
+        Called in the thread of the leases, so it must not block.
+        """
         raise NotImplementedError
 
     def _kind(self) -> type[Running]:
-        """The kind of operation that its handler has: the wing's."""
+        """Returns the class of its handler's operation. Implemented by each wing."""
         raise NotImplementedError
 
     def _begin(self, effect: Execute) -> Running | None:
-        """The handler is about to run, from now on within its limit."""
+        """Prepares to run the handler, and starts its execution limit.
+
+        Returns:
+            The handler's operation; ``None`` if it runs as if the call had no key.
+        """
         claim, policy = effect.claim, self.call.policy
         if self.run is None:
             self.run = self.new_run()
@@ -221,11 +230,11 @@ class ExecutionBase:
         return operation
 
     def _claiming(self) -> None:
-        """The handler has come to a step, for which the operation is about to be claimed."""
+        """Notes that the handler has come to a step, for which the operation is about to be claimed."""
         self._claiming_since = self._claiming_since or now()
 
     def _claimed(self) -> None:
-        """The operation is claimed while its handler runs."""
+        """Notes that the operation was claimed while its handler runs, and begins to renew its lease."""
         assert self._lease is not None
         assert self._claim is not None
         self._leases.drop(self._lease)
@@ -233,7 +242,7 @@ class ExecutionBase:
         self._leases.keep(self._lease)
 
     def _ran(self, ended: Ended, operation: Running | None) -> Ran:
-        """The handler has ended, so that its limit has no meaning any more."""
+        """Ends the handler's limit, when the handler has ended, and returns how it ended."""
         assert self._lease is not None
         self._lease.limit = math.inf
         if operation is None:
@@ -241,23 +250,28 @@ class ExecutionBase:
         return Ran(ended, operation.has_steps, operation.claim is None)
 
     def _limit_anew(self) -> None:
-        """From now on an undo has as long as a handler may run."""
+        """Starts the limit for the undos, which is the same as the handler's."""
         assert self._lease is not None
         self._leases.drop(self._lease)
         self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
         self._leases.keep(self._lease)
 
     def _stays(self, conclusion: Conclusion) -> bool:
-        """True if it has only answered those who wait, and has not concluded: its handler can't be stopped (4.1).
+        """True if this conclusion is only told to the waiting calls, since the handler can't be stopped (4.1).
 
-        As long as the handler runs, nothing else may run here. Where the operation is claimed, its record sees to that.
-        Otherwise those who come later wait for the handler's end.
+        While the handler runs, no other run of the operation may begin here. If the operation is claimed, its record
+        prevents that. Otherwise the execution does not conclude yet, and later calls wait for the handler's end.
         """
         unclaimed = self._operation is not None and self._operation.claim is not None
         return unclaimed and isinstance(conclusion, Released)
 
     def _settled(self, conclusion: Conclusion, *, over: bool) -> None:
-        """The conclusion is known: its outcome is kept for replays if it is stored, the lease unless it is ``over``."""
+        """Keeps the outcome in memory for replays, if it is stored whole.
+
+        Args:
+            conclusion: The conclusion of the execution.
+            over: True if the execution has ended, so that its lease is not renewed any more.
+        """
         if over and self._lease is not None:
             self._leases.drop(self._lease)
         if isinstance(conclusion, Executed) and conclusion.at is not None:
@@ -266,7 +280,7 @@ class ExecutionBase:
             self._replays.keep(call.name, call.fingerprint.raw, conclusion.outcome, conclusion.at, until)
 
     def _stop_renewing(self) -> None:
-        """Lets the lease run out: the operation is settled, or left as that of a dead server."""
+        """Lets the lease run out: the operation is settled, or its record is left as that of a dead server."""
         if self._lease is not None:
             self._leases.drop(self._lease)
 

@@ -1,6 +1,6 @@
-"""Fences: 16 random bytes each, that no other claim ever had or gets (4.2).
+"""Fences: 16 random bytes each, which no other claim has ever had or will have (4.2).
 
-A call to the system lets other threads run before it is answered. So the bytes are drawn for many fences at once.
+A system call lets other threads run before it returns. So the bytes are drawn for many fences at once.
 """
 
 import os
@@ -8,11 +8,11 @@ import os
 _DRAWN = 256
 
 _fences: list[bytes] = []
-"""Fences that nobody has had. Appending and popping are atomic."""
+"""Fences that no claim has had. Appending and popping are atomic."""
 
 
 def new_fence() -> bytes:
-    """Returns 16 random bytes that nobody has had."""
+    """Returns 16 random bytes that no claim has had."""
     try:
         return _fences.pop()
     except IndexError:
@@ -22,4 +22,4 @@ def new_fence() -> bytes:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_fences.clear)  # the parent will use them
+    os.register_at_fork(after_in_child=_fences.clear)  # the parent process will use these

@@ -1,4 +1,4 @@
-"""What the interceptors of both kinds of server have in common."""
+"""The part of the server interceptors that both wings share."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +27,7 @@ SWEEP_PAUSE = 0.05
 
 
 class InterceptorBase:
-    """The configuration of an interceptor, checked; and what it says of a call."""
+    """Base class of the server interceptors: checks the configuration, and decides which calls may be keyed."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class InterceptorBase:
         self._drain_limit = _checks.duration("drain_limit", drain_limit)
 
     def _may_be_keyed(self, method: Method, handler: Any, metadata: Any) -> bool:
-        """Whether a call has to be looked into: for all others the handler is left to itself."""
+        """True if a call may have a key, or needs one. All other calls are passed through."""
         if method.passes:
             return False
         if handler.request_streaming and handler.response_streaming and method.policy.pass_bidirectional:
@@ -67,7 +67,11 @@ class InterceptorBase:
         return method.has_request_id and not handler.request_streaming
 
     def _check(self, served: "Served") -> None:
-        """Finds policies that can't be met, where all methods of the server are known."""
+        """Checks the policies against the server's methods, if all of them are known.
+
+        Raises:
+            PolicyError: A policy can't be met.
+        """
         if served.all_known:
             self._methods.check(served.names)
         left = sorted(name for name in served.names if self._admission.leaves_to_clients(self._methods[name]))
@@ -96,7 +100,13 @@ class InterceptorBase:
 def method_handler(
     like: "grpc.RpcMethodHandler[Any, Any]", behaviour: Callable[[Any, Any], Any], *, typed: bool
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    """A handler of the same kind with another behaviour; its messages are bytes unless ``typed``."""
+    """Returns a handler of the same cardinality with another behaviour.
+
+    Args:
+        like: The handler whose cardinality it has.
+        behaviour: The function behind it.
+        typed: True for the serializers of ``like``; otherwise its messages are bytes.
+    """
     make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
@@ -109,16 +119,21 @@ def method_handler(
 
 
 class StandIns:
-    """What is given to gRPC in the place of handlers; made once for as long as a method's handler is the same one."""
+    """The handlers that gRPC gets in place of the embedder's. One is made again only if a method's handler changes."""
 
     def __init__(self, make: Callable[[Target], Callable[[Any, Any], Any]], *, typed: bool) -> None:
-        """``make`` makes the behaviour; ``typed`` is as with :func:`method_handler`."""
+        """Prepares to make stand-ins.
+
+        Args:
+            make: Makes the behaviour of a stand-in.
+            typed: The same as for :func:`method_handler`.
+        """
         self._make = make
         self._typed = typed
         self._made: dict[str, tuple[object, grpc.RpcMethodHandler[Any, Any]]] = {}
 
     def of(self, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
-        """The one of this handler."""
+        """Returns the stand-in of this handler."""
         known, made = self._made.get(method.name, (None, handler))
         if known is not handler:
             if len(self._made) >= MOST_METHODS:
@@ -129,19 +144,19 @@ class StandIns:
 
 
 class Served:
-    """What a server serves, as far as its handlers tell."""
+    """The methods that a server serves, if its handlers tell."""
 
     def __init__(self) -> None:
         self.handlers: list[grpc.GenericRpcHandler] = []
         self.names: set[str] = set()
         """The full names of the methods."""
         self.all_known = True
-        """Whether these are all."""
+        """True if ``names`` has all methods of the server."""
 
     def add(self, handlers: Iterable[Any]) -> None:
-        """Some handlers more."""
+        """Adds handlers."""
         for handler in handlers:
-            # What generated code makes keeps its methods here; any other kind of handler tells nobody what it serves.
+            # Handlers made by generated code keep their methods here. Other handlers do not tell their methods.
             methods = getattr(handler, "_method_handlers", None)
             self.handlers.append(handler)
             self.names.update(methods or ())
@@ -149,18 +164,21 @@ class Served:
 
 
 def unmet(error: PolicyError) -> Outcome:
-    """What every call of a method gets whose policy can't be met: it must not run as if it had another one."""
+    """Returns the answer to every call of a method whose policy can't be met, so that it does not run without one."""
     logger.error("a call was refused: %s", error)
     details = "This method can't be called: its idempotency policy can't be met. The server's log says why."
     return reply_to(Outcome(status=Code.INTERNAL, details=details))
 
 
 def check_kind(server: Any, *, awaited: bool) -> None:
-    """Raises :class:`PolicyError` for a server that the interceptor can't be attached to.
+    """Checks that the interceptor can be attached to this server.
 
     Args:
-        server: What was given to ``attach``.
+        server: The object given to ``attach``.
         awaited: True for the interceptor of ``grpc.aio``.
+
+    Raises:
+        PolicyError: It is a server of the other kind, or no server.
     """
     wrong = grpc.Server if awaited else grpc.aio.Server
     if isinstance(server, wrong) or not callable(getattr(server, "start", None)):
@@ -172,9 +190,9 @@ def check_kind(server: Any, *, awaited: bool) -> None:
 
 
 def misplaced(handler: "grpc.RpcMethodHandler[Any, Any]") -> "grpc.RpcMethodHandler[Any, Any]":
-    """Stands in for a handler of a ``grpc.server`` that was given the interceptor of ``grpc.aio``: refuses its calls.
+    """Returns a handler that refuses all calls, for a ``grpc.server`` that was given the interceptor of ``grpc.aio``.
 
-    gRPC would take the coroutine for the handler, and never answer a client.
+    Otherwise gRPC would use the coroutine as the handler, and never answer a client.
     """
     logger.error("a call was refused: %s", _MISPLACED)
     return method_handler(handler, _refuse, typed=False)

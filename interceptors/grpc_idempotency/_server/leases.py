@@ -1,11 +1,11 @@
-"""The leases and execution limits of one interceptor's operations, and the one thread that minds them (4.4, 4.9).
+"""The leases and execution limits of one interceptor's operations, and the one thread that watches them (4.4, 4.9).
 
 The thread does nothing else and has an event loop of its own. So neither a handler that blocks the server's loop nor
-anything else that a server does delays a renewal, and one whose answer is late delays none of the others. Those that
-are due at the same time are asked for at the same time, so that the store can write them together.
+anything else in the server delays a renewal, and a late answer to one renewal delays no other. Renewals that are due at
+the same time are asked for at the same time, so that the store can write them together.
 
-A call that ends before its first renewal is due, or its limit, costs an entry in a dict. The thread looks when the next
-one is due.
+A call that ends before its first renewal or its limit is due costs only an entry in a dict. The thread sleeps until the
+next one is due.
 """
 
 import asyncio
@@ -33,28 +33,28 @@ logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
 
 Ask = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""Makes a call of the store and awaits its answer, in the thread of the leases."""
+"""Makes a call to the store and awaits its answer, in the thread of the leases."""
 
 TICK = 0.001
-"""How many seconds early a store may find a lease over, since it counts in milliseconds."""
+"""How many seconds too early a store may find that a lease has run out, since it counts in milliseconds."""
 
 _LONGEST_SLEEP = 30.0
-"""Seconds after which the limit of what runs is looked at again, since it may have changed."""
+"""Seconds after which a limit is read again, since it may have changed."""
 
 MOST_UNANSWERED = 3
-"""How many renewals of one lease may be under way: one that is lost holds up no other, and they do not pile up."""
+"""How many renewals of one lease may be under way. More than one, so that a lost one does not block the next."""
 
 
 class Lease:
-    """An operation's lease as its owner knows it, and the limit of what runs under it.
+    """An operation's lease as its owner knows it, and the limit of the handler or undo that runs under it.
 
     Args:
-        claim: What it was asked for with; ``None`` while there is no claim, and nothing to renew.
-        every: How often it is renewed.
-        asked_at: When the store was asked for it, by :func:`~grpc_idempotency._server.clock.now`: it began no earlier,
-            and so ends no earlier than we think.
+        claim: The claim that has the lease; ``None`` while there is no claim, so that there is nothing to renew.
+        every: The time between two renewals.
+        asked_at: When the store was asked for it, in seconds of :func:`~grpc_idempotency._server.clock.now`. The lease
+            began no earlier, so it ends no earlier than its owner assumes.
         tell: Writes an event of its operation to the log.
-        overrun: Called in the thread of the leases when the limit is reached; it does not block.
+        overrun: Called in the thread of the leases when the limit is reached. It must not block.
     """
 
     __slots__ = ("_tell", "claim", "every", "limit", "lost", "overrun", "renew_at", "unanswered", "until")
@@ -71,30 +71,30 @@ class Lease:
         self.every = every
         self.until = math.inf if claim is None else asked_at + claim.lease.total_seconds() - TICK
         self.limit = math.inf
-        """When the handler, or an undo, has run for as long as it may, by the same clock."""
+        """When the handler or the undos reach their execution limit, by the same clock."""
         self.lost = False
-        """True if the operation has another owner by now, or is held."""
+        """True if the operation has another owner now, or is held."""
         self.unanswered: tuple[asyncio.Future[bool], ...] = ()
-        """The renewals that the store has not answered yet. The thread of the leases alone knows them."""
+        """The renewals that the store has not answered yet. Used only in the thread of the leases."""
         self.overrun = overrun
         self._tell = tell
 
         self.renew_at = math.inf if claim is None else self.until - (claim.lease - every).total_seconds()
-        """When it is to be renewed for the first time."""
+        """When its first renewal is due, by the same clock."""
 
     def granted(self, claim: Claim, asked_at: float) -> None:
-        """Notes that there is a claim after all, for which the store was asked then."""
+        """Notes that the operation was claimed after its run had begun; the store was asked at ``asked_at``."""
         self.claim = claim
         self.until = asked_at + claim.lease.total_seconds() - TICK
         self.renew_at = self.until - (claim.lease - self.every).total_seconds()
 
     def renewed(self, asked_at: float) -> None:
-        """Notes that the store was asked for it then, and has granted it."""
+        """Notes that the store has granted a renewal that it was asked for at ``asked_at``."""
         assert self.claim is not None
         self.until = max(self.until, asked_at + self.claim.lease.total_seconds() - TICK)
 
     def holds(self) -> bool:
-        """True if no other run of the operation can have begun. Any thread may ask."""
+        """True if no other run of the operation can have begun. May be called in any thread."""
         return not self.lost and now() < self.until
 
     def tell(self, event: Event) -> None:
@@ -103,11 +103,11 @@ class Lease:
 
 
 class Leases:
-    """Renews leases, and tells of limits, until they are dropped.
+    """Renews leases, and reports reached limits, until the leases are dropped.
 
     Args:
-        store: Where they are.
-        ask: How its calls are made.
+        store: The store that has the records.
+        ask: Makes a call to the store.
     """
 
     def __init__(self, store: Any, ask: Ask) -> None:
@@ -115,23 +115,23 @@ class Leases:
         self._ask = ask
         self._lock = threading.Lock()
         self._kept: dict[Lease, float | asyncio.Task[None]] = {}
-        """When something of each is due for the first time, or the task that minds it from then on."""
+        """For each lease, when its renewal or limit is first due, or the task that watches it from then on."""
         self._looks_at = math.inf
-        """When the thread looks next."""
+        """When the thread wakes next."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.started = False
         """True once its thread was started."""
-        self._stop = asyncio.Event()  # touched in the thread alone
+        self._stop = asyncio.Event()  # used only in the thread
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._closed = False
 
     # Any thread
 
     def keep(self, lease: Lease) -> None:
-        """Renews the lease from now on, and minds its limit. The thread has been started before.
+        """Renews the lease from now on, and watches its limit. The thread must have been started before.
 
-        Each call passes here, so it does as little as can be.
+        Every keyed call that runs a handler comes here, so it does as little as possible.
         """
         due = min(lease.renew_at, lease.limit)
         with self._lock:
@@ -139,18 +139,21 @@ class Leases:
             if due >= self._looks_at or self._closed:
                 return
             self._looks_at = due
-        if self._loop is not None:  # it may have been closed before it was needed
+        if self._loop is not None:  # there is none if this was closed before it was needed
             _post(self._loop, self._set_timer)
 
     def drop(self, lease: Lease) -> None:
-        """Minds it no more. A renewal that is under way is refused by the record's fence, if it comes too late."""
+        """Stops renewing the lease and watching its limit.
+
+        A renewal that is under way may reach the store later. The record's fence refuses it then.
+        """
         with self._lock:
             renewing = self._kept.pop(lease, None)
         if isinstance(renewing, asyncio.Task) and self._loop is not None:
             _post(self._loop, renewing.cancel)
 
     def start(self) -> None:
-        """Starts the thread, unless there is one: before an operation is claimed, whose lease nobody would renew else.
+        """Starts the thread, unless there is one. Called before a claim, so that no claim has a lease without renewals.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -163,7 +166,7 @@ class Leases:
         if self._loop is not None or self._closed:
             return
         loop = asyncio.new_event_loop()
-        # It knows the loop alone, so that leases which nobody has closed, and their store, can be collected.
+        # The thread has no reference to this object, so that it and its store can be collected if it is never closed.
         serve = partial(_serve, loop, self._stop, self._ended)
         thread = threading.Thread(target=serve, name="grpc-idempotency-leases", daemon=True)
         try:
@@ -171,12 +174,16 @@ class Leases:
         except BaseException:
             loop.close()
             raise
-        self._loop = loop  # not before: a thread that could not be started will be tried again
+        self._loop = loop  # set only now: if the thread could not be started, the next call tries again
         self.started = True
         weakref.finalize(self, _post, loop, self._stop.set).atexit = False
 
     def close(self) -> "concurrent.futures.Future[None]":
-        """Renews nothing any more. What it returns is done when the thread has ended."""
+        """Stops all renewals, and ends the thread.
+
+        Returns:
+            A future that is done when the thread has ended.
+        """
         with self._lock:
             loop, again, self._closed = self._loop, self._closed, True
             self._kept.clear()
@@ -191,9 +198,9 @@ class Leases:
     # The thread
 
     def _set_timer(self) -> None:
-        """Looks when the next one is due. What has been dropped until then is no reason to look earlier or later.
+        """Sets the timer to the time when the next lease is due. Leases that are dropped before then do not change it.
 
-        So calls that come one after another, and end before their leases are due, wake this thread once and not each.
+        So successive calls that end before their leases are due wake this thread once, and not once each.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -203,7 +210,7 @@ class Leases:
             self._timer = asyncio.get_running_loop().call_later(delay, _do, weakref.WeakMethod(self._look))
 
     def _look(self) -> None:
-        """Begins to mind what is due, and looks again when the next one is."""
+        """Starts a task for each lease that is due, and sets the timer for the next one."""
         loop, at = asyncio.get_running_loop(), now()
         with self._lock:
             due = [lease for lease, when in self._kept.items() if isinstance(when, float) and when <= at]
@@ -214,7 +221,7 @@ class Leases:
         self._set_timer()
 
     async def _mind(self, lease: Lease) -> None:
-        """Renews a lease and tells of its limit, until it is dropped: this task is cancelled then."""
+        """Renews a lease and reports its limit, until it is dropped, which cancels this task."""
         renewing: asyncio.Task[None] | None = None
         try:
             while True:
@@ -238,7 +245,7 @@ class Leases:
             logger.exception("a lease could not be kept")
 
     def _perform(self, lease: Lease, effect: Effect[Any]) -> Any:
-        if lease not in self._kept:  # it has been dropped: what the store says of it means nothing any more
+        if lease not in self._kept:  # it was dropped, so the store's answer means nothing any more
             raise asyncio.CancelledError
         match effect:
             case Renew(patience=patience):
@@ -253,7 +260,7 @@ class Leases:
             case Tell(event):
                 return lease.tell(event)
             case Pause(seconds):
-                # Earlier rather than later: a bit of jitter keeps processes out of step.
+                # Earlier, never later. The jitter keeps processes out of step.
                 return asyncio.sleep(seconds * uniform(0.8, 1.0))
             case _:
                 raise AssertionError(f"no lease performs {effect!r}")
@@ -269,7 +276,7 @@ class Leases:
             done, _ = await asyncio.wait((asking,), timeout=patience)
             if done:
                 return asking.result()
-        # An answer that comes late counts all the same.
+        # If the answer comes later, it still counts.
         raise StoreUnavailable("the store did not answer in time", landed=None)
 
     async def _extend(self, lease: Lease) -> bool:
@@ -281,21 +288,25 @@ class Leases:
         return renewed
 
     async def _answer(self, lease: Lease, call: Callable[[], Any]) -> Any:
-        """What the store answers. Whatever goes wrong counts as a failure that may pass: the lease may still hold."""
+        """Returns the store's answer. Every error counts as one that may pass, since the lease may still hold.
+
+        Raises:
+            StoreUnavailable: The store did not answer, or its call failed.
+        """
         try:
             return await self._ask(call)
         except StoreUnavailable:
             raise
         except BaseException as exc:
-            if lease not in self._kept:  # we have cancelled it ourselves
+            if lease not in self._kept:  # this object has cancelled it
                 raise
-            # A cancellation too, which is the store's own then: no error of its may end the renewals.
+            # A cancellation comes from the store itself then. No error of the store may end the renewals.
             logger.warning("the store could not be asked for a lease", exc_info=exc)
             raise StoreUnavailable(str(exc), landed=None) from exc
 
 
 def _serve(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, ended: "concurrent.futures.Future[None]") -> None:
-    """Runs the loop until it is told to stop; what is under way then is cancelled."""
+    """Runs the loop until ``stop`` is set, then cancels its tasks."""
 
     async def main() -> None:
         await stop.wait()
@@ -312,19 +323,19 @@ def _serve(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, ended: "concurr
 
 
 def _post(loop: asyncio.AbstractEventLoop, do: Callable[[], object]) -> None:
-    """Does something in the loop, in no call's context; nothing if it is closed."""
+    """Schedules a function in the loop, with an empty context. Does nothing if the loop is closed."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(do, context=contextvars.Context())
 
 
 def _do(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
-    """Calls the method if its object is still there."""
+    """Calls the method if its object still exists."""
     do = method()
     if do is not None:
         do()
 
 
 def _heard(asking: "asyncio.Future[bool]") -> None:
-    """Sees to it that asyncio complains of no error that came too late."""
+    """Reads the error of a late renewal, so that asyncio does not log it as never retrieved."""
     if not asking.cancelled():
         asking.exception()

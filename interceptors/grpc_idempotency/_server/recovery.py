@@ -1,4 +1,4 @@
-"""Operations whose server is gone, or that wait, without their clients (5.4): what both kinds of server share.
+"""Recovery (5.4): the part that both wings share. It deals with lapsed operations without their clients.
 
 Those that are safe to run again are finished. Those in doubt are held, so that an operator sees them.
 """
@@ -23,11 +23,11 @@ from grpc_idempotency.records import Record
 logger = logging.getLogger("grpc_idempotency")
 
 EVERY = 2.0
-"""Seconds between two looks for such operations, jittered."""
+"""Seconds between two looks for lapsed operations, jittered."""
 MOST_AT_ONCE = 16
-"""How many operations a server finishes for others at one time, and about how many it reads in one look."""
+"""How many operations a server recovers at the same time, and about how many records it reads in one look."""
 MOST_CUT_SHORT = 20
-"""An operation whose runs were cut short so often takes its server down, most likely: it is left to its client."""
+"""After so many runs that were cut short, an operation is left to its client: most likely it crashes its server."""
 
 
 class _Details(NamedTuple):
@@ -36,7 +36,7 @@ class _Details(NamedTuple):
 
 
 class Recoverable(NamedTuple):
-    """An operation that can be run: its call, its handler, and what that is given."""
+    """An operation that can be run: its call, its handler, and the handler's input."""
 
     call: Call
     target: Target
@@ -45,27 +45,28 @@ class Recoverable(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What is to be done after one look."""
+    """The operations to deal with after one look."""
 
     in_doubt: list[Record]
-    """What has to be held."""
+    """The records to hold."""
     to_run: list[Recoverable]
+    """The operations to run."""
 
 
 class Recovery:
-    """Which operations this server can finish or has to hold, and how their handlers are found again."""
+    """Decides which lapsed operations this server runs or holds, and finds their handlers."""
 
     def __init__(self, methods: Methods, names: Iterable[str], handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._methods = methods
         self._handlers = handlers
         self.names = [name for name in names if not methods[name].passes]
-        """The methods whose operations are looked for."""
+        """The methods whose operations it looks for."""
         self._left: set[bytes] = set()
-        """The operations that are left to their clients: told once."""
+        """The operations that are left to their clients. Each is logged once."""
         self._begun: set[bytes] = set()
-        """Those that were begun here, as far as they are still under way."""
+        """The operations that recovery began here, and that are still under way."""
         self._passed_over = 0
-        """How many of the last look were nothing to be done about here: they must not stand in the way of others."""
+        """How many records of the last look need nothing from this server. The next look asks for so many more."""
 
     @property
     def limit(self) -> int:
@@ -73,11 +74,11 @@ class Recovery:
         return MOST_AT_ONCE + self._passed_over
 
     def take(self, records: Sequence[Record], has: Callable[[bytes], bool]) -> Found:
-        """Tells what is to be done with these records.
+        """Decides what to do with these records.
 
         Args:
-            records: What the store says is pending.
-            has: Tells whether an operation is on its way in this process.
+            records: The pending records, as the store gave them.
+            has: Returns whether an operation has an execution in this process.
         """
         self._left &= {one.name for one in records}
         self._begun = {name for name in self._begun if has(name)}
@@ -138,7 +139,10 @@ class Recovery:
 
 
 def holding(store: Any, record: Record) -> Perform:
-    """Performs the plan that holds a record; on asyncio the store's replies are awaitables."""
+    """Returns the function that performs the effects of the plan that holds a record.
+
+    On asyncio the store's replies are awaitables.
+    """
 
     def perform(effect: Effect[Any]) -> Any:
         match effect:
@@ -153,5 +157,5 @@ def holding(store: Any, record: Record) -> Perform:
 
 
 def _cut_short(record: Record) -> int:
-    """How many of its runs came to no end; those that failed in a way that may pass did."""
+    """Returns how many of an operation's runs were cut short: all that did not fail in a way that may pass."""
     return record.attempts - record.tries - record.undo_tries

@@ -1,8 +1,8 @@
-"""Outcomes that are kept in memory, so that a replay need not ask the store (4.7).
+"""The outcomes kept in memory, so that a replay need not ask the store (4.7).
 
-A completed outcome never changes, so a copy is as good as the record until the record expires. It is found by the name
-of the operation, which has the principal in it (3.1), and by the digest of the request as it came. A request with other
-bytes is compared with the store's record.
+A completed outcome never changes, so a copy is as good as the record until the record expires. A copy is found by the
+name of the operation, which includes the principal (3.1), and by the digest of the request's bytes. A request with
+other bytes is compared with the store's record.
 """
 
 import threading
@@ -16,7 +16,7 @@ from grpc_idempotency._wire.reply import reply_to
 from grpc_idempotency.records import Outcome
 
 _OVERHEAD = 512
-"""Bytes that an entry counts besides its outcome's."""
+"""Bytes that an entry counts on top of its outcome's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,26 +27,26 @@ class _Entry:
     until: float
     size: int
     reply: Outcome | None = None
-    """The reply to every further call, once one has come."""
+    """The reply to every further call; made when the first one comes."""
 
 
 class Replays:
     """A bounded cache of completed outcomes.
 
     Args:
-        limit: How many bytes the outcomes may have in all. Those that were kept first make room for others.
+        limit: How many bytes the outcomes may have in all. The oldest entries make room for new ones.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._room = limit
         self._entries: dict[bytes, _Entry] = {}
-        """By the operation's name."""
+        """The entries by the names of their operations, the oldest first."""
         self._lock = threading.Lock()
-        """Held while entries are added and removed; one is found without it."""
+        """Held while entries are added and removed, but not to find one."""
 
     def find(self, name: bytes) -> tuple[bytes, Outcome] | None:
-        """Returns the digest of the request and the reply that are kept under this name, while the record is there."""
+        """Returns the request's digest and the reply kept under this name; ``None`` if there is none, or it expired."""
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -64,9 +64,10 @@ class Replays:
         Args:
             name: The operation's name.
             digest: The digest of the request as it first came.
-            outcome: All of the outcome, as it is stored.
+            outcome: The outcome, which is stored whole.
             at: When it was stored.
-            until: When its record expires, at the earliest, by :func:`~grpc_idempotency._server.clock.now`.
+            until: The earliest time at which its record expires, in seconds of
+                :func:`~grpc_idempotency._server.clock.now`.
         """
         size = _OVERHEAD + len(outcome.message or b"") + len(outcome.details)
         if outcome.trailers:
@@ -82,11 +83,11 @@ class Replays:
                 self._forget(next(iter(self._entries)))
 
     def reply(self, answered: Answer | Refusal, asked_at: float) -> Outcome:
-        """Returns the reply to a call, and keeps the outcome where it was read from a record.
+        """Returns the reply to a call, and keeps the outcome if it was read from a record.
 
         Args:
-            answered: What the call is answered with.
-            asked_at: An instant before the store was asked, by :func:`~grpc_idempotency._server.clock.now`.
+            answered: The answer to the call, or its refusal.
+            asked_at: A time before the store was asked, in seconds of :func:`~grpc_idempotency._server.clock.now`.
         """
         if isinstance(answered, Answer) and (record := answered.record) is not None and record.remaining is not None:
             assert answered.created is not None

@@ -1,4 +1,4 @@
-"""The handler of a keyed call, detached from its call: what both kinds of server know of its run."""
+"""One run of the handler of a keyed call, apart from its call: the part that both wings share."""
 
 import logging
 from collections.abc import Callable, Generator, Sequence
@@ -21,7 +21,7 @@ logger = logging.getLogger("grpc_idempotency")
 
 
 class TooLarge(Exception):
-    """A response that has to be held back until its transaction's commit is larger than may be buffered."""
+    """The messages that are held back until the transaction's commit are larger than may be buffered."""
 
 
 class Run:
@@ -30,17 +30,18 @@ class Run:
     Args:
         target: The handler.
         requests: The request messages, as the handler sees them.
-        context: What the handler gets for its context.
+        context: The recording context that the handler gets.
     """
 
-    # Of the class until they are set: each first call makes a run.
+    # Class attributes until they are set: each call that leads makes a run.
     buffer: StreamBuffer | None = None
-    """What is sent of a stream."""
+    """The messages of a stream."""
     _sealed: tuple[object, Outcome] | None = None
+    """The reply of a transaction, and the outcome made of it."""
     _late: tuple[bytes, ...] = ()
     """Messages of the stream that came after an outcome was sealed."""
     _unserializable: Exception | None = None
-    """What the serializer of the response raised."""
+    """The error that the serializer of the response raised."""
 
     def __init__(self, target: Target, requests: Sequence[Any], context: Recorder) -> None:
         self.target = target
@@ -52,9 +53,9 @@ class Run:
             self.buffer = StreamBuffer(target.method.policy.max_response_bytes)
 
     def seal(self, reply: object) -> Outcome:
-        """For a transaction: the outcome that is to be stored if this is the reply (5.1).
+        """Returns the outcome that a transaction stores if this is its reply (5.1).
 
-        Where the method answers with a stream, the reply is the sequence of its messages.
+        If the method answers with a stream, the reply is the sequence of its messages.
         """
         self._admit_late()
         outcome = self._outcome(reply)
@@ -62,14 +63,14 @@ class Run:
         return retained(outcome, self.target.method.policy)
 
     def answers(self, value: object) -> bool:
-        """For a transaction: whether a value could be the reply, by its type."""
+        """True if a value that a transaction's function returned could be the reply, by its type."""
         messages = [value] if self.buffer is None else value
         if not isinstance(messages, list | tuple) or not messages or None in messages:
             return False
         try:
             for message in messages:
                 self.target.write(message)
-        except Exception:  # a serializer's own, for what it can't serialize
+        except Exception:  # the serializer's error for a value that it can't serialize
             return False
         return True
 
@@ -80,13 +81,16 @@ class Run:
                 emit(message)
         finally:
             if isinstance(messages, Generator):
-                messages.close()  # it cleans up in its own thread, and not wherever it would be collected
+                messages.close()  # so that it cleans up in its own thread, and not where it would be collected
 
     def record(self, message: Any) -> None:
-        """One more message of the stream.
+        """Records one more message of the stream.
 
-        Once a transaction has the messages so far for its outcome, further ones wait for the handler's end: if it has
-        committed, they are no part of the reply, and must not be sent as if they were (4.7).
+        Once a transaction has made its outcome of the messages so far, further messages wait for the handler's end: if
+        the transaction has committed, they are no part of the reply, and must not be sent (4.7).
+
+        Raises:
+            TooLarge: The messages must be held back, and are larger than may be buffered.
         """
         assert self.buffer is not None
         self.context.sending()
@@ -99,7 +103,7 @@ class Run:
             raise TooLarge
 
     def _admit_late(self) -> None:
-        """The transaction before has come to nothing: what was sent since counts."""
+        """Adds the late messages to the stream, since the transaction before them was rolled back."""
         self._sealed = None
         late, self._late = self._late, ()
         for data in late:
@@ -108,11 +112,14 @@ class Run:
 
     @property
     def _overflowed(self) -> bool:
-        """Whether messages that had to be held back are lost, also where the handler has not let itself be stopped."""
+        """True if messages that had to be held back are lost.
+
+        It stays true even if the handler has caught :class:`TooLarge` and goes on.
+        """
         return self.held_back and self.buffer is not None and not self.buffer.retained
 
     def returned(self, operation: Running | None, reply: object) -> Ended:
-        """It came to its end with this reply."""
+        """Returns how the run ended, if the handler returned this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(operation, reply)
         if self._sealed is not None:
@@ -127,13 +134,13 @@ class Run:
             return self.raised(operation, exc)
 
     def raised(self, operation: Running | None, error: BaseException) -> Ended:
-        """It raised, or aborted."""
+        """Returns how the run ended, if the handler raised or aborted."""
         if operation is not None and operation.committed is not None:
             return self.committed(operation, error)
         self._admit_late()
         if isinstance(error, TooLarge) or self._overflowed:
             return Answered(Outcome(status=Code.RESOURCE_EXHAUSTED, details=_TOO_LARGE))
-        crashed = self.held_back and not self.context.aborted  # then nothing that was held back is true
+        crashed = self.held_back and not self.context.aborted  # then the messages that were held back do not count
         message = None if crashed else self._streamed()
         outcome = self._capped(self.context.failure(message, unserializable=error is self._unserializable))
         if self.context.aborted:
@@ -146,7 +153,7 @@ class Run:
         return Raised(outcome)
 
     def committed(self, operation: Running, reply: object) -> Answered:
-        """Its transaction has committed an outcome: that one counts, whatever came after."""
+        """Returns how the run ended, if its transaction committed: that outcome counts, whatever came after it."""
         assert self._sealed is not None
         sealed, outcome = self._sealed
         if reply is not sealed and self.buffer is None:
@@ -157,7 +164,7 @@ class Run:
         return Answered(outcome, True, operation.completed_at)
 
     def end(self) -> None:
-        """The handler has ended: those hear of it that have asked to."""
+        """Notes that the handler has ended, and calls its callbacks."""
         self.context.end()
         callbacks, self.context.callbacks = self.context.callbacks, ()
         for callback in callbacks:
@@ -186,7 +193,7 @@ class Run:
         return data
 
     def _streamed(self, more: Sequence[Any] = ()) -> bytes | None:
-        """All messages of the stream, framed; ``None`` where they are too many to be kept, or there is no stream."""
+        """Returns all messages of the stream, framed; ``None`` if they exceed the limit, or there is no stream."""
         if self.buffer is None:
             return None
         if self._overflowed:

@@ -1,4 +1,4 @@
-"""A method's handler, taken apart."""
+"""The handler of a method, with its parts as fields."""
 
 import inspect
 from collections.abc import Callable
@@ -13,22 +13,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A method's handler, taken apart."""
+    """The handler of a method, with its parts as fields."""
 
     method: Method
     behaviour: Callable[[Any, Any], Any]
+    """The function behind the method."""
     deserialize: Callable[[bytes], Any] | None
     serialize: Callable[[Any], bytes] | None
     request_streams: bool
     response_streams: bool
     awaited: bool
-    """Whether ``grpc.aio`` runs it in its loop, and not on a thread: an ``async def``, of a message or a stream."""
+    """True if it is an ``async def`` function or generator, which ``grpc.aio`` runs in its loop and not on a thread."""
     generates: bool
-    """Whether it is an asynchronous generator."""
+    """True if it is an asynchronous generator."""
 
     @classmethod
     def of(cls, handler: "grpc.RpcMethodHandler[Any, Any]", method: Method) -> "Target":
-        """The target of whichever of the four kinds the handler is."""
+        """Returns the target of a handler of any cardinality."""
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         assert behaviour is not None
         generates = inspect.isasyncgenfunction(behaviour)
@@ -44,7 +45,11 @@ class Target:
         )
 
     def write(self, message: Any) -> bytes:
-        """A response message as it is sent; what is not bytes then is the handler's mistake."""
+        """Serializes a response message.
+
+        Raises:
+            TypeError: The result is not bytes, which is a mistake of the handler or its serializer.
+        """
         data = self.serialize(message) if self.serialize is not None else message
         if type(data) is not bytes:
             raise not_bytes(self.method, data)
@@ -52,5 +57,5 @@ class Target:
 
 
 def not_bytes(method: Method, data: object) -> TypeError:
-    """The error of a serializer that makes something else than bytes of a response."""
+    """Returns the error for a response that was not serialized to bytes."""
     return TypeError(f"{method.name}: a response became {type(data).__name__}, not bytes")

@@ -1,4 +1,4 @@
-"""Threads for handlers and renewals, none of the server's own: they are reused, so that a call costs no new thread."""
+"""Threads for handlers and renewals, apart from the server's. They are reused, so that a call costs no new thread."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
 
 IDLE = 10.0
-"""Seconds after which a thread ends that nothing was given to."""
+"""Seconds after which an idle thread ends."""
 
 
 class Workers:
-    """Daemon threads, each of which runs one job at a time. There are as many as jobs at once."""
+    """Daemon threads, each of which runs one job at a time. There are as many threads as concurrent jobs."""
 
     def __init__(self) -> None:
-        self._idle: list[Worker] = []  # its append, pop and remove are atomic, so that it needs no lock
+        self._idle: list[Worker] = []  # its append, pop and remove are atomic, so it needs no lock
         self._closed = False
 
     def take(self) -> "Worker":
@@ -34,13 +34,13 @@ class Workers:
             return Worker(self)
 
     def give_back(self, worker: "Worker") -> None:
-        """The worker has nothing to do."""
+        """Takes back a worker, which is idle now."""
         self._idle.append(worker)
-        if self._closed:  # looked at after that, so that no worker slips past both
+        if self._closed:  # read after the append, since close() may have run between the two
             self._end_idle()
 
     async def asked(self, call: Callable[[], T]) -> T:
-        """Makes a call that blocks in one of the threads, and awaits what it returns.
+        """Makes a blocking call in one of the threads, and awaits its result.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -49,7 +49,7 @@ class Workers:
         answer: asyncio.Future[T] = loop.create_future()
 
         def settle(value: Any, error: BaseException | None) -> None:
-            if answer.done():  # nobody waits any more
+            if answer.done():  # the caller was cancelled
                 return
             if error is None:
                 answer.set_result(value)
@@ -69,7 +69,7 @@ class Workers:
         return await answer
 
     def retire(self, worker: "Worker") -> bool:
-        """Whether the worker may end: not if it was taken just now, and its job is coming."""
+        """True if the worker may end. False if it has just been taken, so that its job is coming."""
         try:
             self._idle.remove(worker)
         except ValueError:
@@ -91,19 +91,19 @@ class Workers:
 
 
 class Worker:
-    """One thread. Whoever has taken it gives it a job, or gives it back."""
+    """One thread. The caller that has taken it gives it a job, or gives it back."""
 
     __slots__ = ("_job", "_wake", "_workers")
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._job: Callable[[], object] | None = None
-        self._wake = threading.Lock()  # what a condition is made of: nothing is cheaper to wait for
+        self._wake = threading.Lock()  # the cheapest thing to wait for: a condition is made of it
         self._wake.acquire()
         threading.Thread(target=self._work, name="grpc-idempotency-handler", daemon=True).start()
 
     def run(self, job: Callable[[], object] | None) -> None:
-        """Runs the job in its thread, and is idle again after that; ``None`` ends the thread."""
+        """Runs the job in its thread, which is idle again after that. ``None`` ends the thread."""
         self._job = job
         self._wake.release()
 
@@ -118,14 +118,21 @@ class Worker:
                 return
             try:
                 job()
-            except BaseException:  # a job answers for its errors itself: this one is a mistake of ours
+            except BaseException:  # jobs handle their own errors, so this is a bug of this library
                 logger.exception("a thread for handlers met an error")
-            del job  # nothing of a call may stay here until the next one comes
+            del job  # an idle thread must not keep the objects of a call alive
             self._workers.give_back(self)
 
 
 def within(seconds: float, call: Callable[[], object]) -> bool:
-    """Waits for a call that blocks, at most so long: whether it came to its end. Raises what it raised."""
+    """Makes a blocking call in a thread of its own, and waits for it for at most ``seconds``.
+
+    Returns:
+        True if the call ended in time.
+
+    Raises:
+        Exception: The call raised it.
+    """
     ended: Future[None] = Future()
 
     def run() -> None:
@@ -138,7 +145,7 @@ def within(seconds: float, call: Callable[[], object]) -> bool:
 
     try:
         threading.Thread(target=run, name="grpc-idempotency-close", daemon=True).start()
-    except RuntimeError:  # no thread can be started: then there is no limit
+    except RuntimeError:  # no thread can be started, so the call runs here, without a limit
         run()
     if not wait((ended,), seconds).done:
         return False
