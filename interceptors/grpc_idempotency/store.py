@@ -385,7 +385,7 @@ class RunningOperation(Protocol):
 
     @property
     def store(self) -> object:
-        """The store that holds the operation's record. In any other database a transaction is just a transaction."""
+        """The store that holds the operation's record. A transaction in another database does not belong to it."""
 
     @property
     def over(self) -> bool:

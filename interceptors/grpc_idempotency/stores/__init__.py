@@ -1,1 +1,1 @@
-"""The stores: each module imports its own driver."""
+"""The stores. Each module imports its own driver."""

@@ -1,4 +1,4 @@
-"""A store in memory: for tests, and to drive the protocol by hand. What it keeps ends with it."""
+"""A store in memory, for tests and for trying the protocol by hand. The records are lost with the store object."""
 
 import threading
 import time
@@ -31,29 +31,29 @@ from grpc_idempotency.stores._calls.sync import Calls
 
 _LEASED = (State.RUNNING, State.UNDOING)
 _OWNED = (State.RUNNING, State.UNDOING, State.HELD)
-"""The states in which its fence has a say over a record."""
+"""The states in which the owner of the record's fence may change the record."""
 
 
 @dataclass(slots=True)
 class _Entry:
     record: Record
     lease_until: datetime | None
-    """Of a waiting record: when it is due."""
+    """When the lease ends; of a waiting record, when it is due."""
     request: StoredRequest | None
     steps: dict[str, Step] = field(default_factory=dict)
 
 
 def steady_clock() -> Callable[[], datetime]:
-    """The time by the wall clock as of now, and from then on by a clock that nobody sets."""
+    """Returns a clock that starts at the present wall-clock time and then follows the monotonic clock."""
     began, since = datetime.now(timezone.utc), time.monotonic()
     return lambda: began + timedelta(seconds=time.monotonic() - since)
 
 
 class _Records:
-    """The engine of a store: answers each request at once, in the thread that asks.
+    """The engine of a store: answers each request at once, in the calling thread.
 
     Args:
-        clock: Tells the store's time, aware and in UTC.
+        clock: Returns the store's time, aware and in UTC.
     """
 
     failure = None
@@ -64,7 +64,7 @@ class _Records:
         self._entries: dict[bytes, _Entry] = {}
 
     def submit(self, request: Request[Any]) -> None:
-        """Answers a request; nothing of another one, from whatever thread, comes between."""
+        """Answers a request. No request of another thread is answered in the meantime."""
         with self._lock:
             request.value = _ANSWERS[type(request)](self, request)
         request.settle()
@@ -168,7 +168,7 @@ class _Records:
     # -- within
 
     def _standing(self, name: bytes) -> _Entry | None:
-        """The record, unless it is absent or expired."""
+        """Returns the entry, or ``None`` if the operation is absent or expired."""
         entry = self._entries.get(name)
         if entry is None or (entry.record.expires_at is not None and entry.record.expires_at <= self._now()):
             return None
@@ -228,7 +228,7 @@ def _first(claim: Claim, now: datetime) -> Record:
 
 
 def _next(record: Record, claim: Claim) -> Record:
-    """The record of a take-over: a new run of the same operation."""
+    """Returns the record of a take-over: a new run of the same operation."""
     return replace(
         _first(claim, record.created_at),
         state=State.RUNNING if record.failure is None else State.UNDOING,
@@ -269,7 +269,7 @@ class AsyncMemoryStore(AsyncCalls):
     """The contract of ``grpc_idempotency.store`` on a dict. It has no transactions (5.1).
 
     Args:
-        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+        clock: Returns the store's time, aware and in UTC. By default the time passes by itself.
     """
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
@@ -279,14 +279,14 @@ class AsyncMemoryStore(AsyncCalls):
         """Does nothing."""
 
     async def close(self) -> None:
-        """Does nothing: the records stay, as those of other stores do."""
+        """Does nothing. The records stay, as those of other stores do."""
 
 
 class MemoryStore(Calls):
-    """The same for threads.
+    """The same store for threads.
 
     Args:
-        clock: what tells the store's time, aware and in UTC; by default one that goes by itself.
+        clock: Returns the store's time, aware and in UTC. By default the time passes by itself.
     """
 
     def __init__(self, *, clock: Callable[[], datetime] | None = None) -> None:
@@ -296,4 +296,4 @@ class MemoryStore(Calls):
         """Does nothing."""
 
     def close(self) -> None:
-        """Does nothing: the records stay, as those of other stores do."""
+        """Does nothing. The records stay, as those of other stores do."""

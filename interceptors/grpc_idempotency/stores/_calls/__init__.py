@@ -1,5 +1,5 @@
-"""The calls of the contract, written once for asyncio and once for threads, over any engine that takes requests.
+"""The calls of the contract, written once for asyncio and once for threads, for any engine that takes requests.
 
-A store inherits its calls from ``aio`` or ``sync`` and adds its settings, ``open`` and ``close``. Its engine gets each
-call as one of the values in ``requests``.
+A store inherits its calls from ``aio`` or ``sync`` and adds its settings, ``open`` and ``close``. Its engine receives
+each call as one of the request types in ``requests``.
 """

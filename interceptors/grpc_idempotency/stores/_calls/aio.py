@@ -1,4 +1,4 @@
-"""The calls of a store for ``grpc.aio``; see ``grpc_idempotency.store`` for what each does."""
+"""The calls of a store for ``grpc.aio``. ``grpc_idempotency.store`` says what each call does."""
 
 import abc
 import asyncio
@@ -35,10 +35,13 @@ T = TypeVar("T")
 
 
 class AsyncCalls(abc.ABC):
-    """The calls of a store, which are awaited. Those that are one request return its future: nothing is resumed."""
+    """The calls of a store, which are awaited.
+
+    A call that is a single request returns the request's future, so that no coroutine has to be resumed.
+    """
 
     _opened: tuple[Engine, Any] | None = None
-    """The engine and the tables there that the store is about, while it is open."""
+    """The engine, and the store's tables in it, while the store is open."""
 
     @abc.abstractmethod
     async def open(self) -> None:
@@ -46,14 +49,14 @@ class AsyncCalls(abc.ABC):
 
     @abc.abstractmethod
     async def close(self) -> None:
-        """Finishes what was begun and lets go of everything."""
+        """Finishes the calls that have begun, and releases all resources."""
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Awaitable[Record | None]:
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
         return self._ask(ClaimRequest(claim, over))
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[bool]:
-        """Makes the lease of a running or undoing record end ``lease`` from now."""
+        """Sets the lease of a running or undoing record to end ``lease`` from now."""
         return self._ask(RenewRequest(name, fence, lease))
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | None]:
@@ -69,11 +72,11 @@ class AsyncCalls(abc.ABC):
         return self._ask(WaitRequest(name, fence, delay, tries, undo_tries))
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> Awaitable[bool]:
-        """Makes a running record undoing, with the failure that it is undone for."""
+        """Makes a running record undoing, and stores the failure with it."""
         return self._ask(UndoRequest(name, fence, failure))
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> Awaitable[bool]:
-        """Keeps a finished step of a running, undoing or held record."""
+        """Stores a finished step of a running, undoing or held record."""
         return self._ask(StepRequest(name, fence, step))
 
     def steps(self, name: bytes) -> Awaitable[Sequence[Step]]:
@@ -89,17 +92,17 @@ class AsyncCalls(abc.ABC):
         return self._ask(HoldRequest(name, fence, reason, lapsed_only))
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> Awaitable[bool]:
-        """Settles a held record as an operator says."""
+        """Resolves a held record as an operator decided."""
         return self._ask(ResolveRequest(name, fence, outcome, ttl))
 
     def get(self, name: bytes) -> Awaitable[Record | None]:
-        """Reads a record, which is ``None`` if it is absent."""
+        """Reads a record. Returns ``None`` if it is absent."""
         return self._ask(GetRequest(name))
 
     async def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """Reads records, the oldest claim first."""
+        """Reads records, the oldest claims first."""
         return await self._ask_all(listing(state, method, after, limit))
 
     async def sweep(self, limit: int = 500) -> Swept:
@@ -109,7 +112,10 @@ class AsyncCalls(abc.ABC):
     # -- within
 
     def _ask(self, request: Request[T], opened: tuple[Engine, Any] | None = None) -> Awaitable[T]:
-        """Submits a request; by default to the store's engine, which is opened if need be."""
+        """Submits a request. Opens the store first if necessary.
+
+        The request goes to the store's engine, unless ``opened`` names another one.
+        """
         view = inside.get()
         if view is not None and not view.over:
             raise TransactionMisuse(MISUSE)
@@ -119,7 +125,7 @@ class AsyncCalls(abc.ABC):
                 return self._ask_later(request)
         try:
             request.loop = loop = asyncio.get_running_loop()
-        except RuntimeError:  # it is called in a thread, and is awaited in a loop
+        except RuntimeError:  # called in a thread without an event loop, and awaited in a loop later
             return self._ask_later(request)
         engine, request.tables = opened
         future: asyncio.Future[T] = loop.create_future()
@@ -128,7 +134,7 @@ class AsyncCalls(abc.ABC):
         return future
 
     async def _ask_later(self, request: Request[T]) -> T:
-        """Submits a request when it is awaited, and opens the store before that if need be."""
+        """Opens the store if necessary, and submits a request, once it is awaited."""
         try:
             await self.open()
         except BaseException as error:
@@ -148,12 +154,12 @@ class AsyncCalls(abc.ABC):
 
 
 class AsyncTransactionalCalls(AsyncCalls):
-    """The calls of a store whose database can hold the handler's rows too."""
+    """The calls of a store whose database can also hold the handler's rows."""
 
     @property
     @abc.abstractmethod
     def database(self) -> object:
-        """What stores on the same operations have in common."""
+        """Identifies the database: stores on the same operations have an equal value."""
 
     def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
         """Stores a completed record of an operation that was never claimed."""
@@ -162,18 +168,21 @@ class AsyncTransactionalCalls(AsyncCalls):
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1).
+        """Runs the plain function ``fn(db)`` in one transaction, with a keyed call's outcome or a step in it (5.1).
 
-        The operation is that of the caller; what this returns may be awaited in another task.
+        The operation is that of the caller; the returned coroutine may be awaited in another task.
         """
         return self._transact(transacting(self, fn, step))
 
     async def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
+        """Returns the result of the plain function ``fn(db)``, which only reads; it is never a keyed call's reply.
+
+        The function sees the database as it was at one instant.
+        """
         value: T = await self._ask(TransactionRequest(fn, reads=True))
         return value
 
     async def _transact(self, request: TransactionRequest) -> Any:
-        refuse_inside()  # behind this, whatever becomes of the request ends it
+        refuse_inside()  # from here on, every result of the request calls its end()
         request.begin()
         return await self._ask(request)

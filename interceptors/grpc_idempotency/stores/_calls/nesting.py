@@ -1,4 +1,4 @@
-"""Calls of a store from within a transaction's function: they would wait for the function, and it for them (5.1)."""
+"""Refuses calls of a store within a transaction's function (5.1): call and function would wait for each other."""
 
 import contextvars
 from typing import Protocol
@@ -9,21 +9,21 @@ MISUSE = "a store must not be called within a transaction's function, which it w
 
 
 class View(Protocol):
-    """The function's view of the database."""
+    """The database as a transaction's function sees it."""
 
     over: bool
-    """Whether the function has ended."""
+    """True once the function has ended."""
 
 
 inside: contextvars.ContextVar[View | None] = contextvars.ContextVar("grpc_idempotency_inside", default=None)
-"""The view of the function that the present context is that of."""
+"""The view of the transaction's function that runs in the present context."""
 
 
 def refuse_inside() -> None:
-    """Raises :class:`TransactionMisuse` in the context of a function that is running.
+    """Raises :class:`TransactionMisuse` in the context of a transaction's function that is running.
 
-    The context also follows the function into the tasks, loops and threads of asyncio. A thread that the function
-    starts by itself has a context that knows nothing.
+    The tasks, loops and threads that the function starts through asyncio inherit the context. A thread that it starts
+    by itself does not.
     """
     view = inside.get()
     if view is not None and not view.over:

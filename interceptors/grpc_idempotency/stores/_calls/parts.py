@@ -1,4 +1,4 @@
-"""Calls that are several requests, one after another, so that the database's other users have their turn between."""
+"""Calls that consist of several requests in sequence, so that other users of the database get a turn between them."""
 
 from collections.abc import Generator
 from typing import Any, TypeVar
@@ -8,7 +8,7 @@ from grpc_idempotency.stores._calls.requests import ListRequest, Place, Request,
 
 T = TypeVar("T")
 Parts = Generator[Request[Any], Any, T]
-"""Yields requests, and is sent the answer to each."""
+"""A generator that yields requests, and is sent the answer to each."""
 _SWEPT_AT_ONCE = 100
 
 

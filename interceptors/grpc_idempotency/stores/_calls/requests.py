@@ -1,6 +1,6 @@
-"""What a store asks of its engine: each call is one of these values until it is answered.
+"""The requests of a store to its engine: each call is one of these objects until it is answered.
 
-They are not frozen, since none outlives its call, and are told apart by identity.
+They are not frozen, because none outlives its call, and they compare by identity.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Threads:
-    """Takes the place of the event loop for callers that wait in threads: they can be answered at once."""
+    """Takes the place of the event loop for callers that wait in threads. They can be answered at once."""
 
     def call_soon_threadsafe(self, do: Callable[..., object], *args: object) -> None:
         """Calls ``do`` with these arguments."""
@@ -30,7 +30,7 @@ THREADS = Threads()
 
 @dataclass(slots=True, eq=False, repr=False)
 class Request(Generic[T]):
-    """A call that waits for its answer. Its store addresses it, and its engine sets ``value`` or ``error``."""
+    """A call that waits for its answer. The store sets ``loop``, ``future`` and ``tables``; the engine, the answer."""
 
     value: T = field(init=False)
     error: BaseException | None = field(default=None, init=False)
@@ -39,10 +39,10 @@ class Request(Generic[T]):
     future: Any = field(init=False)
     """The future that the caller waits for, of asyncio or of ``concurrent.futures``."""
     tables: Any = field(init=False)
-    """Which tables of the engine's it is about, for an engine that serves several stores."""
+    """The engine's tables that the request is for, where the engine serves several stores."""
 
     def settle(self) -> None:
-        """Hands the answer to the caller, in its loop; nobody may be waiting any more."""
+        """Passes the answer to the caller. Runs in the caller's loop; the caller may have stopped waiting."""
         future = self.future
         if future.done():
             return
@@ -52,21 +52,21 @@ class Request(Generic[T]):
             future.set_result(self.value)
 
     def end(self) -> None:
-        """Tells others what has become of the request, in any thread: it is answered, or could not be asked."""
+        """Tells others the result of the request, in any thread: it is answered, or could not be submitted."""
 
 
 class Engine(Protocol):
-    """What answers the requests of one or more stores, in whatever thread."""
+    """Answers the requests of one or more stores, in any thread."""
 
     @property
     def failure(self) -> StoreError | None:
-        """Why nothing can be submitted any more; ``None`` as long as it can."""
+        """The reason why no request can be submitted any more; ``None`` as long as requests can be submitted."""
 
     def submit(self, request: Request[Any]) -> None:
         """Queues a request, which is answered by ``settle`` in its loop. Called in the caller's thread.
 
         Args:
-            request: A request with everything set but ``value`` or ``error``.
+            request: A request on which everything is set except ``value`` and ``error``.
         """
 
 
@@ -177,12 +177,15 @@ class PendingRequest(Request[Sequence[Record]]):
 
 
 Place = tuple[datetime, bytes]
-"""A record's place in a list: when it was created, and its name."""
+"""The position of a record in a list: the time of its first claim, and its name."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class ListRequest(Request[tuple[Sequence[Record], Place | None]]):
-    """One bounded part of ``list``: some records, and the place behind which the next part begins, if there is one."""
+    """One bounded part of ``list``.
+
+    Its value is some records, and the position after which the next part begins, if there is one.
+    """
 
     after: Place | None
     state: State | None
@@ -205,9 +208,9 @@ class TransactionRequest(Request[Any]):
     operation: RunningOperation | None = None
     make_step: Callable[[Any], Step] | None = None
     reads: bool = False
-    """Whether it is a ``read``, which leaves no rows."""
+    """True if it is a ``read``, which leaves no rows."""
     context: contextvars.Context = field(default_factory=contextvars.copy_context, init=False)
-    """The caller's context, for the function to run in."""
+    """The caller's context, in which the function runs."""
     committed: Outcome | None = field(default=None, init=False)
     """The outcome that is committed with the rows."""
     completed_at: datetime | None = field(default=None, init=False)
@@ -216,14 +219,17 @@ class TransactionRequest(Request[Any]):
     """The step that is committed with the rows."""
 
     def begin(self) -> None:
-        """Has the operation's end wait for this; a step's transaction is waited for with the step."""
+        """Makes the end of the operation wait for this transaction, unless it is a step's.
+
+        A step's transaction is waited for together with the step.
+        """
         if self.operation is not None and self.make_step is None:
             self.operation.begin_transaction(self)
 
     def end(self) -> None:
-        """Tells the operation what has become of this.
+        """Tells the operation the result of this transaction.
 
-        The caller's loop may have stopped, or its caller have been cancelled: the outcome is stored all the same.
+        The outcome may be stored although the caller was cancelled or its loop has stopped.
         """
         if self.operation is None:
             return

@@ -1,4 +1,4 @@
-"""The calls of a store for ``grpc.server``; see ``grpc_idempotency.store`` for what each does."""
+"""The calls of a store for ``grpc.server``. ``grpc_idempotency.store`` says what each call does."""
 
 import abc
 import concurrent.futures
@@ -39,7 +39,7 @@ class Calls(abc.ABC):
     """The calls of a store, which block."""
 
     _opened: tuple[Engine, Any] | None = None
-    """The engine and the tables there that the store is about, while it is open."""
+    """The engine, and the store's tables in it, while the store is open."""
 
     @abc.abstractmethod
     def open(self) -> None:
@@ -47,14 +47,14 @@ class Calls(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Finishes what was begun and lets go of everything."""
+        """Finishes the calls that have begun, and releases all resources."""
 
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
         return self._ask(ClaimRequest(claim, over))
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        """Makes the lease of a running or undoing record end ``lease`` from now."""
+        """Sets the lease of a running or undoing record to end ``lease`` from now."""
         return self._ask(RenewRequest(name, fence, lease))
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
@@ -70,11 +70,11 @@ class Calls(abc.ABC):
         return self._ask(WaitRequest(name, fence, delay, tries, undo_tries))
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
-        """Makes a running record undoing, with the failure that it is undone for."""
+        """Makes a running record undoing, and stores the failure with it."""
         return self._ask(UndoRequest(name, fence, failure))
 
     def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
-        """Keeps a finished step of a running, undoing or held record."""
+        """Stores a finished step of a running, undoing or held record."""
         return self._ask(StepRequest(name, fence, step))
 
     def steps(self, name: bytes) -> Sequence[Step]:
@@ -90,17 +90,17 @@ class Calls(abc.ABC):
         return self._ask(HoldRequest(name, fence, reason, lapsed_only))
 
     def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """Settles a held record as an operator says."""
+        """Resolves a held record as an operator decided."""
         return self._ask(ResolveRequest(name, fence, outcome, ttl))
 
     def get(self, name: bytes) -> Record | None:
-        """Reads a record, which is ``None`` if it is absent."""
+        """Reads a record. Returns ``None`` if it is absent."""
         return self._ask(GetRequest(name))
 
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Sequence[Record]:
-        """Reads records, the oldest claim first."""
+        """Reads records, the oldest claims first."""
         return self._ask_all(listing(state, method, after, limit))
 
     def sweep(self, limit: int = 500) -> Swept:
@@ -110,7 +110,10 @@ class Calls(abc.ABC):
     # -- within
 
     def _ask(self, request: Request[T], opened: tuple[Engine, Any] | None = None) -> T:
-        """Waits for the answer to a request; by default of the store's engine, which is opened if need be."""
+        """Submits a request and waits for the answer. Opens the store first if necessary.
+
+        The request goes to the store's engine, unless ``opened`` names another one.
+        """
         view = inside.get()
         if view is not None and not view.over:
             raise TransactionMisuse(MISUSE)
@@ -145,23 +148,26 @@ class Calls(abc.ABC):
 
 
 class TransactionalCalls(Calls):
-    """The calls of a store whose database can hold the handler's rows too."""
+    """The calls of a store whose database can also hold the handler's rows."""
 
     @property
     @abc.abstractmethod
     def database(self) -> object:
-        """What stores on the same operations have in common."""
+        """Identifies the database: stores on the same operations have an equal value."""
 
     def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
         """Stores a completed record of an operation that was never claimed."""
         return self._ask(UnclaimedRequest(claim, outcome, ttl))
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
-        """Runs the plain function ``fn(db)`` in one transaction, a keyed call's outcome or a step in it too (5.1)."""
+        """Runs the plain function ``fn(db)`` in one transaction, with a keyed call's outcome or a step in it (5.1)."""
         value: T = self._ask(transacting(self, fn, step))
         return value
 
     def read(self, fn: Callable[[Database], T]) -> T:
-        """Answers what the plain function ``fn(db)`` reads, as it is at one instant; never a keyed call's reply."""
+        """Returns the result of the plain function ``fn(db)``, which only reads; it is never a keyed call's reply.
+
+        The function sees the database as it was at one instant.
+        """
         value: T = self._ask(TransactionRequest(fn, reads=True))
         return value

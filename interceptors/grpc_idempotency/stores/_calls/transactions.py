@@ -1,4 +1,4 @@
-"""Whose operation a transaction is, decided when it is called (5.1)."""
+"""Decides which operation a transaction belongs to, when the transaction is called (5.1)."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -21,17 +21,17 @@ class InDatabase(Protocol):
 
     @property
     def database(self) -> object:
-        """What stores on the same operations have in common."""
+        """Identifies the database: stores on the same operations have an equal value."""
 
 
 def transacting(
     store: InDatabase, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
 ) -> TransactionRequest:
-    """Makes the request for a transaction; in a keyed call of the store's, with its outcome or a step in it.
+    """Makes the request for a transaction; in a keyed call of the store, with the call's outcome or a step in it.
 
     Raises:
-        TransactionMisuse: The call has committed its reply already, or a step is to be kept outside of a keyed call of
-            this store.
+        TransactionMisuse: The call has already committed its reply, or a step was given outside of a keyed call of this
+            store.
     """
     operation = running_operation()
     if operation is not None and operation.store is not store:
@@ -49,7 +49,7 @@ def transacting(
 
 
 def _own(store: InDatabase, operation: RunningOperation | None) -> RunningOperation | None:
-    """Returns the operation if the store's database holds its record."""
+    """Returns the operation if the store's database holds its record, else ``None``."""
     if operation is None:
         return None
     same = operation.store is store or getattr(operation.store, "database", None) == store.database
@@ -57,10 +57,10 @@ def _own(store: InDatabase, operation: RunningOperation | None) -> RunningOperat
 
 
 def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> Callable[[Database], T]:
-    """The function of a transaction that a handler's task or thread makes: the reply is not for it to commit.
+    """Wraps the function of a transaction that a handler's task or thread makes, which must not commit the reply.
 
-    A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Its rows
-    would be kept without the outcome, and nobody would know.
+    A wrapper may have put the handler itself into a task, as ``asyncio.wait_for`` did before Python 3.12. Then the rows
+    would be kept without the outcome, and nobody would notice.
     """
 
     def guarded(db: Database) -> T:
