@@ -1,1 +1,1 @@
-"""The insides of the store in an SQLite file: connection, tables, transactions, and the thread that writes."""
+"""The implementation of the store in an SQLite file: connection, tables, transactions, and the thread that writes."""

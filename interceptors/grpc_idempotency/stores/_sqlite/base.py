@@ -1,4 +1,4 @@
-"""What the SQLite stores for asyncio and for threads share: settings, and their part in the file's writer."""
+"""The part that the SQLite stores for asyncio and for threads share: settings, and the use of the file's writer."""
 
 import os
 import threading
@@ -25,26 +25,26 @@ from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.writer import Writer
 
 _BUSY_TIMEOUT = timedelta(seconds=5)
-_LONGEST_BUSY_TIMEOUT = timedelta(days=1)  # SQLite counts it in milliseconds, and wraps after some weeks
+_LONGEST_BUSY_TIMEOUT = timedelta(days=1)  # SQLite counts milliseconds in an int, which overflows after some weeks
 _SYNCHRONOUS = ("NORMAL", "FULL", "EXTRA")
 
 
 class SQLiteBase:
-    """Keeps operations in an SQLite file, an embedder's own database if you like.
+    """Keeps operations in an SQLite file, which may be the embedder's own database.
 
-    All stores of a process on one file share one connection, whose thread writes everything that waits in one
-    transaction. Tables are created or migrated at the first use; their names begin with ``table_prefix``.
+    All stores of a process on one file share one connection. The connection's thread writes all requests that wait in
+    one transaction. Tables are created or migrated at the first use; their names begin with ``table_prefix``.
 
     Args:
-        path: the file; it is created if need be, its folder is not.
-        table_prefix: letters, digits and underscores.
-        busy_timeout: how long to wait for another process that holds the file's lock, or for a transaction's function
-            that does not end, before :class:`~grpc_idempotency.errors.StoreUnavailable`; a day at most.
+        path: The file. It is created if it does not exist; its folder is not.
+        table_prefix: Letters, digits and underscores.
+        busy_timeout: How long to wait for another process that holds the file's lock, or for a transaction's function
+            that does not end, before :class:`~grpc_idempotency.errors.StoreUnavailable` is raised; at most a day.
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
-        read_only: only ``get``, ``list``, ``steps`` and ``pending`` are answered, and nothing is made or changed, not
-            even a file beside the store's. For tools that look.
-        foreign_keys: whether SQLite enforces the foreign keys of your own tables. A violation fails its own transaction
-            alone; a deferred one shows at the commit, which several transactions may share.
+        foreign_keys: Makes SQLite enforce the foreign keys of your own tables. A violation makes only its own
+            transaction fail; a violation of a deferred key shows at the commit, which several transactions may share.
+        read_only: Answers only ``get``, ``list``, ``steps`` and ``pending``, and creates or changes nothing, not even a
+            file beside the store's. For tools that only inspect the store.
     """
 
     _opened: tuple[Engine, Any] | None
@@ -86,17 +86,17 @@ class SQLiteBase:
 
     @property
     def database(self) -> tuple[str, str]:
-        """The file's real path and the prefix: stores that have these in common share their operations."""
+        """The file's real path and the table prefix. Stores for which both are equal share their operations."""
         return self._path, self._sql.prefix
 
     # -- within
 
     def _acquire(self) -> tuple[Writer, Tables] | None:
-        """For ``open``: the writer and the tables to prepare; ``None`` if the store is open."""
+        """Returns the writer and the tables that ``open`` has to prepare; ``None`` if the store is open."""
         refuse_inside()
         with self._lock:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
-                self._let_go()  # of a writer that has failed
+                self._let_go()  # of the failed writer, if there is one
                 writer = registry.acquire(self._given, self._settings)
                 self._path = writer.path
                 self._writer = writer
@@ -106,19 +106,19 @@ class SQLiteBase:
             return None if self._opened is not None else (self._writer, self._tables)
 
     def _prepared(self, writer: Writer, tables: Tables) -> None:
-        """The tables are ready: from now on the writer is asked."""
+        """Sends requests to the writer from now on: the tables are ready."""
         with self._lock:
             if self._writer is writer:
                 self._opened = (_Reader(writer) if self._settings.read_only else writer), tables
 
     def _give_up(self, writer: Writer) -> None:
-        """Lets go of a writer that could not open, so that the next call tries anew."""
+        """Releases a writer that could not open, so that the next call tries again."""
         with self._lock:
             if self._writer is writer:
                 self._let_go()
 
     def _take_leave(self) -> tuple[Engine, Tables] | None:
-        """For ``close``: where to submit the last request, if the store has a writer."""
+        """Returns the engine for the last request of ``close``, and the tables; ``None`` if the store has no writer."""
         refuse_inside()
         with self._lock:
             writer, tables, finalizer = self._writer, self._tables, self._finalizer
@@ -135,7 +135,7 @@ class SQLiteBase:
 
 
 class _Reader:
-    """The engine of a store that only reads: the writer, which may be other stores' too, behind a refusal of writes."""
+    """The engine of a read-only store: it refuses writes, and passes reads on to the writer, which stores may share."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -156,7 +156,7 @@ class _Reader:
 
 
 class _Leaving:
-    """The engine for a store's last request: it gives the writer back, and is answered when all before it is done."""
+    """The engine for a store's last request: it releases the writer, and answers once all earlier requests are done."""
 
     failure = None
 

@@ -1,6 +1,6 @@
-"""How each kind of write is written, for all requests of the kind at once: the kinds that few calls make.
+"""Writes the less frequent kinds of requests, all requests of a kind at once.
 
-The two that every call makes, claims and completions, are beside the transaction (group.py).
+The two kinds that every call makes, claims and completions, are in group.py, beside the transaction.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, Sql, padded
 
 
 class Changes:
-    """The writes of one transaction. A method that raises has answered nobody."""
+    """The writes of one transaction. A method that raises has answered none of its requests."""
 
     _db: GuardedConnection
     _sql: Sql
     now: int
     """The store's time, in milliseconds."""
     wall: int
-    """The wall clock's, in milliseconds since 1970."""
+    """The time of the wall clock, in milliseconds since 1970."""
 
     def complete_unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
         parameters = [rows.completed_row(r.claim, r.outcome, r.ttl, self.now, self.wall) for r in requests]
@@ -50,7 +50,7 @@ class Changes:
     def release(self, requests: Sequence[ReleaseRequest]) -> None:
         standing = self._standing([one.name for one in requests])
         for one in requests:
-            # Taken out, so that a second release of the same record in this group finds it gone.
+            # Removed here, so that a second release of the same record in this group does not find it.
             fence, state = standing.get(one.name, (None, None))
             one.value = fence == one.fence and state in rows.OWNED and standing.pop(one.name) is not None
         self._many("release", [(one.name, one.fence) for one in requests])
@@ -61,7 +61,7 @@ class Changes:
             for one in requests:
                 one.value = kept > 0
             return
-        # Which of them were refused can't be read off the table: one of the same name may have been there before.
+        # The table does not show which of them were refused: a step of the same name may have been there before.
         self._db.execute(self._sql["drop_steps"], (kept,))
         for one in requests:
             self.record_steps([one])
@@ -82,7 +82,7 @@ class Changes:
                 one.value = self._is_undone_for(one)
 
     def _is_undone_for(self, one: UndoRequest) -> bool:
-        """Whether an earlier call, whose answer was lost, has kept this failure."""
+        """Returns ``True`` if an earlier call, whose answer was lost, has stored this failure."""
         record = self._read([one.name]).get(one.name)
         return record is not None and (record.state, record.fence, record.failure) == (
             State.UNDOING,
@@ -91,7 +91,7 @@ class Changes:
         )
 
     def _statement(self, one: FencedRequest[bool]) -> tuple[str, tuple[Any, ...]]:
-        """The statement for one of the rarer kinds, and its parameters before name and fence."""
+        """Returns the statement for one of the less frequent kinds, and its parameters before name and fence."""
         if isinstance(one, WaitRequest):
             delay = rows.milliseconds(one.delay) if one.delay else 0
             return "wait", (delay, self.now + delay, one.tries, one.undo_tries)
@@ -104,14 +104,14 @@ class Changes:
         return "forget_held", ()
 
     def _many(self, name: str, parameters: list[rows.Row]) -> int:
-        """Runs a statement of many rows; how many it changed."""
+        """Runs a statement of many rows, and returns how many rows it changed."""
         columns = len(parameters[0])
         size = padded(len(parameters))
         values = rows.flat(parameters) + [None] * (columns * (size - len(parameters)))
         return self._db.execute(self._sql.sized[name, columns, size], values).rowcount
 
     def _standing(self, names: Sequence[bytes]) -> dict[bytes, tuple[bytes, int]]:
-        """Fence and state by name."""
+        """Returns fence and state by name."""
         found: dict[bytes, tuple[bytes, int]] = {}
         for at in range(0, len(names), MOST_ROWS):
             sql, parameters = self._sql.by_names("standing", names[at : at + MOST_ROWS])

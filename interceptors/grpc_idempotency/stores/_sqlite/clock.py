@@ -1,14 +1,14 @@
-"""The store's clock (4.9): one for all processes on the file, and deaf to jumps of the wall clock.
+"""The store's clock (4.9): one for all processes on the file, and independent of changes of the wall clock.
 
-A row in the database, the *anchor*, says what the store's time was when the machine had been up for so long, and in
-which boot of the machine that was. Store time is the anchor's plus what the machine's up-time has grown by since, so it
-goes on while a process, or all of them, are down, and setting the wall clock changes nothing. After a reboot the wall
-clock is asked once, for a new anchor that is never behind the last time that the store is known to have seen.
+A row in the database, the *anchor*, records the store's time at one instant, together with the machine's up-time at
+that instant and the id of the boot. The store's time is the anchor's time plus the growth of the up-time since then. So
+it goes on while a process, or all of them, are down, and setting the wall clock changes nothing. After a reboot the
+wall clock is read once, for a new anchor, which is never before the last known time of the store.
 
-Where the machine does not tell its boot's id, a reboot is told from an up-time that is smaller than the anchor's, or
-that gives a time before the last known one. A reboot that neither shows makes store time late by the time that the
-machine was off: expiry is late by so much, never early, and no lease is live for longer than its length and the few
-seconds (``turns.BEAT``) within which the last known time is written.
+If the machine has no boot id, a reboot is detected by an up-time that is smaller than the anchor's, or by a store time
+that is before the last known one. A reboot that neither shows makes the store's time late by the time that the machine
+was off: expiry is late by as much, never early, and no lease is live for longer than its length and the few seconds
+(``turns.BEAT``) within which the last known time is written.
 """
 
 import functools
@@ -22,18 +22,18 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class RawClock(Protocol):
-    """What the machine says of time. Tests have their own."""
+    """The machine's clocks. Tests have their own."""
 
     @property
     def wall_ns(self) -> Callable[[], int]:
-        """Tells the nanoseconds since 1970, as far as anybody knows."""
+        """A function that returns the nanoseconds since 1970, by the wall clock."""
 
     @property
     def uptime_ns(self) -> Callable[[], int]:
-        """Tells the nanoseconds that the machine has been up, the same for all processes."""
+        """A function that returns the nanoseconds that the machine has been up, the same for all processes."""
 
     def boot_id(self) -> str:
-        """A name for this boot of the machine; empty where it has none."""
+        """Returns an id of this boot of the machine; an empty string if the machine has none."""
 
 
 class MachineClock:
@@ -41,12 +41,12 @@ class MachineClock:
 
     wall_ns = staticmethod(time.time_ns)
     if hasattr(time, "CLOCK_BOOTTIME"):
-        uptime_ns = staticmethod(functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))  # time asleep included
+        uptime_ns = staticmethod(functools.partial(time.clock_gettime_ns, time.CLOCK_BOOTTIME))  # includes time asleep
     else:
-        uptime_ns = staticmethod(time.monotonic_ns)  # on some systems without the time asleep
+        uptime_ns = staticmethod(time.monotonic_ns)  # excludes time asleep on some systems
 
     def boot_id(self) -> str:
-        """The kernel's random id of this boot, on Linux."""
+        """Returns the kernel's random id of this boot, on Linux."""
         return _read_boot_id()
 
 
@@ -60,31 +60,36 @@ def _read_boot_id() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchor:
-    """What the store's time was at one instant of one boot."""
+    """The store's time at one instant of one boot."""
 
     boot_id: str
     uptime_ns: int
     store_ms: int
 
     def at(self, uptime_ns: int) -> int:
-        """The store's time at another instant of that boot, in milliseconds."""
+        """Returns the store's time, in milliseconds, at another instant of that boot."""
         return self.store_ms + (uptime_ns - self.uptime_ns) // 1_000_000
 
 
 class StoreClock:
-    """Tells the store's time from an anchor."""
+    """Computes the store's time from an anchor."""
 
     def __init__(self, raw: RawClock) -> None:
         self._raw = raw
         self.wall_ns = raw.wall_ns
         self.uptime_ns = raw.uptime_ns
         self.offset_ns = 0
-        """How far the store's time is ahead of the machine's up-time."""
+        """How far the store's time is ahead of the machine's up-time, in nanoseconds."""
 
     def start(self, anchor: Anchor | None, last_ms: int) -> Anchor | None:
-        """Goes by the stored ``anchor`` if it holds; else answers the new one, to be stored.
+        """Uses the stored ``anchor`` if it is valid; otherwise makes a new one.
 
-        ``last_ms`` is the last time that the store is known to have seen.
+        Args:
+            anchor: The stored anchor, if there is one.
+            last_ms: The last known time of the store, in milliseconds.
+
+        Returns:
+            The new anchor, which has to be stored; ``None`` if the stored one is valid.
         """
         uptime_ns, boot_id = self.uptime_ns(), self._raw.boot_id()
         anew = None
@@ -95,5 +100,5 @@ class StoreClock:
         return anew
 
     def now(self) -> int:
-        """The store's time in milliseconds."""
+        """Returns the store's time in milliseconds."""
         return (self.offset_ns + self.uptime_ns()) // 1_000_000

@@ -1,4 +1,4 @@
-"""The connection: aiosqlite's, opened and closed so that it belongs to no event loop and keeps no process alive."""
+"""The connection: aiosqlite's, opened and closed so that it needs no event loop and keeps no process alive."""
 
 import asyncio
 import os
@@ -21,28 +21,28 @@ from grpc_idempotency.stores._sqlite.place import Place, identity_of
 
 _STATEMENTS_KEPT = 512
 _WAL_KEPT = 4 << 20
-"""The size in bytes that the -wal file is cut to when it is begun anew after a checkpoint."""
+"""The size in bytes to which SQLite cuts the -wal file when it restarts it after a checkpoint."""
 _PREDECESSOR = 10.0
-"""Seconds for the writer before this one to close the file: a process never has two connections to it."""
+"""Seconds to wait until the writer before this one has closed the file. A process never has two connections to it."""
 _EFFECTIVE = os.access in os.supports_effective_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What all stores on one file in one process must agree on."""
+    """The settings that all stores on one file in one process must share."""
 
     synchronous: str
     foreign_keys: bool
     read_only: bool
     patience: float
-    """How long to wait for a lock, in seconds."""
+    """The maximum time to wait for a lock, in seconds."""
 
 
 class _Nobody:
-    """Stands where aiosqlite wants a future: nobody waits for the job.
+    """Replaces the future that aiosqlite expects, because nothing waits for the job.
 
-    aiosqlite would tell the future's loop of the job's end, and its thread dies of an exception when that loop has been
-    closed in the meantime.
+    aiosqlite would notify the future's loop when the job ends. If that loop was closed in the meantime, this raises an
+    exception in aiosqlite's thread, and the thread ends.
     """
 
     def get_loop(self) -> "_Nobody":
@@ -56,26 +56,29 @@ _NOBODY = cast("asyncio.Future[Any]", _Nobody())
 
 
 class Connection(aiosqlite.Connection):
-    """An aiosqlite connection whose thread does one long job.
+    """An aiosqlite connection whose thread runs one long job.
 
-    A group is dozens of calls of SQLite in a row: with aiosqlite's own methods each would be two hops between threads,
-    and an await at which a caller's cancellation could leave a transaction half done.
+    A group makes dozens of SQLite calls in a row. With aiosqlite's own methods, each call would switch between threads
+    twice, and at each await the cancellation of a caller could leave a transaction unfinished.
     """
 
     def work(self, job: Callable[[], None]) -> None:
-        """Runs the job on the connection's thread, and lets the thread end after it. The job closes the file."""
+        """Runs the job on the connection's thread, and ends the thread after it. The job closes the file."""
         self._tx.put_nowait((_NOBODY, lambda: self._last(job)))
 
     def _last(self, job: Callable[[], None]) -> None:
         try:
             job()
         finally:
-            # aiosqlite 0.22 has stop; called in this thread, it finds no loop and so makes no future.
+            # aiosqlite 0.22 has stop. In this thread it finds no running loop, so it makes no future.
             stop = getattr(self, "stop", None) or getattr(self, "_stop_running")  # noqa: B009 - mypy sees 0.22 alone
             stop()
 
     def __del__(self) -> None:
-        """Nothing: a process that forgets to close may end without a warning; the writer closes at exit."""
+        """Does nothing.
+
+        So a process that forgets to close a store ends without a warning; the writer closes the file at exit.
+        """
 
 
 def connect(
@@ -85,17 +88,18 @@ def connect(
     failed: Callable[[Exception], None],
     after: threading.Event | None,
 ) -> None:
-    """Opens the file in a thread of its own, and serves it in aiosqlite's.
+    """Opens the file in a thread of its own, and serves it in aiosqlite's thread.
 
-    The opening thread is a daemon for two reasons: aiosqlite's own thread inherits to be one, so a process that forgets
-    to close still ends; and no caller's loop or cancellation has a hold on an opening that others wait for too.
+    The opening thread is a daemon for two reasons. aiosqlite's own thread inherits this, so a process that forgets to
+    close a store still ends. And no caller's loop or cancellation can interrupt an opening that other callers wait for
+    too.
 
     Args:
-        place: Where the file is; what was opened is noted there.
-        settings: How to open it.
-        serve: Is called once with the connection, in aiosqlite's thread, and closes it before it returns.
-        failed: Is called instead, with the reason, if the file can't be opened.
-        after: Is waited for before the file is opened.
+        place: The file's path. The identity of the opened files is recorded there.
+        settings: How to open the file.
+        serve: Called once with the connection, in aiosqlite's thread. It closes the connection before it returns.
+        failed: Called instead, with the reason, if the file can't be opened.
+        after: If given, the file is opened once this event is set, or after a timeout.
     """
     opening = threading.Thread(
         target=_connect, args=(place, settings, serve, failed, after), name="grpc-idempotency-open", daemon=True
@@ -124,9 +128,9 @@ def _connect(
         try:
             await connection
         except Exception:
-            # Its thread is about to end, and tells this loop so: the loop must not be closed before that.
+            # Its thread is about to end, and notifies this loop: the loop must not be closed before that.
             thread = cast("threading.Thread", getattr(connection, "_thread", connection))
-            if thread.ident is not None:  # else it could not be started
+            if thread.ident is not None:  # None if the thread could not be started
                 thread.join()
             raise
         return connection
@@ -142,11 +146,11 @@ def _connect(
 
 
 def _open(place: Place, settings: Settings) -> GuardedConnection:
-    """The connection, with what was opened noted in ``place``."""
+    """Opens the connection, and records in ``place`` which files were opened."""
     before, frozen = identity_of(place.path), settings.read_only and not _is_used(place.path)
     db = open_read_only(place.path) if settings.read_only else _open_to_write(place.path, settings)
     try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # only now SQLite opens the files beside it
+        db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # makes SQLite open the files beside it
         place.opened(before, frozen=frozen)
     except BaseException:
         db.close()
@@ -155,7 +159,7 @@ def _open(place: Place, settings: Settings) -> GuardedConnection:
 
 
 def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
-    """A connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
+    """Opens a connection in WAL mode, without Python's own transaction handling and without SQLite's own waiting."""
     _check(path)
     db = sqlite3.connect(
         path,
@@ -166,7 +170,7 @@ def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
     )
     try:
         if db.execute("PRAGMA page_count").fetchone()[0] == 0:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only in a file that is ours to make
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only in a file that this call creates
         mode = _wal_mode(db, settings.patience)
         if mode != "wal":
             raise StoreUnusable(f"{path} can't use SQLite's WAL mode (it stays in {mode!r}): is it on a network share?")
@@ -174,7 +178,7 @@ def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
         db.execute(f"PRAGMA foreign_keys = {settings.foreign_keys:d}")
         db.execute("PRAGMA busy_timeout = 0")
         db.execute(f"PRAGMA journal_size_limit = {_WAL_KEPT}")
-        # A request that was stored for recovery must not stay readable in the file when it has been deleted.
+        # A request that was stored for recovery must not stay readable in the file after it is deleted.
         db.execute("PRAGMA secure_delete = ON")
     except BaseException:
         db.close()
@@ -183,10 +187,10 @@ def _open_to_write(path: str, settings: Settings) -> GuardedConnection:
 
 
 def _wal_mode(db: sqlite3.Connection, patience: float) -> str:
-    """Puts the file into WAL mode, and returns the mode that it is in then.
+    """Sets the file's journal mode to WAL, and returns the mode that the file has then.
 
-    Where several processes do so with a new file at once, SQLite lets one of them fail at once, however long it is told
-    to wait: all would wait for one another.
+    If several processes do this with a new file at the same time, SQLite makes one of them fail at once, whatever its
+    timeout: otherwise they would all wait for one another.
     """
     give_up_at = time.monotonic() + patience
     while True:
@@ -201,13 +205,13 @@ def _wal_mode(db: sqlite3.Connection, patience: float) -> str:
 
 
 def open_read_only(path: str) -> GuardedConnection:
-    """Opens a file that is there without making or changing anything, files beside it included.
+    """Opens an existing file without creating or changing anything, including files beside it.
 
-    SQLite would make a -wal and a -shm file where there are none, and those of another user would keep a server from
-    starting. Where nobody has the file open it is read alone, as it is.
+    SQLite would create a -wal and a -shm file if there are none, and if these belonged to another user, a server could
+    not start. If nobody has the database open, only its main file is read, as it is.
 
     Raises:
-        StoreUnusable: It can't be read without making files.
+        StoreUnusable: The file can't be read without creating files.
     """
     wal = Path(f"{path}-wal")
     mode = "mode=ro"
@@ -227,12 +231,12 @@ def open_read_only(path: str) -> GuardedConnection:
 
 
 def _is_used(path: str) -> bool:
-    """Returns whether somebody has the database open, or has left it without closing it."""
+    """Returns ``True`` if a process has the database open, or has ended without closing it."""
     return Path(f"{path}-shm").is_file()
 
 
 def _check(path: str) -> None:
-    """What SQLite would only call "unable to open database file"."""
+    """Raises a clear error for what SQLite would only report as "unable to open database file"."""
     if sqlite3.sqlite_version_info < (3, 33):
         raise StoreUnusable(f"SQLite {sqlite3.sqlite_version} is too old: 3.33 or newer is needed")
     file = Path(path)
@@ -241,5 +245,5 @@ def _check(path: str) -> None:
     if not file.parent.is_dir():
         raise StoreUnusable(f"{path}: the folder {file.parent} does not exist; create it")
     if file.exists() and not os.access(path, os.W_OK, effective_ids=_EFFECTIVE):
-        # SQLite would open it to read, and make files beside it that its owner can't write to.
+        # SQLite would open it for reading, and create files beside it that the file's owner can't write to.
         raise StoreUnusable(f"{path} {UNUSABLE[Fault.READONLY]}")

@@ -1,4 +1,4 @@
-"""The one seam where SQLite's errors become the store's (STYLE.md, rule 9)."""
+"""Translates SQLite's errors into the store's errors, in one place."""
 
 import enum
 import sqlite3
@@ -7,7 +7,7 @@ from grpc_idempotency.errors import StoreError, StoreUnavailable, StoreUnusable,
 
 
 class Fault(enum.IntEnum):
-    """What SQLite says when the database failed and not the statement, by its primary result code."""
+    """SQLite's primary result codes for failures of the database, as opposed to failures of a statement."""
 
     PERM = 3
     BUSY = 5
@@ -22,7 +22,7 @@ class Fault(enum.IntEnum):
     NOTADB = 26
 
 
-# Python 3.10 does not give the code, only SQLite's words for it.
+# Python 3.10 does not give the code, only SQLite's message.
 _WORDS = {
     "access permission denied": Fault.PERM,
     "database is locked": Fault.BUSY,
@@ -50,12 +50,12 @@ _UNAVAILABLE = {
     Fault.FULL: "has no room left: the disk is full",
     Fault.IOERR: "can't be read or written: the disk reports an error",
 }
-# After these nobody can be certain that nothing was written.
+# After these faults it is not certain that nothing was written.
 _UNCERTAIN = frozenset({Fault.NOMEM, Fault.INTERRUPT, Fault.IOERR, Fault.CORRUPT})
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """How the database failed; ``None`` where the statement was at fault."""
+    """Returns how the database failed; ``None`` if the statement was at fault."""
     if isinstance(error, MemoryError):
         return Fault.NOMEM
     if not isinstance(error, sqlite3.Error):
@@ -68,7 +68,10 @@ def fault_of(error: BaseException) -> Fault | None:
 
 
 def translated(error: Exception, path: str) -> StoreError:
-    """The store's error for a failure of its own statements, caused by it. It shows no parameters."""
+    """Returns the store's error for a failure of its own statements, with ``error`` as its cause.
+
+    Its text contains no parameters of the statement.
+    """
     if isinstance(error, StoreError):
         return error
     failure = _failure(error, path)

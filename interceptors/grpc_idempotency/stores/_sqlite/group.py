@@ -1,9 +1,9 @@
-"""One group: all that waits, in one transaction, in as few calls of SQLite as can be.
+"""One group: all requests that wait, in one transaction, with as few SQLite calls as possible.
 
-Each call into SQLite lets go of the GIL, and getting it back from a busy event loop can take 5 ms. So requests are
-sorted by kind, all claims are one statement, all completions another, and the count of changed rows tells whether every
-one took effect; only where not, one more statement tells which. Any order is right, since none of the callers has had
-an answer yet.
+Each call into SQLite releases the GIL, and getting it back from a busy event loop can take 5 ms. So requests are sorted
+by kind: all claims are one statement, all completions another, and the number of changed rows tells whether every one
+took effect. Only if not, one more statement finds out which ones did. Any order is correct, because none of the callers
+has had an answer yet.
 """
 
 import logging
@@ -42,26 +42,27 @@ from grpc_idempotency.stores._sqlite.turns import BEAT, begin
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 BUDGET = 0.05
-"""Seconds after which a group takes up nothing more (5.1)."""
+"""Seconds after which a group starts no further work (5.1)."""
 MOST_BYTES = 1 << 20
-"""How much payload one statement takes, about."""
+"""The approximate number of payload bytes that one statement takes at most."""
 
 MOST_ROOM = 1024
-"""How many bytes of room a claim makes for its outcome's message, at most."""
+"""The maximum number of bytes that a claim reserves in its row for the outcome's message."""
 
 AnyRequest = Request[Any]
 
 
 class RolledBack(Exception):
-    """SQLite has rolled back the whole transaction; the cause is the reason."""
+    """SQLite has rolled back the whole transaction. The cause is the reason."""
 
 
 class Group(Changes):
     """The requests of one turn.
 
-    A request that fails fails alone. Mostly its savepoint, or SQLite's own for each statement, sees to that. But some
-    errors take the whole transaction along, and a deferred constraint speaks up at the commit: then those at fault are
-    told, or, where several may be, each is run in a group of its own, and all others are run again without them.
+    A request that fails does not make others fail. In most cases its savepoint ensures this, or the one that SQLite
+    makes for each statement. But some errors roll back the whole transaction, and a deferred constraint fails only at
+    the commit. Then the requests at fault get the error or, if several may be at fault, each is run in a group of its
+    own. All others are run again without them.
     """
 
     def __init__(self, db: GuardedConnection, tables: Tables, requests: Sequence[AnyRequest]) -> None:
@@ -78,11 +79,15 @@ class Group(Changes):
                 self._kinds[kind] = [request]
         self._done: list[AnyRequest] = []
         self._at_work: Sequence[AnyRequest] = ()
-        """Those that what is being done is done for: an error now is theirs."""
+        """The requests that the current work is for: an error that occurs now is theirs."""
         self._transactions: Transactions | None = None
 
     def run(self) -> list[AnyRequest]:
-        """Answers the requests, each with a value or an error; returns those that there was no time for."""
+        """Answers the requests, each with a value or an error.
+
+        Returns:
+            The requests that there was no time for, and the flushes.
+        """
         kinds, turns = self._kinds, self._tables.turns
         sweeps: list[SweepRequest] = []
         flushes: list[AnyRequest] = []
@@ -103,7 +108,7 @@ class Group(Changes):
                 self._look_around()
         for sweep in sweeps:
             reads.each(sweep, reads.sweep, self._db, self._tables)
-        return [*left, *flushes] if left else left  # a flush is answered after all that was asked before it
+        return [*left, *flushes] if left else left  # a flush is answered after all requests before it
 
     def _tell_time(self) -> None:
         clock = self._tables.clock
@@ -113,8 +118,8 @@ class Group(Changes):
     def _look(self) -> None:
         """Answers the claims that meet a record, so that a replay begins no transaction.
 
-        One that asks for a take-over is left to the transaction. So are all, where they can't be looked for: it tells
-        who is at fault.
+        A claim that asks for a take-over is left to the transaction. If the look-up fails, all claims are left to it:
+        the transaction finds out which one is at fault.
         """
         claims: list[ClaimRequest] = self._kinds[ClaimRequest]
         found: dict[bytes, Record] = {}
@@ -126,7 +131,7 @@ class Group(Changes):
                 size = PADDED[len(names)]
                 names += [None] * (size - len(names))
                 names.append(self.now)
-                # Few columns: most claims are of new operations, and to make sqlite3 describe 23 costs 9 µs.
+                # Few columns: most claims are of new operations, and sqlite3 takes 9 µs to describe 23 columns.
                 standing = self._db.execute(self._sql.sized["standing", 0, size], names).fetchall()
                 if standing:
                     found |= self._read([row[0] for row in standing])
@@ -158,12 +163,12 @@ class Group(Changes):
     # -- the transaction
 
     def write(self) -> list[AnyRequest]:
-        """Does the writes in one transaction; returns the requests that there was no time for."""
+        """Performs the writes in one transaction, and returns the requests that there was no time for."""
         db, tables = self._db, self._tables
         try:
             try:
                 db.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:  # another process has the lock, most likely
+            except sqlite3.OperationalError:  # most likely another process holds the lock
                 begin(db, tables.patience, tables.path)
                 self._tell_time()
         except (sqlite3.Error, StoreUnavailable) as error:
@@ -206,7 +211,7 @@ class Group(Changes):
         return left
 
     def _transact(self, requests: list[TransactionRequest], deadline: float) -> list[AnyRequest]:
-        """Runs transactions; returns those that are not for this group."""
+        """Runs transactions, and returns those that are left for the next group."""
         left: list[AnyRequest] = []
         self._transactions = transactions = Transactions(self._db, self._tables)
         transactions.lone = len(requests) == len(self._kinds) == 1
@@ -232,7 +237,7 @@ class Group(Changes):
         return left
 
     def _write_apart(self, write: "Write", requests: list[Any], error: Exception) -> None:
-        """A statement failed: writes each of its requests by itself, so that only the one at fault bears it."""
+        """Writes each request of a failed statement by itself, so that only the one at fault gets the error."""
         if not self._db.in_transaction:
             raise RolledBack from error
         if len(requests) == 1:
@@ -246,7 +251,7 @@ class Group(Changes):
                 self._write_apart(write, [one], its)
 
     def _commit_failed(self, error: sqlite3.Error) -> None:
-        if fault_of(error) is None:  # a deferred constraint of the embedder's
+        if fault_of(error) is None:  # a deferred constraint of the embedder's tables failed
             if len(self._at_work) == 1:
                 self._at_work[0].error = error
             raise error
@@ -259,19 +264,19 @@ class Group(Changes):
             self._tables.beat(self._db, self.now)
         except sqlite3.Error as error:
             if not self._db.in_transaction:
-                raise RolledBack from error  # else a full disk must not keep others from what still fits
+                raise RolledBack from error  # otherwise go on: on a full disk, other writes may still fit
 
     def _all(self) -> list[AnyRequest]:
         return [one for requests in self._kinds.values() for one in requests]
 
     def _run_apart(self, error: BaseException | None) -> list[AnyRequest]:
-        """The transaction was rolled back: fails those at fault, and runs again what was done beside them."""
+        """Fails the requests at fault after a rollback, and runs the others of the group again."""
         done, at_fault = self._done or self._all(), self._at_work
         ids = set(map(id, done))
         left = [one for one in self._all() if id(one) not in ids]
         assert error is not None
         if not at_fault or fault_of(error) not in (None, Fault.FULL):
-            self._fail(done, error)  # the database's failure is everybody's
+            self._fail(done, error)  # a failure of the database concerns all requests
             return left
         alone = [[one] for one in at_fault if one.error is None]
         if len(at_fault) == 1 or len(done) == 1:
@@ -295,12 +300,12 @@ class Group(Changes):
                 request.error = translated(error, self._tables.path) if isinstance(error, Exception) else error
 
     def _look_up(self, error: sqlite3.Error) -> None:
-        """The commit failed: what took effect all the same is answered as such (5.1)."""
+        """Looks up which writes took effect although the commit failed, and fails the others (5.1)."""
         asked = [request for request in self._done if request.error is None]
         try:
             standing = self._standing([owner(request)[0] for request in asked])
             lost = [one for one in asked if not landed(self._db, self._sql, one, standing.get(owner(one)[0]))]
-        except Exception:  # no name that is odd enough for that can have been written
+        except Exception:  # a name that makes the look-up fail can't have been written
             lost = asked
         self._fail(lost, error)
 
@@ -319,7 +324,8 @@ class Group(Changes):
             row = rows.claim_row(one.claim, self.now, self.wall, self._tables.message_size)
             values += row
             one.value = None
-        # A copy of the last row meets it, so it changes nothing and is not counted; it needs no payload.
+        # Copies of the last row fill the statement up. They conflict with it, so they change nothing, are not
+        # counted, and need no payload.
         values += (*row[:-1], None) * (size - len(requests))
         values.append(self.now)
         if self._db.execute(self._sql.sized["claim", rows.CLAIM_COLUMNS, size], values).rowcount == len(requests):
@@ -343,7 +349,7 @@ class Group(Changes):
             row = rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)
             values += row
             least = min(least, len(row[-1] or b""))
-        # Down at once and up by and by: room that an outcome does not need is lost.
+        # The size falls at once and rises slowly: room that an outcome does not need is wasted.
         usual = self._tables.message_size
         self._tables.message_size = min(least, usual + (least - usual + 7) // 8)
         values += [None] * (rows.OUTCOME_COLUMNS * (size - len(requests)))
@@ -363,7 +369,7 @@ class Group(Changes):
 
 Write = Callable[[Group, Any], None]
 _WRITES: dict[type[AnyRequest], Write] = {
-    RenewRequest: Group.renew,  # first, since a lease does not wait for what there may be no time for in this group
+    RenewRequest: Group.renew,  # first, so that a lease is not left for the next group when this one runs out of time
     ClaimRequest: Group.claim,
     CompleteRequest: Group.complete,
     UnclaimedRequest: Group.complete_unclaimed,
@@ -374,13 +380,13 @@ _WRITES: dict[type[AnyRequest], Write] = {
     UndoRequest: Group.change,
     ResolveRequest: Group.change,
 }
-"""How each kind of request is written, in the order in which a group does it."""
+"""The method that writes each kind of request, in the order in which a group runs them."""
 _WRITTEN = frozenset([*_WRITES, TransactionRequest])
 """The kinds that need the write lock."""
 
 
 def _split(requests: list[Any]) -> list[list[Any]]:
-    """Requests of one kind in parts that one statement can take; take-overs each by itself."""
+    """Splits requests of one kind into parts that fit into one statement. Each take-over is a part of its own."""
     parts: list[list[Any]] = []
     part: list[Any] = []
     weight = 0
@@ -397,7 +403,7 @@ def _split(requests: list[Any]) -> list[list[Any]]:
 
 
 def _weight(request: AnyRequest) -> int:
-    """The size of what a request stores, about; of what can't be stored, whatever it is, nothing."""
+    """Returns the approximate size of what a request stores; 0 if it has values that can't be stored."""
     try:
         return _size(request)
     except TypeError:

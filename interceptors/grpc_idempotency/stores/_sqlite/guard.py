@@ -1,9 +1,9 @@
-"""What a transaction's function may do to the database, decided by SQLite's own parser (5.1).
+"""Decides, with SQLite's own parser, what a transaction's function may do to the database (5.1).
 
-The text of a statement can't tell: SQLite skips byte order marks, and a comment may stand between any two words. So the
-connection has an authorizer, which SQLite asks about everything that a statement will do while it prepares it. Prepared
-statements are kept by their text and are not asked about again; therefore a function's statements get a prefix that
-the store's own never have, one in a transaction and another in a read.
+The text of a statement is not enough: SQLite skips byte order marks, and a comment may stand between any two words. So
+the connection has an authorizer. SQLite asks it about everything that a statement will do, when it prepares the
+statement. Prepared statements are cached by their text, and the authorizer is not asked again; therefore a function's
+statements get a prefix that the store's own statements never have, one in a transaction and another one in a read.
 """
 
 import sqlite3
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from grpc_idempotency.stores._sqlite.view import View
 
 STORE, TRANSACTION, READ = "", " ", "\n"
-"""Whose statements are being run; the value is what a function's statements get as a prefix."""
+"""The owner of the statements that run now. The value is the prefix of a function's statements."""
 WRITES = "a read's function must not write, and nothing that it wrote is kept: writing is for transaction"
 
 _CONTROL = {
@@ -26,7 +26,10 @@ _CONTROL = {
 }
 _READING = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE])
 _DECLARING = frozenset((sqlite3.SQLITE_UPDATE, table) for table in ("sqlite_master", "sqlite_temp_master"))
-"""What SQLite asks when a table-valued function is met first. A function can't do it: SQLite itself refuses."""
+"""What SQLite asks when it first meets a table-valued function.
+
+A transaction's function can't do the same itself: SQLite refuses it.
+"""
 _KEEPS_TABLES = _READING | {sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_REINDEX}
 _DESCRIBING = frozenset(
     [
@@ -34,9 +37,9 @@ _DESCRIBING = frozenset(
         *("table_info", "table_list", "table_xinfo"),
     ]
 )
-"""Pragmas that only tell something, whatever argument they are given."""
+"""Pragmas that only read, with any argument."""
 _TELLING = frozenset(["data_version", "page_size"])
-"""Pragmas that only tell something if they are given no argument. Full-text and R-Tree tables ask them themselves."""
+"""Pragmas that only read if they have no argument. Full-text and R-Tree tables use them internally."""
 
 
 class Guard:
@@ -47,19 +50,19 @@ class Guard:
     def __init__(self) -> None:
         self.mode = STORE
         self.denied: str | None = None
-        """Why the statement that failed last was refused here, if it was; whoever tells so resets it."""
+        """The reason why the last failed statement was refused here, if it was. The code that reports it resets it."""
         self.thread = threading.get_ident()
-        """The thread of the connection, which makes it."""
+        """The id of the connection's thread, which creates the connection."""
         self.view: View | None = None
-        """What the function that is running has of the database. A view sets it, and ``mode``, while it is open."""
+        """The view of the running function. A view sets this attribute, and ``mode``, while it is open."""
         self._tables: set[str] = set()
 
     def protect(self, tables: Iterable[str]) -> None:
-        """Makes these tables read-only to functions."""
+        """Makes these tables read-only for functions."""
         self._tables.update(tables)
 
     def __call__(self, action: int, one: str | None, two: str | None, _database: str | None, _by: str | None) -> int:
-        """What SQLite asks; the names depend on the action."""
+        """Answers SQLite's question whether an action is allowed. The meaning of the names depends on the action."""
         if self.mode is STORE:
             return sqlite3.SQLITE_OK
         objection = self._objection(action, one or "", two or "")

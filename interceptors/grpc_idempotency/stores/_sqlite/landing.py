@@ -1,4 +1,4 @@
-"""What became of requests whose commit failed: some may have taken effect all the same (5.1)."""
+"""Finds out which requests took effect although their commit failed (5.1)."""
 
 import sqlite3
 from typing import Any
@@ -20,7 +20,7 @@ from grpc_idempotency.stores._sqlite.sql import Sql
 
 
 def owner(request: Request[Any]) -> tuple[bytes, bytes]:
-    """The name and the fence that a request is made under; empty for a transaction of no operation."""
+    """Returns the name and the fence that a request is made under; both are empty if it has no operation."""
     if isinstance(request, ClaimRequest | UnclaimedRequest):
         return request.claim.name, request.claim.fence
     if isinstance(request, FencedRequest):
@@ -30,9 +30,9 @@ def owner(request: Request[Any]) -> tuple[bytes, bytes]:
 
 
 def landed(db: sqlite3.Connection, sql: Sql, request: Request[Any], standing: tuple[bytes, int] | None) -> bool:
-    """Whether a write of unknown result took effect, by the fence and state that its record has now, or by its step.
+    """Returns ``True`` if a write with unknown result is known to have taken effect.
 
-    Only if they tell: of a release there is nothing left to tell any more.
+    The fence and the state that its record has now show this, or its step. A release leaves nothing that could show it.
     """
     name, fence = owner(request)
     if isinstance(request, StepRequest | TransactionRequest) and request.step is not None:
@@ -42,7 +42,7 @@ def landed(db: sqlite3.Connection, sql: Sql, request: Request[Any], standing: tu
 
 
 def _leaves(request: Request[Any]) -> int | None:
-    """The state in which a request leaves a record, where that tells."""
+    """Returns the state in which a request leaves a record; ``None`` if the state would show nothing."""
     if isinstance(request, ClaimRequest):
         return rows.RUNNING
     if isinstance(request, CompleteRequest | UnclaimedRequest):

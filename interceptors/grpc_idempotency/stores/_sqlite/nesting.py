@@ -1,8 +1,9 @@
-"""Calls of a store from threads that a transaction's function starts, or hands work to, and waits for (5.1).
+"""Refuses calls of a store from threads for which a transaction's function waits (5.1).
 
-They come from a context that knows nothing of the function, so they are not refused as those in its own context are. So
-a call that is made while a function runs has a watch set. It looks at what the function's thread is blocked by; and
-where that does not tell, it bounds how long others wait for one function.
+The function may start such a thread, or hand work to it. The thread's context does not show the function, so its calls
+are not refused as those in the function's own context are. So a call that is made while a function runs starts a watch.
+The watch looks at what blocks the function's thread. Where that shows nothing, it limits how long other callers wait
+for one function.
 """
 
 import concurrent.futures
@@ -22,14 +23,14 @@ from grpc_idempotency.stores._sqlite.guard import Guard
 from grpc_idempotency.stores._sqlite.requests import Flush
 
 _LOOK = 0.1
-"""Seconds between two looks at a function that others wait for."""
+"""Seconds between two looks at a function that other callers wait for."""
 _LEAST_PATIENCE = 1.0
-"""Seconds that others wait for a function at least, however short ``busy_timeout`` is."""
-_WORK = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001 - nothing public tells who works on a future
+"""Seconds that other callers wait for a function at least, however short ``busy_timeout`` is."""
+_WORK = concurrent.futures.thread._WorkItem.run.__code__  # noqa: SLF001 - no public API tells which thread works on a future
 
 
 class Watch:
-    """Watches over the functions of one connection while others wait for them."""
+    """Watches the functions of one connection while other callers wait for them."""
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class Watch:
         self._awake = False
 
     def set(self) -> None:
-        """Somebody waits while a function is running."""
+        """Starts the watch, if it is not running: a caller waits while a function runs."""
         if self._awake:
             return
         self._awake = True
         try:
             threading.Thread(target=self._keep, name="grpc-idempotency-watch", daemon=True).start()
-        except RuntimeError:  # there can be no more threads now: whoever asks next tries again
+        except RuntimeError:  # no thread can be started now: the next call tries again
             self._awake = False
 
     def _keep(self) -> None:
@@ -60,7 +61,8 @@ class Watch:
             time.sleep(_LOOK)
             now = self.guard.view
             if now is None:
-                # Whoever asks from here on finds nobody awake; whoever asked before that is seen now.
+                # A call after the next line starts a new watch. A call before it has found this watch running, perhaps
+                # for a view that began after the look above: so look once more.
                 self._awake = False
                 if self.guard.view is None:
                     return
@@ -82,11 +84,11 @@ class Watch:
 
 
 def _frames() -> dict[int, FrameType]:
-    """Returns where each thread is.
+    """Returns the current frame of each thread.
 
-    Up to Python 3.11 the interpreter keeps a lock while it finds out. A garbage collection meanwhile may let another
-    thread go on, and one that starts a thread then waits for that lock with the interpreter's own: a deadlock of the
-    whole process (CPython's gh-106883). So there is no collection meanwhile.
+    Up to Python 3.11 the interpreter holds a lock while it collects the frames. A garbage collection during that time
+    may switch to another thread. If that thread starts a thread, it waits for this lock while it holds the GIL: a
+    deadlock of the whole process (CPython's gh-106883). So the garbage collector is disabled during that time.
     """
     with _no_collection:
         enabled = gc.isenabled()
@@ -99,11 +101,11 @@ def _frames() -> dict[int, FrameType]:
 
 
 _no_collection = threading.Lock()
-"""Held by the thread that has switched the collector off, so that no other takes that for the embedder's wish."""
+"""Held by the thread that has disabled the collector, so that no other thread takes that for the embedder's choice."""
 
 
 def _waited_for(thread: int | None, frames: dict[int, FrameType]) -> set[int]:
-    """The threads whose end, or whose answer, a thread is blocked by, be it by way of others."""
+    """Returns the threads that a thread waits for, to end or to answer, directly or through other threads."""
     found: set[int] = set()
     look = [thread]
     while look:
@@ -133,7 +135,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 
 
 def _asks(request: Request[Any], stacks: list[list[FrameType]]) -> bool:
-    """Whether one of these threads waits for this answer, or runs the loop in which it is waited for."""
+    """Returns ``True`` if one of these threads waits for the request's answer, or runs the loop that awaits it."""
     loop = None if isinstance(request.loop, Threads) else request.loop
     return any(
         value is request or (loop is not None and value is loop)

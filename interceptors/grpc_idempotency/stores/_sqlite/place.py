@@ -1,7 +1,7 @@
-"""Where the file is, and whether the files that were opened are still the ones there (6.2).
+"""Checks whether the files that were opened are still the ones at the path (6.2).
 
-SQLite keeps writing to a file that has been removed or moved, and so would the store: what it acknowledged would be
-gone at the next start. So the writer compares the inodes before each group, and again before it answers the group.
+SQLite goes on writing to a file that was removed or moved, and so would the store: what it acknowledged would be lost
+at the next start. So the writer compares the inodes before each group, and again before it answers the group.
 """
 
 import os
@@ -12,36 +12,36 @@ Identity = tuple[int, int]
 
 
 class Place:
-    """The path of one database, and what was opened there."""
+    """The path of one database, and the identity of the files that were opened there."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.identity: Identity | None = None
-        """The file's device and inode, once it is open."""
+        """The file's device and inode, once the file is open."""
         self.wal_size = 0
-        """The size of the -wal file when it was last looked at."""
+        """The size of the -wal file in bytes at the last check."""
         self.emptied = False
-        """Whether the -wal file was emptied into the file that it belongs to, when that was lost."""
+        """True if the -wal file was emptied into its own database when that database was lost."""
         self.paths: tuple[str, ...] = (path,)
-        """The path, and the links by which stores name it."""
+        """The path, and the links through which stores name it."""
         self._wal = path + "-wal"
         self._beside: list[tuple[str, Identity | None]] = []
         self._frozen: tuple[int, ...] | None = None
 
     def watch(self, link: str) -> None:
-        """Has another path that must lead to the file."""
+        """Adds another path that must lead to the file."""
         if link not in self.paths:
             self.paths = (*self.paths, link)
 
     def opened(self, before: Identity | None, *, frozen: bool = False) -> None:
-        """Notes what was opened.
+        """Records which files were opened.
 
         Args:
-            before: What was at the path before the opening.
-            frozen: Whether the database is read on the condition that nobody changes it.
+            before: The identity of the file at the path before the opening.
+            frozen: True if the database is read on the condition that nobody changes it.
 
         Raises:
-            StoreUnavailable: It was removed or replaced meanwhile.
+            StoreUnavailable: The file was removed or replaced in the meantime.
         """
         self.identity = identity_of(self.path)
         if self.identity is None or before not in (None, self.identity):
@@ -52,8 +52,8 @@ class Place:
             self._beside = [(path, identity_of(path)) for path in (self._wal, self.path + "-shm")]
 
     def trouble(self) -> str | None:
-        """Returns what has become of the files since they were opened; ``None`` where they are as they were."""
-        stat, path = os.stat, self.path  # no function of ours for each file: this is done twice for each group
+        """Returns what has happened to the files since they were opened; ``None`` if they are unchanged."""
+        stat, path = os.stat, self.path  # inlined for speed: this runs twice for each group
         try:
             for path in self.paths:
                 status = stat(path)
@@ -74,7 +74,7 @@ class Place:
         return None
 
     def wal_is_left(self) -> bool:
-        """Returns whether the -wal file that was open is there and has something in it that is not in its database."""
+        """Returns ``True`` if the -wal file that was open still exists and has content that is not in its database."""
         return not self.emptied and any(
             identity_of(path) == identity and _size(path) > 0 for path, identity in self._beside[:1]
         )
@@ -89,13 +89,13 @@ def _replaced(path: str) -> str:
 
 
 def identity_of(path: str) -> Identity | None:
-    """The file's device and inode; ``None`` where there is no file."""
+    """Returns the file's device and inode; ``None`` if there is no file."""
     status = _status(path)
     return None if status is None else (status.st_dev, status.st_ino)
 
 
 def _size(path: str) -> int:
-    """The file's size; -1 where there is none."""
+    """Returns the file's size in bytes; -1 if there is no file."""
     status = _status(path)
     return -1 if status is None else status.st_size
 

@@ -1,10 +1,11 @@
--- Every statement of the store. "{p}" is the prefix of its tables; "{rows}" stands for as many rows of placeholders as a
--- call writes at once. Placeholders are plain question marks in the order in which the statement reads them: Python
--- 3.12 warns of numbered ones.
+-- Every statement of the store. "{p}" is the prefix of its tables; "{rows}" stands for the rows of placeholders, one
+-- for each row that a call writes. Placeholders are plain question marks in the order in which the statement reads
+-- them, because Python 3.12 warns of numbered ones.
 
 -- name: claim
--- Claims operations that are absent or expired; any number of rows at once. A row that meets a record in its way, be it
--- of another row of this very statement, changes nothing and is not counted. The message is room for the outcome's.
+-- Claims operations that are absent or expired; any number of rows at once. A row that conflicts with an unexpired
+-- record, also with one that the same statement has inserted, changes nothing and is not counted. The message reserves
+-- room for the outcome's.
 INSERT INTO {p}operations
     (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, owner,
     message, request)
@@ -18,8 +19,8 @@ ON CONFLICT (name) DO UPDATE SET
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
--- Claims one running or undoing operation whose lease, under the fence that the caller has seen, has run out, or a
--- waiting one that is due. One that has a failure goes on being undone.
+-- Claims one operation under the fence that the caller has seen: a running or undoing one whose lease has run out, or a
+-- waiting one that is due. If it has a failure, it is undoing afterwards.
 UPDATE {p}operations SET
     state = CASE WHEN status IS NULL THEN 0 ELSE 4 END, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?,
     streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?, owner = ?
@@ -36,8 +37,8 @@ FROM (VALUES {rows}) AS v
 WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 2, 4)
 
 -- name: complete_unclaimed
--- Stores completed operations that were never claimed, where there is none of the name or an expired one; any number of
--- rows at once. As with "claim", a row that meets a record in its way changes nothing and is not counted.
+-- Stores completed operations that were never claimed and are absent or expired; any number of rows at once. As with
+-- "claim", a row that conflicts with an unexpired record changes nothing and is not counted.
 INSERT INTO {p}operations
     (state, method, raw, canonical, effects, streams, created_ms, name, fence, completed_ms, ttl_ms, expires_at, status,
     retained, details, trailers, message)
@@ -58,19 +59,19 @@ DELETE FROM {p}operations WHERE id IN (
 )
 
 -- name: count_owned
--- How many of the given names and fences are running, undoing or held; one row, where one for each would cost a turn
--- each.
+-- Counts the given names and fences that are running, undoing or held. It returns one row, because each row of a result
+-- costs a release of the GIL.
 SELECT count(*) FROM (VALUES {rows}) AS v
 JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 
 -- name: renew
--- Makes leases end a while from now; any number of rows at once. A row of NULLs matches nothing.
+-- Sets the length and the end of leases; any number of rows at once. A row of NULLs matches nothing.
 UPDATE {p}operations SET lease_ms = v.column3, lease_until = v.column4
 FROM (VALUES {rows}) AS v
 WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}operations.state IN (0, 4)
 
 -- name: hold
--- Makes one running or undoing operation held. Nobody will run it again, so its request goes.
+-- Makes one running or undoing operation held. It will not run again, so its request is deleted.
 UPDATE {p}operations SET state = 2, lease_ms = NULL, lease_until = NULL, reason = ?, request = NULL
 WHERE name = ? AND fence = ? AND state IN (0, 4)
 
@@ -85,12 +86,12 @@ UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, tries = ?, un
 WHERE name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: undo
--- Makes one running operation undoing, with the failure that it is undone for.
+-- Makes one running operation undoing, and stores the failure with it.
 UPDATE {p}operations SET state = 4, status = ?, retained = ?, details = ?, trailers = ?, message = NULL
 WHERE name = ? AND fence = ? AND state = 0
 
 -- name: record_step
--- Keeps finished steps of running, undoing or held operations; any number of rows at once. A row of NULLs matches
+-- Stores finished steps of running, undoing or held operations; any number of rows at once. A row of NULLs matches
 -- nothing.
 INSERT INTO {p}steps (operation, name, position, undoable, recorded_ms, result)
 SELECT o.id, v.column3, v.column4, v.column5, v.column6, v.column7 FROM (VALUES {rows}) AS v
@@ -99,29 +100,29 @@ WHERE true
 ON CONFLICT (operation, name) DO NOTHING
 
 -- name: drop_steps
--- Takes back so many of the steps that were recorded last.
+-- Deletes the given number of steps, the last recorded ones.
 DELETE FROM {p}steps WHERE id IN (SELECT id FROM {p}steps ORDER BY id DESC LIMIT ?)
 
 -- name: steps
--- The finished steps of one operation, in their order.
+-- Reads the finished steps of one operation, in the order in which they were recorded.
 SELECT s.name, s.position, s.undoable, s.recorded_ms, s.result
 FROM {p}operations AS o JOIN {p}steps AS s ON s.operation = o.id
 WHERE o.name = ? AND (o.expires_at IS NULL OR o.expires_at > ?)
 ORDER BY s.id
 
 -- name: has_step
--- Whether an operation under this fence has this step.
+-- 1 if the operation under this fence has this step.
 SELECT EXISTS (
     SELECT 1 FROM {p}operations AS o JOIN {p}steps AS s ON s.operation = o.id AND s.name = ?
     WHERE o.name = ? AND o.fence = ?
 )
 
 -- name: standing
--- The fences and states of operations by name, expired ones left out; any number at once. A NULL matches nothing.
+-- Reads the fences and states of unexpired operations by name; any number at once. A NULL matches nothing.
 SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires_at IS NULL OR expires_at > ?)
 
 -- name: resolve
--- Completes one held operation with what an operator says.
+-- Completes one held operation with an operator's outcome.
 UPDATE {p}operations SET
     state = 1, owner = NULL, reason = '', resolved = 1, completed_ms = ?, ttl_ms = ?, expires_at = ?, status = ?, retained = ?,
     details = ?, trailers = ?, message = ?
@@ -132,27 +133,28 @@ WHERE name = ? AND fence = ? AND state = 2
 DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 
 -- name: read
--- Operations by name, expired ones included; any number at once. A NULL matches nothing.
+-- Reads operations by name, including expired ones; any number at once. A NULL matches nothing.
 SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
 -- name: scan
--- What there is to choose from, in the order of age, behind an operation that is given by its age and name: a bounded
--- part, without the large columns.
+-- Reads a bounded number of operations, without the large columns, in the order of age, after an operation that is
+-- given by its age and name. The caller chooses from them.
 SELECT name, state, method, created_ms, expires_at FROM {p}operations
 WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
 -- name: scan_open
--- The same of one state, which is not that of the completed ones.
+-- The same for one state other than completed.
 SELECT name, state, method, created_ms, expires_at FROM {p}operations
 WHERE state = ? AND state <> 1 AND created_ms >= ? AND (created_ms > ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
 -- name: pending
--- Lapsed operations of some methods that can be dealt with without their clients: first those in doubt, opaque and
--- running or undoing, then those that have a request; the oldest first among each. The method's NULLs match nothing.
+-- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
+-- (opaque, and running or undoing), then those that have a request; the oldest first in each group. A NULL matches no
+-- method.
 SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
@@ -163,20 +165,21 @@ FROM {p}operations WHERE id IN (
 ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name
 
 -- name: sweep
--- Deletes a few of the operations that are expired.
+-- Deletes up to the given number of expired operations.
 DELETE FROM {p}operations
 WHERE id IN (SELECT id FROM {p}operations WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
 
 -- name: any_expired
--- Whether an expired operation is left.
+-- 1 if an expired operation is left.
 SELECT EXISTS (SELECT 1 FROM {p}operations WHERE expires_at <= ?)
 
 -- name: create_meta
--- What the store knows of itself: its version, its clock. Its own table, since user_version is the embedder's.
+-- Creates the table of the store's own data: its version and its clock. It is a table, because user_version is the
+-- embedder's.
 CREATE TABLE IF NOT EXISTS {p}meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID
 
 -- name: read_meta
--- All of it.
+-- Reads all of that table.
 SELECT key, value FROM {p}meta WHERE key <> 'probe'
 
 -- name: write_meta
@@ -184,25 +187,25 @@ SELECT key, value FROM {p}meta WHERE key <> 'probe'
 INSERT OR REPLACE INTO {p}meta (key, value) VALUES {rows}
 
 -- name: probe
--- Writes a value of a given size, to see whether there is room for it.
+-- Writes a value of a given size, to test whether there is room for it.
 INSERT OR REPLACE INTO {p}meta (key, value) VALUES ('probe', zeroblob(?))
 
 -- name: end_probe
--- Takes it away again.
+-- Deletes that value.
 DELETE FROM {p}meta WHERE key = 'probe'
 
 -- name: clamp_leases
--- After a new beginning of the clock: no lease or wait is longer from now on than its own length.
+-- Shortens leases and waits after the clock got a new anchor, so that none ends later than its length from now.
 UPDATE {p}operations SET lease_until = ? + lease_ms WHERE state <> 1 AND lease_until > ? + lease_ms
 
 -- name: beat
--- Says that this process uses the file.
+-- Announces that this process uses the file.
 INSERT OR REPLACE INTO {p}peers (id, seen_ms) VALUES (?, ?)
 
 -- name: forget_peers
--- Drops the processes that have not been seen for long, and one by its id.
+-- Deletes the rows of processes that have not been seen for long, and the one with the given id.
 DELETE FROM {p}peers WHERE seen_ms <= ? OR id = ?
 
 -- name: any_peer
--- Whether another process was seen lately.
+-- 1 if another process was seen lately.
 SELECT EXISTS (SELECT 1 FROM {p}peers WHERE seen_ms > ? AND id <> ?)

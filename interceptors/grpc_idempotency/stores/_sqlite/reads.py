@@ -1,4 +1,4 @@
-"""What needs no write lock, and the sweep, which takes it for itself."""
+"""Requests that need no write lock, and the sweep, which takes the lock by itself."""
 
 import contextlib
 import sqlite3
@@ -29,10 +29,10 @@ _PAGES_AT_ONCE = 256
 def answer(
     db: sqlite3.Connection, tables: Tables, kinds: dict[type[Request[Any]], list[Any]]
 ) -> tuple[list[SweepRequest], list[Request[Any]]]:
-    """Takes out the requests that need no write lock, and answers them.
+    """Answers the requests that need no write lock, and removes them from ``kinds``.
 
     Returns:
-        The sweeps, and the flushes, which are answered by their time; both are taken out, too.
+        The sweeps and the flushes, which are answered later. Both are removed from ``kinds``, too.
     """
     if GetRequest in kinds:
         _get(db, tables, kinds.pop(GetRequest))
@@ -47,7 +47,7 @@ def answer(
 def each(
     request: Any, read: Callable[[sqlite3.Connection, Tables, Any], None], db: sqlite3.Connection, tables: Tables
 ) -> None:
-    """Answers one request by ``read``, if only with its error."""
+    """Answers one request with ``read``, or with the error that ``read`` raised."""
     try:
         read(db, tables, request)
     except Exception as error:
@@ -55,7 +55,7 @@ def each(
 
 
 def _get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
-    """Reads all at once; where that fails, each by itself, so that only the one at fault bears it."""
+    """Reads all records at once; if that fails, each by itself, so that only the request at fault gets the error."""
     try:
         get(db, tables, requests)
     except Exception as error:
@@ -67,7 +67,7 @@ def _get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest])
 
 
 def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) -> None:
-    """Reads all the records that are asked for."""
+    """Reads all the requested records."""
     for at in range(0, len(requests), MOST_ROWS):
         part = requests[at : at + MOST_ROWS]
         found = {row[0]: row for row in db.execute(*tables.sql.by_names("read", [one.name for one in part])).fetchall()}
@@ -78,7 +78,7 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
 
 
 def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
-    """Looks through a bounded part of the records in the order of their age, and reads some of those asked for."""
+    """Looks through a bounded part of the records in the order of their age, and reads some of those that match."""
     created_ms, name = (-1, b"") if request.after is None else (rows.wall_ms(request.after[0]), request.after[1])
     behind_it = (created_ms, created_ms, name, _SCANNED_AT_ONCE)
     if request.state in (None, State.COMPLETED):
@@ -113,7 +113,7 @@ def steps(db: sqlite3.Connection, tables: Tables, request: StepsRequest) -> None
 
 
 def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> None:
-    """Reads what can be dealt with without its client."""
+    """Reads the records that can be dealt with without their clients."""
     now, methods = tables.clock.now(), request.methods
     size = padded(len(methods))
     parameters = [now, *methods, *([None] * (size - len(methods))), request.limit]
@@ -122,7 +122,7 @@ def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> 
 
 
 def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None:
-    """Deletes one batch in a transaction of its own, and gives space back outside of it."""
+    """Deletes one batch in a transaction of its own, and returns space to the file system after it."""
     begin(db, tables.patience, tables.path)
     try:
         now = tables.clock.now()
@@ -138,10 +138,10 @@ def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None
 
 
 def _vacuum(db: sqlite3.Connection) -> int:
-    """Gives unused pages at the file's end back to the file system; how many bytes."""
+    """Returns unused pages at the file's end to the file system. Returns how many bytes these were."""
     before = db.execute("PRAGMA page_count").fetchone()[0]
-    # Through execute the pragma would free one page: it frees one a step.
-    with contextlib.suppress(sqlite3.OperationalError):  # another process has the file: next time, then
+    # The pragma frees one page per step of the statement, and execute would make one step only.
+    with contextlib.suppress(sqlite3.OperationalError):  # another process has the lock: the next sweep tries again
         db.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
     after = db.execute("PRAGMA page_count").fetchone()[0]
     return int(before - after) * int(db.execute("PRAGMA page_size").fetchone()[0])

@@ -1,4 +1,4 @@
-"""The writers of this process: one per file, however many stores, loops and servers use it (6.2)."""
+"""The writers of this process: one per file, for all stores, event loops and servers that use the file (6.2)."""
 
 import atexit
 import os
@@ -14,24 +14,24 @@ from grpc_idempotency.stores._sqlite.writer import Writer
 
 _PATIENCE_AT_EXIT = 5.0
 
-# Re-entrant: a store that is collected as garbage gives its writer back wherever that happens to be.
+# Re-entrant: the garbage collector may release a store's writer at any point, also in a thread that holds the lock.
 _lock = threading.RLock()
 _users: dict[Writer, int] = {}
 _leaving: list[Writer] = []
 _lost: dict[str, Place] = {}
-"""What this process had open at a path when it was removed, replaced or moved."""
+"""The files that this process had open when they were removed, replaced or moved, by path."""
 
 
 def acquire(given: str, settings: Settings) -> Writer:
-    """The writer of the file, for one more user.
+    """Returns the file's writer, and counts one more user of it.
 
     Args:
         given: The path, which may be a link to the file.
-        settings: What the stores of one writer have to agree on.
+        settings: The settings that all stores of one writer must share.
 
     Raises:
         PolicyError: The file is open with other settings.
-        StoreUnusable: The file was open in this process and has gone, or its -wal file is in another's place.
+        StoreUnusable: The file was open in this process and is gone, or its -wal file lies beside another file now.
     """
     path = os.path.realpath(given)
     with _lock:
@@ -51,7 +51,10 @@ def acquire(given: str, settings: Settings) -> Writer:
 
 
 def release(writer: Writer, farewell: Request[Any] | None = None) -> None:
-    """One user less; the last one closes the writer. ``farewell`` is answered when all before it is done."""
+    """Counts one user less of the writer. The last user closes it.
+
+    ``farewell`` is answered when all requests before it are done.
+    """
     with _lock:
         left = _users.get(writer, 0) - 1
         if left > 0:
@@ -72,7 +75,7 @@ def _remember(writer: Writer) -> None:
 
 
 def _refuse_lost(path: str, given: str) -> None:
-    """Refuses to make a lost file anew: its operations would be forgotten, and their retries would run again."""
+    """Raises if a lost file would be created anew: its operations would be forgotten, and their retries run again."""
     identity = identity_of(path)
     for writer in _users:
         if not writer.lost and writer.path == path and writer.place.identity not in (None, identity):
@@ -98,8 +101,9 @@ def _refuse_lost(path: str, given: str) -> None:
 
 
 def _owns(writer: Writer, path: str) -> bool:
-    """Whether the writer's file is the one at the path: by its inode, since a file can have many paths, and a path
-    another file than it had.
+    """Returns ``True`` if the writer's file is the one at the path.
+
+    The inodes are compared, because a file can have many paths, and the path may lead to another file by now.
     """
     if writer.failure is not None:
         return False
@@ -108,7 +112,10 @@ def _owns(writer: Writer, path: str) -> bool:
 
 
 def _close_all() -> None:
-    """At exit, for a process that forgot to: what is pending is done, and nobody is warned of an open file."""
+    """Finishes pending requests and closes all files at exit, for a process that did not close its stores.
+
+    So nobody is warned of an open file.
+    """
     with _lock:
         writers = [*_users, *_leaving]
         _users.clear()
@@ -120,7 +127,7 @@ def _close_all() -> None:
 
 
 def _abandon_all() -> None:
-    """In a forked child: locks, threads and connections are the parent's."""
+    """Drops all writers in a forked child: locks, threads and connections belong to the parent."""
     global _lock
     _lock = threading.RLock()
     for writer in [*_users, *_leaving]:

@@ -1,4 +1,4 @@
-"""What a store asks of its file's writer beside the calls of the contract."""
+"""Requests of a store to its file's writer, in addition to the calls of the contract."""
 
 from dataclasses import dataclass, field
 
@@ -7,11 +7,11 @@ from grpc_idempotency.stores._calls.requests import Request
 
 @dataclass(slots=True, eq=False, repr=False)
 class Prepare(Request[None]):
-    """Creates, migrates or just checks the tables."""
+    """Creates or migrates the tables, or only checks them."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Flush(Request[None]):
-    """Is answered when all that came before it is done."""
+    """A request that is answered when all requests before it are done."""
 
     value: None = field(default=None, init=False)

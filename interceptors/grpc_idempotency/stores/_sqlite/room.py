@@ -1,4 +1,4 @@
-"""A full disk: nothing is begun whose outcome would not fit."""
+"""Full disks: no claim is written while its outcome would not fit."""
 
 import sqlite3
 import time
@@ -8,19 +8,20 @@ from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.turns import begin
 
 PROBE_EVERY = 0.25
-"""Seconds between two looks whether a full disk has room again."""
+"""Seconds between two checks whether a full disk has room again."""
 
 
 def remember(tables: Tables, error: BaseException, size: int) -> None:
-    """Notes, if that was the error, that the disk had no room for so many bytes."""
+    """Records the size in bytes of a write for which the disk had no room, if ``error`` says so."""
     if fault_of(error) is Fault.FULL:
         tables.unwritten = max(tables.unwritten, size)
 
 
 def is_there(db: sqlite3.Connection, tables: Tables) -> bool:
-    """Whether what the disk refused last would fit now. At a transaction's beginning: it is committed and begun anew.
+    """Returns ``True`` if the write that the disk refused last would fit now.
 
-    A small claim would succeed where its outcome will not, and its effect would be for nothing.
+    Must be called at the beginning of a transaction, because it commits it and begins another one. A small claim might
+    succeed although its outcome will not fit; then its effect would be useless.
     """
     if not tables.unwritten:
         return True
@@ -29,7 +30,7 @@ def is_there(db: sqlite3.Connection, tables: Tables) -> bool:
         return False
     tables.probe_at = at + PROBE_EVERY
     try:
-        # Only what is committed is sure to have fitted.
+        # Only a commit shows that the write fits.
         db.execute(tables.sql["probe"], (tables.unwritten,))
         db.execute("COMMIT")
         tables.unwritten = 0

@@ -1,4 +1,4 @@
-"""How the values of ``records.py`` look in the store's tables."""
+"""Converts the values of ``records.py`` to rows of the store's tables, and back."""
 
 import struct
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING, State.UNDOI
 EFFECTS = (Effects.OPAQUE, Effects.TRANSACTIONAL, Effects.REPEATABLE)
 LEASED = (RUNNING, UNDOING)
 OWNED = (RUNNING, UNDOING, HELD)
-"""The states in which its fence has a say over a record."""
+"""The states in which the owner of the record's fence may change the record."""
 EXPIRES_AT = 11
-"""Where a row of the statement ``read`` has its time of expiry."""
+"""The index of the time of expiry in a row of the statement ``read``."""
 
 Row = tuple[Any, ...]
 
 
 def milliseconds(duration: timedelta) -> int:
-    """A duration as the store counts it; at least 1, so that no lease ends before it began."""
+    """Converts a duration to the store's unit. Returns at least 1, so that no lease ends before it began."""
     return max(1, duration // _MILLISECOND)
 
 
 def instant(wall_ms: int) -> datetime:
-    """A point of the wall clock."""
+    """Converts milliseconds of the wall clock to a time."""
     return _EPOCH + timedelta(milliseconds=wall_ms)
 
 
@@ -50,7 +50,7 @@ def wall_ms(at: datetime) -> int:
 
 
 def claim_row(claim: Claim, now: int, wall: int, room: int) -> Row:
-    """The parameters of one row of the statement ``claim``, with room for a message of so many bytes."""
+    """Returns the parameters of one row of the statement ``claim``, with room for a message of ``room`` bytes."""
     lease, prints = max(1, claim.lease // _MILLISECOND), claim.fingerprint
     return (
         claim.name,
@@ -69,7 +69,7 @@ def claim_row(claim: Claim, now: int, wall: int, room: int) -> Row:
 
 
 def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
-    """The parameters of one row of the statement ``complete_unclaimed``."""
+    """Returns the parameters of one row of the statement ``complete_unclaimed``."""
     prints = claim.fingerprint
     return (
         COMPLETED,
@@ -84,13 +84,13 @@ def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall
 
 
 CLAIM_COLUMNS = 13
-"""How many values a row of the statement ``claim`` has."""
+"""The number of values in a row of the statement ``claim``."""
 OUTCOME_COLUMNS = 10
-"""How many values a row of the statement ``complete`` has."""
+"""The number of values in a row of the statement ``complete``."""
 
 
 def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
-    """The parameters of one row of the statement ``complete``."""
+    """Returns the parameters of one row of the statement ``complete``."""
     kept, told = max(1, ttl // _MILLISECOND), outcome.trailers
     trailers = packed(told) if told else None
     status = int(outcome.status)
@@ -98,29 +98,29 @@ def outcome_row(name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta, now
 
 
 def failure_row(failure: Outcome) -> Row:
-    """The first parameters of the statement ``undo``."""
+    """Returns the first parameters of the statement ``undo``."""
     return (int(failure.status), failure.retained, failure.details, packed(failure.trailers))
 
 
 def lease_row(name: bytes, fence: bytes, duration: timedelta, now: int) -> Row:
-    """The parameters of one row of the statement ``renew``."""
+    """Returns the parameters of one row of the statement ``renew``."""
     lease = milliseconds(duration)
     return (name, fence, lease, now + lease)
 
 
 def step_row(name: bytes, fence: bytes, step: Step, wall: int) -> Row:
-    """The parameters of one row of the statement ``record_step``."""
+    """Returns the parameters of one row of the statement ``record_step``."""
     return (name, fence, step.name, step.position, step.undoable, wall, step.result)
 
 
 def step(row: Row) -> Step:
-    """The step that a row of the statement ``steps`` holds."""
+    """Returns the step in a row of the statement ``steps``."""
     name, position, undoable, recorded, result = row
     return Step(name=name, position=position, undoable=bool(undoable), result=result, recorded_at=instant(recorded))
 
 
 def record(row: Row, now: int) -> Record:
-    """The record that a row of the statements ``read`` and ``pending`` holds."""
+    """Returns the record in a row of the statements ``read`` and ``pending``."""
     name, state, fence, effects, attempts, tries, undo_tries, created, lease_until, completed = row[:10]
     ttl_ms, _, status = row[10:13]
     owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:24]
@@ -159,7 +159,7 @@ def record(row: Row, now: int) -> Record:
 
 
 def packed(metadata: Trailers) -> bytes | None:
-    """Metadata as one value: length-framed, in their order; ``None`` where there are none."""
+    """Packs metadata into one value: length-framed, in order. Returns ``None`` if there are none."""
     if not metadata:
         return None
     parts: list[bytes] = []
@@ -183,7 +183,7 @@ def unpacked(data: bytes | None) -> Trailers:
 
 
 def packed_request(request: StoredRequest) -> bytes:
-    """Returns a request as one value: principal, metadata and the messages, each behind its length."""
+    """Packs a request into one value: principal, metadata and messages, each preceded by its length."""
     parts = (request.principal, packed(request.metadata) or b"", *request.messages)
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
@@ -202,5 +202,5 @@ def unpacked_request(data: bytes) -> StoredRequest:
 
 
 def flat(rows: Sequence[Row]) -> list[Any]:
-    """The parameters of a statement of many rows."""
+    """Flattens rows into the parameters of a statement of many rows."""
     return [value for row in rows for value in row]

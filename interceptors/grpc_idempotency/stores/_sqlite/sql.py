@@ -1,4 +1,4 @@
-"""Loads the store's SQL, which lives in files of its own (``queries.sql``, ``migrations/``), for one table prefix."""
+"""Loads the store's SQL from files (``queries.sql``, ``migrations/``) for one table prefix."""
 
 import functools
 import importlib.resources
@@ -12,12 +12,12 @@ from grpc_idempotency.errors import PolicyError
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 _HEADING = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 MOST_ROWS = 128
-"""How many rows one statement takes."""
+"""The maximum number of rows in one statement."""
 
 
 @functools.cache
 def _sources() -> tuple[dict[str, str], tuple[str, ...]]:
-    """The statements by name, and the migrations in their order."""
+    """Returns the statements by name, and the migrations in order."""
     folder = importlib.resources.files(__package__)
     parts = _HEADING.split(folder.joinpath("queries.sql").read_text(encoding="utf-8"))
     statements = dict(zip(parts[1::2], map(_without_comments, parts[2::2]), strict=True))
@@ -31,9 +31,9 @@ def _without_comments(text: str) -> str:
 
 
 class _Sized(dict[tuple[str, int, int], str]):
-    """Statements of many rows, by name, the columns of a row (0 for a bare list) and the number of rows.
+    """Statements of many rows, by name, number of columns (0 for a bare list) and number of rows.
 
-    A dictionary, since to look one up that was used before then calls no function of ours.
+    It is a dictionary, so that looking up a known statement calls no Python function.
     """
 
     def __init__(self, statements: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class _Sized(dict[tuple[str, int, int], str]):
 
 
 class Sql:
-    """The statements for one prefix, each by its name in ``queries.sql``."""
+    """The statements for one prefix, by their names in ``queries.sql``."""
 
     def __init__(self, prefix: str) -> None:
         if not _PREFIX.match(prefix) or prefix.lower().startswith("sqlite_"):
@@ -60,19 +60,19 @@ class Sql:
         self.sized = _Sized(self._statements)
 
     def __getitem__(self, name: str) -> str:
-        """A statement whose number of rows is fixed."""
+        """Returns a statement with a fixed number of rows."""
         return self._statements[name]
 
     def by_names(self, name: str, names: Sequence[bytes]) -> tuple[str, list[bytes | int | None]]:
-        """The statement for operations of these names, and its parameters."""
+        """Returns the statement for operations of these names, and its parameters."""
         size = padded(len(names))
         return self.sized[name, 0, size], [*names, *([None] * (size - len(names)))]
 
     def inserting(self, name: str, rows: Sequence[tuple[Any, ...]], now: int) -> tuple[str, list[Any]]:
-        """The statement that inserts rows where there is none of the name or an expired one, and its parameters.
+        """Returns the statement that inserts rows whose names are absent or expired, and its parameters.
 
-        Copies of the last row fill it up, without the payload, the last value. A copy meets its original, so it changes
-        nothing and is not counted.
+        Copies of the last row fill the statement up, without the payload, which is the last value. A copy conflicts
+        with its original, so it changes nothing and is not counted.
         """
         size = padded(len(rows))
         values = [value for row in rows for value in row]
@@ -81,7 +81,7 @@ class Sql:
 
     @property
     def tables(self) -> list[str]:
-        """The names of the store's tables, in small letters."""
+        """The names of the store's tables, in lower case."""
         return [(self.prefix + table).lower() for table in ("operations", "steps", "peers", "meta")]
 
     @property
@@ -90,22 +90,25 @@ class Sql:
         return len(self._scripts)
 
     def migrations(self, since: int) -> Iterator[tuple[int, list[str]]]:
-        """The versions behind ``since``, and the statements that make each."""
+        """Yields the versions after ``since``, each with the statements that create it."""
         for version, script in enumerate(self._scripts[since:], since + 1):
             yield version, list(_split(script))
 
 
 def padded(rows: int) -> int:
-    """The size of the statement to use for so many rows: few sizes, so that SQLite keeps each prepared."""
+    """Returns the size of the statement to use for this number of rows: the next power of two.
+
+    There are few sizes, so that SQLite can keep each statement prepared.
+    """
     return 1 << (rows - 1).bit_length()
 
 
 PADDED = (0, *map(padded, range(1, MOST_ROWS + 1)))
-"""The same, looked up."""
+"""The results of :func:`padded` by number of rows."""
 
 
 def _split(script: str) -> Iterator[str]:
-    """The statements of a script, for ``execute``: ``executescript`` would commit the transaction that it meets."""
+    """Splits a script into statements for ``execute``; ``executescript`` would commit the open transaction."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line

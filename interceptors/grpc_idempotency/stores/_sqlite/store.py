@@ -1,4 +1,4 @@
-"""The SQLite stores for ``grpc.aio`` and for ``grpc.server``: the calls of the contract over a file's writer."""
+"""The SQLite stores for ``grpc.aio`` and for ``grpc.server``: a file's writer answers the calls of the contract."""
 
 from grpc_idempotency.errors import StoreError
 from grpc_idempotency.stores._calls.aio import AsyncTransactionalCalls
@@ -23,7 +23,7 @@ class AsyncSQLiteStore(SQLiteBase, AsyncTransactionalCalls):
         self._prepared(*acquired)
 
     async def close(self) -> None:
-        """Waits for what was begun and, as the file's last user in this process, closes it."""
+        """Waits for the calls that have begun. Closes the file if this is its last store in this process."""
         left = self._take_leave()
         if left is not None:
             await self._ask(Flush(), left)
@@ -45,7 +45,7 @@ class SQLiteStore(SQLiteBase, TransactionalCalls):
         self._prepared(*acquired)
 
     def close(self) -> None:
-        """Waits for what was begun and, as the file's last user in this process, closes it."""
+        """Waits for the calls that have begun. Closes the file if this is its last store in this process."""
         left = self._take_leave()
         if left is not None:
             self._ask(Flush(), left)

@@ -1,4 +1,4 @@
-"""The tables of one prefix in one file: their version, their clock, their turns."""
+"""The tables of one prefix in one file, with their version, their clock and their turns."""
 
 import logging
 import sqlite3
@@ -15,7 +15,7 @@ _INCREMENTAL = 2
 
 
 class Tables:
-    """What the writer knows of the tables of one prefix. Used on the connection's thread alone."""
+    """The writer's state for the tables of one prefix. Used only on the connection's thread."""
 
     def __init__(self, path: str, sql: Sql, raw_clock: RawClock, patience: float, *, read_only: bool) -> None:
         self.path = path
@@ -23,23 +23,23 @@ class Tables:
         self.clock = StoreClock(raw_clock)
         self.turns = Turns(sql)
         self.patience = patience
-        """How long to wait for the write lock, in seconds."""
+        """The maximum time to wait for the write lock, in seconds."""
         self._read_only = read_only
         self.ready = False
         self.vacuums = False
-        """Whether the file gives space back."""
+        """True if the file can return space to the file system."""
         self.unwritten = 0
-        """The size of the largest write that the full disk refused; 0 while the disk is not known to be full."""
+        """The size in bytes of the largest write that the full disk refused; 0 unless the disk is known to be full."""
         self.probe_at = 0.0
         self.message_size = 0
-        """How many bytes the messages of the latest outcomes had at least.
+        """The size in bytes that the messages of the latest outcomes had at least.
 
-        A claim makes room for so many: a row that grows in a full page splits it, and half-full pages stay as they are,
-        since rows are only added at the end.
+        A claim reserves this much room. Otherwise the completion makes the row grow; in a full page this splits the
+        page, and half-full pages stay half full, because rows are only added at the end.
         """
 
     def prepare(self, db: GuardedConnection) -> None:
-        """Creates the tables or migrates them, starts the clock, tells the others and looks for them."""
+        """Creates or migrates the tables, starts the clock, and announces this process to others and looks for them."""
         if self.ready:
             return
         if self._read_only:
@@ -67,7 +67,7 @@ class Tables:
             )
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """Checks that the tables are there, and starts the clock; changes nothing."""
+        """Checks that the tables exist, and starts the clock. Changes nothing."""
         try:
             meta = self._meta(db)
         except sqlite3.OperationalError as exc:
@@ -107,12 +107,12 @@ class Tables:
         self.beat(db, now)
 
     def beat(self, db: sqlite3.Connection, now: int) -> None:
-        """Tells the other processes of this one, and the next boot of the time."""
+        """Stores that this process is alive, for other processes, and the store's time, for the next boot."""
         self.turns.beat(db, now)
         self.write_meta(db, {"last_ms": now})
 
     def leave(self, db: sqlite3.Connection) -> None:
-        """The last words of this process."""
+        """Deletes the row of this process, and saves the store's time."""
         if self.ready and not self._read_only:
             begin(db, self.patience, self.path)
             self.turns.leave(db)
@@ -123,13 +123,13 @@ class Tables:
         return dict(db.execute(self.sql["read_meta"]).fetchall())
 
     def write_meta(self, db: sqlite3.Connection, values: dict[str, object]) -> None:
-        """Sets values in the meta table, within a transaction."""
+        """Sets values in the meta table. Called within a transaction."""
         parameters = [part for item in values.items() for part in item]
         db.execute(self.sql.sized["write_meta", 2, len(values)], parameters)
 
 
 def _anchored(meta: dict[str, Any]) -> tuple[Anchor | None, int]:
-    """What the clock starts from: the anchor, and the last time that the store is known to have seen."""
+    """Returns the values that the clock starts from: the anchor, and the last known time of the store."""
     anchor = None
     if "store_ms" in meta:
         anchor = Anchor(boot_id=meta["boot_id"], uptime_ns=meta["uptime_ns"], store_ms=meta["store_ms"])
@@ -137,7 +137,10 @@ def _anchored(meta: dict[str, Any]) -> tuple[Anchor | None, int]:
 
 
 def _corrupts(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite can damage a WAL file that several connections write (docs: sqlite.org/wal.html)."""
+    """Returns ``True`` if this SQLite can damage a WAL file that several connections write to.
+
+    See sqlite.org/wal.html.
+    """
     if version >= (3, 51, 3):
         return False
     return not ((3, 44, 6) <= version < (3, 45) or (3, 50, 7) <= version < (3, 51))

@@ -1,6 +1,6 @@
 """``store.transaction`` within a group (5.1): each function under a savepoint, all outcomes in one statement.
 
-A step is kept at once (5.2): whether there is one of its name already decides about its function's rows.
+A step is stored at once (5.2): if a step of its name exists already, its function's rows must be rolled back.
 """
 
 import inspect
@@ -25,8 +25,8 @@ _A_PAGE = 4096
 class Transactions:
     """The transactions of one group, each under a savepoint, one after the other.
 
-    To leave them all in one another would save a call each, but SQLite then keeps a copy of a page for every one of
-    them: three times the work at 64 deep.
+    Nesting all savepoints would save one call each. But then SQLite keeps a copy of a page for every savepoint: three
+    times the work at a depth of 64.
     """
 
     def __init__(self, db: GuardedConnection, tables: Tables) -> None:
@@ -35,24 +35,24 @@ class Transactions:
         self._saved = False
         self._kept_since = False
         self._completed: dict[bytes, bytes] = {}
-        """By name, the fences under which this group completes operations."""
+        """The fences under which this group completes operations, by name."""
         self._outcomes: list[rows.Row] = []
-        """What completes records."""
+        """The rows that complete records."""
         self._records: list[rows.Row] = []
-        """The completed records of operations that were not claimed."""
+        """The rows of completed records of operations that were not claimed."""
         self._refused: dict[bytes, tuple[bytes, int] | None] = {}
-        """By the fences of operations that may not commit, the fence and state of the record that is there."""
+        """The operations that may not commit: for each fence, the fence and state of the record that exists, if any."""
         self.kept: list[TransactionRequest] = []
-        """Those whose rows are to be committed."""
+        """The transactions whose rows will be committed."""
         self.lost_by: BaseException | None = None
-        """The error of the last one's by which SQLite has rolled back the whole group, if it has."""
+        """The error of the last transaction by which SQLite rolled back the whole group; ``None`` if it did not."""
         self.lone = False
-        """Whether the group is one transaction and nothing else: then the group's own is enough."""
+        """True if the group is one transaction and nothing else: then it needs no savepoint."""
 
     def expect(self, requests: Sequence[TransactionRequest], now: int) -> None:
-        """Finds out which of these transactions' operations have lost their records, or have one though not claimed.
+        """Finds out which of these operations have lost their records, or have a record though they were not claimed.
 
-        Nobody else writes until the group is committed, so what is so now is so when its outcomes are stored.
+        Nobody else writes until the group is committed, so the result still holds when the outcomes are stored.
         """
         claimed: list[RunningOperation] = []
         unclaimed: list[RunningOperation] = []
@@ -68,15 +68,15 @@ class Transactions:
             self._refused |= {one.fence: standing[one.name] for one in unclaimed if one.name in standing}
 
     def must_wait(self, request: TransactionRequest) -> bool:
-        """Returns whether another run of this operation is completed in this group, so that only the next can tell.
+        """Returns ``True`` if this group already completes another run of the operation: the next group must decide.
 
-        Two servers of this process can run an operation at one time if neither has claimed it.
+        Two servers of this process can run one operation at the same time if neither has claimed it.
         """
         operation = request.operation
         return operation is not None and self._completed.get(operation.name, operation.fence) != operation.fence
 
     def run(self, request: TransactionRequest, now: int, wall: int) -> None:
-        """Runs one; its rows stay only if it may have a reply."""
+        """Runs one transaction, and rolls its rows back if they may not be committed."""
         request.committed = request.step = None
         if request.operation is not None and (refusal := self._refusal(request.operation)) is not None:
             request.error = refusal
@@ -90,14 +90,14 @@ class Transactions:
             self._undo()
 
     def _attempt(self, request: TransactionRequest) -> bool:
-        """Runs the function; whether its rows may stay."""
+        """Runs the function, and returns ``True`` if its rows may stay."""
         view = View(self._db, READ if request.reads else TRANSACTION)
         changes = self._db.total_changes
         try:
             keeps = request.context.run(_call, request, view)
             if request.reads and self._db.total_changes != changes:
                 raise TransactionMisuse(WRITES)
-        except BaseException as error:  # whatever the function raises is its caller's
+        except BaseException as error:  # whatever the function raises goes to its caller
             request.error = self._translated(error)
             return False
         else:
@@ -107,7 +107,7 @@ class Transactions:
             self.lost_by = view.lost_by
 
     def store_outcomes(self, now: int) -> None:
-        """Completes the records of all that were run, or inserts them."""
+        """Completes the records of all transactions that ran, or inserts completed ones."""
         sql = self._tables.sql
         for at in range(0, len(self._outcomes), MOST_ROWS):
             part = self._outcomes[at : at + MOST_ROWS]
@@ -123,7 +123,7 @@ class Transactions:
             raise FenceRefused("the operation's record was changed in its own transaction, by a trigger perhaps")
 
     def _keep(self, request: TransactionRequest, now: int, wall: int) -> bool:
-        """Sees to it that the outcome, or the step, is committed with the rows; whether it can be."""
+        """Prepares the outcome, or stores the step, to be committed with the rows. Returns ``True`` if it can be."""
         operation = request.operation
         if operation is None:
             return True
@@ -147,7 +147,7 @@ class Transactions:
         return True
 
     def _refusal(self, operation: RunningOperation) -> TransactionMisuse | FenceRefused | None:
-        """Returns why an operation may not commit, if so."""
+        """Returns the reason why an operation may not commit; ``None`` if it may."""
         if operation.name in self._completed or operation.committed is not None:
             return TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
         if operation.fence not in self._refused:
@@ -157,7 +157,7 @@ class Transactions:
         return FenceRefused("the operation has another owner by now: its transaction was not run")
 
     def _save(self) -> None:
-        """Makes a point to go back to; one that was gone back to is good for the next, too."""
+        """Sets a savepoint. One that was rolled back to serves the next transaction, too."""
         if self._saved and self._kept_since:
             self._db.execute("RELEASE grpc_idempotency")
         if not self._saved or self._kept_since:
@@ -190,13 +190,13 @@ class Transactions:
         return count
 
     def _standing(self, operations: Sequence[RunningOperation], now: int) -> dict[bytes, tuple[bytes, int]]:
-        """Fence and state of the records that there are, by name."""
+        """Returns fence and state of the existing records by name."""
         sql, parameters = self._tables.sql.by_names("standing", [one.name for one in operations])
         return {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, now]).fetchall()}
 
 
 def _call(request: TransactionRequest, view: View) -> bool:
-    """Runs the function in its caller's context; whether its rows may stay."""
+    """Runs the function in its caller's context, and returns ``True`` if its rows may stay."""
     inside.set(view)
     request.value = request.fn(view)
     if inspect.isawaitable(request.value):

@@ -1,4 +1,4 @@
-"""The view of the database that a transaction's function gets (5.1)."""
+"""The database as a transaction's function sees it (5.1)."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from grpc_idempotency.stores._sqlite.guard import STORE, GuardedConnection
 
 
 class Rows:
-    """What a statement answered; all of it, so that no open cursor can hold a lock."""
+    """The result of a statement. It has all rows, so that no open cursor can hold a lock."""
 
     __slots__ = ("_at", "_rows", "lastrowid", "rowcount")
 
@@ -19,19 +19,19 @@ class Rows:
         self._rows = rows
         self._at = 0
         self.rowcount = rowcount
-        """Rows changed by an INSERT, UPDATE or DELETE; -1 for others."""
+        """The number of rows that an INSERT, UPDATE or DELETE changed; -1 for other statements."""
         self.lastrowid = lastrowid
-        """The id of the row that was inserted last."""
+        """The id of the last inserted row."""
 
     def fetchone(self) -> tuple[Any, ...] | None:
-        """The next row, or ``None`` behind the last."""
+        """Returns the next row, or ``None`` after the last one."""
         if self._at >= len(self._rows):
             return None
         self._at += 1
         return self._rows[self._at - 1]
 
     def fetchall(self) -> list[tuple[Any, ...]]:
-        """The rows that are left."""
+        """Returns the remaining rows."""
         rest, self._at = self._rows[self._at :], len(self._rows)
         return rest
 
@@ -40,13 +40,13 @@ _FAILURES = (sqlite3.Error, MemoryError)
 
 
 class View:
-    """Statements, and no say in the transaction itself; dead once the function has returned.
+    """Runs statements, but can't control the transaction. It can't be used once the function has returned.
 
-    From its beginning to its close, the connection's guard lets pass what its mode says.
+    From its creation until it is closed, the connection's guard allows what the view's mode allows.
 
-    SQLite answers some errors by rolling back the whole transaction: a full disk, a constraint or statement that says
-    ON CONFLICT ROLLBACK, a trigger that raises ROLLBACK. It is in autocommit mode then. The view looks for that before
-    each statement, so that none is ever committed by itself.
+    SQLite responds to some errors by rolling back the whole transaction: a full disk, a constraint or statement with ON
+    CONFLICT ROLLBACK, a trigger that raises ROLLBACK. The connection is in autocommit mode afterwards. The view checks
+    this before each statement, so that no statement is ever committed by itself.
     """
 
     __slots__ = ("_db", "_depth", "_guard", "lost_by", "mode", "over")
@@ -69,9 +69,9 @@ class View:
         """What the function may do (guard.py)."""
         self._depth = 0
         self.over = False
-        """Whether its function, and what is made of its reply, has come to its end."""
+        """True once the function has ended and its reply is processed."""
         self.lost_by: BaseException | None = None
-        """The error by which SQLite has rolled back the transaction, if it has."""
+        """The error by which SQLite has rolled back the transaction; ``None`` if it has not."""
         guard = self._guard
         guard.view, guard.mode, guard.denied = self, mode, None
 
@@ -87,8 +87,8 @@ class View:
             raise
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
-        """Runs one statement once for each row of parameters; ``rowcount`` is their sum."""
-        # As a list: a generator might catch the error of a statement of its own, and would not be stopped by the loss.
+        """Runs one statement once for each row of parameters; ``rowcount`` is the total."""
+        # As a list: a generator could run statements and catch their errors, and would go on after a rollback.
         listed = list(parameters)
         db = self._open()
         try:
@@ -99,7 +99,7 @@ class View:
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """Keeps what is done within, or none of it where an error leaves it; what was done before stays."""
+        """Runs a block under a savepoint: an error that leaves the block rolls back the block's changes alone."""
         self._depth += 1
         name = f"grpc_idempotency_{self._depth}"
         self._control("SAVEPOINT", name)
@@ -116,13 +116,16 @@ class View:
             self._depth -= 1
 
     def finish(self) -> None:
-        """The function has returned. Raises, as a further statement would, if its transaction was lost meanwhile."""
+        """Ends the use of the view after the function has returned.
+
+        Raises, as a further statement would, if the transaction has been rolled back in the meantime.
+        """
         if self._db is None or not self._db.in_transaction:
             self._open()
         self._db = None
 
     def close(self) -> None:
-        """The function is over, whichever way; the store's own statements are not looked at."""
+        """Closes the view, however its function ended. The guard ignores the store's own statements from now on."""
         self._db = None
         self.over = True
         self._guard.mode, self._guard.view = STORE, None
@@ -132,7 +135,7 @@ class View:
             raise TransactionMisuse("the transaction is over: its db must not be used after its function has returned")
         if not self._db.in_transaction:
             if self.lost_by is not None and fault_of(self.lost_by) is not None:
-                raise self.lost_by  # a full disk is nobody's mistake
+                raise self.lost_by  # a failure of the database, such as a full disk, is no misuse
             raise TransactionMisuse(
                 "the database has rolled back the whole transaction, and nothing of it is kept: its function must not "
                 f"go on after that error ({self.lost_by})"
@@ -140,11 +143,11 @@ class View:
         return self._db
 
     def _failed(self, error: BaseException) -> None:
-        """Notes whether a failed statement took the transaction along; raises if it failed since it was refused."""
+        """Records whether a failed statement rolled back the transaction. Raises if the guard refused the statement."""
         if self._db is not None and not self._db.in_transaction:
             self.lost_by = error
         denied, self._guard.denied = self._guard.denied, None
-        if denied is None and str(error).startswith("cannot VACUUM"):  # the one that no authorizer is asked about
+        if denied is None and str(error).startswith("cannot VACUUM"):  # the authorizer isn't asked
             denied = "VACUUM is not for a transaction's function"
         if denied is not None:
             raise TransactionMisuse(denied) from error
@@ -162,6 +165,6 @@ class View:
 
 
 def _rows_of(cursor: sqlite3.Cursor) -> Rows:
-    # Only a statement that has columns has rows: asking the others for them would cost a turn of the GIL.
+    # Only a statement with columns has rows. Fetching from other statements would release the GIL for nothing.
     rows = cursor.fetchall() if cursor.description else []
     return Rows(rows, cursor.rowcount, cursor.lastrowid)

@@ -1,8 +1,9 @@
 """The one writer of a file in this process, shared by all stores on it (6.2).
 
-Its owner is the connection's own thread. Callers, in any loop or thread, put a request into the inbox and wait for a
-future; the thread takes all that waits, runs it as one group and hands the answers to the callers' loops. So nothing
-that a caller does, being cancelled or having its loop closed, can interrupt a group or take the connection along.
+It runs on the connection's own thread. Callers, in any event loop or thread, put a request into the inbox and wait for
+a future. The thread takes all requests that wait, runs them as one group and passes the answers to the callers' loops.
+So nothing that happens to a caller, such as cancellation or the end of its loop, can interrupt a group or close the
+connection.
 """
 
 import logging
@@ -34,54 +35,54 @@ _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 AnyRequest = Request[Any]
 _abandoned: list[object] = []
 _MOST_AT_ONCE = 4096
-"""How many requests a batch takes at most."""
+"""The maximum number of requests in a batch."""
 _LINGER_EACH = 60e-6
 _LONGEST_LINGER = 0.002
-"""Seconds that a batch waits to be joined by others, for each request of the batch before it, and at most."""
+"""Seconds that a batch waits for further requests: for each request of the previous batch, and at most."""
 
 
 _LARGE_WAL = 8 << 20
-"""Above how many bytes the -wal file is emptied when nothing else is to be done."""
+"""The size in bytes above which the -wal file is emptied when the writer is idle."""
 _SHRINK_EACH = 1.0
-"""How often to try that, in seconds."""
+"""The minimum time between two tries to empty it, in seconds."""
 
 
 class Inbox:
-    """The requests that wait: any thread adds them, and the writer's thread waits for them and takes them.
+    """The queue of pending requests. Any thread adds requests; the writer's thread waits for them and takes them.
 
-    No request is left behind. What is added goes into the queue that the thread blocks on; nothing says of the thread
-    that it sleeps or wakes, so nothing can say it wrongly. Only taking out needs the lock: whatever it finds, the
-    thread or a withdrawal, it has alone.
+    No request can be lost. Added requests go into the queue that the thread blocks on, and there is no flag that says
+    whether the thread sleeps, which could be wrong. Only removing requests needs the lock: the thread and a withdrawal
+    never get the same request.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._added: queue.SimpleQueue[AnyRequest | None] = queue.SimpleQueue()
-        """What was added; ``None`` only wakes the thread."""
+        """The added requests; ``None`` only wakes the thread."""
         self._first: list[AnyRequest] = []
-        """What comes before that: what there was no time for, and what a withdrawal has left."""
+        """The requests that come before those: the ones that there was no time for, and the rest after a withdrawal."""
         self._closing = False
         self.add: Callable[[AnyRequest | None], None] = self._added.put
-        """Adds a request, or just wakes the thread with ``None``."""
+        """Adds a request, or only wakes the thread with ``None``."""
 
     def close(self) -> None:
-        """Has :meth:`take` tell of the end, once everything is taken that was added until now."""
+        """Makes :meth:`take` report the end, once it has returned all requests that were added before."""
         self._closing = True
         self.add(None)
 
     def is_idle(self) -> bool:
-        """Returns whether nothing waits that is urgent: nothing at all, or the closing."""
+        """Returns ``True`` if no urgent work waits: there are no requests, or the inbox is closing."""
         return not self._first and (self._closing or self._added.empty())
 
     def take(self) -> list[AnyRequest] | None:
-        """Waits for requests and takes those that there are, in their order.
+        """Waits for requests, and takes all that there are, in order.
 
         Returns:
-            The requests: none if the thread was woken for something else; ``None`` at the end.
+            The requests; an empty list if the thread was woken for another reason; ``None`` at the end.
         """
         woken = [] if self._first or self._closing else [self._added.get()]
         with self._lock:
-            closing = self._closing  # what was added before the closing is there by now
+            closing = self._closing  # all requests that were added before the closing are in the queue by now
             batch, self._first = self._first, []
             for _ in range(min(self._added.qsize(), _MOST_AT_ONCE)):
                 woken.append(self._added.get_nowait())
@@ -91,12 +92,15 @@ class Inbox:
         return None if closing and not batch else batch
 
     def put_back(self, requests: list[AnyRequest]) -> None:
-        """Puts requests that there was no time for before all others; for the thread, which need not be woken."""
+        """Puts requests that there was no time for before all others.
+
+        Only the writer's thread calls it, so the thread need not be woken.
+        """
         with self._lock:
             self._first = requests + self._first
 
     def withdraw(self, chosen: Callable[[AnyRequest], bool]) -> list[AnyRequest]:
-        """Takes out the requests that are chosen, from any thread; the others keep their places."""
+        """Removes the chosen requests, from any thread. The others keep their order."""
         with self._lock:
             for _ in range(self._added.qsize()):
                 one = self._added.get_nowait()
@@ -106,7 +110,7 @@ class Inbox:
             ids = set(map(id, withdrawn))
             self._first = [one for one in self._first if id(one) not in ids]
             if self._first or self._closing:
-                self._added.put(None)  # the thread may be blocked, and must see what is first now, or the end
+                self._added.put(None)  # the thread may be blocked, and must see the requests in _first, or the end
         return withdrawn
 
 
@@ -118,11 +122,11 @@ class Writer:
         self.settings = settings
         self.place = Place(path)
         self.lost = False
-        """Whether the file was removed, replaced or moved while it was open."""
+        """True if the file was removed, replaced or moved while it was open."""
         self.failure: StoreError | None = None
-        """Why nothing can be submitted: the file could not be opened, or is lost, or closed."""
+        """Why no request can be submitted: the file could not be opened, is lost, or is closed."""
         self.closed = threading.Event()
-        """Is set when the file is not open any more."""
+        """Set when the file is not open any more."""
         self._tables: dict[tuple[str, bool], Tables] = {}
         self._inbox = Inbox()
         self._db: GuardedConnection | None = None
@@ -134,21 +138,21 @@ class Writer:
     # -- any thread
 
     def submit(self, request: AnyRequest) -> None:
-        """Queues a request; its answer comes through ``settle`` in its loop."""
+        """Queues a request. Its ``settle`` delivers the answer in its loop."""
         self._inbox.add(request)
-        if self.failure is not None:  # nobody may be there to take it
+        if self.failure is not None:  # the thread may have ended, and would not take it
             self._refuse_waiting()
         watch = self._watch
         if watch is not None and watch.guard.view is not None:
             watch.set()
 
     def tables(self, sql: Sql, raw_clock: RawClock, *, read_only: bool) -> Tables:
-        """The tables of one prefix; the same for all stores that use it, apart for those that only read."""
+        """Returns the tables of one prefix, which all stores with the prefix share; read-only stores have their own."""
         tables = Tables(self.path, sql, raw_clock, self.settings.patience, read_only=read_only)
         return self._tables.setdefault((sql.prefix, read_only), tables)
 
     def close(self, farewell: AnyRequest | None = None) -> None:
-        """Lets what is pending be done, then closes and answers ``farewell``. Nothing may be submitted after that."""
+        """Finishes pending requests, closes the file, and answers ``farewell``. Nothing may be submitted afterwards."""
         if farewell is not None:
             self._farewells.put(farewell)
         self._inbox.close()
@@ -156,11 +160,14 @@ class Writer:
             self._refuse_waiting()
 
     def look(self) -> None:
-        """Has the thread look whether the file is still there, though nothing is asked of it."""
+        """Makes the thread check whether the file is still at its path, without a request."""
         self._inbox.add(None)
 
     def abandon(self) -> None:
-        """In a forked child: the thread is not here, and the file must not be touched, not even to close it."""
+        """Drops the connection in a forked child, without touching the file, not even to close it.
+
+        The thread exists only in the parent.
+        """
         _abandoned.append(self._db)
         self._db = self._watch = None
         self._inbox, self._farewells = Inbox(), queue.SimpleQueue()
@@ -172,15 +179,15 @@ class Writer:
         self._end(self._translated(error))
 
     def _end(self, failure: StoreError) -> None:
-        """The file is not open any more, and nobody takes requests."""
+        """Records that the file is not open any more, and refuses all requests."""
         self.failure = failure
         self.closed.set()
         self._refuse_waiting()
 
     def _refuse_waiting(self) -> None:
-        """Refuses what waits, and answers the farewells if the file is closed.
+        """Refuses the pending requests, and answers the farewells if the file is closed.
 
-        Both the thread that ends and those that submit afterwards do so: each request is taken out by one of them.
+        Both the thread that ends and the threads that submit afterwards call it: only one of them gets each request.
         """
         failure = self.failure
         refused = self._inbox.withdraw(lambda _: True)
@@ -211,7 +218,7 @@ class Writer:
                     self._lose(db, batch, trouble, landed=False)
                     return
                 left = self._run(db, batch) if batch else []
-                trouble = self.place.trouble()  # looked at again before anybody is told of a commit
+                trouble = self.place.trouble()  # checked again before a commit is acknowledged
                 if trouble is not None:
                     self._lose(db, batch, trouble, landed=None)
                     return
@@ -221,20 +228,21 @@ class Writer:
                     batch = [one for one in batch if id(one) not in unanswered]
                 _deliver(batch)
                 if len(batch) > 1 and not left:
-                    # Callers that were answered together ask again one after another: let them share the next commit.
+                    # Callers that were answered together ask again at slightly different times: wait, so that they
+                    # share the next commit.
                     time.sleep(min(len(batch) * _LINGER_EACH, _LONGEST_LINGER))
                 if self.place.wal_size > _LARGE_WAL and self._inbox.is_idle() and time.monotonic() >= self._shrink_at:
                     self._shrink(db)
-        except BaseException as error:  # a mistake of ours must not leave callers waiting for ever
+        except BaseException as error:  # a bug in this library must not leave callers waiting for ever
             _log.exception("the writer of %s failed", self.path)
             self._fail(batch or [], error)
             self._close(db, batch or [], self._translated(error))
 
     def _lose(self, db: GuardedConnection, batch: list[AnyRequest], trouble: str, *, landed: bool | None) -> None:
-        """Lets go of a file that was removed, replaced or moved: nothing is acknowledged that went into it.
+        """Gives up a file that was removed, replaced or moved: writes that went into it are not acknowledged.
 
-        The -wal file may still be at the path, and SQLite would write what it has into another database there. So that
-        goes to the file that it belongs to, wherever that is now.
+        The -wal file may still be at the path, and SQLite would write its content into another database there. So the
+        content is written to the database that it belongs to, wherever that is now.
         """
         self.lost = True
         told = f"{trouble}: what was written last is not in the file that is there now, if there is one"
@@ -247,22 +255,29 @@ class Writer:
         self._close(db, batch, failure)
 
     def _close(self, db: GuardedConnection, batch: list[AnyRequest], failure: StoreError) -> None:
-        """Closes the file; ``failure`` is why nothing more is done, and the answer to what has none."""
+        """Closes the file.
+
+        Args:
+            db: The connection.
+            batch: Requests that have a value or an error, and are to be delivered.
+            failure: The error of all other requests, now and later.
+        """
         db.close()
         _deliver(batch)
         self._end(failure)
 
     def _shrink(self, db: sqlite3.Connection) -> None:
-        """Empties a -wal file that somebody's long read has let grow; it waits for nobody.
+        """Empties a -wal file that has grown because of a long read elsewhere. Waits for no lock.
 
-        What it has goes to the database without the write lock first, so that other processes can go on meanwhile.
+        First its content is written to the database without the write lock, so that other processes can go on
+        meanwhile.
         """
         self._shrink_at = time.monotonic() + _SHRINK_EACH
         if self._checkpoint(db, "PASSIVE"):
             self._checkpoint(db, "TRUNCATE")
 
     def _checkpoint(self, db: sqlite3.Connection, how: str) -> bool:
-        """Returns whether all that is in the -wal file is in the database now."""
+        """Runs a checkpoint. Returns ``True`` if the whole content of the -wal file is in the database now."""
         try:
             busy, frames, copied = db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
         except sqlite3.Error as error:
@@ -271,7 +286,7 @@ class Writer:
         return not busy and bool(frames == copied)
 
     def _run(self, db: GuardedConnection, batch: list[AnyRequest]) -> list[AnyRequest]:
-        """Answers the requests; returns those that there was no time for."""
+        """Answers the requests, and returns those that there was no time for."""
         parts: dict[Tables, list[AnyRequest]] = {}
         for request in batch:
             if request.tables in parts:
@@ -283,7 +298,7 @@ class Writer:
             for tables, requests in parts.items():
                 if tables.ready or self._prepare(db, tables, requests):
                     left += Group(db, tables, requests).run()
-        except BaseException as error:  # a mistake of ours must not leave callers waiting for ever
+        except BaseException as error:  # a bug in this library must not leave callers waiting for ever
             _log.exception("a group of requests on %s failed", self.path)
             if db.in_transaction:
                 db.execute("ROLLBACK")
@@ -332,7 +347,7 @@ def _deliver(requests: Sequence[AnyRequest]) -> None:
         else:
             loops[request.loop] = [request]
     for loop, answered in loops.items():
-        with suppress(RuntimeError):  # that loop is closed, and nobody in it waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller in it waits any more
             loop.call_soon_threadsafe(_settle, answered)
 
 
@@ -345,6 +360,6 @@ def _settle(requests: Sequence[AnyRequest]) -> None:
     for request in requests:
         try:
             request.settle()
-        except Exception:  # a mistake of ours in one answer must not keep the others from their callers
+        except Exception:  # a bug that affects one answer must not keep the others from their callers
             _log.exception("an answer could not be given")
             request.future.cancel()

@@ -1,46 +1,47 @@
--- One row per operation. It is a rowid table, so that rows are appended whatever their random names are, and the small
--- columns come first, so that reading them never walks through a large message. Times are integer milliseconds: those
--- of a lease and of expiry by the store's clock (clock.py), created_ms and completed_ms by the wall clock, for people.
+-- One row per operation. It is a rowid table, so that rows are appended although their names are random. The small
+-- columns come first, so that reading them never reads through a large message. Times are integer milliseconds: leases
+-- and expiry by the store's clock (clock.py), created_ms and completed_ms by the wall clock, for people.
 CREATE TABLE {p}operations (
     id INTEGER PRIMARY KEY,
     name BLOB NOT NULL,
     state INTEGER NOT NULL DEFAULT 0,        -- 0 running, 1 completed, 2 held, 3 waiting, 4 undoing
     fence BLOB NOT NULL,
     effects INTEGER NOT NULL,                -- 0 opaque, 1 transactional, 2 repeatable
-    streams INTEGER NOT NULL DEFAULT 0,      -- whether the method answers with a stream; then message is framed
+    streams INTEGER NOT NULL DEFAULT 0,      -- 1 if the method answers with a stream; then message is framed
     attempts INTEGER NOT NULL DEFAULT 1,
-    tries INTEGER NOT NULL DEFAULT 0,        -- failed runs of the handler, and behind them failed runs of its undos
+    tries INTEGER NOT NULL DEFAULT 0,        -- number of failed runs of the handler; undo_tries: of its undos
     undo_tries INTEGER NOT NULL DEFAULT 0,
     created_ms INTEGER NOT NULL,
-    lease_ms INTEGER,                        -- how long the lease or the wait is; NULL where there is none
-    lease_until INTEGER,                     -- when the lease ends, or the wait; as lease_ms
-    completed_ms INTEGER,                    -- with ttl_ms and expires_at NULL unless completed
+    lease_ms INTEGER,                        -- the length of the lease or the wait; NULL if there is none
+    lease_until INTEGER,                     -- when the lease or the wait ends; NULL if there is none
+    completed_ms INTEGER,                    -- like ttl_ms and expires_at, NULL unless completed
     ttl_ms INTEGER,
     expires_at INTEGER,
-    status INTEGER,                          -- with retained, details and trailers the outcome, or the failure that the
-                                             -- operation is undone for; NULL where there is neither
+    status INTEGER,                          -- with retained, details and trailers: the outcome, or the failure because
+                                             -- of which it is undone; NULL if there is neither
     owner TEXT,                              -- host:pid of the process of the last claim; NULL once completed
     method TEXT NOT NULL,
     raw BLOB NOT NULL,
-    canonical BLOB,                          -- NULL where it is the same as raw, as it mostly is
+    canonical BLOB,                          -- NULL if it is the same as raw, which is the usual case
     reason TEXT NOT NULL DEFAULT '',
-    resolved INTEGER NOT NULL DEFAULT 0,     -- whether the outcome is an operator's word
-    retained INTEGER NOT NULL DEFAULT 1,     -- 0 where the message was larger than may be kept
+    resolved INTEGER NOT NULL DEFAULT 0,     -- 1 if an operator has set the outcome
+    retained INTEGER NOT NULL DEFAULT 1,     -- 0 if the message was too large to be kept
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
-    message BLOB,                            -- until there is an outcome, NULL or zeros: room for it
-    request BLOB                             -- NULL where there is none, and once completed or held
+    message BLOB,                            -- NULL or zeros until there is an outcome: room for it
+    request BLOB                             -- NULL if there is none, and once completed or held
 );
--- 16 random bytes a row, and nothing else: the only tree that is written at random places.
+-- 16 random bytes per row, and nothing else: the only tree that is written at random places.
 CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
--- For sweeps. Appended too, as long as operations have much the same ttl.
+-- For sweeps. It is appended to as well, as long as operations have similar TTLs.
 CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
--- For lists, oldest claim first.
+-- For lists, the oldest claims first.
 CREATE INDEX {p}operations_age ON {p}operations (created_ms);
--- For recovery, and for lists of one state: they read nothing of what is completed, and that is nearly everything. Each
--- index costs a call two pages: recovery looks through all that runs, is undone or waits, which is never very much.
+-- For recovery, and for lists of one state: it has no completed operations, which are nearly all rows. Each index makes
+-- a call write two more pages, so recovery has no index of its own: it reads all operations that are running, undoing
+-- or waiting, which are never very many.
 CREATE INDEX {p}operations_open ON {p}operations (state, created_ms, name) WHERE state <> 1;
--- One row per finished step; the ids of an operation's are in the order in which they were recorded.
+-- One row per finished step. The ids of an operation's steps are in the order in which the steps were recorded.
 CREATE TABLE {p}steps (
     id INTEGER PRIMARY KEY,
     operation INTEGER NOT NULL,
@@ -51,8 +52,8 @@ CREATE TABLE {p}steps (
     result BLOB NOT NULL
 );
 CREATE UNIQUE INDEX {p}steps_name ON {p}steps (operation, name);
--- Steps go with their operation: when it is deleted, and when a claim begins anew in the place of an expired one, which
--- is the only change of created_ms. As triggers they cost no call; foreign keys would be the embedder's to switch on.
+-- Steps are deleted with their operation: when it is deleted, and when a claim replaces an expired one, which is the
+-- only change of created_ms. Triggers need no extra call; foreign keys would work only if the embedder enables them.
 CREATE TRIGGER {p}operations_gone AFTER DELETE ON {p}operations BEGIN
     DELETE FROM {p}steps WHERE operation = old.id;
 END;
