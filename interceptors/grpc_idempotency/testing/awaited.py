@@ -1,4 +1,4 @@
-"""The contract for a keyed call's transaction that is awaited elsewhere, or not at all."""
+"""The contract for a keyed call's transaction that is awaited in another task, or not at all."""
 
 import asyncio
 
@@ -12,10 +12,10 @@ from grpc_idempotency.testing.states import put_running, record_of
 
 
 class AwaitedContract:
-    """A keyed call's transaction that is awaited elsewhere, or not at all: for asyncio stores alone."""
+    """A keyed call's transaction that is awaited in another task, or not at all. Only for asyncio stores."""
 
     async def test_the_handlers_end_waits_for_its_transaction(self, harness: AsyncTransactionHarness) -> None:
-        """A caller that is cancelled leaves it behind; what the operation knows then is what is stored."""
+        """If a cancelled caller leaves its transaction behind, the operation's outcome in the end is the stored one."""
         store, orders = await opened(harness)
         claim, loop, runs = await put_running(store), asyncio.get_running_loop(), asyncio.Event()
 
@@ -32,7 +32,7 @@ class AwaitedContract:
         assert (operation.committed, outcome, names) in ((sealed("a"), sealed("a"), ["a"]), (None, None, []))
 
     async def test_a_transaction_that_comes_too_late_is_refused(self, harness: AsyncTransactionHarness) -> None:
-        """One that the handler has made, and that is awaited when the handler has ended."""
+        """A transaction that the handler made, but that is first awaited after the handler has ended, is refused."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim):
@@ -43,7 +43,7 @@ class AwaitedContract:
         assert (await record_of(store, claim)).state is State.RUNNING
 
     async def test_whose_a_transaction_is_is_decided_when_it_is_called(self, harness: AsyncTransactionHarness) -> None:
-        """Wherever it is awaited then, it commits the reply."""
+        """The handler's transaction commits the reply, wherever it is awaited."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:

@@ -14,7 +14,7 @@ class ClaimContract:
     """Claims and take-overs."""
 
     async def test_a_claim_of_an_absent_operation_is_won(self, harness: AsyncStoreHarness) -> None:
-        """It answers ``None``, and the record holds what was claimed, running under the claim's fence."""
+        """The claim returns ``None``, and the record has the claim's values and is running under its fence."""
         store = await harness.store()
         claim = a_claim()
         assert await store.claim(claim) is None
@@ -26,7 +26,7 @@ class ClaimContract:
         assert record.created_at.tzinfo is timezone.utc
 
     async def test_every_kind_of_effects_is_kept(self, harness: AsyncStoreHarness) -> None:
-        """``effects`` is as it was in the claim."""
+        """The record has the claim's ``effects``."""
         store = await harness.store()
         for effects in Effects:
             claim = replace(a_claim(), effects=effects)
@@ -34,7 +34,7 @@ class ClaimContract:
             assert (await record_of(store, claim)).effects is effects
 
     async def test_a_claim_is_lost_to_a_record_in_any_state(self, harness: AsyncStoreHarness) -> None:
-        """It answers the record that stands in its way, and changes nothing."""
+        """The claim returns the record that prevented it, and changes nothing."""
         store = await harness.store()
         for prepare in (put_running, put_held, put_waiting, put_completed):
             first = await prepare(store)
@@ -43,7 +43,7 @@ class ClaimContract:
             assert await record_of(store, first) == record
 
     async def test_a_lapsed_lease_alone_gives_nothing_away(self, harness: AsyncStoreHarness) -> None:
-        """A claim that does not say whom it takes over is lost to a lapsed record, too."""
+        """A claim without ``over`` is lost to a lapsed record, too."""
         store = await harness.store()
         first = await put_running(store)
         await harness.elapse(LEASE)
@@ -53,7 +53,7 @@ class ClaimContract:
         assert lost_to.fence == first.fence
 
     async def test_a_lapsed_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """The record is the new claim's: one attempt more, under a new lease, created when it first was."""
+        """The record is the new claim's, with one attempt more and a new lease; it keeps its ``created_at``."""
         store = await harness.store()
         first = await put_running(store)
         created_at = (await record_of(store, first)).created_at
@@ -66,7 +66,7 @@ class ClaimContract:
         await assert_refused(store, first.name, first.fence)
 
     async def test_the_kind_of_call_is_kept(self, harness: AsyncStoreHarness) -> None:
-        """Whether the method answers with a stream is as of the last claim, in every state."""
+        """The record's ``streams`` is that of the last claim, in every state."""
         store = await harness.store()
         for streams in (False, True):
             first = a_claim(streams=not streams)
@@ -87,14 +87,14 @@ class ClaimContract:
             assert (record.streams, record.resolved) == (not streams, False)
 
     async def test_a_live_record_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """Not one tick before its lease has run out."""
+        """A take-over fails one tick before the lease has run out."""
         store = await harness.store()
         first = await put_running(store)
         await harness.elapse(LEASE - TICK)
         assert await store.claim(a_claim(first.name), over=first.fence) == await record_of(store, first)
 
     async def test_a_record_of_another_fence_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """Of two that saw the same lapsed record, one takes it over."""
+        """If two processes have read the same lapsed record, only one of them takes it over."""
         store = await harness.store()
         first = await put_running(store)
         await harness.elapse(LEASE)
@@ -106,7 +106,7 @@ class ClaimContract:
         assert lost_to.fence == second.fence
 
     async def test_held_and_completed_records_are_not_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """``over`` is for running and waiting records alone."""
+        """``over`` has no effect on held and completed records."""
         store = await harness.store()
         for prepare in (put_held, put_completed):
             first = await prepare(store)
@@ -114,14 +114,17 @@ class ClaimContract:
             assert await store.claim(a_claim(first.name), over=first.fence) == await record_of(store, first)
 
     async def test_a_take_over_of_an_absent_record_is_a_claim(self, harness: AsyncStoreHarness) -> None:
-        """A record that was released in the meantime stands in nobody's way; the attempts count from 1 again."""
+        """A take-over of a record that was released in the meantime succeeds; the attempts count from 1 again."""
         store = await harness.store()
         claim = a_claim()
         assert await store.claim(claim, over=os.urandom(16)) is None
         assert (await record_of(store, claim)).attempts == 1
 
     async def test_a_record_names_the_owner_of_its_last_claim(self, harness: AsyncStoreHarness) -> None:
-        """While it runs, is undone, waits and is held; a completed record has none, and a take-over names its own."""
+        """A record has its owner while it is running, undoing, waiting or held, but not once it is completed.
+
+        A take-over stores its own owner.
+        """
         store = await harness.store()
         first, second = a_claim(owner="one:1"), a_claim(owner="two:22")
         second = replace(second, name=first.name)

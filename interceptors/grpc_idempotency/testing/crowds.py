@@ -1,4 +1,4 @@
-"""The contract for many callers at once, and callers that go away."""
+"""The contract for many concurrent callers, and for callers that are cancelled."""
 
 import asyncio
 import os
@@ -12,10 +12,10 @@ from grpc_idempotency.testing.states import assert_refused, put_running, record_
 
 
 class CrowdContract:
-    """Many callers at once, and callers that go away."""
+    """Many concurrent callers, and callers that are cancelled."""
 
     async def test_of_many_claims_one_wins(self, harness: AsyncStoreHarness) -> None:
-        """200 at once on 20 operations: 20 winners, and every loser sees its winner's record."""
+        """Of 200 concurrent claims of 20 operations, 20 succeed, and every other claim returns the winner's record."""
         store = await harness.store()
         names = [os.urandom(16) for _ in range(20)]
         claims = [a_claim(names[n % 20]) for n in range(200)]
@@ -26,7 +26,7 @@ class CrowdContract:
         assert {answer.fence for answer in answers if answer} == {one.fence for one in winners.values()}
 
     async def test_of_many_take_overs_one_wins(self, harness: AsyncStoreHarness) -> None:
-        """50 at once over one lapsed fence."""
+        """Of 50 concurrent take-overs of one lapsed record, one succeeds."""
         store = await harness.store()
         first = await put_running(store)
         await harness.elapse(LEASE)
@@ -36,14 +36,14 @@ class CrowdContract:
         assert (await record_of(store, first)).attempts == 2
 
     async def test_of_many_releases_one_wins(self, harness: AsyncStoreHarness) -> None:
-        """The others find the record gone."""
+        """Of ten concurrent releases, one succeeds; the others find the record gone."""
         store = await harness.store()
         claim = await put_running(store)
         answers = await asyncio.gather(*(store.release(claim.name, claim.fence) for _ in range(10)))
         assert answers.count(True) == 1
 
     async def test_of_a_completion_and_a_take_over_one_wins(self, harness: AsyncStoreHarness) -> None:
-        """The slow owner's outcome is stored, or the operation is another's; never both."""
+        """Either the slow owner's outcome is stored, or the operation is taken over; never both."""
         store = await harness.store()
         for _ in range(20):
             first = await put_running(store, lease=TICK)
@@ -57,14 +57,14 @@ class CrowdContract:
             assert record.state is (State.RUNNING if completed is None else State.COMPLETED)
 
     async def test_many_kinds_of_calls_at_once_each_get_their_own_answer(self, harness: AsyncStoreHarness) -> None:
-        """Calls that succeed and calls that are refused, side by side."""
+        """Concurrent calls of different kinds, of which some succeed and some are refused, get their own answers."""
         store = await harness.store()
         claims = [await put_running(store) for _ in range(60)]
         await asyncio.gather(*(_settle_somehow(store, claim, n) for n, claim in enumerate(claims)))
         assert len(await store.list()) == 30 + 15
 
     async def test_a_cancelled_caller_leaves_the_store_intact(self, harness: AsyncStoreHarness) -> None:
-        """Its call takes effect or not; those of others do, and the store goes on."""
+        """A cancelled call takes effect or not; those of others take effect, and the store continues to work."""
         store = await harness.store()
         await store.open()
         claims = [a_claim() for _ in range(60)]
@@ -82,7 +82,7 @@ class CrowdContract:
 
 
 async def _settle_somehow(store: AsyncStore, claim: Claim, n: int) -> None:
-    """One of four things, each of which leaves a record, or none, of its own kind."""
+    """Does one of four things, each of which leaves a record, or none, of its own kind."""
     match n % 4:
         case 0:
             assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)

@@ -1,4 +1,4 @@
-"""The contract for fences, and releases, which spend them."""
+"""The contract for fences, and for releases, after which a fence is invalid."""
 
 import os
 
@@ -8,10 +8,10 @@ from grpc_idempotency.testing.states import assert_refused, put_completed, put_h
 
 
 class FenceContract:
-    """Fences, and releases, which spend them."""
+    """Fences, and releases, after which a fence is invalid."""
 
     async def test_another_fence_is_refused_in_every_state(self, harness: AsyncStoreHarness) -> None:
-        """Running, held, waiting, completed or absent: ``False``, and nothing changes."""
+        """A call under another fence than the record's is refused and changes nothing, in every state."""
         store = await harness.store()
         for prepare in (put_running, put_held, put_waiting, put_completed):
             claim = await prepare(store)
@@ -19,13 +19,13 @@ class FenceContract:
         await assert_refused(store, os.urandom(16), os.urandom(16))
 
     async def test_a_fence_is_refused_under_another_name(self, harness: AsyncStoreHarness) -> None:
-        """A fence is good for the operation that it was claimed for, and for no other."""
+        """A fence is valid only for the operation that it was claimed for."""
         store = await harness.store()
         one, other = await put_running(store), await put_running(store)
         await assert_refused(store, one.name, other.fence)
 
     async def test_a_release_makes_the_operation_absent(self, harness: AsyncStoreHarness) -> None:
-        """Of a running or held record; its fence is spent, also when the operation is claimed anew."""
+        """A released running or held record is absent; its fence stays invalid when the operation is claimed again."""
         store = await harness.store()
         for prepare in (put_running, put_held):
             first = await prepare(store)
@@ -38,7 +38,7 @@ class FenceContract:
             await assert_refused(store, first.name, first.fence)
 
     async def test_a_completed_record_is_not_released(self, harness: AsyncStoreHarness) -> None:
-        """Not by its own fence either."""
+        """A completed record is not released under its own fence either."""
         store = await harness.store()
         claim = await put_completed(store)
         assert await store.release(claim.name, claim.fence) is False

@@ -1,4 +1,4 @@
-"""Handlers of keyed calls, and the table of their rows, for the suite of transactions."""
+"""Handlers of keyed calls, and the table with their rows, for the suite of transactions."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +13,7 @@ from grpc_idempotency.testing.makers import TTL, a_step
 
 
 def sealed(reply: object) -> Outcome:
-    """The outcome of a handler that replies with a text."""
+    """Returns the outcome of a handler that replies with a text."""
     return Outcome(status=Code.OK, message=str(reply).encode())
 
 
@@ -26,16 +26,16 @@ async def keyed(
     unclaimed: bool = False,
     unwinds: bool = False,
 ) -> AsyncIterator[RunningOperation]:
-    """Makes the calling task the handler of an operation in its block, as an interceptor does.
+    """Makes the calling task the handler of an operation within the block, as an interceptor does.
 
-    At its end it waits for the transactions that the handler has left behind.
+    At the end of the block it waits for the transactions that the handler has left behind.
 
     Args:
         store: The store that holds the operation's record.
         claim: The operation's claim.
         seal: Makes the outcome of a reply. A reply is a text.
-        unclaimed: Whether the claim has not been written.
-        unwinds: Whether the run only makes known how its steps are undone.
+        unclaimed: True if the claim has not been written.
+        unwinds: True if the run only registers how its steps are undone.
     """
     running = AsyncRunning(
         name=claim.name,
@@ -60,19 +60,19 @@ async def keyed(
 
 
 def step_of(name: str) -> Callable[[object], Step]:
-    """What makes the step of this name of a transaction's result."""
+    """Returns a function that makes the step of this name from a transaction's result."""
     return lambda result: a_step(name, result=str(result).encode())
 
 
 class Orders:
-    """An embedder's table in the store's database: orders with nothing but an ``id``."""
+    """An embedder's table in the store's database: orders whose only column is ``id``."""
 
     def __init__(self, placeholder: str) -> None:
         self.insertion: str = f"INSERT INTO orders VALUES ({placeholder})"  # noqa: S608  # it is a parameter's mark
         """The statement that inserts an order."""
 
     def insert(self, *names: str) -> Callable[[Database], str]:
-        """The function of a transaction that inserts orders, and answers the first one's id."""
+        """Returns a transaction's function that inserts orders, and returns the id of the first one."""
 
         def fn(db: Database) -> str:
             for name in names:
@@ -82,13 +82,13 @@ class Orders:
         return fn
 
     async def names(self, store: AsyncTransactionalStore) -> list[str]:
-        """The ids of all orders, sorted."""
+        """Returns the ids of all orders, sorted."""
         rows = await store.read(lambda db: db.execute("SELECT id FROM orders ORDER BY id").fetchall())
         return [name for (name,) in rows]
 
 
 def executing(sql: str) -> Callable[[Database], None]:
-    """The function of a transaction that runs one statement."""
+    """Returns a transaction's function that runs one statement."""
 
     def fn(db: Database) -> None:
         db.execute(sql)
@@ -97,7 +97,7 @@ def executing(sql: str) -> Callable[[Database], None]:
 
 
 async def opened(harness: AsyncTransactionHarness) -> tuple[AsyncTransactionalStore, Orders]:
-    """A store, and the table of orders, which it has made in its database."""
+    """Returns a store and its table of orders, which is created."""
     store = await harness.store()
     await store.transaction(executing("CREATE TABLE orders (id VARCHAR(100) PRIMARY KEY)"))
     return store, Orders(harness.placeholder)

@@ -1,4 +1,4 @@
-"""What the suites need of the store that they test."""
+"""The harness: what the suites need of the store that they test."""
 
 import asyncio
 import contextvars
@@ -19,20 +19,20 @@ from grpc_idempotency.store import (
 
 
 class AsyncStoreHarness(Protocol):
-    """What the suites need beyond the contract. The database is empty at first, and time stands still."""
+    """What the suites need beyond the contract. The database is empty at first, and its clock is stopped."""
 
     async def store(self) -> AsyncStore:
-        """One more store on the same database, not opened yet. The harness closes it at the end."""
+        """Returns a further store on the same database, not opened yet. The harness closes it at the end."""
 
     async def elapse(self, duration: timedelta) -> None:
-        """Lets time pass for the database's clock, by exactly so much."""
+        """Moves the database's clock forward by exactly ``duration``."""
 
 
 class AsyncTransactionHarness(AsyncStoreHarness, Protocol):
     """What the suite of transactions needs."""
 
     placeholder: str
-    """How the engine writes a parameter in a statement, as ``?`` or ``%s``."""
+    """The engine's notation of a parameter in a statement, such as ``?`` or ``%s``."""
 
     async def store(self) -> AsyncTransactionalStore:
         """See :meth:`AsyncStoreHarness.store`."""
@@ -49,7 +49,7 @@ class _InThreads:
 
 class _TransactionsInThreads(_InThreads):
     def transaction(self, fn: Callable[[Database], Any], **options: Any) -> Coroutine[Any, Any, Any]:
-        """The operation is the caller's, and so it has to be that of the thread."""
+        """Runs the transaction in a thread, with the caller's operation."""
         context, operation = contextvars.copy_context(), running_operation()
         if operation is not None:
             bind_operation(context, operation)
@@ -57,7 +57,7 @@ class _TransactionsInThreads(_InThreads):
 
 
 async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A thread can't be cancelled: a caller that is has to see the call's end first."""
+    """Runs a call in a thread. If the caller is cancelled, it waits for the call's end: a thread can't be cancelled."""
     running = asyncio.ensure_future(asyncio.to_thread(call, *args, **options))
     try:
         return await asyncio.shield(running)
@@ -71,10 +71,10 @@ def in_threads(store: TransactionalStore) -> AsyncTransactionalStore: ...
 @overload
 def in_threads(store: Store) -> AsyncStore: ...
 def in_threads(store: Any) -> Any:
-    """A store that blocks, as the suites want it: each call runs in a thread of its own."""
+    """Wraps a store that blocks into one that the suites can test: each call runs in a thread of its own."""
     return cast(Any, (_TransactionsInThreads if hasattr(store, "transaction") else _InThreads)(store))
 
 
 def unwrapped(store: object) -> object:
-    """The store itself, where :func:`in_threads` has made what the suites call."""
+    """Returns the store that :func:`in_threads` has wrapped, or else the store itself."""
     return store.blocking if isinstance(store, _InThreads) else store

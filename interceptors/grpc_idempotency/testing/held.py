@@ -1,4 +1,4 @@
-"""The contract for held records: those that an operator has to resolve."""
+"""The contract for held records, which an operator has to resolve."""
 
 from datetime import timedelta
 
@@ -9,10 +9,10 @@ from grpc_idempotency.testing.states import assert_refused, put_completed, put_h
 
 
 class HeldContract:
-    """Held records: those that an operator has to resolve."""
+    """Held records, which an operator has to resolve."""
 
     async def test_a_held_record_keeps_its_fence(self, harness: AsyncStoreHarness) -> None:
-        """It has a reason, no lease and no expiry."""
+        """A held record keeps its fence, and has a reason, but no lease and no expiry."""
         store = await harness.store()
         claim = await put_running(store)
         assert await store.hold(claim.name, claim.fence, "its server died") is True
@@ -24,7 +24,7 @@ class HeldContract:
         assert not record.lapsed
 
     async def test_a_held_record_is_resolved_by_its_owners_completion(self, harness: AsyncStoreHarness) -> None:
-        """The owner was only slow, and what it says is the truth."""
+        """The owner was only slow, and its outcome is stored."""
         store = await harness.store()
         claim = await put_held(store)
         assert await store.complete(claim.name, claim.fence, OUTCOME, TTL) is not None
@@ -33,7 +33,7 @@ class HeldContract:
         assert not record.resolved
 
     async def test_only_running_records_are_held(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for held, waiting and completed ones."""
+        """``hold`` returns ``False`` for held, waiting and completed records."""
         store = await harness.store()
         for prepare in (put_held, put_waiting, put_completed):
             claim = await prepare(store)
@@ -42,7 +42,7 @@ class HeldContract:
             assert await record_of(store, claim) == record
 
     async def test_lapsed_only_spares_a_live_lease(self, harness: AsyncStoreHarness) -> None:
-        """``False`` until the lease has run out, ``True`` from that instant on."""
+        """``hold`` with ``lapsed_only`` returns ``False`` until the lease has run out, and ``True`` from then on."""
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE - TICK)
@@ -53,7 +53,7 @@ class HeldContract:
         assert (await record_of(store, claim)).state is State.HELD
 
     async def test_an_operator_can_complete_a_held_record(self, harness: AsyncStoreHarness) -> None:
-        """It is completed with the operator's outcome, and expires ``ttl`` from now."""
+        """The record is completed with the operator's outcome, and expires ``ttl`` from now."""
         store = await harness.store()
         claim = await put_held(store)
         await harness.elapse(timedelta(days=2))
@@ -75,7 +75,7 @@ class HeldContract:
         await assert_refused(store, claim.name, claim.fence)
 
     async def test_only_held_records_are_resolved(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for running, lapsed, waiting and completed ones."""
+        """``resolve`` returns ``False`` for running, lapsed, waiting and completed records."""
         store = await harness.store()
         for prepare in (put_running, put_waiting, put_completed):
             claim = await prepare(store)

@@ -1,4 +1,4 @@
-"""The contract for leases: how they end, and how they are renewed."""
+"""The contract for the end of leases, and for their renewal."""
 
 import os
 
@@ -9,10 +9,10 @@ from grpc_idempotency.testing.states import put_completed, put_held, put_running
 
 
 class LeaseContract:
-    """Leases: how they end, and how they are renewed."""
+    """The end of leases, and their renewal."""
 
     async def test_a_lease_lapses_at_its_instant(self, harness: AsyncStoreHarness) -> None:
-        """It is live until just before ``lease`` has passed, and has run out from then on."""
+        """A lease is live until just before ``lease`` has passed, and has run out from then on."""
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE - TICK)
@@ -22,7 +22,7 @@ class LeaseContract:
         assert (await record_of(store, claim)).state is State.RUNNING
 
     async def test_a_renewed_lease_ends_so_long_from_now(self, harness: AsyncStoreHarness) -> None:
-        """From now, not from the end that it had."""
+        """A renewed lease ends ``lease`` from now, not from its previous end."""
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE / 2)
@@ -33,7 +33,7 @@ class LeaseContract:
         assert (await record_of(store, claim)).lapsed
 
     async def test_a_lapsed_lease_can_be_renewed(self, harness: AsyncStoreHarness) -> None:
-        """As long as nobody took over, and with the effect that nobody can."""
+        """A lapsed lease can be renewed as long as nobody took over, and then nobody can take over."""
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE * 2)
@@ -42,7 +42,7 @@ class LeaseContract:
         assert await store.claim(a_claim(claim.name), over=claim.fence) is not None
 
     async def test_a_renewal_may_shorten_a_lease(self, harness: AsyncStoreHarness) -> None:
-        """The lease ends so long from now, whatever it was before."""
+        """The lease ends ``lease`` from now, whatever its end was before."""
         store = await harness.store()
         claim = await put_running(store)
         assert await store.renew(claim.name, claim.fence, TICK)
@@ -50,7 +50,7 @@ class LeaseContract:
         assert (await record_of(store, claim)).lapsed
 
     async def test_only_running_records_are_renewed(self, harness: AsyncStoreHarness) -> None:
-        """``False`` for held, waiting, completed and absent ones."""
+        """``renew`` returns ``False`` for held, waiting, completed and absent records."""
         store = await harness.store()
         for prepare in (put_held, put_waiting, put_completed):
             claim = await prepare(store)

@@ -1,4 +1,4 @@
-"""The contract for opening, closing, and several stores and event loops on one database."""
+"""The contract for opening and closing, and for several stores and event loops on one database."""
 
 import asyncio
 import os
@@ -10,10 +10,10 @@ from grpc_idempotency.testing.states import names_of, put_completed, put_held, p
 
 
 class LifeContract:
-    """Opening, closing, and several stores and event loops on one database."""
+    """Opening and closing, and several stores and event loops on one database."""
 
     async def test_a_store_opens_itself(self, harness: AsyncStoreHarness) -> None:
-        """Every call does so; to open an open store, or to close a closed one, does nothing."""
+        """Every call opens the store. Opening an open store, or closing a closed one, does nothing."""
         store = await harness.store()
         assert await store.get(os.urandom(16)) is None
         await store.open()
@@ -24,7 +24,7 @@ class LifeContract:
         assert (await record_of(await harness.store(), claim)).fence == claim.fence
 
     async def test_records_outlive_the_store(self, harness: AsyncStoreHarness) -> None:
-        """Another store on the database sees them all, as they were."""
+        """Another store on the database reads all records unchanged."""
         store = await harness.store()
         claims = [await prepare(store) for prepare in (put_running, put_held, put_waiting, put_completed)]
         records = [await record_of(store, one) for one in claims]
@@ -35,7 +35,7 @@ class LifeContract:
         assert await again.renew(claims[0].name, claims[0].fence, LEASE)
 
     async def test_stores_on_one_database_share_their_operations(self, harness: AsyncStoreHarness) -> None:
-        """A claim through one is lost to a record of the other, and a fence is good in both."""
+        """A claim through one store is lost to a record of the other, and a fence is valid in both."""
         one, other = await harness.store(), await harness.store()
         claim = await put_running(one)
         assert await other.claim(a_claim(claim.name)) == await record_of(one, claim)
@@ -43,7 +43,7 @@ class LifeContract:
         assert (await record_of(one, claim)).outcome == OUTCOME
 
     async def test_another_loop_need_not_wait_for_this_one(self, harness: AsyncStoreHarness) -> None:
-        """While a loop is blocked, calls from another loop, in another thread, are answered."""
+        """While one event loop is blocked, calls from another loop, in another thread, are answered."""
         store = await harness.store()
         claim = await put_running(store)
         renewed: list[bool] = []
@@ -52,7 +52,7 @@ class LifeContract:
             renewed.append(await store.renew(claim.name, claim.fence, LEASE))
 
         under_way = asyncio.ensure_future(record_of(store, claim))
-        await asyncio.sleep(0)  # it is asked for, and its answer has to wait
+        await asyncio.sleep(0)  # the request is submitted, and its answer has to wait
         other = threading.Thread(target=lambda: asyncio.run(renew()), daemon=True)
         other.start()
         other.join(10)  # blocks this loop
@@ -60,7 +60,7 @@ class LifeContract:
         assert (await under_way).fence == claim.fence
 
     async def test_closing_finishes_what_was_begun(self, harness: AsyncStoreHarness) -> None:
-        """Claims that are under way when the store is closed are answered, and are there."""
+        """Claims that have begun when the store is closed are answered and stored."""
         store = await harness.store()
         await store.open()
         claims = [a_claim() for _ in range(20)]
@@ -72,7 +72,7 @@ class LifeContract:
         assert await names_of(again.list()) == {one.name for one in claims}
 
     async def test_a_store_serves_while_another_is_closed(self, harness: AsyncStoreHarness) -> None:
-        """What one closes, the other keeps."""
+        """Closing one store does not close another one on the same database."""
         one, other = await harness.store(), await harness.store()
         claim = await put_running(one)
         await other.open()

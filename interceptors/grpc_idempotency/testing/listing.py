@@ -19,7 +19,7 @@ class ListContract:
     """Lists of records."""
 
     async def test_a_list_is_in_the_order_of_claims(self, harness: AsyncStoreHarness) -> None:
-        """Oldest first, whole records, at most ``limit``."""
+        """A list has whole records, the oldest first, and at most ``limit``."""
         store = await harness.store()
         claims = []
         for _ in range(5):
@@ -31,7 +31,7 @@ class ListContract:
         assert [one.name for one in await store.list(limit=2)] == [one.name for one in claims[:2]]
 
     async def test_a_list_goes_on_behind_a_record(self, harness: AsyncStoreHarness) -> None:
-        """Page after page, each record once, also where many were claimed at one instant or one is gone by now."""
+        """Page by page, each record is listed once, also if many were claimed at one instant or one was deleted."""
         store = await harness.store()
         for state in (None, State.RUNNING):
             claims = [await put_running(store) for _ in range(7)]
@@ -42,7 +42,7 @@ class ListContract:
             await _goes_on(store, state, claims)
 
     async def test_a_list_can_be_narrowed(self, harness: AsyncStoreHarness) -> None:
-        """By state, by method, by both; ``limit`` counts those that are answered."""
+        """A list can be limited to a state, a method, or both; ``limit`` counts the returned records."""
         store = await harness.store()
         other = a_claim(method="/a.B/Other")
         await store.claim(other)
@@ -58,7 +58,7 @@ class ListContract:
         assert await names_of(store.list(method="/a.B/None")) == set()
 
     async def test_a_list_leaves_expired_records_out(self, harness: AsyncStoreHarness) -> None:
-        """They are absent, and take no place in a page either."""
+        """Expired records are not listed, and do not count for ``limit``."""
         store = await harness.store()
         for _ in range(5):
             await put_completed(store)

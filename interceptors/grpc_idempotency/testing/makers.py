@@ -1,4 +1,4 @@
-"""Makers of claims, steps and requests, and the values that the whole suite uses."""
+"""Functions that make claims, steps and requests, and the values that the whole suite uses."""
 
 import os
 from datetime import timedelta
@@ -8,7 +8,7 @@ from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome,
 LEASE = timedelta(seconds=30)
 TTL = timedelta(hours=1)
 TICK = timedelta(milliseconds=1)
-"""The smallest step of time that a store must tell apart."""
+"""The smallest difference in time that a store must resolve."""
 METHOD = "/shop.orders.v1.OrderService/CreateOrder"
 OUTCOME = Outcome(status=Code.OK, message=b"\x0a\x05first")
 FAILURE = Outcome(status=Code.FAILED_PRECONDITION, details="no credit", trailers=(("x-credit", "0"),))
@@ -25,7 +25,7 @@ def a_claim(
     request: StoredRequest | None = None,
     owner: str = "host:1",
 ) -> Claim:
-    """A claim under a fresh fence, with another fingerprint each time."""
+    """Returns a claim with a new fence and a new fingerprint."""
     return Claim(
         name=name or os.urandom(16),
         method=method,
@@ -40,16 +40,16 @@ def a_claim(
 
 
 def a_recoverable_claim(*messages: bytes) -> Claim:
-    """A claim of an operation that can be run again without its client."""
+    """Returns a claim of an operation that can be run again without its client."""
     return a_claim(effects=Effects.REPEATABLE, request=a_request(*messages))
 
 
 def a_step(name: str, *, position: int = 0, result: bytes = b"done", undoable: bool = False) -> Step:
-    """A finished step."""
+    """Returns a finished step."""
     return Step(name=name, position=position, result=result, undoable=undoable)
 
 
 def a_request(*messages: bytes) -> StoredRequest:
-    """A request of somebody's, with metadata of both kinds."""
+    """Returns a request of a random principal, with text and binary metadata."""
     metadata = (("tenant", "t, ünïcode"), ("trace-bin", bytes(range(256))), ("tenant", ""))
     return StoredRequest(principal=os.urandom(16), metadata=metadata, messages=messages)

@@ -1,4 +1,4 @@
-"""The contract for outcomes: how they are kept, and when they expire."""
+"""The contract for the storage and the expiry of outcomes."""
 
 import os
 from datetime import timedelta
@@ -10,10 +10,10 @@ from grpc_idempotency.testing.states import assert_refused, put_completed, put_h
 
 
 class OutcomeContract:
-    """Outcomes: how they are kept, and when they expire."""
+    """The storage and the expiry of outcomes."""
 
     async def test_a_completion_stores_the_outcome(self, harness: AsyncStoreHarness) -> None:
-        """The record is completed, with all of the outcome, and expires ``ttl`` from then, as the store tells."""
+        """The record is completed with the whole outcome, and expires ``ttl`` from then, by the store's clock."""
         store = await harness.store()
         claim = await put_running(store)
         at = await store.complete(claim.name, claim.fence, OUTCOME, TTL)
@@ -32,7 +32,7 @@ class OutcomeContract:
         assert not record.lapsed
 
     async def test_outcomes_are_kept_to_the_byte(self, harness: AsyncStoreHarness) -> None:
-        """Status, message (none, empty, or large), details and trailers in their order, text and binary."""
+        """An outcome is stored unchanged: status, message (none, empty or large), details, and trailers in order."""
         store = await harness.store()
         trailers = (
             ("b", "1"),
@@ -58,9 +58,9 @@ class OutcomeContract:
             assert (await record_of(fresh, claim)).outcome == outcome
 
     async def test_a_completion_can_be_tried_again(self, harness: AsyncStoreHarness) -> None:
-        """Under the fence that completed it already, with the same outcome: it tells when that was; with another: no.
+        """A repeated completion with the same fence and outcome returns the time of the first one.
 
-        The first outcome and its expiry stay.
+        With another outcome it returns ``None``. The first outcome and its expiry stay.
         """
         store = await harness.store()
         claim = await put_completed(store)
@@ -72,7 +72,7 @@ class OutcomeContract:
         assert await record_of(store, claim) == record
 
     async def test_a_lapsed_owner_may_still_complete(self, harness: AsyncStoreHarness) -> None:
-        """As long as nobody took over."""
+        """An owner whose lease has run out can complete the record as long as nobody took over."""
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE * 2)
@@ -80,7 +80,7 @@ class OutcomeContract:
         assert (await record_of(store, claim)).outcome == OUTCOME
 
     async def test_expiry_is_exact(self, harness: AsyncStoreHarness) -> None:
-        """There until just before ``ttl`` has passed, absent from then on, with no sweep."""
+        """The record exists until just before ``ttl`` has passed, and is absent from then on, without a sweep."""
         store = await harness.store()
         claim = await put_completed(store)
         await harness.elapse(TTL - TICK)
@@ -91,7 +91,7 @@ class OutcomeContract:
         assert list(await store.list()) == []
 
     async def test_an_expired_operation_is_absent_to_every_call(self, harness: AsyncStoreHarness) -> None:
-        """No fenced call finds it, not even the repeated completion; a claim begins anew."""
+        """No fenced call finds it, not even a repeated completion; a new claim starts from the beginning."""
         store = await harness.store()
         first = await put_completed(store)
         before = await record_of(store, first)
@@ -106,7 +106,7 @@ class OutcomeContract:
         await assert_refused(store, first.name, first.fence)
 
     async def test_running_and_held_records_do_not_expire(self, harness: AsyncStoreHarness) -> None:
-        """However long it takes."""
+        """Running and held records do not expire, however old they are."""
         store = await harness.store()
         running, held = await put_running(store), await put_held(store)
         await harness.elapse(timedelta(days=400))

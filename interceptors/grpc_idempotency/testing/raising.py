@@ -1,4 +1,4 @@
-"""Errors that the suites expect."""
+"""Assertions on the errors that the suites expect."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def raises(*errors: type[BaseException]) -> Iterator[None]:
-    """Asserts that its block raises one of these errors."""
+    """Asserts that the block raises one of these errors."""
     try:
         yield
     except errors:

@@ -23,7 +23,7 @@ class ReadContract:
     """Reads of the handler's rows."""
 
     async def test_a_read_is_no_reply(self, harness: AsyncTransactionHarness) -> None:
-        """A keyed call may read as often as it likes, and its one transaction may still come."""
+        """A keyed call may read as often as it likes, and can still make its one transaction."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
@@ -35,7 +35,7 @@ class ReadContract:
         assert operation.committed is not None
 
     async def test_a_read_does_not_write(self, harness: AsyncTransactionHarness) -> None:
-        """Neither rows nor tables, whether the function catches the error or not."""
+        """A read changes neither rows nor tables, whether its function catches the error or not."""
         store, orders = await opened(harness)
         await store.transaction(orders.insert("a"))
         for sql in WRITES:
@@ -52,7 +52,7 @@ class ReadContract:
         await store.transaction(executing("CREATE TABLE more (id INTEGER)"))
 
     async def test_a_read_raises_what_its_function_raises(self, harness: AsyncTransactionHarness) -> None:
-        """The very error; and it refuses a function that awaits."""
+        """A read raises its function's error unchanged, and refuses a function that awaits."""
         store, _ = await opened(harness)
 
         async def fn(_: Database) -> None: ...
@@ -63,7 +63,7 @@ class ReadContract:
             await store.read(fn)  # type: ignore[unused-coroutine]  # that is the mistake
 
     async def test_a_read_disturbs_no_transaction(self, harness: AsyncTransactionHarness) -> None:
-        """Side by side, each has its own answer, also where the read is refused."""
+        """Concurrent reads and transactions get their own answers, also if a read is refused."""
         store, orders = await opened(harness)
         answers = await asyncio.gather(
             store.transaction(orders.insert("a")),

@@ -1,4 +1,4 @@
-"""The contract for pending records, and the requests with which they are finished."""
+"""The contract for pending records, and for the requests with which recovery runs them."""
 
 import os
 from dataclasses import replace
@@ -19,10 +19,10 @@ from grpc_idempotency.testing.states import names_of, record_of
 
 
 class RecoveryContract:
-    """Pending records, and the requests with which they are finished."""
+    """Pending records, and the requests with which recovery runs them."""
 
     async def test_what_can_be_run_again_is_pending(self, harness: AsyncStoreHarness) -> None:
-        """Lapsed and due records, whole, with their requests; not one tick earlier."""
+        """Lapsed and due records are returned whole, with their requests, and not one tick earlier."""
         store = await harness.store()
         undoing = a_recoverable_claim(b"c")
         running, waiting = a_recoverable_claim(b"a"), a_recoverable_claim(b"b", b"", os.urandom(1 << 20))
@@ -43,7 +43,7 @@ class RecoveryContract:
         assert [one.lapsed for one in expected] == [True, True, True]
 
     async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
-        """Neither what could be run again and has no request, nor what is held or completed; nor other methods."""
+        """Not pending: repeatable records without requests, held and completed records, and other methods' records."""
         store = await harness.store()
         claims = [a_recoverable_claim() for _ in range(4)]
         claims.append(replace(claims[0], name=os.urandom(16), request=None))
@@ -61,7 +61,10 @@ class RecoveryContract:
         assert list(await store.pending([])) == []
 
     async def test_what_is_in_doubt_is_pending_first(self, harness: AsyncStoreHarness) -> None:
-        """Opaque and running or undoing, with a request and without: not one tick early, and until it is held."""
+        """Lapsed records in doubt (opaque, and running or undoing) come first, until they are held.
+
+        They need no request. They are not pending one tick before their leases have run out.
+        """
         store = await harness.store()
         older, doubtful = a_recoverable_claim(), [a_claim(), a_claim(request=a_request(b"a")), a_claim()]
         for claim in (older, *doubtful):
@@ -78,7 +81,7 @@ class RecoveryContract:
         assert list(await store.pending([METHOD])) == expected[1:]
 
     async def test_an_opaque_operation_that_waits_is_pending(self, harness: AsyncStoreHarness) -> None:
-        """It is known how its last run ended."""
+        """A waiting opaque operation is not in doubt: the end of its last run is known."""
         store = await harness.store()
         claim = a_claim(request=a_request(b"a"))
         assert await store.claim(claim) is None
@@ -87,7 +90,7 @@ class RecoveryContract:
         assert await names_of(store.pending([METHOD])) == {claim.name}
 
     async def test_the_oldest_are_pending_first(self, harness: AsyncStoreHarness) -> None:
-        """In the order of their first claims, and no more than asked for."""
+        """Records come in the order of their first claims, and no more than ``limit``."""
         store = await harness.store()
         claims = [replace(a_recoverable_claim(), method=f"/a.B/{n % 2}") for n in range(5)]
         for claim in claims:
@@ -102,7 +105,7 @@ class RecoveryContract:
         assert [one.name for one in await store.pending(methods, limit=2)] == [one.name for one in claims[:2]]
 
     async def test_a_take_over_keeps_the_first_request(self, harness: AsyncStoreHarness) -> None:
-        """What the retry brought along is not kept; a claim that begins anew has its own."""
+        """A take-over does not store the request of its claim; a claim of an expired operation does."""
         store = await harness.store()
         first = a_recoverable_claim(b"first")
         assert await store.claim(first) is None
@@ -119,7 +122,7 @@ class RecoveryContract:
         assert [one.request for one in await store.pending([METHOD])] == [third.request]
 
     async def test_requests_are_for_recovery_alone(self, harness: AsyncStoreHarness) -> None:
-        """No other answer has them."""
+        """Only ``pending`` returns requests."""
         store = await harness.store()
         claim = a_recoverable_claim(b"secret")
         assert await store.claim(claim) is None

@@ -19,7 +19,7 @@ class ReplyContract:
     """The transaction of a keyed call, whose result is the call's reply."""
 
     async def test_rows_and_outcome_commit_together(self, harness: AsyncTransactionHarness) -> None:
-        """The record is completed with the sealed reply, expires ``ttl`` from now, and the operation knows."""
+        """The record is completed with the sealed reply for ``ttl`` from now, and the operation has its outcome."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
@@ -32,7 +32,7 @@ class ReplyContract:
         assert await orders.names(store) == ["a"]
 
     async def test_the_function_has_its_callers_operation(self, harness: AsyncTransactionHarness) -> None:
-        """So has the making of its outcome; in a call without a key there is none."""
+        """The function and ``seal`` run with the caller's operation; in an un-keyed call there is none."""
         store, _ = await opened(harness)
         claim = await put_running(store)
         seen: list[object] = []
@@ -48,7 +48,7 @@ class ReplyContract:
         assert seen == [operation, operation]
 
     async def test_what_the_function_raises_leaves_the_record_running(self, harness: AsyncTransactionHarness) -> None:
-        """There are neither rows nor an outcome; the handler may try another transaction."""
+        """If the function raises, neither rows nor outcome are stored; the handler may try another transaction."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
@@ -60,7 +60,7 @@ class ReplyContract:
         assert await orders.names(store) == ["b"]
 
     async def test_a_reply_that_is_no_success_is_rolled_back(self, harness: AsyncTransactionHarness) -> None:
-        """It is answered all the same, and the record is left to the interceptor."""
+        """A reply with an error status is rolled back, but returned; the record is left to the interceptor."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim, lambda _: Outcome(status=Code.NOT_FOUND)) as operation:
@@ -70,7 +70,7 @@ class ReplyContract:
         assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
 
     async def test_a_reply_that_can_not_be_sealed_is_rolled_back(self, harness: AsyncTransactionHarness) -> None:
-        """The error of the response's serializer is the transaction's."""
+        """The transaction raises the error of the response's serializer."""
         store, orders = await opened(harness)
         claim = await put_running(store)
 
@@ -84,7 +84,7 @@ class ReplyContract:
         assert (await record_of(store, claim)).state is State.RUNNING
 
     async def test_a_run_that_only_undoes_has_no_reply(self, harness: AsyncTransactionHarness) -> None:
-        """What ``seal`` raises then is no ``Exception``; it rolls back as well."""
+        """``seal`` then raises a ``BaseException`` that is no ``Exception``; this rolls back as well."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim, unwinds=True):
@@ -94,7 +94,7 @@ class ReplyContract:
         assert (await record_of(store, claim)).state is State.RUNNING
 
     async def test_a_fence_that_is_spent_commits_nothing(self, harness: AsyncTransactionHarness) -> None:
-        """After a take-over, a release, a wait: no rows, no outcome. The successor's transaction commits."""
+        """After a take-over, a release or a wait, the old fence commits nothing. The successor can commit."""
         store, orders = await opened(harness)
         zombie = await put_running(store)
         await harness.elapse(LEASE)
@@ -114,7 +114,7 @@ class ReplyContract:
         assert await orders.names(store) == ["successor"]
 
     async def test_a_completed_operation_commits_no_other_outcome(self, harness: AsyncTransactionHarness) -> None:
-        """Under its own fence neither."""
+        """A completed operation commits no other outcome, not even under its own fence."""
         store, orders = await opened(harness)
         claim = await put_completed(store)
         async with keyed(store, claim):
@@ -124,7 +124,7 @@ class ReplyContract:
         assert (await record_of(store, claim)).outcome == OUTCOME
 
     async def test_a_lapsed_or_held_owner_may_still_commit(self, harness: AsyncTransactionHarness) -> None:
-        """As long as nobody took over: the owner was only slow."""
+        """The owner was only slow, and can commit as long as nobody took over."""
         store, orders = await opened(harness)
         for name, prepare in (("a", put_running), ("b", put_held)):
             claim = await prepare(store)
@@ -135,7 +135,7 @@ class ReplyContract:
         assert await orders.names(store) == ["a", "b"]
 
     async def test_of_a_transaction_and_a_take_over_one_wins(self, harness: AsyncTransactionHarness) -> None:
-        """The slow owner's rows and outcome are stored, or the operation is another's; never both."""
+        """Either the slow owner's rows and outcome are stored, or the operation is taken over; never both."""
         store, orders = await opened(harness)
         for _ in range(20):
             first = await put_running(store, lease=TICK)
@@ -155,7 +155,7 @@ class ReplyContract:
             assert record.state is (State.RUNNING if refused else State.COMPLETED)
 
     async def test_a_call_has_one_transaction(self, harness: AsyncTransactionHarness) -> None:
-        """The first that commits is the reply: one after it is refused, and one beside it too."""
+        """The first transaction that commits is the reply. A later one is refused, and so is a concurrent one."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim):
@@ -173,7 +173,7 @@ class ReplyContract:
         assert await orders.names(store) == ["a", won]
 
     async def test_a_handlers_task_has_transactions_of_its_own(self, harness: AsyncTransactionHarness) -> None:
-        """They commit no reply, any number of them; one whose function returns the response is rolled back."""
+        """Transactions of a handler's task commit no reply. One whose function returns the response is rolled back."""
         store, orders = await opened(harness)
         claim = await put_running(store)
 
@@ -190,7 +190,7 @@ class ReplyContract:
         assert await orders.names(store) == ["a", "b", "own"]
 
     async def test_an_operation_of_another_database_is_none_of_ours(self, harness: AsyncTransactionHarness) -> None:
-        """Then it is just a transaction; the operation of another store on the same database is ours."""
+        """An operation of another database plays no part; one of another store on the same database is completed."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(object(), claim) as operation:
@@ -203,7 +203,7 @@ class ReplyContract:
         assert (await record_of(store, claim)).outcome == sealed("c")
 
     async def test_of_many_keyed_transactions_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
-        """Rows and outcomes of 60 at once are there, but for every fourth, whose fence is spent."""
+        """Of 60 concurrent calls, all rows and outcomes are stored, except every fourth, whose fence is invalid."""
         store, orders = await opened(harness)
         claims = [await put_running(store) for _ in range(60)]
         for claim in claims[::4]:
@@ -219,7 +219,7 @@ class ReplyContract:
 
 
 async def _pay(store: AsyncTransactionalStore, claim: Claim, fn: Callable[[Database], str]) -> str:
-    """A handler whose transaction is its reply."""
+    """Runs a handler whose transaction is its reply."""
     async with keyed(store, claim):
         return await store.transaction(fn)
 

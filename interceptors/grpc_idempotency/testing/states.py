@@ -1,4 +1,4 @@
-"""Puts records into each state, and reads and checks them."""
+"""Puts records into each state, and reads and checks records."""
 
 import os
 from collections.abc import Awaitable, Sequence
@@ -11,54 +11,54 @@ from grpc_idempotency.testing.makers import FAILURE, LEASE, OTHER_OUTCOME, OUTCO
 
 
 async def put_running(store: AsyncStore, *, lease: timedelta = LEASE) -> Claim:
-    """Claims a fresh operation, and returns its claim."""
+    """Claims a new operation, and returns its claim."""
     claim = a_claim(lease=lease)
     assert await store.claim(claim) is None
     return claim
 
 
 async def put_held(store: AsyncStore) -> Claim:
-    """Claims a fresh operation and holds it."""
+    """Claims a new operation and holds it."""
     claim = await put_running(store)
     assert await store.hold(claim.name, claim.fence, "its server died")
     return claim
 
 
 async def put_waiting(store: AsyncStore, *, delay: timedelta = LEASE, tries: int = 1) -> Claim:
-    """Claims a fresh operation and makes it wait."""
+    """Claims a new operation and makes it wait."""
     claim = await put_running(store)
     assert await store.wait(claim.name, claim.fence, delay, tries, 0) is True
     return claim
 
 
 async def put_undoing(store: AsyncStore) -> Claim:
-    """Claims a fresh operation and begins to undo it for ``FAILURE``."""
+    """Claims a new operation and begins to undo it because of ``FAILURE``."""
     claim = await put_running(store)
     assert await store.undo(claim.name, claim.fence, FAILURE) is True
     return claim
 
 
 async def put_completed(store: AsyncStore, *, ttl: timedelta = TTL) -> Claim:
-    """Claims a fresh operation and completes it with ``OUTCOME``."""
+    """Claims a new operation and completes it with ``OUTCOME``."""
     claim = await put_running(store)
     assert await store.complete(claim.name, claim.fence, OUTCOME, ttl)
     return claim
 
 
 async def record_of(store: AsyncStore, claim: Claim) -> Record:
-    """The record of a claim, which has to be there."""
+    """Returns the record of a claim, which must exist."""
     record = await store.get(claim.name)
     assert record is not None
     return record
 
 
 async def names_of(records: Awaitable[Sequence[Record]]) -> set[bytes]:
-    """The names of the records that a call answers."""
+    """Returns the names of the records that a call returns."""
     return {one.name for one in await records}
 
 
 async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
-    """Asserts that every fenced call under the fence answers False and leaves what is there."""
+    """Asserts that every fenced call under the fence is refused and changes nothing."""
     before, steps = await store.get(name), await store.steps(name)
     assert await store.renew(name, fence, LEASE * 2) is False
     assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is None

@@ -14,7 +14,7 @@ class StepContract:
     """Finished steps."""
 
     async def test_steps_are_kept_to_the_byte_in_their_order(self, harness: AsyncStoreHarness) -> None:
-        """That in which they were recorded, whatever their positions say; another operation has its own."""
+        """Steps are read unchanged, in the order of recording and not of ``position``; each operation has its own."""
         store = await harness.store()
         one, other = await put_running(store), await put_running(store)
         steps = [
@@ -32,7 +32,7 @@ class StepContract:
         assert list(await store.steps(os.urandom(16))) == []
 
     async def test_a_step_tells_when_it_was_recorded(self, harness: AsyncStoreHarness) -> None:
-        """By the store, aware; later ones later, and the same whenever it is read."""
+        """The time is set by the store, aware, later for later steps, and the same at each reading."""
         store = await harness.store()
         claim = await put_running(store)
         for name in ("reserve", "confirm"):
@@ -46,7 +46,7 @@ class StepContract:
         assert [step.recorded_at for step in await store.steps(claim.name)] == [reserved, confirmed]
 
     async def test_a_name_is_kept_once(self, harness: AsyncStoreHarness) -> None:
-        """A second step of it is refused, be it the same, and the first stays."""
+        """A second step of the same name is refused, even an equal one, and the first one stays."""
         store = await harness.store()
         claim = await put_running(store)
         assert await store.record_step(claim.name, claim.fence, a_step("charge")) is True
@@ -55,7 +55,10 @@ class StepContract:
         assert list(await store.steps(claim.name)) == [a_step("charge")]
 
     async def test_of_many_steps_of_one_name_one_is_kept(self, harness: AsyncStoreHarness) -> None:
-        """Whoever was told so; steps of other names beside it are kept all."""
+        """Of concurrent steps of one name, only the one whose call returned ``True`` is stored.
+
+        Steps of other names are stored as well.
+        """
         store = await harness.store()
         claims = [await put_running(store) for _ in range(5)]
         steps = [a_step(f"step {n % 4}", position=n, result=str(n).encode()) for n in range(20)]
@@ -68,7 +71,7 @@ class StepContract:
             assert {step.position for step in found} == {step.position for other, step in kept if other is claim}
 
     async def test_running_and_held_operations_have_steps(self, harness: AsyncStoreHarness) -> None:
-        """Lapsed ones too. Waiting and completed ones get no more of them."""
+        """Running and held operations can record steps, also lapsed ones; waiting and completed ones can't."""
         store = await harness.store()
         for prepare in (put_running, put_held):
             claim = await prepare(store)
@@ -80,7 +83,7 @@ class StepContract:
             assert list(await store.steps(claim.name)) == []
 
     async def test_a_spent_fence_keeps_no_step(self, harness: AsyncStoreHarness) -> None:
-        """After a take-over only the successor adds to the steps, which are still there."""
+        """After a take-over only the successor can add steps; the earlier steps still exist."""
         store = await harness.store()
         first = await put_running(store)
         assert await store.record_step(first.name, first.fence, a_step("reserve"))
@@ -92,7 +95,7 @@ class StepContract:
         assert list(await store.steps(first.name)) == [a_step("reserve"), a_step("confirm")]
 
     async def test_steps_stay_as_long_as_their_record(self, harness: AsyncStoreHarness) -> None:
-        """While it waits, is run again, is held and is completed; until the instant of its expiry."""
+        """Steps stay while the record is waiting, run again, held and completed, until the instant of its expiry."""
         store = await harness.store()
         first, steps = await put_running(store), [a_step("charge", undoable=True)]
         assert await store.record_step(first.name, first.fence, steps[0])
@@ -110,7 +113,7 @@ class StepContract:
         assert list(await store.steps(first.name)) == []
 
     async def test_steps_go_with_their_record(self, harness: AsyncStoreHarness) -> None:
-        """Released, or said never to have happened: a new claim begins without them, with all names free."""
+        """After a release, or a resolution as never happened, a new claim has no steps, and all names are free."""
         store = await harness.store()
         for settle in (_release, _never_happened):
             first = await put_running(store)
@@ -120,7 +123,7 @@ class StepContract:
             await _begins_without_steps(store, first.name)
 
     async def test_a_claim_of_an_expired_operation_has_none_of_its_steps(self, harness: AsyncStoreHarness) -> None:
-        """Swept or not; those of others are left alone."""
+        """A new claim of an expired operation has no steps, swept or not; other operations keep theirs."""
         store = await harness.store()
         other = await put_running(store)
         assert await store.record_step(other.name, other.fence, a_step("charge"))

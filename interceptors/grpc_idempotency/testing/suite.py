@@ -1,4 +1,4 @@
-"""All contracts in three classes: of every store, and of the transactions of one for asyncio and one for threads."""
+"""All contracts in three classes: of every store, and of transactions for asyncio and for threads."""
 
 from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
@@ -38,17 +38,16 @@ class AsyncStoreContract(
 ):
     """All contracts of an asyncio store.
 
-    Inherit from it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncStoreHarness`.
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncStoreHarness`.
     """
 
 
 class TransactionalStoreContract(
     TransactionContract, ReadContract, ReplyContract, UnclaimedContract, TransactedStepContract
 ):
-    """All contracts of ``transaction`` and ``read`` of a store for threads, by way of ``in_threads``.
+    """All contracts of ``transaction`` and ``read`` of a store for threads, tested through ``in_threads``.
 
-    Inherit from it and provide the fixture ``harness``, an
-    :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
     """
 
 
@@ -57,6 +56,5 @@ class AsyncTransactionalStoreContract(
 ):
     """All contracts of ``transaction`` and ``read`` of an asyncio store.
 
-    Inherit from it and provide the fixture ``harness``, an
-    :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
     """

@@ -10,7 +10,7 @@ class SweepContract:
     """Sweeps of expired records."""
 
     async def test_a_sweep_deletes_what_is_expired_and_nothing_else(self, harness: AsyncStoreHarness) -> None:
-        """And says how many."""
+        """A sweep deletes the expired records and no others, and returns their number."""
         store = await harness.store()
         for _ in range(3):
             await put_completed(store)
@@ -23,7 +23,7 @@ class SweepContract:
         assert await names_of(store.list()) == {one.name for one in kept}
 
     async def test_a_sweep_is_one_batch(self, harness: AsyncStoreHarness) -> None:
-        """At most ``limit`` records, and it says whether there are more."""
+        """A sweep deletes at most ``limit`` records, and returns whether there are more."""
         store = await harness.store()
         for _ in range(7):
             await put_completed(store)
@@ -33,7 +33,7 @@ class SweepContract:
         assert [one.more for one in batches] == [True, True, False, False]
 
     async def test_a_swept_operation_is_as_absent_as_an_expired_one(self, harness: AsyncStoreHarness) -> None:
-        """Its fence stays spent."""
+        """The fence of a swept operation stays invalid, and the operation can be claimed."""
         store = await harness.store()
         claim = await put_completed(store)
         await harness.elapse(TTL)

@@ -16,7 +16,7 @@ class TransactedStepContract:
     """Steps whose rows and result commit together (5.2)."""
 
     async def test_rows_and_step_commit_together(self, harness: AsyncTransactionHarness) -> None:
-        """Any number of them in one operation, which goes on running, to a transaction with its outcome."""
+        """An operation can have many such steps, and goes on running until a transaction commits its outcome."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
@@ -30,7 +30,7 @@ class TransactedStepContract:
         assert (await record_of(store, claim)).outcome == sealed("d")
 
     async def test_what_the_function_raises_leaves_no_step(self, harness: AsyncTransactionHarness) -> None:
-        """Nor does a result that can't be kept; the step's name is free for another run."""
+        """If the function or ``step`` raises, nothing is stored; the step's name stays free for another run."""
         store, orders = await opened(harness)
         claim = await put_running(store)
 
@@ -47,7 +47,7 @@ class TransactedStepContract:
         assert await orders.names(store) == ["a"]
 
     async def test_a_step_that_is_kept_already_is_refused(self, harness: AsyncTransactionHarness) -> None:
-        """However it was kept; with the rows."""
+        """A step whose name is stored already is refused with its rows, however the first one was stored."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         assert await store.record_step(claim.name, claim.fence, a_step("a"))
@@ -61,7 +61,7 @@ class TransactedStepContract:
         assert list(await store.steps(claim.name)) == [a_step("a"), a_step("b", result=b"b")]
 
     async def test_a_fence_that_is_spent_keeps_no_step(self, harness: AsyncTransactionHarness) -> None:
-        """Nor its rows: after a take-over, of a waiting operation, and of a completed one."""
+        """Neither step nor rows are stored after a take-over, for a waiting operation, or for a completed one."""
         store, orders = await opened(harness)
         zombie = await put_running(store)
         await harness.elapse(LEASE)
@@ -78,7 +78,7 @@ class TransactedStepContract:
         assert len(await store.steps(zombie.name)) == 1
 
     async def test_a_step_needs_an_operation_of_this_database(self, harness: AsyncTransactionHarness) -> None:
-        """Without one there is nowhere to keep it; and behind the outcome there is no step."""
+        """A step is refused outside of an operation of this database, and after the outcome is committed."""
         store, orders = await opened(harness)
         with raises(TransactionMisuse):
             await store.transaction(orders.insert("a"), step=step_of("a"))
@@ -93,7 +93,7 @@ class TransactedStepContract:
         assert await orders.names(store) == ["outcome"]
 
     async def test_of_many_steps_each_stands_for_itself(self, harness: AsyncTransactionHarness) -> None:
-        """Of some that fail, some that are refused and some that are kept, only these have rows."""
+        """Of concurrent steps of which some fail and some are refused, only those that are stored have rows."""
         store, orders = await opened(harness)
         claims = [await put_running(store) for _ in range(20)]
         for claim in claims[::4]:
@@ -115,7 +115,7 @@ class TransactedStepContract:
             assert list(await store.steps(claims[n].name)) == [a_step("step", result=f"{n:02}".encode())]
 
     async def test_steps_of_one_operation_side_by_side(self, harness: AsyncTransactionHarness) -> None:
-        """Concurrent steps are kept, each with its rows; of two of one name, one is."""
+        """Concurrent steps of one operation are stored, each with its rows; of two of one name, only one is."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         names = ["a", "b", "c", "b"]

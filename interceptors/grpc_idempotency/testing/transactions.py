@@ -1,4 +1,4 @@
-"""The contract for transactions of calls without a key, and for what their functions may do."""
+"""The contract for transactions of un-keyed calls, and for what their functions may do."""
 
 import asyncio
 import contextvars
@@ -18,16 +18,16 @@ CONTROL = ("BEGIN", "COMMIT", "commit", " -- a comment\nROLLBACK", "SAVEPOINT x"
 
 
 class TransactionContract:
-    """Transactions of calls without a key, and what their functions may do."""
+    """Transactions of un-keyed calls, and what their functions may do."""
 
     async def test_a_transaction_answers_what_its_function_returned(self, harness: AsyncTransactionHarness) -> None:
-        """Once its rows are committed, so that others see them."""
+        """The function's result is returned once its rows are committed, so that others see them."""
         store, orders = await opened(harness)
         assert await store.transaction(orders.insert("a")) == "a"
         assert await orders.names(await harness.store()) == ["a"]
 
     async def test_whatever_the_function_raises_rolls_back(self, harness: AsyncTransactionHarness) -> None:
-        """The very error comes out, be it no ``Exception``; the store goes on."""
+        """The error is raised unchanged, even if it is no ``Exception``; the store continues to work."""
         store, orders = await opened(harness)
         for error in (KeyError, _Odd):
             with raises(error):
@@ -37,7 +37,7 @@ class TransactionContract:
     async def test_an_error_in_a_savepoint_takes_back_what_was_done_there(
         self, harness: AsyncTransactionHarness
     ) -> None:
-        """Caught outside of it, it passes: what was done before and after stays, at any depth."""
+        """An error that is caught outside of a savepoint rolls back only the changes in it, at any depth."""
         store, orders = await opened(harness)
         await store.transaction(orders.insert("there"))
 
@@ -59,7 +59,7 @@ class TransactionContract:
         assert await orders.names(store) == ["a", "b", "f", "there"]
 
     async def test_an_error_that_leaves_all_savepoints_rolls_back(self, harness: AsyncTransactionHarness) -> None:
-        """As any error does; the driver's own comes out."""
+        """An error that leaves all savepoints rolls the transaction back; the driver's own error is raised."""
         store, orders = await opened(harness)
         errors: list[type[Exception]] = []
 
@@ -74,7 +74,7 @@ class TransactionContract:
         assert await orders.names(store) == []
 
     async def test_the_view_has_the_errors_of_its_driver(self, harness: AsyncTransactionHarness) -> None:
-        """All of PEP 249's, in its hierarchy."""
+        """The view has all errors of PEP 249, in their hierarchy."""
         store, _ = await opened(harness)
 
         def fn(db: Database) -> None:
@@ -88,7 +88,7 @@ class TransactionContract:
         await store.transaction(fn)
 
     async def test_rows_are_fetched_already(self, harness: AsyncTransactionHarness) -> None:
-        """They are tuples, and stay as they were read; ``rowcount`` counts what a statement changed."""
+        """Rows are tuples, and stay as they were read; ``rowcount`` counts the rows that a statement changed."""
         store, orders = await opened(harness)
 
         def fn(db: Database) -> None:
@@ -103,7 +103,7 @@ class TransactionContract:
         assert await orders.names(store) == ["a", "b"]
 
     async def test_the_function_runs_in_its_callers_context(self, harness: AsyncTransactionHarness) -> None:
-        """Context variables are there, on another thread than the loop's."""
+        """The function has the caller's context variables, on another thread than the loop's."""
         store, _ = await opened(harness)
         variable = contextvars.ContextVar("variable", default="")
         variable.set("set")
@@ -112,7 +112,7 @@ class TransactionContract:
         assert thread != threading.get_ident()
 
     async def test_a_transaction_is_not_harmed_by_others_failures(self, harness: AsyncTransactionHarness) -> None:
-        """Of 60 at once every third fails; the rows of the others are there, and no others."""
+        """If every third of 60 concurrent transactions fails, the rows of the others are stored, and no more."""
         store, orders = await opened(harness)
         calls = []
         for n in range(60):
@@ -124,7 +124,7 @@ class TransactionContract:
         assert await orders.names(store) == kept
 
     async def test_a_cancelled_callers_transaction_is_whole(self, harness: AsyncTransactionHarness) -> None:
-        """All of its rows are there, or none."""
+        """Either all rows of a cancelled transaction are stored, or none."""
         store, orders = await opened(harness)
         tasks = [asyncio.create_task(store.transaction(orders.insert(f"{n:02}a", f"{n:02}b"))) for n in range(50)]
         await asyncio.sleep(0)
@@ -137,7 +137,7 @@ class TransactionContract:
         assert kept >= {f"{n:02}" for n in range(1, 50, 2)}
 
     async def test_transaction_control_is_refused(self, harness: AsyncTransactionHarness) -> None:
-        """The transaction is the store's to end. What was done before in it is rolled back."""
+        """Only the store ends a transaction. Earlier changes of a transaction that tries to are rolled back."""
         store, orders = await opened(harness)
         for sql in CONTROL:
             with raises(TransactionMisuse):
@@ -147,7 +147,7 @@ class TransactionContract:
         assert await orders.names(store) == []
 
     async def test_several_statements_in_one_are_refused(self, harness: AsyncTransactionHarness) -> None:
-        """With an error of the driver's; none of them is run."""
+        """Several statements in one string raise an error of the driver's, and none of them is run."""
         store, orders = await opened(harness)
         await store.transaction(orders.insert("a"))
 
@@ -161,7 +161,7 @@ class TransactionContract:
         assert await orders.names(store) == ["a"]
 
     async def test_a_function_that_awaits_is_refused(self, harness: AsyncTransactionHarness) -> None:
-        """A coroutine function, and a plain one that returns an awaitable; its rows are rolled back."""
+        """A coroutine function is refused, and so is one that returns an awaitable; its rows are rolled back."""
         store, orders = await opened(harness)
 
         async def fn(_: Database) -> None: ...
@@ -177,7 +177,7 @@ class TransactionContract:
         assert await orders.names(store) == []
 
     async def test_the_view_is_dead_behind_its_function(self, harness: AsyncTransactionHarness) -> None:
-        """Also where the function raised, and that of a read."""
+        """A view can't be used after its function has ended, also if the function raised, or belonged to a read."""
         store, orders = await opened(harness)
         views: list[Database] = []
         await store.transaction(lambda db: views.append(db))
@@ -193,7 +193,7 @@ class TransactionContract:
         assert await orders.names(store) == []
 
     async def test_calls_of_a_store_within_a_function_are_refused(self, harness: AsyncTransactionHarness) -> None:
-        """In a loop that the function waits for; both of the store and of another one on its database."""
+        """In an event loop that the function waits for, calls of any store on the database are refused."""
         store, orders = await opened(harness)
         other = await harness.store()
         await other.open()

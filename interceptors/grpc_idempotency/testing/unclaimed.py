@@ -1,4 +1,4 @@
-"""The contract for operations that have no record before their outcome: both are written in one commit (5.1)."""
+"""The contract for operations that have no record before their outcome: one commit writes both (5.1)."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ class UnclaimedContract:
     """Transactions and outcomes of operations whose claims were not written."""
 
     async def test_rows_and_record_commit_together(self, harness: AsyncTransactionHarness) -> None:
-        """The record is completed, and has all that a claimed one would have; the operation knows its outcome."""
+        """The record is completed, and equal to that of a claimed operation; the operation has its outcome."""
         store, orders = await opened(harness)
         for claim in (_claim(), replace(_claim(), streams=True)):
             name = os.urandom(8).hex()
@@ -42,7 +42,7 @@ class UnclaimedContract:
             assert name in await orders.names(store)
 
     async def test_a_record_that_stands_refuses_the_transaction(self, harness: AsyncTransactionHarness) -> None:
-        """In any state: the function does not run, and the record is as it was. A lapsed one is there, too."""
+        """If a record exists, in any state and also lapsed, the function does not run, and the record is unchanged."""
         store, orders = await opened(harness)
         for prepare in STANDING:
             standing = await prepare(store)
@@ -58,7 +58,7 @@ class UnclaimedContract:
         assert await orders.names(store) == []
 
     async def test_an_expired_record_is_replaced(self, harness: AsyncTransactionHarness) -> None:
-        """From the instant of its expiry on, with all that it had."""
+        """From the instant of its expiry on, a record is replaced, with all of its values."""
         store, orders = await opened(harness)
         first = await put_waiting(store, tries=4)
         await harness.elapse(LEASE)
@@ -76,7 +76,7 @@ class UnclaimedContract:
         assert list(await store.steps(claim.name)) == []
 
     async def test_what_is_rolled_back_leaves_no_record(self, harness: AsyncTransactionHarness) -> None:
-        """Where the function raises, or its reply is no success; the handler may try another transaction."""
+        """If the function raises, or its reply has an error status, there is no record; the handler may try again."""
         store, orders = await opened(harness)
         claim = _claim()
 
@@ -93,7 +93,7 @@ class UnclaimedContract:
         assert (await record_of(store, claim)).outcome == sealed("b")
 
     async def test_a_transaction_can_not_commit_twice(self, harness: AsyncTransactionHarness) -> None:
-        """Neither in one run, nor in one that does not know that its first try was committed."""
+        """An operation commits once, also if a second run does not know that the first one has committed."""
         store, orders = await opened(harness)
         claim = _claim()
         async with keyed(store, claim, unclaimed=True):
@@ -107,7 +107,7 @@ class UnclaimedContract:
         assert (await record_of(store, claim)).outcome == sealed("a")
 
     async def test_of_many_runs_of_one_operation_one_commits(self, harness: AsyncTransactionHarness) -> None:
-        """20 of them, through two stores on one database: one has its rows and its record, the others are refused."""
+        """Of 20 runs, through two stores on one database, one commits its rows and its record; others are refused."""
         store, orders = await opened(harness)
         stores, first = (store, await harness.store()), _claim()
         runs = [_pay(stores[n % 2], _claim(first.name), orders.insert(f"{n:02}")) for n in range(20)]
@@ -118,7 +118,7 @@ class UnclaimedContract:
         assert (await record_of(store, first)).outcome == sealed(won)
 
     async def test_of_a_transaction_and_a_claim_one_wins(self, harness: AsyncTransactionHarness) -> None:
-        """The claim is lost to the completed record, or the transaction is refused; never both, never neither."""
+        """Either the claim is lost to the completed record, or the transaction is refused; never both or neither."""
         store, orders = await opened(harness)
         for _ in range(20):
             first, name = _claim(), os.urandom(8).hex()
@@ -134,7 +134,7 @@ class UnclaimedContract:
             assert (await record_of(store, first)).state is (State.RUNNING if refused else State.COMPLETED)
 
     async def test_of_many_unclaimed_and_claimed_ones_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
-        """60 at once: a third is claimed, a third is not, and a third meets records of others."""
+        """Of 60 concurrent runs, the 20 that meet records of others are refused; the others commit."""
         store, orders = await opened(harness)
         claims = [await put_running(store) for _ in range(20)]
         claims += [_claim() for _ in range(20)]
@@ -147,7 +147,7 @@ class UnclaimedContract:
             assert (await record_of(store, claim)).outcome == sealed(f"{n:02}")
 
     async def test_an_outcome_is_stored_without_a_claim(self, harness: AsyncTransactionHarness) -> None:
-        """In one write, of any status; the record is as that of a claimed operation, and claims are lost to it."""
+        """An outcome with any status can be stored in one write; the record is like that of a claimed operation."""
         store = await harness.store()
         for outcome in (OUTCOME, OTHER_OUTCOME):
             claim = _claim()
@@ -159,7 +159,7 @@ class UnclaimedContract:
             await assert_refused(store, claim.name, os.urandom(16))
 
     async def test_an_outcome_without_a_claim_can_be_stored_again(self, harness: AsyncTransactionHarness) -> None:
-        """Its answer may have been lost. Another outcome under the same fence is answered with the record."""
+        """If the answer was lost, the call can be repeated. Another outcome under the same fence gets the record."""
         store = await harness.store()
         claim = _claim()
         first = await store.complete_unclaimed(claim, OUTCOME, TTL)
@@ -170,7 +170,7 @@ class UnclaimedContract:
         assert standing == await record_of(store, claim) == record
 
     async def test_an_outcome_without_a_claim_replaces_no_record(self, harness: AsyncTransactionHarness) -> None:
-        """It is answered with the record that stands in its way, in any state, until that expires."""
+        """``complete_unclaimed`` returns an existing record, in any state, and replaces it only once it has expired."""
         store = await harness.store()
         for prepare in STANDING:
             standing = await prepare(store)
@@ -184,7 +184,7 @@ class UnclaimedContract:
         assert await record_of(store, claim) == _completed(claim, OUTCOME, _instant(completed_at))
 
     async def test_of_many_outcomes_without_claims_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
-        """60 at once, two for each operation: one is stored, and the other one is answered with its record."""
+        """Of 60 concurrent calls, two for each operation, one stores its outcome; the other one gets the record."""
         store = await harness.store()
         pairs = [(claim, _claim(claim.name)) for claim in [_claim() for _ in range(30)]]
         calls = [store.complete_unclaimed(claim, OUTCOME, TTL) for pair in pairs for claim in pair]
@@ -204,7 +204,7 @@ def _claim(name: bytes | None = None) -> Claim:
 
 
 def _completed(claim: Claim, outcome: Outcome, completed_at: datetime | None) -> Record:
-    """The record of a claim that was written together with its outcome."""
+    """Returns the record of a claim that was written together with its outcome."""
     assert completed_at is not None
     return Record(
         name=claim.name,
@@ -234,6 +234,6 @@ def _is_record(answer: datetime | Record) -> bool:
 async def _pay(
     store: AsyncTransactionalStore, claim: Claim, fn: Callable[[Database], str], *, unclaimed: bool = True
 ) -> str:
-    """A handler whose transaction is its reply."""
+    """Runs a handler whose transaction is its reply."""
     async with keyed(store, claim, unclaimed=unclaimed):
         return await store.transaction(fn)

@@ -1,4 +1,4 @@
-"""The contract for records that are being undone."""
+"""The contract for undoing records."""
 
 import os
 from dataclasses import replace
@@ -22,7 +22,7 @@ class UndoContract:
     """Undoing records: those that have failed for good, and whose finished steps are being undone."""
 
     async def test_the_failure_is_kept_to_the_byte(self, harness: AsyncStoreHarness) -> None:
-        """With the record, which keeps its fence and its steps, and has no outcome."""
+        """The failure is stored unchanged with the record, which keeps its fence and its steps, and has no outcome."""
         store = await harness.store()
         claim = await put_running(store)
         assert await store.record_step(claim.name, claim.fence, a_step("charge", undoable=True))
@@ -38,7 +38,10 @@ class UndoContract:
         assert list(await store.steps(claim.name)) == [a_step("charge", undoable=True)]
 
     async def test_it_can_be_asked_again(self, harness: AsyncStoreHarness) -> None:
-        """``True`` for the same failure under the same fence: the answer may have been lost. Nothing is changed."""
+        """A repeated ``undo`` with the same failure and fence returns ``True`` and changes nothing.
+
+        The answer to the first one may have been lost.
+        """
         store = await harness.store()
         claim = await put_undoing(store)
         record = await record_of(store, claim)
@@ -48,7 +51,10 @@ class UndoContract:
         assert await record_of(store, claim) == record
 
     async def test_only_running_records_are_undone(self, harness: AsyncStoreHarness) -> None:
-        """Lapsed ones too, as long as nobody took over; ``False`` for held, waiting and completed ones."""
+        """``undo`` changes running records, also lapsed ones that nobody took over.
+
+        It returns ``False`` for held, waiting and completed records.
+        """
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE)
@@ -60,7 +66,7 @@ class UndoContract:
             assert await record_of(store, claim) == record
 
     async def test_its_owner_goes_on(self, harness: AsyncStoreHarness) -> None:
-        """It renews the lease, which the record keeps, records undos as steps, and completes it in the end."""
+        """The owner can renew the lease, which the record keeps, record undos as steps, and complete the record."""
         store = await harness.store()
         claim = await put_undoing(store)
         await harness.elapse(LEASE - TICK)
@@ -74,13 +80,13 @@ class UndoContract:
         assert (record.state, record.outcome, record.failure) == (State.COMPLETED, FAILURE, None)
 
     async def test_a_strange_fence_has_no_say(self, harness: AsyncStoreHarness) -> None:
-        """As over every other record."""
+        """Calls under another fence are refused, as for every other record."""
         store = await harness.store()
         claim = await put_undoing(store)
         await assert_refused(store, claim.name, os.urandom(16))
 
     async def test_a_take_over_goes_on_undoing(self, harness: AsyncStoreHarness) -> None:
-        """One attempt more, with the failure, under a new lease; the fence before is spent."""
+        """A take-over keeps the failure, and adds one attempt and a new lease; the earlier fence is invalid."""
         store = await harness.store()
         first = await put_undoing(store)
         second = a_claim(first.name)
@@ -94,7 +100,7 @@ class UndoContract:
         await assert_refused(store, first.name, first.fence)
 
     async def test_it_waits_with_its_failure(self, harness: AsyncStoreHarness) -> None:
-        """And with both counts of tries; when it is due, whoever takes it over goes on undoing."""
+        """A waiting record keeps its failure and both counts of tries; once it is due, a take-over makes it undoing."""
         store = await harness.store()
         first = await put_undoing(store)
         assert await store.wait(first.name, first.fence, LEASE, 4, 2) is True
@@ -107,7 +113,7 @@ class UndoContract:
         assert (record.state, record.failure, record.tries, record.undo_tries) == (State.UNDOING, FAILURE, 4, 2)
 
     async def test_it_is_held_with_its_failure(self, harness: AsyncStoreHarness) -> None:
-        """For an operator to see; what the operator says of it is the outcome."""
+        """A held record keeps its failure, for an operator to see; the operator's decision becomes the outcome."""
         store = await harness.store()
         claim = await put_undoing(store)
         assert await store.hold(claim.name, claim.fence, "an undo failed", lapsed_only=True) is False
@@ -122,7 +128,7 @@ class UndoContract:
         assert await store.hold(claim.name, claim.fence, "its server died", lapsed_only=True) is True
 
     async def test_it_does_not_expire(self, harness: AsyncStoreHarness) -> None:
-        """However long its lease has run out."""
+        """An undoing record does not expire, however long ago its lease has run out."""
         store = await harness.store()
         claim = await put_undoing(store)
         await harness.elapse(timedelta(days=400))
@@ -130,7 +136,7 @@ class UndoContract:
         assert (await record_of(store, claim)).state is State.UNDOING
 
     async def test_a_claim_that_begins_anew_has_none_of_it(self, harness: AsyncStoreHarness) -> None:
-        """Neither the failure nor the tries: after expiry, and after a release."""
+        """A new claim, after expiry or a release, has neither the failure nor the tries."""
         store = await harness.store()
         first = await put_undoing(store)
         assert await store.wait(first.name, first.fence, TICK, 1, 2) is True

@@ -1,4 +1,4 @@
-"""The contract for waiting records: those that will be run again."""
+"""The contract for waiting records, which will be run again."""
 
 import asyncio
 import os
@@ -12,10 +12,10 @@ from grpc_idempotency.testing.states import assert_refused, put_completed, put_h
 
 
 class WaitContract:
-    """Waiting records: those that will be run again."""
+    """Waiting records, which will be run again."""
 
     async def test_a_waiting_record_is_due_at_its_instant(self, harness: AsyncStoreHarness) -> None:
-        """It keeps its fence, has no lease, and is due when ``delay`` has passed, not a tick earlier."""
+        """A waiting record keeps its fence, has no lease, and is due once ``delay`` has passed, not a tick earlier."""
         store = await harness.store()
         claim = await put_running(store)
         assert await store.wait(claim.name, claim.fence, LEASE * 2, 3, 0) is True
@@ -28,13 +28,13 @@ class WaitContract:
         assert await record_of(store, claim) == replace(record, lapsed=True)
 
     async def test_no_delay_means_now(self, harness: AsyncStoreHarness) -> None:
-        """The record is due at once."""
+        """A record with no delay is due at once."""
         store = await harness.store()
         claim = await put_waiting(store, delay=timedelta(0))
         assert (await record_of(store, claim)).lapsed
 
     async def test_a_waiting_record_does_not_expire(self, harness: AsyncStoreHarness) -> None:
-        """However long it is due."""
+        """A waiting record does not expire, however long it has been due."""
         store = await harness.store()
         claim = await put_waiting(store)
         await harness.elapse(timedelta(days=400))
@@ -42,7 +42,10 @@ class WaitContract:
         assert (await record_of(store, claim)).state is State.WAITING
 
     async def test_only_running_records_wait(self, harness: AsyncStoreHarness) -> None:
-        """Lapsed ones too, as long as nobody took over; ``False`` for held, waiting and completed ones."""
+        """``wait`` changes running records, also lapsed ones that nobody took over.
+
+        It returns ``False`` for held, waiting and completed records.
+        """
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE)
@@ -54,7 +57,7 @@ class WaitContract:
             assert await record_of(store, claim) == record
 
     async def test_nobody_has_a_say_over_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
-        """Its fence neither: whoever would go on with it claims it, once it is due."""
+        """No fence can change a waiting record, not even its own: the next owner has to claim it, once it is due."""
         store = await harness.store()
         claim = await put_waiting(store)
         await assert_refused(store, claim.name, claim.fence)
@@ -62,7 +65,7 @@ class WaitContract:
         await assert_refused(store, claim.name, claim.fence)
 
     async def test_a_due_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """One attempt more, under a new lease, with its tries; the fence that waited is spent."""
+        """A take-over of a due record adds one attempt and a new lease, and keeps the tries; the old fence fails."""
         store = await harness.store()
         first = await put_waiting(store, tries=4)
         created_at = (await record_of(store, first)).created_at
@@ -78,7 +81,7 @@ class WaitContract:
         assert await store.complete(second.name, second.fence, OUTCOME, TTL)
 
     async def test_a_record_that_is_not_due_is_not_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """Not one tick before, and under no other fence."""
+        """A take-over fails one tick before the record is due, and always under another fence."""
         store = await harness.store()
         first = await put_waiting(store)
         await harness.elapse(LEASE - TICK)
@@ -88,7 +91,7 @@ class WaitContract:
         assert await store.claim(a_claim(first.name)) == await record_of(store, first)
 
     async def test_tries_are_as_of_the_last_wait(self, harness: AsyncStoreHarness) -> None:
-        """They stay with the record to its end, and a claim that begins anew has none."""
+        """The tries of the last wait stay with the record to its end; a claim of an expired operation has none."""
         store = await harness.store()
         first = await put_waiting(store, delay=TICK, tries=1)
         await harness.elapse(TICK)
@@ -107,7 +110,7 @@ class WaitContract:
         assert (record.attempts, record.tries) == (1, 0)
 
     async def test_of_many_that_run_a_due_record_again_one_wins(self, harness: AsyncStoreHarness) -> None:
-        """50 at once."""
+        """Of 50 concurrent take-overs of a due record, one succeeds."""
         store = await harness.store()
         first = await put_waiting(store)
         await harness.elapse(LEASE)
