@@ -1,4 +1,4 @@
-"""What ``attach`` brings to a ``grpc.Server``, which gives interceptors no hook at its start or stop (8)."""
+"""Hooks for the start and stop of a ``grpc.Server``, which gives interceptors none (8)."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -10,7 +10,13 @@ from grpc_idempotency._server.interceptor import Served
 
 
 class Attachment:
-    """Stands in for some methods of one server object: hears of its services, its start and its stop."""
+    """Replaces some methods of one server object, to learn of its services, its start and its stop.
+
+    Args:
+        server: The server.
+        at_start: Called with the methods of the server before it starts.
+        at_stop: Called when the server has stopped.
+    """
 
     def __init__(
         self,
@@ -36,16 +42,23 @@ class Attachment:
         self._add_generic(handlers)
 
     def start(self) -> None:
-        """Starts the server once all that can be checked was checked."""
+        """Calls ``at_start``, which makes all checks, and then starts the server."""
         self._at_start(self._served)
         self._start()
 
     def stop(self, grace: float | None) -> threading.Event:
-        """Stops the server; the event is set once what has outlived its calls has ended too."""
+        """Stops the server.
+
+        Args:
+            grace: The seconds that calls have to end; ``None``: they end at once.
+
+        Returns:
+            An event that is set when the server has stopped and its operations are drained.
+        """
         with self._lock:
             first = self._stopped is None
             if self._stopped is None:
-                # There before the server has stopped: who waits for that then looks whether there is more to wait for.
+                # Set before the server stops: wait_for_termination reads it as soon as the server has stopped.
                 self._stopped = threading.Event()
             finished = self._stopped
         stopped = self._stop(grace)
@@ -55,7 +68,7 @@ class Attachment:
             )
             try:
                 finish.start()
-            except RuntimeError:  # no thread can be started: then the caller waits
+            except RuntimeError:  # no thread can be started, so the caller waits
                 self._finish(stopped, finished)
         return finished
 

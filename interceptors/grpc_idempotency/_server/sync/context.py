@@ -1,6 +1,7 @@
 """The recording context of ``grpc.server``.
 
-An abort is not final there: it sets code and message and raises, and a handler that swallows it may set others.
+In ``grpc.server`` an abort is not final: it sets code and details and raises. A handler that catches the exception may
+set others.
 """
 
 import threading
@@ -15,21 +16,24 @@ from grpc_idempotency._wire.sendable import sync_trailers, text_of
 from grpc_idempotency.records import Code, Trailers
 
 _NO_DEADLINE = float(1 << 63)
-"""Seconds that gRPC says remain to a call without a deadline."""
+"""The seconds that gRPC gives as the remaining time of a call without a deadline."""
 
 
 def code_of(code: Any) -> Code:
-    """What grpc.server makes of a code: of nothing OK, of what is no ``grpc.StatusCode`` UNKNOWN, also of a number."""
+    """Returns the status that grpc.server sends for a code.
+
+    ``None`` becomes OK. A value that is no ``grpc.StatusCode``, such as a number, becomes UNKNOWN.
+    """
     if code is None:
         return Code.OK
     try:
         return CODES.get(code, Code.UNKNOWN)
-    except TypeError:  # it can't be hashed
+    except TypeError:  # the value can't be hashed
         return Code.UNKNOWN
 
 
 class _State:
-    """What public wrappers look up, and some set, in the ``_state`` of gRPC's own context."""
+    """The attributes of the ``_state`` in gRPC's own context that published wrappers read, and some of them set."""
 
     code: Any = None
     details: Any = None
@@ -43,7 +47,7 @@ class _State:
 
     @property
     def condition(self) -> threading.Condition:
-        """The lock of the others, made for who asks."""
+        """The lock that guards the other attributes; made when it is first asked for."""
         if self._condition is None:
             self._condition = threading.Condition()
         return self._condition
@@ -66,7 +70,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
     _UNSERIALIZABLE = Code.INTERNAL, "Failed to serialize response!"
 
     _checked: tuple[object, Trailers] = (None, ())
-    """The trailing metadata that was set last, and what is sent of it."""
+    """The trailing metadata that was set last, and the form in which it is sent."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__(snapshot)
@@ -97,7 +101,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         return code_of(state.code), None if state.details is None else text_of(state.details), self._trailers()
 
     def _trailers(self) -> Trailers:
-        """What is sent of the trailing metadata: looked at again where it may have been changed since it was set."""
+        """Returns the trailing metadata as it is sent. Checks it again if it may have changed since it was set."""
         given = self._state.trailing_metadata
         seen, trailers = self._checked
         if given is seen and (given is None or type(given) is tuple):
@@ -105,7 +109,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         try:
             return sync_trailers(given)
         except (TypeError, ValueError):
-            self._state.trailing_metadata = None  # the failure that this is can be told
+            self._state.trailing_metadata = None  # so that the failure can be answered without it
             self._checked = (None, ())
             raise
 
@@ -125,7 +129,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         self.set_code(code)
         self.set_details(details)
         self._state.aborted = True
-        raise Exception  # as gRPC's own does, and wrappers tell an abort by it
+        raise Exception  # the same as gRPC's own, since wrappers recognise an abort by it
 
     def abort_with_status(self, status: Any) -> NoReturn:
         self.set_trailing_metadata(status.trailing_metadata)
@@ -167,7 +171,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         return not (self.ended or self._cancelled)
 
     def cancel(self) -> Any:
-        """The call ends with CANCELLED once its handler has ended, in whatever way it does."""
+        """Makes CANCELLED the status of the call, however its handler ends."""
         self._state.client = "cancelled"
 
     def time_remaining(self) -> float:
@@ -176,7 +180,7 @@ class ThreadContext(Recorder, grpc.ServicerContext):
 
     @property
     def _rpc_event(self) -> _RpcEvent:
-        """What public wrappers look up in gRPC's own to learn the call's method."""
+        """The attribute of gRPC's own context in which published wrappers look up the call's method."""
         caller = self._snapshot.caller
         deadline = self._snapshot.deadline
         details = _CallDetails(caller.method.encode(), b"", _NO_DEADLINE if deadline is None else deadline)

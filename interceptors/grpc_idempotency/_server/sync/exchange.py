@@ -1,4 +1,4 @@
-"""One keyed call on threads: the only place that touches its live context."""
+"""The exchange of one keyed call on threads. Nothing else touches the call's live context."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -22,10 +22,14 @@ Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
 
 def keyed(target: Target, admission: Admission, executions: Executions, unkeyed: Behaviour) -> Behaviour:
-    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+    """Returns the stand-in for a handler whose calls may be keyed. Its messages are bytes.
 
-    ``unkeyed`` answers a call that turns out to have no key once its message is read: in this very thread, on the live
-    context and unbuffered (2.4).
+    Args:
+        target: The handler.
+        admission: Admits the calls.
+        executions: The executions of the interceptor.
+        unkeyed: Answers a call whose message turns out to have no key: in the call's own thread, on the live context
+            and unbuffered (2.4).
     """
 
     def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
@@ -38,7 +42,7 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
 
 
 class _Base:
-    """What unary and streaming answers have in common."""
+    """Base class of the exchanges with one response message and with a stream."""
 
     def __init__(
         self,
@@ -57,7 +61,7 @@ class _Base:
         self._messages: Sequence[Any] = ()
         """The request messages, once they are read."""
         self._ahead: Execution | None = None
-        """The execution whose handler's initial metadata this call is to send: its own."""
+        """The execution that this call leads, until the initial metadata of its handler is sent."""
 
     def _admit(self, incoming: Any) -> Admitted:
         if not self._target.request_streams:
@@ -68,7 +72,7 @@ class _Base:
         return Admitted(intake.end(), intake.messages)
 
     def _perform(self, effect: Effect[Any]) -> Any:
-        """What the plan of a call may ask for."""
+        """Performs an effect of a call's plan."""
         match effect:
             case Join(call):
                 return self._executions.join(call, self._target, self._messages, self._snapshot)
@@ -82,7 +86,7 @@ class _Base:
                 raise AssertionError(f"no call performs {effect!r}")
 
     def _conclude(self, joined: Joined, until: float | None) -> Any:
-        """Waits for the execution to conclude: each kind in its own way."""
+        """Waits for the execution to conclude. Implemented for each kind of answer."""
         raise NotImplementedError
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
@@ -95,7 +99,12 @@ class _Base:
     # The live context
 
     def _finish(self, outcome: Outcome, ours: Trailers = ()) -> None:
-        """Sends the status, with further trailers of ``ours``."""
+        """Sends the status, details and trailers.
+
+        Args:
+            outcome: The answer.
+            ours: The interceptor's own trailers.
+        """
         if self._ahead is not None:
             self._send_ahead()
         self._context.set_trailing_metadata(outcome.trailers + ours)
@@ -105,7 +114,7 @@ class _Base:
             self._context.set_details(outcome.details)
 
     def _send_ahead(self) -> None:
-        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        """Sends the handler's initial metadata and compression before the first message, if this call leads (4.7)."""
         run = None if self._ahead is None else self._ahead.run
         self._ahead = None
         if run is None or self._gone():
@@ -117,7 +126,7 @@ class _Base:
 
 
 class _Exchange(_Base):
-    """A call that is answered with one message."""
+    """A call with one response message."""
 
     def run(self, incoming: Any) -> bytes:
         """Answers the call."""
@@ -166,7 +175,7 @@ class _Exchange(_Base):
 
 
 class _StreamingExchange(_Base):
-    """A call that is answered with a stream of messages."""
+    """A call with a stream of response messages."""
 
     _sent = 0
 
@@ -221,7 +230,7 @@ class _StreamingExchange(_Base):
             return concluded
 
     def _rest(self, outcome: Outcome) -> Generator[bytes, None, None]:
-        """Yields what has not been sent yet, and sends the status."""
+        """Yields the messages that have not been sent yet, and sends the status."""
         self._send_ahead()
         for number, message in enumerate(unframe(outcome.message or b"")):
             if number >= self._sent:

@@ -1,7 +1,7 @@
-"""The executions of this process on threads: handlers run in threads of our own, which the server's threads follow.
+"""The executions of this process on threads. Handlers run in the interceptor's threads, and the server's threads wait.
 
-So neither a client that goes away nor a handler that comes to no end keeps a thread of the server's, and a call whose
-handler can't be stopped is answered all the same.
+So neither a client that goes away nor a handler that never ends blocks a thread of the server, and a call whose handler
+can't be stopped is answered all the same.
 """
 
 import contextvars
@@ -51,28 +51,29 @@ class Execution(ExecutionBase):
     _runs = False
     """True once its handler has begun."""
     _limited = False
-    """True while a handler or an undo runs, whose time is limited."""
+    """True while a handler or an undo runs, which has a limit."""
 
     def __init__(
         self, executions: "Executions", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
     ) -> None:
         self.moved = threading.Condition()
-        """Guards what those who follow read; notified when there is more of it, and when it has concluded."""
+        """Guards what the followers read; notified when there is more to read, and when the execution has concluded."""
         super().__init__(executions, call, target, messages, snapshot)
 
     def _kind(self) -> type[Running]:
         return SyncRunning
 
     def new_run(self) -> SyncRun:
-        """A run of its handler."""
+        """Returns a run of its handler."""
         run = SyncRun(self._target, self._messages, ThreadContext(self._snapshot))
         run.moved = self.moved
         return run
 
     def start(self) -> None:
-        """Claims the operation in this thread, which the store alone can hold up; all that follows is a worker's.
+        """Claims the operation in the calling thread, and continues in a worker's thread once the handler is to run.
 
-        So what is found and not won, as a replay is, costs no hand-over to another thread.
+        Only the store can delay the calling thread. If the execution is pre-empted by a record, as for a replay, it
+        costs no hand-over to another thread.
         """
         self.worker = self._executions.take_worker()
         if self.worker is None:
@@ -92,7 +93,7 @@ class Execution(ExecutionBase):
             self._hand_over(effect)
 
     def launch(self) -> None:
-        """Brings an operation to its end that no call follows, from its claim on in a worker's thread."""
+        """Runs an execution that no call follows. All of it, with its claim, runs in a worker's thread."""
         self.worker = self._executions.take_worker()
         if self.worker is None:
             self._conclude(no_room())
@@ -121,17 +122,31 @@ class Execution(ExecutionBase):
         return self.conclusion is not None
 
     def heard(self, told: Conclusion | None) -> Conclusion | None:
-        """What those hear by now who have come when these were ``told`` early."""
+        """Returns the conclusion that a follower gets now, if there is one.
+
+        Args:
+            told: The value of ``early`` when the follower came: it does not get that one.
+        """
         return self.conclusion or (None if self.early is told else self.early)
 
     def begun(self, until: float | None, gone: Callable[[], bool]) -> None:
-        """Waits until the handler runs or the execution has concluded: no longer than the store takes to answer."""
+        """Waits until the handler runs or the execution has concluded. This takes no longer than the store's answer.
+
+        Args:
+            until: When to give up, in seconds of ``time.monotonic``; ``None``: never.
+            gone: Returns True if the caller's client has gone away.
+        """
         with self.moved:
             timeout = None if until is None else max(0.0, until - time.monotonic())
             self.moved.wait_for(lambda: self._runs or self.concluded() or gone(), timeout)
 
     def follow(self, until: float | None, gone: Callable[[], bool]) -> Followed:
-        """Waits for the conclusion, at most until then, or until the caller has ``gone``."""
+        """Waits for the conclusion.
+
+        Args:
+            until: When to give up, in seconds of ``time.monotonic``; ``None``: never.
+            gone: Returns True if the caller's client has gone away, so that it need not wait.
+        """
         with self.moved:
             told = self.early
             timeout = None if until is None else max(0.0, until - time.monotonic())
@@ -143,7 +158,13 @@ class Execution(ExecutionBase):
             return Followed(self.heard(told))
 
     def play(self, until: float | None, gone: Callable[[], bool], leads: bool) -> Generator[bytes, None, Followed]:
-        """The same, yielding the stream's messages meanwhile; for the call that ``leads`` it starts before."""
+        """Waits for the conclusion, and yields the messages of the stream meanwhile.
+
+        Args:
+            until: When to give up before the first message, in seconds of ``time.monotonic``; ``None``: never.
+            gone: Returns True if the caller's client has gone away, so that it need not wait.
+            leads: True for the call that leads: it starts the execution.
+        """
         begin = self.start if leads else None
         assert self.run is not None
         if self.run.held_back:
@@ -155,8 +176,8 @@ class Execution(ExecutionBase):
         return Followed(self.heard(told) if over else None, begun)
 
     def stir(self) -> None:
-        """Has those who wait look again whether they still want to."""
-        if self.conclusion is None:  # else they are awake: this is called at the end of every call
+        """Wakes the followers, so that each checks whether its client has gone away."""
+        if self.conclusion is None:  # otherwise they are awake; this is called at the end of every call
             with self.moved:
                 self.moved.notify_all()
 
@@ -170,14 +191,14 @@ class Execution(ExecutionBase):
                 self.moved.notify_all()
             return
         self._settled(conclusion, over=over)
-        # First out of the register: those who wait for it and find no outcome contend for an execution of their own.
+        # Out of the register first: waiting calls that get no outcome join or lead the next execution.
         self._executions.forget(self, over)
         with self.moved:
             self.conclusion = self.conclusion or conclusion
             self.moved.notify_all()
 
     def pause(self, seconds: float) -> None:
-        """Lets time pass."""
+        """Waits for about ``seconds``."""
         time.sleep(jittered(seconds))
 
     def execute(self, effect: Execute) -> Ran:
@@ -185,7 +206,7 @@ class Execution(ExecutionBase):
         operation = self._begin(effect)
         assert self.run is not None
         self._limited = self._runs = True
-        if self.followers > 1:  # one that comes after this sees that it runs
+        if self.followers > 1:  # a follower that comes later sees that the handler runs
             with self.moved:
                 self.moved.notify_all()
         try:
@@ -195,7 +216,7 @@ class Execution(ExecutionBase):
         return self._ran(ended, operation)
 
     def unwind(self) -> str | None:
-        """Undoes what the operation has finished."""
+        """Undoes the finished steps."""
         assert isinstance(self._operation, SyncRunning)
         assert self.run is not None
         self._limit_anew()
@@ -206,7 +227,7 @@ class Execution(ExecutionBase):
             self._limited = False
 
     def overrun(self) -> None:
-        """No thread can be stopped: those who wait are answered now, its own thread settles what may still come."""
+        """Answers the waiting calls, since a thread can't be stopped. Its own thread settles what comes later."""
         if not self._limited:
             return
         logger.error("the handler of %s ran past its execution limit", self.call.method)
@@ -217,13 +238,13 @@ class Execution(ExecutionBase):
         self._executions.asker.carry(plan, self.perform, partial(self._conclude, over=False))
 
     def abandon(self) -> None:
-        """Leaves the operation as that of a dead server; those who wait are answered now."""
+        """Answers the waiting calls, and leaves the record as that of a dead server."""
         self._stop_renewing()
         self._conclude(shut_down(), over=False)
 
 
 class _Poller:
-    """One poller of a run in another process, for all calls of this process that wait for it."""
+    """The poller of a run in another process, shared by all calls of this process that wait for it."""
 
     def __init__(self) -> None:
         self.over = threading.Event()
@@ -238,11 +259,11 @@ class Executions:
         self.store = store
         self.replays = replays
         self.torn_down = False
-        """Always: threads can't be cancelled."""
+        """Always False, since threads can't be cancelled."""
         self.asker = Keeper("polls")
-        """Asks the store of runs in other processes, and settles operations whose handlers can't be stopped."""
+        """Polls runs in other processes, and settles operations whose handlers can't be stopped."""
         self.detached: set[Execution] = set()
-        """The executions that run and that no call follows any more."""
+        """The running executions that no call follows any more."""
         self._workers = Workers()
         self.leases = Leases(store, self._workers.asked)
         self._waiters = threading.BoundedSemaphore(max_waiters) if max_waiters else None
@@ -253,9 +274,12 @@ class Executions:
         self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
 
     def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
-        """Joins the execution of the call's name or leads one; ``None`` when no further one is taken on.
+        """Joins the execution of the call's name, or leads one.
 
-        Who leads one is among those who follow it.
+        The call that leads is counted among the followers.
+
+        Returns:
+            The execution, and whether the call leads it; ``None`` if no further one is taken on.
         """
         with self._changed:
             execution = self._executions.get(call.name)
@@ -268,7 +292,7 @@ class Executions:
             return Joined(call.fingerprint, True, execution)
 
     def launch(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> None:
-        """Leads an execution that no call follows."""
+        """Starts an execution that no call follows."""
         joined = self.join(call, target, messages, snapshot)
         if joined is not None and joined.leads:
             assert isinstance(joined.execution, Execution)
@@ -276,7 +300,7 @@ class Executions:
             self.remove_follower(joined.execution)
 
     def take_worker(self) -> Worker | None:
-        """A thread for a handler, where the one is there too that minds its lease and its limit."""
+        """Returns a thread for a handler; ``None`` if it, or the thread of the leases, can't be started."""
         try:
             if not self.leases.started:
                 self.leases.start()
@@ -286,15 +310,20 @@ class Executions:
             return None
 
     def give_back(self, worker: Worker) -> None:
-        """The thread was not needed."""
+        """Takes back a thread that was not needed."""
         self._workers.give_back(worker)
 
     def has(self, name: bytes) -> bool:
-        """Whether an operation is on its way here."""
+        """True if an operation has an execution here."""
         return name in self._executions
 
     def forget(self, execution: Execution, over: bool) -> None:
-        """The execution has concluded: the next call leads another. ``over``: its handler has ended, too."""
+        """Removes an execution that has concluded, so that the next call leads another.
+
+        Args:
+            execution: The execution.
+            over: True if its handler has ended, too.
+        """
         with self._changed:
             if self._executions.get(execution.call.name) is execution:
                 del self._executions[execution.call.name]
@@ -305,13 +334,13 @@ class Executions:
                 self._changed.notify_all()
 
     def add_follower(self, execution: Execution) -> None:
-        """Counts a call among those who follow the execution, until it leaves."""
+        """Adds a call to the followers of the execution."""
         with self._changed:
             execution.followers += 1
             self.detached.discard(execution)
 
     def remove_follower(self, execution: Execution) -> None:
-        """The call does not follow the execution any more."""
+        """Removes a call from the followers. An execution that is left without followers is detached."""
         with self._changed:
             execution.followers -= 1
             if not execution.followers and not execution.over:
@@ -319,7 +348,11 @@ class Executions:
 
     @contextmanager
     def waiting(self) -> Iterator[bool]:
-        """Takes one of the places for those who wait, if one is free: each holds up a thread of the server (4.3)."""
+        """Takes one of the places for waiting calls, each of which blocks a thread of the server (4.3).
+
+        Yields:
+            False if no place is free.
+        """
         free = self._waiters is not None and self._waiters.acquire(blocking=False)
         try:
             yield free
@@ -328,7 +361,16 @@ class Executions:
                 self._waiters.release()
 
     def watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        """Waits until the run in another process is over; ``False`` when the time was."""
+        """Waits until the run in another process has ended.
+
+        Args:
+            name: The operation's name.
+            fence: The fence of the run.
+            until: When to give up, in seconds of ``time.monotonic``.
+
+        Returns:
+            False if the time was up first.
+        """
         with self._changed:
             poller = self._pollers.get((name, fence))
             if poller is None or poller.over.is_set():
@@ -355,10 +397,12 @@ class Executions:
                 raise AssertionError(f"no poller performs {effect!r}")
 
     def close(self, limit: float) -> int:
-        """Takes on no further execution, and lets those under way conclude within ``limit`` seconds.
+        """Takes on no further execution, and drains those under way within ``limit`` seconds.
 
-        Answers how many operations could not be brought to their end. What is to be done at its time is so until
-        :meth:`end`.
+        Leases are renewed, and pollers run, until :meth:`end` is called.
+
+        Returns:
+            How many executions could not be brought to their end.
         """
         with self._changed:
             self._closed = True
@@ -372,7 +416,7 @@ class Executions:
         return len(unfinished)
 
     def end(self) -> None:
-        """Ends the threads that are no handlers', after what they are doing."""
+        """Ends the threads of the leases and of the pollers, after what they are doing now."""
         ended = self.leases.close()
         self.asker.close()
         ended.result()

@@ -46,26 +46,31 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
     Put it behind (after) the interceptors that authenticate: a replay must be authorised too. Interceptors before it
     see bytes in place of messages.
 
-    Handlers of keyed calls run in threads of the interceptor's own, which are used again, with the context variables of
-    the call's thread; what an initializer of the server's pool left in its threads they do not see. The call's thread
-    waits for the outcome while its client is there. A handler that runs past its execution limit can't be stopped: its
-    call is answered, and its thread goes on.
+    Handlers of keyed calls run in threads of the interceptor's own, which are reused. They have the context variables
+    of the call's thread, but not what an initializer of the server's pool has set in the pool's threads. The call's
+    thread waits for the outcome while the client is connected. A handler that runs past its execution limit can't be
+    stopped: its call is answered, and its thread goes on.
 
     Args:
-        store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.
-        policy: What holds for methods that ``methods`` does not name.
+        store: The store that keeps the records. It is opened at the first keyed call, or with :meth:`attach` at the
+            server's start.
+        policy: The policy of methods that ``methods`` does not name.
         methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
-            is stronger than a glob, an earlier glob than a later one.
-        principal: Names the principal that a call's key belongs to (3.1).
+            has precedence over a glob, and an earlier glob over a later one.
+        principal: Returns the principal to whom a call's key belongs (3.1).
         secret: Makes the stored names and fingerprints HMACs under this secret, so that a reader of the store can't
             brute-force keys; 16 bytes or more. Every process on the store needs the same one. A request with its key in
             ``request_id`` is then not stored, so that only a retry finishes its operation, and recovery does not.
-        sweep_every: How often expired records are deleted; ``None``: not by this process.
-        drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
-        max_waiters: How many threads of the server duplicates may hold up while they wait; at most a quarter of its
-            pool. Further duplicates are refused with a push-back.
-        max_detached: How many operations that no call follows there may be before no further ones are taken on.
-        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, whose replays do not ask the store.
+        sweep_every: The interval between sweeps, which delete expired records; ``None``: this process does not sweep.
+        drain_limit: How long :meth:`close` waits for detached operations: those for which no call waits any more.
+        max_waiters: How many threads of the server duplicates may occupy while they wait. Use a quarter of its pool or
+            less. Further duplicates are refused with a push-back.
+        max_detached: How many detached operations there may be before new ones are refused.
+        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, so that their replays do not ask
+            the store; 0: none.
+
+    Raises:
+        PolicyError: The store is not one for threads, or an argument is not allowed.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._keyed = StandIns(
             lambda target: keyed(target, self._admission, self._executions, unkeyed(target)), typed=False
         )
-        # A thread for each, so that neither delays the other, or a limit.
+        # Each has a thread of its own, so that neither delays the other, or a limit.
         self._sweeper = Keeper("sweeps")
         self._recovering = Keeper("recovery")
         self._sweeping = False
@@ -114,7 +119,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], "_Handler | None"],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler | None":
-        """For grpc: wraps the handler of a call. Does no I/O: grpc holds the server's lock meanwhile."""
+        """Wraps the handler of a call. Called by grpc, which holds the server's lock meanwhile, so it does no I/O."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
@@ -128,12 +133,15 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.Server) -> None:
-        """Ties this interceptor to the server it serves. Call it before services are added.
+        """Attaches this interceptor to the server that it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
-        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
-        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and the event
-        that it answers with, and ``wait_for_termination``, wait for that.
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and sweeps and
+        recovery begin. Recovery holds operations whose server is gone, or runs their handlers, without the server's
+        other interceptors (5.4). After ``server.stop()`` operations under way are drained and the store is closed. The
+        event that ``stop`` returns, and ``wait_for_termination``, wait for that.
+
+        Args:
+            server: The server.
 
         Raises:
             PolicyError: The server is no ``grpc.server``.
@@ -159,7 +167,11 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def _look(self, recovery: Recovery) -> bool:
-        """Does what is to be done without clients; whether there may be more of that at once."""
+        """Holds or runs the operations that need it.
+
+        Returns:
+            True if there may be more of them already.
+        """
         found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.launch(one.call, one.target, one.messages, one.snapshot)
@@ -167,14 +179,14 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         return any(held)
 
     def open(self) -> None:
-        """Opens the store, so that one that can't be used is found at start and not by the first call."""
+        """Opens the store, so that a store which can't be used is found at start and not at the first call."""
         self._store.open()
 
     def close(self) -> None:
-        """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
+        """Drains operations under way within the drain limit, then closes the store. Call it after ``server.stop``.
 
-        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
-        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
+        Operations that do not end in time are left as those of a dead server (4.4, 4.5). While the transaction of a
+        handler does not end, the store can't be closed: that wait is within the drain limit too.
         """
         limit = self._drain_limit.total_seconds()
         until = time.monotonic() + limit
@@ -198,7 +210,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._sweeper.later(after, lambda: self._sweep(every, 0, 0))
 
     def _sweep(self, every: float, deleted: int, freed: int) -> None:
-        """One batch; the next comes after a pause."""
+        """Sweeps one batch. The next one comes after a pause."""
         try:
             swept = self._store.sweep()
         except Exception:

@@ -1,4 +1,4 @@
-"""Threads beside those of the server, for what has to happen at its time: limits, polls, sweeps, recovery."""
+"""Threads that run timers, apart from the server's: for limits, polls, sweeps and recovery."""
 
 import heapq
 import itertools
@@ -17,11 +17,11 @@ logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
 
 _FEW = 64
-"""So many cancelled timers are not worth being cleared away."""
+"""Up to so many cancelled timers are not cleared away."""
 
 
 class Timer:
-    """Something that is to be done at a time, unless it is cancelled before."""
+    """A callback that is due at some time, unless it is cancelled first."""
 
     __slots__ = ("_keeper", "cancelled", "do")
 
@@ -31,7 +31,7 @@ class Timer:
         self.cancelled = False
 
     def cancel(self) -> None:
-        """Has it not done, if it has not begun."""
+        """Cancels the callback unless it has started."""
         self.cancelled = True
         self._keeper.forget()
 
@@ -40,7 +40,7 @@ class Keeper:
     """Runs timers in a daemon thread, one after another. The thread starts with the first timer.
 
     Args:
-        what: Names the thread.
+        what: The last part of the thread's name.
     """
 
     def __init__(self, what: str) -> None:
@@ -53,7 +53,13 @@ class Keeper:
         self._closed = False
 
     def later(self, seconds: float, do: Callable[[], None]) -> Timer:
-        """Has something done in so many seconds; where the thread can't be started, once it can."""
+        """Schedules a callback after ``seconds``.
+
+        If the thread can't be started now, the callback runs once it can.
+
+        Returns:
+            The timer, which can be cancelled.
+        """
         timer = Timer(self, do)
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), timer))
@@ -79,10 +85,10 @@ class Keeper:
         if self._thread is None and not self._closed:
             thread = threading.Thread(target=self._run, name=f"grpc-idempotency-{self._what}", daemon=True)
             thread.start()
-            self._thread = thread  # not before: one that could not be started will be tried again
+            self._thread = thread  # set only now: if the thread could not be started, the next call tries again
 
     def forget(self) -> None:
-        """A timer was cancelled. Most are, long before their time, so they are cleared away when they are many."""
+        """Counts a cancelled timer. Most timers are cancelled long before they are due, so many are cleared away."""
         with self._changed:
             self._cancelled += 1
             if self._cancelled > _FEW and self._cancelled * 2 > len(self._due):
@@ -91,9 +97,15 @@ class Keeper:
                 self._cancelled = 0
 
     def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> Timer:
-        """Runs a plan in this thread, which is free for others while the plan pauses.
+        """Runs a plan in the keeper's thread, which is free for other timers while the plan pauses.
 
-        Answers what cancels it: what it is doing is done, and nothing after that.
+        Args:
+            plan: The plan.
+            perform: Performs an effect.
+            then: Called with the plan's result.
+
+        Returns:
+            A timer that cancels the plan. The effect that is being performed then is still completed.
         """
         carried = Timer(self, lambda: None)
 
@@ -119,7 +131,7 @@ class Keeper:
         return carried
 
     def close(self) -> None:
-        """Ends the thread, after what it is doing."""
+        """Ends the thread, after what it is doing now."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -147,5 +159,5 @@ class Keeper:
 
 
 def jittered(seconds: float) -> float:
-    """About so many seconds, so that processes do not move in step."""
+    """Returns ``seconds`` with jitter, so that processes do not act in step."""
     return seconds * uniform(0.5, 1.5)

@@ -1,4 +1,4 @@
-"""Handlers of calls that are not keyed, on threads: as they are, but for the text of their exceptions (2.4, 4.7)."""
+"""Pass-through of un-keyed calls on threads. Only the text of exceptions is kept from the client (2.4, 4.7)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ logger = logging.getLogger("grpc_idempotency")
 
 
 def pass_through(target: Target) -> Callable[[Any, Any], Any]:
-    """The handler's behaviour; what it raises goes to the log and not to the client."""
+    """Returns the handler's behaviour. Exceptions are written to the log, not sent to the client."""
     behaviour = target.behaviour
 
     def function(request: Any, context: grpc.ServicerContext) -> Any:
@@ -39,7 +39,10 @@ def pass_through(target: Target) -> Callable[[Any, Any], Any]:
 
 
 def unkeyed(target: Target) -> Callable[[Any, Any], Any]:
-    """The same for a call that could have had its key in its message, which is read by then; it gives bytes."""
+    """Returns the pass-through for a call whose message could have had a key, and is parsed already.
+
+    It answers with bytes.
+    """
     behaviour = pass_through(target)
 
     def function(request: Any, context: grpc.ServicerContext) -> bytes:
@@ -47,14 +50,14 @@ def unkeyed(target: Target) -> Callable[[Any, Any], Any]:
 
     def generator(request: Any, context: grpc.ServicerContext) -> Iterator[bytes | None]:
         for message in behaviour(request, context):
-            # None is no message: gRPC ends a stream there.
+            # None is not a message: gRPC ends the stream there.
             yield None if message is None else _written(target, message, context)
 
     return generator if target.response_streams else function
 
 
 def _written(target: Target, message: Any, context: grpc.ServicerContext) -> bytes:
-    """A response as it is sent; one that can't be is answered for as gRPC does it, where it serializes itself."""
+    """Serializes a response. If that fails, the call is aborted in the same way as by gRPC's own serialization."""
     try:
         return target.write(message)
     except Exception:
@@ -63,7 +66,7 @@ def _written(target: Target, message: Any, context: grpc.ServicerContext) -> byt
 
 
 def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
-    """What stands in for a handler whose policy can't be met, whatever its kind."""
+    """Returns the stand-in for a handler of any cardinality whose policy can't be met."""
 
     def behaviour(_incoming: Any, context: grpc.ServicerContext) -> NoReturn:
         outcome = unmet(error)
@@ -74,17 +77,17 @@ def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
 
 
 def _answer(error: BaseException, context: grpc.ServicerContext) -> NoReturn:
-    """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
+    """Answers the call of a handler that raised any exception, so that the client need not wait for its deadline."""
     said: Any = context  # its getters are experimental, and not in the stubs
     code, details = said.code(), said.details()
     if type(error) is Exception and not error.args and code is not None and details is not None:
-        raise error  # what grpc's own abort raises; and there is no text in it that could leave the server
+        raise error  # this is what grpc's own abort raises, and it has no text that could leave the server
     logger.error("a handler raised", exc_info=error)
     _abort(context, grpc.StatusCode.UNKNOWN, INTERNAL_ERROR)
 
 
 def _abort(context: grpc.ServicerContext, otherwise: grpc.StatusCode, reason: str) -> NoReturn:
-    """Ends the call with the code and the message that its handler has set, or with these."""
+    """Ends the call with the code and details that its handler has set, or else with the given ones."""
     said: Any = context
     code, details = said.code(), said.details()
     context.abort(otherwise if code_of(code) is Code.OK else code, reason if details is None else details)

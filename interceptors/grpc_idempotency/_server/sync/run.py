@@ -1,4 +1,4 @@
-"""Runs a handler in the thread that it is called in."""
+"""A run of a handler on threads, in the calling thread."""
 
 import contextvars
 import threading
@@ -13,17 +13,17 @@ from grpc_idempotency._server.run import Run
 
 
 class SyncRun(Run):
-    """A run that blocks, and its buffer that other threads can follow."""
+    """A run that blocks, with a stream buffer that other threads can follow."""
 
     moved: threading.Condition
-    """Guards the buffer; notified when it has got a message, or room for one, and when the run is over."""
+    """Guards the buffer; notified when the buffer gets a message or room for one, and when the run has ended."""
 
     def unwind(self, operation: SyncRunning) -> str | None:
-        """Undoes what the operation has finished, in a context of its own."""
+        """Undoes the finished steps, in a copy of the current context."""
         return contextvars.copy_context().run(operation.unwind)
 
     def to_end(self, operation: Running | None) -> Ended:
-        """Runs it to its end, and each of its steps."""
+        """Runs the handler to its end, and waits for the steps that it left running."""
         assert operation is None or isinstance(operation, SyncRunning)
         enter(operation, threading.get_ident())
         try:
@@ -33,7 +33,7 @@ class SyncRun(Run):
                 if operation is not None and operation.end():
                     operation.rest()
             return self.returned(operation, reply)
-        except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+        except BaseException as exc:  # any exception has to be answered to the waiting calls (4.7)
             return self.raised(operation, exc)
         finally:
             self.end()
@@ -48,7 +48,7 @@ class SyncRun(Run):
         return None
 
     def _emit(self, message: Any) -> None:
-        """Records a message of the stream; waits while those who follow are too far behind."""
+        """Records a message of the stream. Waits while the followers are too far behind."""
         assert self.buffer is not None
         with self.moved:
             self.record(message)
@@ -59,12 +59,18 @@ class SyncRun(Run):
     def play(
         self, over: Callable[[], bool], until: float | None, begin: Callable[[], object] | None = None
     ) -> Generator[bytes, None, tuple[bool, bool]]:
-        """Yields the stream's messages, from the first on, until the run is over.
+        """Yields the messages of the stream, from the first one on, until the run has ended.
 
-        ``begin`` begins the run, for the one who has to: only once it is followed, or its first messages might be gone.
+        It gives up at once if the first message is gone already, and before the first message when the time is up.
 
-        Answers whether that was reached, and whether a message was yielded. Before the first one it is given up when
-        the time is up; and at once when the first one is gone already.
+        Args:
+            over: Returns True if the run has ended, or the caller has gone.
+            until: When to give up before the first message, in seconds of ``time.monotonic``; ``None``: never.
+            begin: Starts the run, for the call that leads. It is called once the buffer has this follower, since the
+                first messages could be gone otherwise.
+
+        Returns:
+            Whether the end was reached, and whether a message was yielded.
         """
         follower, begun = object(), False
         assert self.buffer is not None
