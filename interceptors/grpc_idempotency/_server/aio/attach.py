@@ -1,4 +1,4 @@
-"""What ``attach`` brings to a ``grpc.aio.Server``, which gives interceptors no hook at its start or stop (8)."""
+"""Hooks for the start and stop of a ``grpc.aio.Server``, which gives interceptors none (8)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -10,7 +10,7 @@ from grpc_idempotency._server.interceptor import Served
 
 
 class Attachment:
-    """Stands in for some methods of one server object: hears of its services, its start and its stop."""
+    """Replaces some methods of one server object, to learn of its services, its start and its stop."""
 
     def __init__(
         self,
@@ -20,7 +20,14 @@ class Attachment:
         at_stop: Callable[[], Awaitable[None]],
         grace: float,
     ) -> None:
-        """``grace``: how many seconds calls have to end where nobody said it."""
+        """Replaces the methods of the server.
+
+        Args:
+            server: The server.
+            at_start: Called with the methods of the server before it starts.
+            at_stop: Called when the server has stopped.
+            grace: The seconds that calls have to end when a cancelled ``wait_for_termination`` stops the server.
+        """
         self._at_start = at_start
         self._at_stop = at_stop
         self._grace = grace
@@ -38,12 +45,16 @@ class Attachment:
         self._add_generic(handlers)
 
     async def start(self) -> None:
-        """Starts the server once all that can be checked was checked."""
+        """Calls ``at_start``, which makes all checks, and then starts the server."""
         await self._at_start(self._served)
         await self._start()
 
     async def stop(self, grace: float | None) -> None:
-        """Stops the server, and then what has outlived its calls; a caller's cancellation does not cut it short."""
+        """Stops the server, and then drains its operations. A cancellation of the caller does not cut this short.
+
+        Args:
+            grace: The seconds that calls have to end; ``None``: they end at once.
+        """
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop_all(grace))
         elif grace is None or grace == 0:
@@ -57,10 +68,16 @@ class Attachment:
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Waits until the server has stopped and its operations are drained.
 
-        Where the waiting is cancelled, as asyncio does on Ctrl-C, the server is stopped and drained before that goes
-        on: the loop is about to end, and whatever runs in it would be cut short.
+        If this is cancelled, as asyncio does on Ctrl-C, the server is stopped and drained before the cancellation is
+        raised: the loop is about to end, and would cut short what runs in it.
+
+        Args:
+            timeout: The longest time to wait, in seconds; ``None``: no limit.
+
+        Returns:
+            True if the time was up first.
         """
-        # Shielded, since gRPC's own stop fails once its waiting was cancelled.
+        # Shielded, since gRPC's own stop fails once its wait was cancelled.
         waiting = asyncio.ensure_future(self._wait(timeout))
         try:
             timed_out = await asyncio.shield(waiting)

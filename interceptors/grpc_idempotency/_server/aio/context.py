@@ -1,7 +1,7 @@
-"""The recording contexts of ``grpc.aio``: of a handler in the loop, and of a ``def`` handler on a thread.
+"""The recording contexts of ``grpc.aio``: for a handler in the loop, and for a ``def`` handler on a thread.
 
-gRPC's own is one object with two faces. An abort is final there: it sends the status, and nothing that the handler says
-afterwards is heard.
+gRPC's own context has an interface for each of the two. In ``grpc.aio`` an abort is final: it sends the status, and
+what the handler sets after that has no effect.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,24 +18,36 @@ from grpc_idempotency.records import Code, Trailers
 
 
 def code_of(code: Any) -> Code:
-    """What grpc.aio makes of a code: a ``grpc.StatusCode`` or its number up to 15, UNKNOWN of anything else."""
+    """Returns the status that grpc.aio sends for a code.
+
+    A code may be a ``grpc.StatusCode``, or its number up to 15. Any other value becomes UNKNOWN.
+    """
     if isinstance(code, int):
         return Code(code) if Code.OK <= code <= Code.DATA_LOSS else Code.UNKNOWN
     try:
         return CODES.get(code, Code.UNKNOWN)
-    except TypeError:  # it can't be hashed
+    except TypeError:  # the value can't be hashed
         return Code.UNKNOWN
 
 
 def failure_code(code: Any) -> Any:
-    """The code, if it is one that a handler may abort with: OK leaves the client of grpc.aio without an answer."""
+    """Returns the code, if a handler may abort with it. With OK, grpc.aio would leave the client without an answer.
+
+    Raises:
+        ValueError: The code is OK.
+    """
     if code_of(code) is Code.OK:
         raise ValueError("abort() with OK: return a message instead")
     return code
 
 
 def _check_details(details: Any) -> None:
-    """Raises where a status message is neither text nor ``None``, or is text that can't be sent."""
+    """Checks that the details are text that can be sent, or ``None``.
+
+    Raises:
+        TypeError: They are neither text nor ``None``.
+        UnicodeEncodeError: They can't be encoded.
+    """
     if details is not None:
         if not isinstance(details, str):
             raise TypeError(f"a status message is a str, not {type(details).__name__}")
@@ -43,7 +55,7 @@ def _check_details(details: Any) -> None:
 
 
 class _AioRecorder(Recorder):
-    """What the two faces share."""
+    """The part that the two recording contexts of grpc.aio share."""
 
     silent = True
     _code: Any = None
@@ -54,7 +66,7 @@ class _AioRecorder(Recorder):
     _abort_error: BaseException | None = None
     _final: tuple[Code, str | None, Trailers] | None = None
     _begun = False
-    """Whether initial metadata is on its way."""
+    """True once initial metadata is sent, by the handler or with the first message."""
 
     # For the interceptor
 
@@ -74,7 +86,10 @@ class _AioRecorder(Recorder):
         return self._final or (self._status, self._details or None, self._trailers)
 
     def _check_open(self) -> None:
-        """Nothing is sent behind an abort, also where the handler has swallowed it and goes on."""
+        """Raises the exception of the abort again, if there was one: nothing is sent after an abort.
+
+        The handler may have caught the exception and gone on.
+        """
         if self._abort_error is not None:
             raise self._abort_error
 
@@ -138,9 +153,9 @@ class AioContext(_AioRecorder, grpc.aio.ServicerContext[Any, Any]):
     """The recording context of an ``async def`` handler."""
 
     requests: Iterator[Any] | None = None
-    """The stream of requests, of a handler that reads it."""
+    """The request messages, for a handler that reads them from the context."""
     emit: Callable[[Any], Awaitable[None]] | None = None
-    """Takes the messages of a handler that writes them."""
+    """Called with each message of a handler that writes them to the context."""
 
     async def abort(self, code: Any, details: Any = "", trailing_metadata: Any = ()) -> NoReturn:
         self._abort(code, details, trailing_metadata)
@@ -166,7 +181,7 @@ class AioContext(_AioRecorder, grpc.aio.ServicerContext[Any, Any]):
         self.callbacks += (partial(callback, self),)
 
     def cancelled(self) -> bool:
-        """As gRPC's, whether this is the status; its execution goes on whatever becomes of the call."""
+        """True if the status is CANCELLED, as in gRPC's own. The end of the call does not cancel the execution."""
         return self._status is Code.CANCELLED
 
     def done(self) -> bool:
@@ -195,5 +210,5 @@ class AioThreadContext(_AioRecorder, grpc.ServicerContext):
         return not (self.ended or self.aborted)
 
     def cancel(self) -> bool:
-        """Does nothing, and says so: an execution is not cancelled from inside; use ``abort``."""
+        """Does nothing, and returns False: an execution can't be cancelled from inside. Use ``abort`` instead."""
         return False

@@ -1,7 +1,7 @@
-"""An asynchronous generator made of a coroutine: what it emits, however deep, is what the generator yields.
+"""Makes an asynchronous generator of a coroutine: it yields what the coroutine emits at any depth of calls.
 
-grpc.aio lets a handler write its stream to the context, but interceptors outside of ours may iterate over what they
-wrap, as OpenTelemetry's does, so that the outermost function of a server-stream has to be a generator.
+grpc.aio lets a handler write its stream to the context. But interceptors outside of this one may iterate over the
+handler that they wrap, as OpenTelemetry's does. So the outermost function of a server-stream has to be a generator.
 """
 
 import types
@@ -19,18 +19,21 @@ class _Emitted:
 
 @types.coroutine
 def emit(message: bytes) -> Generator[Any, Any, None]:
-    """Makes this the next message of the generator; for the coroutine that :func:`emissions` runs, in its own task."""
+    """Makes ``message`` the next one of the generator.
+
+    For the coroutine that :func:`emissions` runs, in its own task.
+    """
     yield _Emitted(message)
 
 
 @types.coroutine
 def _wait_for(wish: Any) -> Generator[Any, Any, Any]:
-    """What the coroutine waits for, its own task waits for."""
+    """Lets the current task wait for the object that the coroutine waits for."""
     return (yield wish)
 
 
 async def emissions(work: Coroutine[Any, Any, object]) -> AsyncGenerator[bytes, None]:
-    """Runs ``work`` in the task that iterates, and yields what it emits; what is thrown in here is thrown in there."""
+    """Runs ``work`` in the task that iterates, and yields what it emits. Exceptions thrown in here are thrown there."""
     step: Callable[[], Any] = partial(work.send, None)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""One keyed call on asyncio: the only place that touches its live context."""
+"""The exchange of one keyed call on asyncio. Nothing else touches the call's live context."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -28,9 +28,13 @@ Behaviour = Callable[[Any, "_Context"], Any]
 
 
 def keyed(target: Target, admission: Admission, executions: Executions, unkeyed: Unkeyed) -> Behaviour:
-    """What stands in for a handler whose calls may be keyed: it takes bytes and gives bytes.
+    """Returns the stand-in for a handler whose calls may be keyed. Its messages are bytes.
 
-    ``unkeyed`` answers a call that turns out to have no key once its message is read.
+    Args:
+        target: The handler.
+        admission: Admits the calls.
+        executions: The executions of the interceptor.
+        unkeyed: Answers a call whose message turns out to have no key.
     """
 
     async def unary(incoming: Any, context: "_Context") -> bytes | None:
@@ -46,7 +50,7 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
 
 
 class _Exchange:
-    """From the bytes that came in to those that go out."""
+    """Takes the bytes of a call's request, and sends the bytes of its answer."""
 
     def __init__(
         self, target: Target, admission: Admission, executions: Executions, unkeyed: Unkeyed, context: "_Context"
@@ -56,14 +60,14 @@ class _Exchange:
         self._executions = executions
         self._unkeyed = unkeyed
         self._context = context
-        # A context must not be asked anything once its call is over, so it is asked everything now.
+        # The live context must not be read once its call has ended, so all of it is read now.
         self._snapshot = Snapshot(target.method.name, context)
         self._messages: Sequence[Any] = ()
         """The request messages, once they are read."""
         self._sent = 0
         """How many messages of a stream were sent."""
         self._ahead: Execution | None = None
-        """The execution whose handler's initial metadata this call is to send: its own."""
+        """The execution that this call leads, until the initial metadata of its handler is sent."""
 
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
@@ -93,7 +97,7 @@ class _Exchange:
         return Admitted(intake.end(), intake.messages)
 
     def _perform(self, effect: Effect[Any]) -> Any:
-        """What the plan of a call may ask for."""
+        """Performs an effect of a call's plan."""
         match effect:
             case Join(call):
                 return self._executions.join(call, self._target, self._messages, self._snapshot)
@@ -112,7 +116,12 @@ class _Exchange:
     # The live context
 
     async def _send(self, outcome: Outcome, ours: Trailers = ()) -> bytes | None:
-        """Sends what has not been sent yet, and the status, with further trailers of ``ours``."""
+        """Sends the messages that have not been sent yet, and the status.
+
+        Args:
+            outcome: The answer.
+            ours: The interceptor's own trailers.
+        """
         if self._target.response_streams and outcome.message is not None:
             for number, message in enumerate(unframe(outcome.message)):
                 if number >= self._sent:
@@ -132,7 +141,7 @@ class _Exchange:
         self._sent += 1
 
     async def _send_ahead(self) -> None:
-        """What the handler wanted sent before its first message; its own call's alone (4.7)."""
+        """Sends the handler's initial metadata and compression before the first message, if this call leads (4.7)."""
         run = None if self._ahead is None else self._ahead.run
         self._ahead = None
         if run is None:

@@ -1,4 +1,4 @@
-"""The executions of this process on asyncio, each in a task of its own that calls only follow."""
+"""The executions of this process on asyncio. Each has a task of its own, which calls only follow."""
 
 import asyncio
 import logging
@@ -50,18 +50,18 @@ class Execution(ExecutionBase):
     _loop: asyncio.AbstractEventLoop
 
     _task: asyncio.Task[None] | None = None
-    """The task that it is in; ``None`` before its claim is won, and where that never was."""
+    """The task that runs it; ``None`` until the store has answered, or if the execution concluded at once then."""
     _work: Coroutine[Any, Any, None] | None = None
-    """Its way, where tasks may be cancelled on it that it does not end with."""
+    """The coroutine of an execution on a thread, which outlives the cancellation of its task."""
     _left = False
-    """True while no task is on its way, but only a thread."""
+    """True while only the handler's thread runs, since the task was cancelled."""
     _first: Effect[Any] | None = None
-    """What its task is to begin with, until it has begun."""
+    """The first effect for its task, until the task has begun."""
     _limited = False
-    """True while a handler or an undo runs, whose time is limited."""
+    """True while a handler or an undo runs, which has a limit."""
     _overran = False
     _stopping: asyncio.TimerHandle | None = None
-    """What gives up a handler that does not let itself be stopped."""
+    """The timer that gives up a handler which does not stop when it is cancelled."""
 
     def __init__(
         self, executions: "Executions", call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot
@@ -74,17 +74,21 @@ class Execution(ExecutionBase):
         return AsyncRunning if self._target.awaited else LoopRunning
 
     def new_run(self) -> AioRun:
-        """A run of its handler."""
+        """Returns a run of its handler."""
         run = AioRun.of(self._target, self._messages, self._snapshot)
         run.orphaned = self._stop_renewing
         return run
 
-    # For those who follow
+    # For followers
 
     async def follow(self, until: float | None, write: Write | None) -> Followed:
-        """Waits for the conclusion, at most until then, and hands on a stream's messages meanwhile.
+        """Waits for the conclusion, and writes the messages of a stream meanwhile.
 
-        A caller that is cancelled leaves the execution alone.
+        A cancellation of the caller does not cancel the execution.
+
+        Args:
+            until: When to give up, in seconds of ``time.monotonic``; ``None``: never.
+            write: Sends a message of a stream; ``None`` if the method answers with one message.
         """
         self._executions.detached.discard(self)
         self.followers += 1
@@ -100,7 +104,7 @@ class Execution(ExecutionBase):
                 self._executions.detached.add(self)
 
     async def _wait(self, until: float | None) -> Conclusion | None:
-        # Not asyncio.wait, which takes a turn of the loop more: this is on every call's way.
+        # Not asyncio.wait, which takes one more turn of the loop: every call that follows comes here.
         waiter, timer = self.waiter(), None
         if until is not None:
             timer = self._loop.call_later(max(0.0, until - time.monotonic()), _wake, waiter, None)
@@ -112,7 +116,7 @@ class Execution(ExecutionBase):
                 timer.cancel()
 
     def waiter(self) -> asyncio.Future[Conclusion | None]:
-        """What is done once it has concluded, with what those hear who wait now."""
+        """Returns a future of the conclusion that is told to the calls waiting now."""
         waiter: asyncio.Future[Conclusion | None] = self._loop.create_future()
         if self.conclusion is None:
             self._waiters.add(waiter)
@@ -120,12 +124,12 @@ class Execution(ExecutionBase):
             waiter.set_result(self.conclusion)
         return waiter
 
-    # Its way
+    # From the claim to the conclusion
 
     def begin(self) -> None:
-        """Asks the store for the operation. Nothing else is made before it is known that the handler is to run."""
+        """Asks the store for the claim or the record. A task is made only if the handler has to run."""
         executions = self._executions
-        # Before the claim: what can't begin, or what nobody would renew the lease of, must not be claimed.
+        # Before the claim: an operation must not be claimed if it has no thread, or nothing would renew its lease.
         can_renew = executions.leases.started or executions.can_renew()
         if not can_renew or not (self._target.awaited or self._take_worker()):
             self._conclude(no_room())
@@ -134,7 +138,7 @@ class Execution(ExecutionBase):
         try:
             reply = self.perform(effect)
         except IdempotencyError:
-            self._start_task(effect)  # it is asked again there, and its plan told
+            self._start_task(effect)  # the task performs the effect again, and gives the error to the plan
         else:
             asked: asyncio.Future[Any] = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
             asked.add_done_callback(self._answered)
@@ -144,7 +148,7 @@ class Execution(ExecutionBase):
         return self.worker is not None
 
     def _answered(self, asked: "asyncio.Future[Any]") -> None:
-        """The store has answered: the operation is claimed, and gets a task, or its record stands in the way."""
+        """Continues with the store's answer: starts a task if the handler has to run, else concludes."""
         error = lost() if asked.cancelled() else asked.exception()
         if self._executions.torn_down:
             self._conclude(shut_down())
@@ -180,10 +184,13 @@ class Execution(ExecutionBase):
         logger.error("an operation of %s could not be brought to its end", self.call.method, exc_info=error)
 
     async def _carry_on(self, effect: Effect[Any] | None) -> None:
-        """The same, where the handler has a thread. A task that is cancelled ends, also while the thread runs.
+        """Runs an execution whose handler has a thread. If its task is cancelled, it ends even while the thread runs.
 
-        The operation goes on in another task when the thread has ended. Until then the lease is kept, and where the
-        loop has ended meanwhile, the record is left as that of a dead server.
+        The execution goes on in another task when the thread has ended. Until then the lease is renewed. If the loop
+        has ended by then, the record is left as that of a dead server.
+
+        Args:
+            effect: The effect to begin with; ``None`` in a further task.
         """
         self._left = False
         if effect is not None:
@@ -207,7 +214,10 @@ class Execution(ExecutionBase):
             self._task = self._executions.spawn(self._carry_on(None), self._conclude_at_last)
 
     def _conclude_at_last(self) -> None:
-        """Its task has ended, which may have been cancelled before its first step."""
+        """Concludes, or goes on in another task, when its task has ended.
+
+        The task may have been cancelled before it began.
+        """
         if not self._left:
             if self._first is not None:
                 self._never_begin(self._first)
@@ -215,7 +225,7 @@ class Execution(ExecutionBase):
             self._go_on(None)
 
     def _never_begin(self, effect: Effect[Any]) -> None:
-        """Its task was cancelled before its first step: what was claimed for it is given back, as no handler ran."""
+        """Gives back the claim, since the task was cancelled before it began, so that no handler ran."""
         if (
             isinstance(effect, Execute)
             and effect.claim is not None
@@ -234,12 +244,15 @@ class Execution(ExecutionBase):
         self._conclude(shut_down())
 
     def _cut(self) -> None:
-        """The task is cancelled, but not in its handler: by somebody who cancels all. It goes on, unless torn down."""
+        """Ignores a cancellation of the task outside of its handler, unless the executions are torn down.
+
+        It comes from code that cancels all tasks.
+        """
         if self._executions.torn_down:
             raise asyncio.CancelledError
 
     def _conclude(self, conclusion: Conclusion, *, over: bool = True) -> None:
-        # First out of the register: those who wait for it and find no outcome contend for an execution of their own.
+        # Out of the register first: waiting calls that get no outcome join or lead the next execution.
         if over:
             self.over = True
             if self.worker is not None:
@@ -256,7 +269,7 @@ class Execution(ExecutionBase):
             _wake(waiter, conclusion)
 
     def pause(self, seconds: float) -> Awaitable[None]:
-        """Lets time pass."""
+        """Waits for about ``seconds``."""
         return pause(seconds)
 
     async def execute(self, effect: Execute) -> Ran:
@@ -277,7 +290,7 @@ class Execution(ExecutionBase):
         return self._ran(ended, operation)
 
     async def unwind(self) -> str | None:
-        """Undoes what the operation has finished, in the handler's own kind of thread."""
+        """Undoes the finished steps: in the loop, or on a thread if the handler runs on one."""
         self._limit_anew()
         self._limited = True
         try:
@@ -302,14 +315,14 @@ class Execution(ExecutionBase):
         return trouble
 
     def _unlimit(self) -> None:
-        """What had a limit has ended."""
+        """Ends the limit, since the handler or the undos have ended."""
         self._limited = False
         if self._stopping is not None:
             self._stopping.cancel()
             self._stopping = None
 
     def overrun(self) -> None:
-        """What runs has reached its limit."""
+        """Stops a handler or an undo that has reached its limit, or gives it up. Called in the thread of the leases."""
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._overrun)
 
@@ -326,7 +339,7 @@ class Execution(ExecutionBase):
         self._stopping = self._loop.call_later(STOPPING, self._abandon)
 
     def _abandon(self) -> None:
-        """The handler can't be stopped: those who wait are answered now, its own task settles what may still come."""
+        """Answers the waiting calls, since the handler can't be stopped. Its own task settles what comes later."""
         self._executions.spawn(self._conclude_early(), self._answer_at_least)
 
     async def _conclude_early(self) -> None:
@@ -335,12 +348,12 @@ class Execution(ExecutionBase):
             self._conclude(await drive_async(plan, self.perform, self._cut), over=False)
 
     def _answer_at_least(self) -> None:
-        """The task that was to answer at the limit has ended, which may have been cancelled."""
+        """Answers the waiting calls if the task that should have answered them was cancelled."""
         if self.early is None:
             self.give_up()
 
     def give_up(self) -> None:
-        """Answers those who wait for an execution that can't be ended; its record is left as it is."""
+        """Answers the waiting calls of an execution that can't be finished. Its record is left as it is."""
         if self.conclusion is None:
             self._conclude(shut_down(), over=False)
 
@@ -355,7 +368,7 @@ def _wake(waiter: "asyncio.Future[Conclusion | None]", conclusion: Conclusion | 
 
 
 class _Poller:
-    """One poller of a run in another process, for all calls of this process that wait for it."""
+    """The poller of a run in another process, shared by all calls of this process that wait for it."""
 
     def __init__(self, task: "asyncio.Task[None]") -> None:
         self.task = task
@@ -370,13 +383,13 @@ class Executions:
         self.replays = replays
         self.leases = Leases(store, _awaited)
         self.torn_down = False
-        """Whether what still runs is being cancelled, and its records left alone."""
+        """True once the remaining executions are being cancelled. Their records are left as they are."""
         self.detached: set[Execution] = set()
-        """The executions that run and that no call follows any more."""
+        """The running executions that no call follows any more."""
         self._overdue: set[Execution] = set()
-        """The executions that have concluded, and whose handlers run all the same."""
+        """The executions that have concluded, but whose handlers still run."""
         self._quiet: asyncio.Future[None] | None = None
-        """Done when nothing runs any more, while that is waited for."""
+        """Done when no execution runs any more; ``None`` until :meth:`close` waits for that."""
         self._max_detached = max_detached
         self.workers = Workers()
         """Threads for ``def`` handlers."""
@@ -384,10 +397,14 @@ class Executions:
         self._executions: dict[bytes, Execution] = {}
         self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
         self._tasks: dict[asyncio.Task[None], Callable[[], None] | None] = {}
-        """The tasks that run, and what is called when they have ended."""
+        """The running tasks, each with the callback for its end."""
 
     def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
-        """Joins the execution of the call's name or leads one; ``None`` when no further one is taken on."""
+        """Joins the execution of the call's name, or leads one.
+
+        Returns:
+            The execution, and whether the call leads it; ``None`` if no further one is taken on.
+        """
         execution = self._executions.get(call.name)
         if execution is not None:
             return Joined(execution.call.fingerprint, False, execution)
@@ -398,7 +415,7 @@ class Executions:
         return Joined(call.fingerprint, True, execution)
 
     def can_renew(self) -> bool:
-        """True if the thread is there that renews leases."""
+        """True if the thread that renews leases is running. Starts it if it is not."""
         try:
             self.leases.start()
         except RuntimeError as exc:
@@ -407,7 +424,7 @@ class Executions:
         return True
 
     def worker(self) -> Worker | None:
-        """A thread for a ``def`` handler, if one can be had."""
+        """Returns a thread for a ``def`` handler; ``None`` if none can be started."""
         try:
             return self.workers.take()
         except RuntimeError as exc:
@@ -415,15 +432,15 @@ class Executions:
             return None
 
     def give_back(self, worker: Worker) -> None:
-        """The thread was not needed."""
+        """Takes back a thread that was not needed."""
         self.workers.give_back(worker)
 
     def has(self, name: bytes) -> bool:
-        """Whether an operation is on its way here."""
+        """True if an operation has an execution here."""
         return name in self._executions
 
     def forget(self, execution: Execution) -> None:
-        """The execution has concluded: the next call of its name leads another."""
+        """Removes an execution that has concluded, so that the next call of its name leads another."""
         if self._executions.get(execution.call.name) is execution:
             del self._executions[execution.call.name]
         if execution.over:
@@ -435,11 +452,20 @@ class Executions:
             self._overdue.add(execution)
 
     def _runs(self) -> int:
-        """How many operations run here."""
+        """Returns how many operations run here."""
         return len(self._executions) + len(self._overdue)
 
     async def watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        """Waits until the run in another process is over; ``False`` when the time was."""
+        """Waits until the run in another process has ended.
+
+        Args:
+            name: The operation's name.
+            fence: The fence of the run.
+            until: When to give up, in seconds of ``time.monotonic``.
+
+        Returns:
+            False if the time was up first.
+        """
         poller = self._pollers.get((name, fence))
         if poller is None or poller.task.done():
             poller = _Poller(self.spawn(drive_async(watch(name, fence), self._perform)))
@@ -465,9 +491,11 @@ class Executions:
                 raise AssertionError(f"no poller performs {effect!r}")
 
     def spawn(self, work: Coroutine[Any, Any, None], then: Callable[[], None] | None = None) -> "asyncio.Task[None]":
-        """Runs something in a task of its own, which is kept from being collected and waited for at the end.
+        """Runs a coroutine in a task of its own, which is kept from being collected, and which :meth:`close` waits for.
 
-        ``then`` is called when the task has ended, also where that was cancelled before its first step.
+        Args:
+            work: The coroutine.
+            then: Called when the task has ended, even if it was cancelled before it began.
         """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks[task] = then
@@ -482,9 +510,10 @@ class Executions:
             logger.error("a background task of the interceptor failed", exc_info=task.exception())
 
     async def close(self, limit: float) -> int:
-        """Takes on no further execution, lets those under way end within ``limit`` seconds, and cancels what is left.
+        """Takes on no further execution, drains those under way within ``limit`` seconds, and cancels the rest.
 
-        Answers how many operations could not be brought to their end.
+        Returns:
+            How many executions could not be brought to their end.
         """
         self._closed = True
         try:
@@ -493,7 +522,7 @@ class Executions:
                 self._quiet = asyncio.get_running_loop().create_future()
                 await asyncio.wait((self._quiet,), timeout=limit)
         finally:
-            self.torn_down = True  # also where this is cancelled: the loop is about to end
+            self.torn_down = True  # also if this is cancelled, since the loop is about to end then
         unfinished = self._runs()
         for task in self._tasks:
             task.cancel()
@@ -507,10 +536,10 @@ class Executions:
 
 
 def _awaited(call: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
-    """Calls an asyncio store, whatever loop it is that runs."""
+    """Calls an asyncio store, in the running loop, whichever that is."""
     return call()
 
 
 async def pause(seconds: float) -> None:
-    """Sleeps about so long: jittered, so that processes do not move in step."""
+    """Sleeps for about ``seconds``, with jitter, so that processes do not act in step."""
     await asyncio.sleep(seconds * uniform(0.5, 1.5))

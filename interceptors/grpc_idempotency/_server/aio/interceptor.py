@@ -50,18 +50,23 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
     see bytes in place of messages.
 
     Args:
-        store: Where records are kept. Opened at the first keyed call, or at the server's start with :meth:`attach`.
-        policy: What holds for methods that ``methods`` does not name.
+        store: The store that keeps the records. It is opened at the first keyed call, or with :meth:`attach` at the
+            server's start.
+        policy: The policy of methods that ``methods`` does not name.
         methods: Policies by full method name, ``/package.Service/Method``, or by a glob of that form. An exact name
-            is stronger than a glob, an earlier glob than a later one.
-        principal: Names the principal that a call's key belongs to (3.1).
+            has precedence over a glob, and an earlier glob over a later one.
+        principal: Returns the principal to whom a call's key belongs (3.1).
         secret: Makes the stored names and fingerprints HMACs under this secret, so that a reader of the store can't
             brute-force keys; 16 bytes or more. Every process on the store needs the same one. A request with its key in
             ``request_id`` is then not stored, so that only a retry finishes its operation, and recovery does not.
-        sweep_every: How often expired records are deleted; ``None``: not by this process.
-        drain_limit: How long :meth:`close` waits for operations that nobody waits for any more.
-        max_detached: How many such operations there may be before no further ones are taken on.
-        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, whose replays do not ask the store.
+        sweep_every: The interval between sweeps, which delete expired records; ``None``: this process does not sweep.
+        drain_limit: How long :meth:`close` waits for detached operations: those for which no call waits any more.
+        max_detached: How many detached operations there may be before new ones are refused.
+        replay_cache_bytes: How many bytes of completed outcomes are kept in memory, so that their replays do not ask
+            the store; 0: none.
+
+    Raises:
+        PolicyError: The store is not one for asyncio, or an argument is not allowed.
     """
 
     def __init__(
@@ -107,11 +112,11 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Coroutine[Any, Any, "_Handler | None"]:
-        """For grpc: wraps the handler of a call. Does no I/O."""
+        """Wraps the handler of a call. Called by grpc. Does no I/O."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            found: Any = continuation(handler_call_details)  # of a grpc.server, which awaits nothing
+            found: Any = continuation(handler_call_details)  # a grpc.server has called this, which awaits nothing
             return cast("Coroutine[Any, Any, None]", None if found is None else misplaced(found))
         return self._intercept(continuation, handler_call_details)
 
@@ -133,13 +138,16 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         return self._keyed.of(handler, method)
 
     def attach(self, server: grpc.aio.Server) -> None:
-        """Ties this interceptor to the server it serves. Call it before services are added.
+        """Attaches this interceptor to the server that it serves. Call it before services are added.
 
-        At ``server.start()`` the policies are checked against the server's methods, the store is opened and sweeps
-        begin. From then on operations whose server is gone are held, or finished by handlers that no interceptor stands
-        before (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and
+        At ``server.start()`` the policies are checked against the server's methods, the store is opened, and sweeps and
+        recovery begin. Recovery holds operations whose server is gone, or runs their handlers, without the server's
+        other interceptors (5.4). After ``server.stop()`` operations under way are drained and the store is closed, and
         ``wait_for_termination`` waits for that. A ``wait_for_termination`` that is cancelled, as on Ctrl-C, stops and
         drains the server, too.
+
+        Args:
+            server: The server.
 
         Raises:
             PolicyError: The server is no ``grpc.aio.server``.
@@ -167,7 +175,11 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
                 logger.exception("could not look for operations to finish")
 
     async def _look(self, recovery: Recovery) -> bool:
-        """Does what is to be done without clients; whether there may be more of that at once."""
+        """Holds or runs the operations that need it.
+
+        Returns:
+            True if there may be more of them already.
+        """
         found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.join(one.call, one.target, one.messages, one.snapshot)
@@ -175,14 +187,14 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         return any(held)
 
     async def open(self) -> None:
-        """Opens the store, so that one that can't be used is found at start and not by the first call."""
+        """Opens the store, so that a store which can't be used is found at start and not at the first call."""
         await self._store.open()
 
     async def close(self) -> None:
-        """Lets operations under way end, within the drain limit, then closes the store. For after ``server.stop``.
+        """Drains operations under way within the drain limit, then closes the store. Call it after ``server.stop``.
 
-        What can't end in time is left to whoever comes next, as that of a dead server is (4.4, 4.5). A handler whose
-        transaction does not end keeps the store from being closed: it is waited for no longer than that either.
+        Operations that do not end in time are left as those of a dead server (4.4, 4.5). While the transaction of a
+        handler does not end, the store can't be closed: that wait is within the drain limit too.
         """
         limit = self._drain_limit.total_seconds()
         until = time.monotonic() + limit
@@ -198,7 +210,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _look_after_store(self) -> None:
-        """Begins to sweep and to recover, also after somebody has cancelled that."""
+        """Starts the tasks for sweeps and recovery. Starts them again if they were cancelled."""
         if self._closed:
             return
         if self._sweep_every is not None and (self._sweeper is None or self._sweeper.done()):

@@ -1,4 +1,4 @@
-"""Handlers of calls that are not keyed, on asyncio: as they are, but for the text of their exceptions (2.4, 4.7)."""
+"""Pass-through of un-keyed calls on asyncio. Only the text of exceptions is kept from the client (2.4, 4.7)."""
 
 import asyncio
 import contextvars
@@ -29,7 +29,7 @@ logger = logging.getLogger("grpc_idempotency")
 
 
 def pass_through(target: Target) -> Callable[[Any, Any], Any]:
-    """The handler's behaviour, of its own kind; what it raises goes to the log and not to the client."""
+    """Returns the handler's behaviour, of the same kind. Exceptions are written to the log, not sent to the client."""
     behaviour = target.behaviour
     if target.generates:
         return _generator(behaviour)
@@ -40,15 +40,17 @@ def pass_through(target: Target) -> Callable[[Any, Any], Any]:
 
 Write = Callable[[bytes], Awaitable[None]]
 Unkeyed = Callable[[Any, "_Context", Write], Coroutine[Any, Any, bytes | None]]
-"""Answers a call: takes the request message, the live context and what sends a message of a stream; returns the one
-response message, serialized."""
+"""Answers a call. It takes the request message, the live context, and a function that sends a message of a stream.
+
+It returns the serialized response, unless that is a stream.
+"""
 
 
 def unkeyed(target: Target, workers: Workers) -> Unkeyed:
-    """What answers a call that turns out to have no key once its message is read, as :func:`pass_through` would.
+    """Returns the pass-through for a call whose message could have had a key, and is parsed already.
 
-    It stands behind a stand-in whose messages are bytes, so that it serializes what the handler answers. Nothing is
-    buffered, and a stream ends with its call. A ``def`` generator has one of the ``workers`` for itself.
+    The call has come to a stand-in whose messages are bytes, so this serializes the handler's messages. Nothing is
+    buffered, and a stream ends with its call. A ``def`` generator gets one of the ``workers`` for itself.
     """
     behaviour = pass_through(target)
 
@@ -85,7 +87,7 @@ def unkeyed(target: Target, workers: Workers) -> Unkeyed:
 
 
 async def _serialized(target: Target, message: Any, context: "_Context") -> bytes:
-    """A message as it is sent; for what can't be, the text of the error stays here as that of any other."""
+    """Serializes a response. If that fails, the call is aborted without the text of the error."""
     try:
         return target.write(message)
     except Exception as exc:
@@ -95,7 +97,7 @@ async def _serialized(target: Target, message: Any, context: "_Context") -> byte
 
 
 def _in_thread(call: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
-    """Runs it where the loop runs what blocks, with the context variables that interceptors outside have set."""
+    """Runs a call in the loop's executor, with the context variables that outer interceptors have set."""
     here = contextvars.copy_context()
     return asyncio.get_running_loop().run_in_executor(None, lambda: here.run(call, *arguments))
 
@@ -148,7 +150,7 @@ def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, An
         except BaseException as exc:
             logger.error("a handler raised", exc_info=exc)
             _end_the_server(exc)
-            # Not abort: the loop may still be sending messages of this generator, and gRPC then fails to send a status.
+            # No abort: the loop may still be sending messages of this generator, and then gRPC can't send the status.
             code, details = live.failure()
             context.set_code(code)
             context.set_details(details)
@@ -157,7 +159,7 @@ def _thread_generator(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, An
 
 
 def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
-    """What stands in for a handler whose policy can't be met, whatever its kind."""
+    """Returns the stand-in for a handler of any cardinality whose policy can't be met."""
 
     async def behaviour(_incoming: Any, context: "_Context") -> NoReturn:
         outcome = unmet(error)
@@ -167,7 +169,7 @@ def refusing(error: PolicyError) -> Callable[[Any, Any], Any]:
 
 
 class _Live:
-    """The live context, but for an abort with OK: grpc.aio takes that for the call's end, and then sends nothing."""
+    """The live context without aborts with OK, after which grpc.aio would send nothing to the client."""
 
     __slots__ = ("_context",)
 
@@ -178,12 +180,12 @@ class _Live:
         return getattr(self._context, name)
 
     def abort(self, code: Any, details: str = "", trailing_metadata: Any = ()) -> Any:
-        """As the live one; an awaitable where that one's is."""
+        """Aborts in the live context. Returns an awaitable if the live context does."""
         return self._context.abort(failure_code(code), details, trailing_metadata)
 
 
 class _LiveOnThread(_Live):
-    """The live context of a thread. That one can't be asked what was set, so that it is kept here as well."""
+    """The live context on a thread. It has no getters for code and details, so they are kept here as well."""
 
     __slots__ = ("_set_code", "_set_details")
 
@@ -201,7 +203,7 @@ class _LiveOnThread(_Live):
         self._set_details = details
 
     def failure(self) -> tuple[grpc.StatusCode, str]:
-        """The answer if the handler raises now."""
+        """Returns the status code and details of the answer if the handler raises now."""
         return _failure(self._set_code, self._set_details)
 
 
@@ -229,13 +231,13 @@ class _Writing(_Live):
             raise
 
     async def write(self, message: Any) -> None:
-        if self._aborted is not None:  # nothing is sent behind an abort, also where the handler has swallowed it
+        if self._aborted is not None:  # nothing is sent after an abort, even if the handler has caught its exception
             raise self._aborted
         await self._write(message)
 
 
 class _Stepped:
-    """A generator that runs from its start to its end in one thread, a step whenever a message is asked for."""
+    """A generator that runs from start to end in one thread, and makes a message only when it is asked for one."""
 
     end = object()
 
@@ -248,13 +250,13 @@ class _Stepped:
         workers.take().run(partial(contextvars.copy_context().run, self._run))
 
     async def next(self) -> Any:
-        """The next message, or ``end``."""
+        """Returns the next message, or ``end``."""
         self._answer = self._loop.create_future()
         self._asked.release()
         return await self._answer
 
     def close(self) -> None:
-        """Has the thread end the generator when it comes to it."""
+        """Tells the thread to end the generator after its current step."""
         self._closed = True
         self._asked.release()
 
@@ -264,14 +266,14 @@ class _Stepped:
                 message, error = self._step()
                 self._loop.call_soon_threadsafe(self._settle, message, error)
         except RuntimeError:
-            pass  # the loop is closed, and nobody waits any more
+            pass  # the loop is closed, and nothing waits for a message any more
         finally:
             self._end()
 
     def _step(self) -> tuple[Any, BaseException | None]:
         try:
             return next(self._messages, self.end), None
-        except BaseException as exc:  # whatever it is, the call must hear of it
+        except BaseException as exc:  # any exception has to be passed on to the call
             return None, exc
 
     def _end(self) -> None:
@@ -292,7 +294,8 @@ class _Stepped:
 class _FromThread:
     """The live context of ``grpc.aio`` for a ``def`` handler, like the one that gRPC gives it.
 
-    It must not be asked about the peer once the call has ended, and a thread can't know when: so that is asked before.
+    The peer must not be read from the live context once the call has ended, and a thread can't know when that is. So it
+    is read at the beginning.
     """
 
     def __init__(self, context: "_Context") -> None:
@@ -355,7 +358,7 @@ class _FromThread:
 
 
 async def _answer(error: BaseException, context: "_Context") -> NoReturn:
-    """Answers for a handler that raised: whatever it was, the client must not be left to wait for its deadline."""
+    """Answers the call of a handler that raised any exception, so that the client need not wait for its deadline."""
     if isinstance(error, grpc.aio.AbortError | GeneratorExit) or _from_outside(error):
         raise error
     if isinstance(error, asyncio.CancelledError):
@@ -369,7 +372,10 @@ async def _answer(error: BaseException, context: "_Context") -> NoReturn:
 
 
 def _from_outside(error: BaseException) -> bool:
-    """Whether it is the cancellation of the call, by its client or its deadline; before 3.11 nobody can tell."""
+    """True if the error is the cancellation of the call, by its client or its deadline.
+
+    Before Python 3.11 that can't be told from other cancellations, so it is true for all of them.
+    """
     if not isinstance(error, asyncio.CancelledError):
         return False
     task = asyncio.current_task()
@@ -377,12 +383,15 @@ def _from_outside(error: BaseException) -> bool:
 
 
 def _end_the_server(error: BaseException) -> None:
-    """As without an interceptor, these end the server's loop."""
+    """Raises a ``KeyboardInterrupt`` or ``SystemExit`` again, so that it ends the server's loop as usual."""
     if isinstance(error, KeyboardInterrupt | SystemExit):
         raise error
 
 
 def _failure(code: Any, details: str | None) -> tuple[grpc.StatusCode, str]:
-    """As gRPC does it, a handler may set a code and then raise; in place of the exception's text stand its details."""
+    """Returns the status code and details for a handler that raised: those that it has set, as in gRPC.
+
+    Without details the text is a fixed one, and never that of the exception.
+    """
     status = code_of(code)
     return GRPC_CODES[Code.UNKNOWN if status is Code.OK else status], details or INTERNAL_ERROR

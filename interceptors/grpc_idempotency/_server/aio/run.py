@@ -1,4 +1,4 @@
-"""Runs a handler on asyncio, in its own kind of thread: ``async def`` in the loop, ``def`` on a thread of its own."""
+"""A run of a handler on asyncio: an ``async def`` one in the loop, and a ``def`` one on a thread of its own."""
 
 import asyncio
 import concurrent.futures
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
 
 
 class AioRun(Run):
-    """A run that can be awaited, and its buffer that can be followed."""
+    """A run that can be awaited, with a stream buffer that can be followed."""
 
     context: AioContext | AioThreadContext
     worker: "Worker | None" = None
-    """The thread for a ``def`` handler, until it has begun."""
+    """The thread for a ``def`` handler, until the handler has begun."""
     in_thread: asyncio.Future[tuple[Any, BaseException | None]] | None = None
-    """What its thread has to say at its end; ``None`` while nothing runs there."""
+    """The result or the error of its thread; ``None`` while nothing runs there."""
     orphaned: Callable[[], object]
-    """Called in the thread, at its end, where the loop was closed before."""
+    """Called in the thread, at its end, if the loop was closed before."""
     moved: asyncio.Future[None] | None = None
-    """Done when the buffer has got a message, or room for one."""
+    """Done when the buffer gets a message, or room for one."""
     _taken: concurrent.futures.Future[None] | None = None
-    """What a thread waits for until there is room for more than the message that it has emitted."""
+    """The future that a thread waits for after it has emitted a message, until there is room for another."""
 
     @classmethod
     def of(cls, target: Target, requests: Sequence[Any], snapshot: Snapshot) -> "AioRun":
-        """A run of a handler, with a context of the handler's kind."""
+        """Returns a run of a handler, with a recording context of the handler's kind."""
         context = AioContext(snapshot) if target.awaited else AioThreadContext(snapshot)
         run = cls(target, requests, context)
         if target.response_streams:
@@ -50,15 +50,19 @@ class AioRun(Run):
         return run
 
     async def to_end(self, operation: Running | None) -> Ended:
-        """Runs it to its end, and each of its steps; a cancellation of this task is the caller's to explain."""
+        """Runs the handler to its end, and waits for the steps that it left running.
+
+        Raises:
+            asyncio.CancelledError: This task was cancelled, and no outcome was committed. The caller knows the cause.
+        """
         try:
             try:
                 reply = await (self._in_loop if self.target.awaited else self._on_thread)(operation)
             except asyncio.CancelledError:
                 raise
-            except BaseException as exc:  # whatever it is, those who wait must hear of it (4.7)
+            except BaseException as exc:  # any exception has to be answered to the waiting calls (4.7)
                 if self.in_thread is not None:
-                    raise  # it is not the handler's: the loop is gone, and nobody goes on with this
+                    raise  # the handler did not raise it: the loop is gone, and nothing continues this coroutine
                 await _rest(operation)
                 return self.raised(operation, exc)
             if operation is not None and operation.end():
@@ -94,10 +98,11 @@ class AioRun(Run):
         return await self.on_thread(partial(self._call, operation, asyncio.get_running_loop()))
 
     async def on_thread(self, call: Callable[[], Any]) -> Any:
-        """Runs something in this run's thread, and waits for its end: a thread can't be stopped.
+        """Makes a call in this run's thread, and waits for its end.
 
-        So a cancellation does not end it, and nothing is taken for ended that still runs. Whoever runs this may leave
-        it for later when it is cancelled: see :func:`run_until_left`.
+        A thread can't be stopped, so a cancellation does not end the wait, and nothing counts as ended that still runs.
+        The caller may leave this coroutine when its task is cancelled, and continue it later: see
+        :func:`run_until_left`.
         """
         worker, self.worker = self.worker, None
         assert worker is not None
@@ -108,11 +113,11 @@ class AioRun(Run):
             outcome: tuple[Any, BaseException | None]
             try:
                 outcome = call(), None
-            except BaseException as exc:  # a future can't carry every one of them: with StopIteration it is never done
+            except BaseException as exc:  # not set_exception, which does not take StopIteration: the future would hang
                 outcome = None, exc
             try:
                 loop.call_soon_threadsafe(ended.set_result, outcome)
-            except RuntimeError:  # the loop is closed, and nobody waits any more
+            except RuntimeError:  # the loop is closed, and nothing waits any more
                 self.orphaned()
 
         worker.run(partial(contextvars.copy_context().run, job))
@@ -143,7 +148,7 @@ class AioRun(Run):
         return None
 
     def _emit_in_thread(self, loop: asyncio.AbstractEventLoop, message: Any) -> None:
-        """The same as :meth:`_emit`, for a thread. No task waits for it in the loop, which could be cancelled there."""
+        """The same as :meth:`_emit`, for a thread. It needs no task in the loop, since that could be cancelled."""
         taken: concurrent.futures.Future[None] = concurrent.futures.Future()
         try:
             loop.call_soon_threadsafe(self._take, message, taken)
@@ -161,17 +166,17 @@ class AioRun(Run):
         self._stir()
 
     async def _emit(self, message: Any) -> None:
-        """Records a message of the stream; waits while those who follow are too far behind."""
+        """Records a message of the stream. Waits while the followers are too far behind."""
         self.record(message)
         self._stir()
-        await asyncio.sleep(0)  # a handler that never waits must not keep its own messages from leaving
+        await asyncio.sleep(0)  # so that messages leave even if the handler never waits
         assert self.buffer is not None
         while self.buffer.full:
             assert self.moved is not None
             await asyncio.wait((self.moved,))
 
     def _stir(self) -> None:
-        """Wakes all who wait for the buffer to move; those who wait after that wait for the next time."""
+        """Wakes the handler and the followers that wait for a change of the buffer."""
         if self._taken is not None and self.buffer is not None and not self.buffer.full:
             self._taken.set_result(None)
             self._taken = None
@@ -185,10 +190,17 @@ class AioRun(Run):
         end: "asyncio.Future[Any]",
         until: float | None,
     ) -> tuple[bool, bool]:
-        """Hands the stream's messages to ``write``, from the first on, until the run's end.
+        """Writes the messages of the stream, from the first one on, until the run has ended.
 
-        Answers whether the end was reached, and whether a message was written. Before the first one it is given up
-        when the time is up; and at once when the first one is gone already.
+        It gives up at once if the first message is gone already, and before the first message when the time is up.
+
+        Args:
+            write: Sends a message.
+            end: Done when the run has ended.
+            until: When to give up before the first message, in seconds of ``time.monotonic``; ``None``: never.
+
+        Returns:
+            Whether the end was reached, and whether a message was written.
         """
         follower, begun = object(), False
         assert self.buffer is not None
@@ -209,14 +221,14 @@ class AioRun(Run):
             self._stir()
 
     async def _moved(self, end: "asyncio.Future[Any]", until: float | None) -> bool:
-        """Waits for a message or the end; ``False`` when the time is up."""
+        """Waits for a message or the end. Returns False if the time was up first."""
         assert self.moved is not None
         timeout = None if until is None else max(0.0, until - time.monotonic())
         done, _ = await asyncio.wait((end, self.moved), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         return bool(done)
 
     def _next(self, follower: object) -> bytes | None:
-        """A follower's next message, where there is one."""
+        """Returns a follower's next message, if there is one."""
         assert self.buffer is not None
         held_up = self.buffer.full
         message = self.buffer.read(follower)
@@ -229,15 +241,15 @@ class AioRun(Run):
 def run_until_left(
     work: Coroutine[Any, Any, object], may_leave: Callable[[], bool], *, again: bool
 ) -> Generator[Any, Any, bool]:
-    """Runs ``work`` in this task to its end, or until the task is cancelled where ``work`` may be left as it is.
+    """Runs ``work`` in this task to its end, or until the task is cancelled while ``work`` may be left.
 
     Args:
-        work: What is to be run. It may be gone on with in another task.
-        may_leave: Whether it waits for something that it looks for again after a cancellation.
-        again: Whether it was left before.
+        work: The coroutine to run. Another task may continue it.
+        may_leave: Returns True if ``work`` waits for something that it checks again after a cancellation.
+        again: True if ``work`` was left before.
 
     Returns:
-        Whether it has come to its end.
+        True if ``work`` has ended.
     """
     step: Callable[[], Any] = partial(work.throw, asyncio.CancelledError()) if again else partial(work.send, None)
     while True:
