@@ -33,7 +33,7 @@ METHODS: Mapping[Service, tuple[str, bytes]] = MappingProxyType(
 
 
 class Burst:
-    """Calls to one server: ``most`` of them, or for a time. Calls that end in the measured part of it count."""
+    """Calls to one server: ``most`` of them, or for a time. Calls that end within the measured time are counted."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Burst:
 
 
 class Load:
-    """Carries out the orders of the measuring process."""
+    """Carries out the orders of the process that measures."""
 
     def __init__(self) -> None:
         self._run = uuid.uuid4().hex[:24]

@@ -202,16 +202,16 @@ class Server:
         return Process("bench.server", self.setup.as_argument(), cpus=processors()[0])
 
     def restart(self) -> None:
-        """Ends it, and starts another one on the same file."""
+        """Ends the process, and starts another one on the same file."""
         self.process.end()
         self.process = self._start()
 
     def ask(self) -> dict[str, Any]:
-        """Asks it for its port and its figures."""
+        """Returns the server's port and its figures."""
         return self.process.ask()
 
     def end(self) -> None:
-        """Lets it end."""
+        """Ends the process."""
         self.process.end()
 
 

@@ -18,7 +18,7 @@ class Failed(Exception):
 
 
 class Process:
-    """A worker process, as its parent sees it. It ends at the end of the ``with`` block."""
+    """A worker process, as its parent sees it. It ends with the ``with`` block."""
 
     def __init__(self, module: str, *arguments: str, cpus: set[int] | None) -> None:
         self._name = " ".join((module, *arguments))
@@ -39,7 +39,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         return self._process.pid
 
     def ask(self, **order: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Process:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Suspends it until the end of the block."""
+        """Suspends the process until the end of the block."""
         self._process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -66,7 +66,7 @@ class Process:
             self._process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
-        """Gives it some time to end by itself."""
+        """Closes the worker's input, so that it ends by itself, and kills it after 60 seconds."""
         if self._process.stdin is not None and not self._process.stdin.closed:
             self._process.stdin.close()
         try:

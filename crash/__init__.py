@@ -1,1 +1,1 @@
-"""The crash lab: kills two real servers again and again under load, and proves that nothing went wrong."""
+"""The crash lab: kills real servers again and again under load, and proves that nothing went wrong."""

@@ -1,7 +1,7 @@
 """Proves from the files of a run that nothing went wrong: no effect twice, no different replies, no money made or lost.
 
-It compares three sources: the clients' history says what was promised, the databases what is true, and the servers'
-audit how it happened. Each finding begins with the name of the rule that is violated.
+It compares three sources. The clients' history shows what was promised, the databases show what is true, and the
+servers' audit shows how it happened. Each finding begins with the name of the violated rule.
 """
 
 import sqlite3
@@ -124,7 +124,7 @@ class Checker:
                 yield f"unknown outcome: {call.method} {call.key} is not opaque"
 
     def _waits(self) -> Iterator[str]:
-        """Checks that nothing is stuck: an answer comes soon after the servers were last started."""
+        """Checks that nothing is stuck: each answer comes soon after the last start of servers before it."""
         ups = [event["t"] for event in self._history if event["e"] in ("up", "pause")]
         for call in self._calls.values():
             if call.answered is not None:
@@ -135,7 +135,7 @@ class Checker:
     # The databases
 
     def _effects(self) -> Iterator[str]:
-        """Checks that a key's effect exists once if it was answered OK, and not at all if it was refused."""
+        """Checks that a key's effect exists once if its answer was OK, and not at all if it was refused."""
         made = Counter(sku for (sku,) in self._orders.rows("SELECT sku FROM shop_order_items"))
         orders = {row[0] for row in self._orders.rows("SELECT id FROM shop_orders")}
         for call in self._by("CreateOrder", "AddItem"):
@@ -153,7 +153,7 @@ class Checker:
             yield f"effects: there are {len(users)} users"
 
     def _checkouts(self) -> Iterator[str]:
-        """Checks all or nothing: an order is confirmed if, and only if, one reservation was captured for it."""
+        """Checks all or nothing: an order is confirmed if and only if exactly one reservation was captured for it."""
         spent: dict[tuple[str, int], list[int]] = defaultdict(list)
         for user_id, units, nanos, state in self._users.rows(
             "SELECT user_id, units, nanos, state FROM shop_reservations"
@@ -202,7 +202,7 @@ class Checker:
                     yield f"stuck: an operation of {method} is left in state {state}"
 
     def _committed(self) -> Iterator[str]:
-        """Checks that each outcome that was stored is there still, and that each OK reply is a stored one."""
+        """Checks that each stored outcome still exists, and that each OK reply is a stored one."""
         fences: dict[str, str] = {}
         replies: set[tuple[str, bytes]] = set()
         for database in (self._orders, self._users):
@@ -244,9 +244,9 @@ class Checker:
     def _story(self, story: list[dict[str, Any]]) -> Iterator[str]:
         """Checks one operation.
 
-        A run with a claim owns the operation's record: it has to run alone, and only it may store anything. A run
-        without a claim (5.1) has no record. It may run beside others and after them, since it may have looked for a
-        record before there was one. But its commit must not meet a record.
+        A run with a claim owns the operation's record: it must run alone, and only it may store anything. A run without
+        a claim (5.1) has no record. It may run beside other runs and after them, because it may have looked for a
+        record before there was one. But it must not commit if a record exists.
         """
         owner, until = "", 0.0
         claimed: set[str] = set()
@@ -254,7 +254,7 @@ class Checker:
         steps: set[str] = set()
         inside: dict[str, int] = {}
         done = False
-        stands = False  # certainly there is a record, which is not completed
+        stands = False  # True if there certainly is a record that is not completed
         opaque = False
         ran = False
         overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
@@ -265,8 +265,8 @@ class Checker:
                 runners[event["step"]].add(event["fence"])
 
         def order(event: dict[str, Any]) -> float:
-            # A process that was paused after its claim or step was stored writes its line later, maybe after the
-            # process that took the operation over. That one found the step, and so did not run it.
+            # A process that was paused after its claim or step was stored writes its line later, perhaps after the
+            # process that took the operation over. The latter found the step, and so did not run it.
             what, fence = event["e"], event["fence"]
             late = fence in overtaken and (
                 what == "claim"
@@ -282,14 +282,14 @@ class Checker:
                     yield "claimed after its outcome was stored"
                 if owner and event["t"] < until - _TOLERANCE:
                     yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
-                # If there was no record, the run before has released it. Its server may have died before it wrote that.
+                # If there was no record, the previous run released it. Its server may have died before it wrote that.
                 if claimed and opaque and owner and not (ran and event["over"] is None):
                     yield "opaque, and run again"
                 opaque, ran, stands = event["method"] == OPAQUE, False, True
                 claimed.add(fence)
-                unclaimed.discard(fence)  # its handler has come to a step
+                unclaimed.discard(fence)  # its handler has reached a step
             elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
-                continue  # paused before, it continues late without knowing that, and may change nothing
+                continue  # it was paused and continues without knowing of the take-over; it can change nothing
             elif what == "run" and not event["claimed"]:
                 unclaimed.add(fence)
             elif what == "done" and fence in unclaimed:
@@ -300,7 +300,7 @@ class Checker:
             if what in ("claim", "renew") and (what == "claim" or fence == owner):
                 owner, until = fence, event["asked"] + self._lease
             elif what == "ran" and fence == owner:
-                # Its end may be stored, if its server was killed before it could write the line here.
+                # Its end may be stored although the line is missing: its server was killed before it wrote it.
                 until, ran, stands = 0.0, True, False
             elif what in ("release", "wait") and fence == owner:
                 owner, stands = "", what == "wait"
@@ -312,8 +312,8 @@ class Checker:
             elif what in ("step", "finished"):
                 steps.add(event["step"])
             elif what == "entered":
-                # A run that was taken over does not know that, and one whose process was killed writes no end. Without
-                # a claim only those in one process know of each other.
+                # A run that was taken over does not know that, and one whose process was killed writes no end. Runs
+                # without a claim know of each other only within one process.
                 for other in inside.keys() - overtaken.keys():
                     known = inside[other] == event["pid"] or not {fence, other} & unclaimed
                     if known and left.get(other, 0.0) > event["t"]:
@@ -328,7 +328,7 @@ class Checker:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Returns the figures of the run, by name: counts, and some times in seconds."""
+        """The figures of the run, by name: counts, and some times in seconds."""
         told = Counter(event["e"] for event in self._history)
         marks = Counter(event["mark"] for event in self._history if event["e"] == "reply")
         audit = Counter(event["e"] for event in self._audit)
@@ -358,7 +358,7 @@ class Checker:
 
     @property
     def deaths(self) -> dict[str, int]:
-        """Counts the kills of servers, by the point at which they happened."""
+        """The number of kills of servers, by the point at which they happened."""
         return dict(sorted(Counter(event["how"] for event in self._history if event["e"] == "kill").items()))
 
     def _longest(self) -> float:
@@ -386,7 +386,7 @@ class _Database:
 
 
 def _fits(call: Call) -> bool:
-    """Returns whether an OK reply can belong to this call."""
+    """Returns ``True`` if an OK reply can belong to this call."""
     match call.method:
         case "CreateOrder":
             asked, order = CreateOrderRequest.FromString(call.request), Order.FromString(call.reply)

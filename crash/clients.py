@@ -129,7 +129,7 @@ class Shopping:
             await self._call("orders", "CancelOrder", CancelOrderRequest(id=order.id))
 
     async def _reuse(self) -> None:
-        """Makes a client's mistake: one key for two requests."""
+        """Makes a mistake of clients: one key for two requests."""
         key = str(uuid.uuid4())
         user_id = self._rng.choice(self.users)
         one, other = (AddCreditRequest(user_id=user_id, amount=Money(currency_code="USD", units=n)) for n in (1, 2))
@@ -145,7 +145,7 @@ class Shopping:
     # Calls
 
     async def _call(self, service: str, name: str, request: Message, key: str = "") -> Any:
-        """Makes one logical call: retried, sometimes made twice at once, and sometimes repeated after its answer."""
+        """Makes one logical call, with retries. Sometimes makes it twice at once, or repeats it after its answer."""
         key = key or str(uuid.uuid4())
         self._journal.write("call", key=key, method=name, request=request.SerializeToString().hex())
         times = self._rng.choices((1, 2), (5, 1))[0]

@@ -1,7 +1,7 @@
-"""Faults, each a way in which such a library can be wrong, injected into the lab's servers.
+"""Faults that are injected into the lab's servers. Each is a way in which such a library can be wrong.
 
-The lab's checker has to find every one of them, which shows that it would find them in the library. Each fault is a
-layer over the lab's store, whose audit still records what is really done to the file.
+The lab's checker must find every one of them, which shows that it would find them in the library. Each fault is a layer
+over the lab's store, whose audit still records what is really written to the file.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from shop.users.v1.users_pb2 import Reservation
 
 T = TypeVar("T")
 Statements = list[tuple[str, Sequence[Any], bool, int | None]]
-"""SQL, its parameters, whether there are many rows of them, and the row id that was given to an inserted row."""
+"""SQL, its parameters, True if these are many rows, and the row id that an inserted row got."""
 _random = random.Random()
 
 
@@ -43,7 +43,7 @@ class _Faulty(LabStore):
     """Base class of faults."""
 
     async def plain(self, fn: Callable[[Database], T]) -> T:
-        """Runs a transaction as in an un-keyed call, so that it contains no record."""
+        """Runs a transaction as in an un-keyed call, so that it writes no record."""
         return await contextvars.Context().run(SQLiteStore.transaction, self, fn)
 
     async def statement(self, sql: str, *parameters: object) -> None:
@@ -113,7 +113,7 @@ class CompletionBeforeCommit(_Faulty):
 def _execute(db: Database, statements: Statements) -> None:
     given: dict[int | None, int | None] = {}
     for sql, parameters, many, row_id in statements:
-        if many:  # each row begins with the id of the row that it belongs to, which may be another by now
+        if many:  # each row begins with the id of the row that it belongs to, which may have changed
             db.executemany(sql, [(given.get(first, first), *more) for first, *more in parameters])
         else:
             answered: Any = db.execute(sql, parameters)
@@ -264,13 +264,13 @@ class SwallowedRollback(_Faulty):
             return await super().reply(operation, unwatched)
         except Refused:
             if not replies:
-                raise  # the function's own
+                raise  # the function itself has refused
             operation.committed = operation.seal(replies[-1])
             return replies[-1]
 
 
 class _Unwatched:
-    """Does not check whether there is still a transaction."""
+    """Runs statements even if there is no transaction any more."""
 
     def __init__(self, db: Database, own: sqlite3.Connection) -> None:
         self._db = db
@@ -293,7 +293,7 @@ class _Unwatched:
 
 
 class CommittedOverRecord(_Faulty):
-    """Commits although a record stands in the way of that."""
+    """Commits although a record exists, by deleting it first."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if operation.claim is not None:
@@ -327,7 +327,7 @@ class CommittedTooLate(_Faulty):
 
 
 class RefusedCommitAnswered(_Faulty):
-    """Answers with the reply of a transaction that was refused, since another run had committed."""
+    """Answers with the reply of a transaction that was refused because another run had committed."""
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         reply, _ = await self.rehearsed(fn)
@@ -342,7 +342,7 @@ class RefusedCommitAnswered(_Faulty):
 
 
 def _reuse_fences() -> None:
-    """Makes fences by counting, and each process begins to count at the same number."""
+    """Makes fences by counting; each process starts at the same number."""
     execution: Any = _execution
     counted = itertools.count(1)
     execution.new_fence = lambda: next(counted).to_bytes(16, "big")
@@ -359,13 +359,13 @@ def _lose_undos() -> None:
 
 
 def _compare_no_fingerprints() -> None:
-    """Accepts any request with the key as the same."""
+    """Accepts any request with the same key as the same request."""
     protocol: Any = _protocol
     protocol.same_request = lambda _one, _other: True
 
 
 def _capture_twice() -> None:
-    """Takes the amount of a capture from the balance once more."""
+    """Subtracts the amount of a capture from the balance a second time."""
     capture = wallet.capture
 
     def twice(db: Database, reservation_id: str) -> Reservation:

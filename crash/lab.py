@@ -22,7 +22,7 @@ from crash.server import TRANSACTIONAL, Job
 LEASE = 1.0
 _WARM_UP = 0.5
 SETTLED_WITHIN = LEASE + 8.0
-"""The most seconds until all operations have ended, once no server is killed any more."""
+"""The maximum time in seconds until all operations have ended, once no more servers are killed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class Plan:
     clients: int = 40
     users: int = 8
     peers: int = 1
-    """How many servers each service has, on one file."""
+    """The number of servers of each service, which share one file."""
     pauses: float = 0.0
     """The share of kills that only pause a server, for longer than its lease."""
     misuse: float = 0.03
     """The share of transactions that misbehave."""
     claims: float = 0.5
-    """The share of transactional methods whose operations a server claims; which ones, is chosen at each start."""
+    """The share of transactional methods whose operations a server claims. Each start chooses the methods again."""
     fault: str = ""
     patience: float = 60.0
     """Seconds after which a client gives up, which should never happen."""
@@ -61,7 +61,7 @@ class Server:
         """True if it was killed from outside, and did not die at a named point."""
 
     async def open(self) -> None:
-        """The process from which servers are forked."""
+        """Starts the process that forks the servers."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -72,7 +72,10 @@ class Server:
         )
 
     async def start(self, point: str = "", nth: int = 1, *, claims: Sequence[str] = ()) -> None:
-        """Starts a server that claims the operations of these methods. With a point, it kills itself there."""
+        """Starts a server that claims the operations of the given methods.
+
+        With a point, the server kills itself there.
+        """
         assert self._process is not None
         assert self._process.stdin is not None
         self.job = replace(self.job, point=point, nth=nth, claims=claims)
@@ -82,7 +85,7 @@ class Server:
         if word == "listening":
             self._pid = int(rest)
             self._death = asyncio.create_task(self._word())
-        else:  # a call came before that line, and the server has died at its point already
+        else:  # a call came before that line, and the server has already died at its point
             self._death = asyncio.create_task(_said(word, rest))
         self.up = True
         self._journal.write("up", server=self.name)
@@ -109,7 +112,7 @@ class Server:
 
     @property
     def safe(self) -> bool:
-        """True if it is up, was not killed, and has no point at which it will die."""
+        """True if the server is up, was not killed, and has no point at which it will die."""
         return self.up and not self.struck and not self.job.point
 
     async def pause(self, seconds: float) -> None:
@@ -143,7 +146,7 @@ class Lab:
         self._rng = random.Random(plan.seed)
         self._journal = Journal(folder / HISTORY)
         self.killed = 0
-        """Returns how often a server was killed or paused so far."""
+        """How often a server was killed or paused so far."""
         self._meddling: list[asyncio.Task[None]] = []
         ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
@@ -191,7 +194,7 @@ class Lab:
         self._journal.close()
 
     async def _keep(self, server: Server) -> None:
-        """Starts a server again whenever it has died, with another point at which it may die."""
+        """Restarts a server whenever it has died, with another point at which it may die."""
         while await server.died():
             self._journal.write("kill", server=server.name, how="anywhere" if server.struck else server.job.point)
             self.killed += 1
@@ -200,13 +203,13 @@ class Lab:
             await server.start(point, nth, claims=self._claims(server))
 
     async def _kill(self, shopping: Shopping, keepers: Sequence[asyncio.Task[None]]) -> None:
-        """Also kills servers at random instants, until there were enough deaths."""
+        """Kills servers at random instants, in addition to the points, until there were enough deaths."""
         rounds = 0
         while not self._enough:
             await asyncio.sleep(self._rng.uniform(0.2, 1.0))
             for keeper in keepers:
                 if keeper.done():
-                    keeper.result()  # raises the error that has ended it
+                    keeper.result()  # raises the error that ended the keeper
             rounds += 1
             if rounds % 4 == 0:
                 self._meddle(shopping)

@@ -30,11 +30,11 @@ T = TypeVar("T")
 _CUT = ("begin", "begin", "ask", "reserve", "accept")
 """The steps that may be cut off. Not "capture": the checker does not handle returned payments."""
 _HANDLERS = 4
-"""How many times more often handlers misbehave than transactions."""
+"""How much more often handlers misbehave than transactions, as a factor."""
 _WORST_RUNS = 2
 _LONGEST_STEP = 0.01
 _RUNS_ON = 0.3
-"""The longest delay in seconds, long enough for a retry to come meanwhile."""
+"""How long the handler's thread runs on, in seconds: long enough for a retry to arrive in the meantime."""
 
 
 class Misuse:
@@ -47,11 +47,11 @@ class Misuse:
         self._random = random.Random()
 
     def transacts_badly(self, operation: Running) -> bool:
-        """Returns whether the operation's next transaction misbehaves."""
+        """Returns ``True`` if the operation's next transaction misbehaves."""
         return self._happens(operation, self._share)
 
     def handles_badly(self, operation: Running) -> bool:
-        """Returns whether the operation's handler misbehaves in this run."""
+        """Returns ``True`` if the operation's handler misbehaves in this run."""
         return self._happens(operation, self._share * _HANDLERS)
 
     def _happens(self, operation: Running, share: float) -> bool:
@@ -63,7 +63,7 @@ class Misuse:
         return self._random.uniform(0, most)
 
     def one_of(self, names: tuple[str, ...]) -> str:
-        """Returns one of them at random."""
+        """Returns a random one of the names."""
         return self._random.choice(names)
 
     def note(self, event: str, operation: Running) -> None:
@@ -125,7 +125,7 @@ class _Hasty:
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
-    """Awaits it in the current task, as ``asyncio.timeout`` of Python 3.11 does. Raises :class:`_TimeUp`."""
+    """Awaits ``work`` in the current task, as ``asyncio.timeout`` of Python 3.11 does. Raises :class:`_TimeUp`."""
     task, is_up = asyncio.current_task(), False
     assert task is not None
 

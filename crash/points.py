@@ -11,7 +11,7 @@ POINTS = {"users": ANYWHERE, "orders": ANYWHERE + IN_STEPS}
 
 
 class Point:
-    """Kills this process, as kill -9 does, the ``nth`` time that the point is reached."""
+    """A point at which this process kills itself, as kill -9 does, the ``nth`` time that it is reached."""
 
     def __init__(self, name: str = "", nth: int = 1) -> None:
         self._name = name

@@ -12,7 +12,7 @@ from rich.table import Table
 from crash.checker import Checker
 
 _EVERY = 5.0
-"""Seconds between two lines, if a line can't be updated."""
+"""Seconds between two lines if the output is no terminal."""
 
 
 class Tell(Protocol):
@@ -34,7 +34,7 @@ def progress(console: Console, total: int, unit: str) -> Iterator[Tell]:
 
 
 class _Lines:
-    """Prints a line when another phase begins, and every few seconds."""
+    """Prints a line when a new phase begins, and every few seconds."""
 
     def __init__(self, console: Console, total: int, unit: str) -> None:
         self._console = console

@@ -1,6 +1,6 @@
 """A server of the lab: the shop's server on the lab's store. ``python -m crash.server`` starts one for each input line.
 
-It imports everything once, and forks for each server before any use of grpc. So a restart takes less than a second.
+It imports everything once, and forks for each server before grpc is used. So a restart takes less than a second.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ TRANSACTIONAL = {
 }
 """The methods that are transactional without recovery in some servers of the lab, by service.
 
-Other servers claim their operations before the handlers run. An operation of Checkout is then repeatable, as in the
-shop; otherwise it is claimed at its first step.
+Other servers claim the operations of these methods before the handlers run. Then an operation of Checkout is
+repeatable, as in the shop; otherwise it is claimed at its first step.
 """
 
 
@@ -60,7 +60,7 @@ class Job:
 
 
 def main() -> None:
-    """Starts servers, one at a time, until its input ends."""
+    """Starts servers, one at a time, until the input ends."""
     while line := _line():
         job = Job(**json.loads(line))
         child = os.fork()
@@ -99,7 +99,7 @@ async def _serve(job: Job) -> None:
 
 
 def _equip(job: Job) -> None:
-    """Gives the shop the lab's store, and records the runs of its handlers, without a change of the shop's code."""
+    """Gives the shop the lab's store, and records the runs of its handlers, without changing the shop's code."""
     fault = FAULTS.get(job.fault, Fault())
     kind: Any = fault.store
     kind.journal = journal = Journal(Path(job.folder) / AUDIT)
@@ -124,7 +124,7 @@ def _equip(job: Job) -> None:
         return made
 
     serving._policies = short
-    # Servers die all the time here. With the usual back-off, up to a minute, the lab would mostly wait.
+    # Servers die all the time here. With the usual back-off of up to a minute, the lab would mostly wait.
     protocol: Any = _protocol
     protocol._LONGEST_DELAY = timedelta(seconds=1)
     _watch_runs(journal)

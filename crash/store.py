@@ -29,7 +29,7 @@ class LabStore(SQLiteStore):
         record = await super().claim(claim, over=over)
         if record is None:
             operation = current()
-            late = operation is not None and operation.fence == claim.fence  # its handler has come to a step
+            late = operation is not None and operation.fence == claim.fence  # its handler has reached a step
             taken = over.hex() if over else None
             self._note("claim", claim.name, claim.fence, method=claim.method, asked=asked, over=taken, late=late)
             self.point.reach("after-claim")
@@ -37,7 +37,7 @@ class LabStore(SQLiteStore):
 
     async def get(self, name: bytes) -> Record | None:
         record = await super().get(name)
-        if record is None:  # most likely an operation that is not claimed is about to run
+        if record is None:  # most likely, an operation that is not claimed will run next
             self.point.reach("after-look")
         return record
 
@@ -134,7 +134,7 @@ class LabStore(SQLiteStore):
         return reply
 
     async def _lost(self, operation: Running, committing: Coroutine[Any, Any, T]) -> T:
-        """Tells the caller of a rolled-back transaction to try again: nothing has happened."""
+        """Refuses a call whose transaction was rolled back, so that it is tried again: nothing has happened."""
         try:
             return await committing
         except TransactionMisuse:
@@ -146,7 +146,7 @@ class LabStore(SQLiteStore):
 
 
 class _Kept(Generic[T]):
-    """Makes the step that is kept with a transaction's rows."""
+    """Makes the step that is stored with a transaction's rows."""
 
     def __init__(self, store: LabStore, make: Callable[[T], Step]) -> None:
         self._store = store

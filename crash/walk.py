@@ -1,4 +1,4 @@
-"""Walks through a checkout: kills a server at each point, starts it again, and waits without any client."""
+"""Kills a server at each point of a checkout, starts it again, and waits for recovery without any client."""
 
 import asyncio
 import sqlite3
@@ -70,7 +70,7 @@ PLACES = (
 
 
 async def walk(folder: Path, tell: Tell) -> list[str]:
-    """Goes to each place, and returns the findings."""
+    """Kills a server at each place, and returns the findings."""
     turns = asyncio.Semaphore(_AT_ONCE)
     done = 0
 
@@ -111,7 +111,7 @@ async def _kill_at(place: Place, folder: Path) -> str | None:
             return "the point was not reached"
         await victim.start(claims=claims[victim.name])
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
-        while under_way(folder / ORDERS_DB):  # another process's work
+        while under_way(folder / ORDERS_DB):  # another process does this work
             if asyncio.get_running_loop().time() > until:
                 return f"it is stuck: {_state(folder)}"
             await asyncio.sleep(0.1)
@@ -123,7 +123,7 @@ _STATES = {
     True: (Order.STATE_CONFIRMED, [2], _CREDIT - _TOTAL),
     False: (Order.STATE_PENDING, [], 1),
 }
-"""Returns the order's state, those of all reservations, and the balance."""
+"""The expected state of the order, states of all reservations, and balance, by whether the customer can pay."""
 
 
 def _state(folder: Path) -> tuple[int, list[int], int]:
