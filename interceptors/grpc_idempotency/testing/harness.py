@@ -1,4 +1,4 @@
-"""The harness: what the suites need of the store that they test."""
+"""Harnesses, through which the suites use the store that they test."""
 
 import asyncio
 import contextvars
@@ -19,7 +19,7 @@ from grpc_idempotency.store import (
 
 
 class AsyncStoreHarness(Protocol):
-    """What the suites need beyond the contract. The database is empty at first, and its clock is stopped."""
+    """Makes the stores under test and controls their clock. At first the database is empty, and time stands still."""
 
     async def store(self) -> AsyncStore:
         """Returns a further store on the same database, not opened yet. The harness closes it at the end."""
@@ -29,7 +29,7 @@ class AsyncStoreHarness(Protocol):
 
 
 class AsyncTransactionHarness(AsyncStoreHarness, Protocol):
-    """What the suite of transactions needs."""
+    """The harness of the suite of transactions."""
 
     placeholder: str
     """The engine's notation of a parameter in a statement, such as ``?`` or ``%s``."""

@@ -43,7 +43,10 @@ class RecoveryContract:
         assert [one.lapsed for one in expected] == [True, True, True]
 
     async def test_nothing_else_is_pending(self, harness: AsyncStoreHarness) -> None:
-        """Not pending: repeatable records without requests, held and completed records, and other methods' records."""
+        """Records are not pending if they can't be run again, are held or completed, or belong to other methods.
+
+        A repeatable record without a request can't be run again.
+        """
         store = await harness.store()
         claims = [a_recoverable_claim() for _ in range(4)]
         claims.append(replace(claims[0], name=os.urandom(16), request=None))

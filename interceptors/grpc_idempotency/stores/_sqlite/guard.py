@@ -26,9 +26,9 @@ _CONTROL = {
 }
 _READING = frozenset([sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE])
 _DECLARING = frozenset((sqlite3.SQLITE_UPDATE, table) for table in ("sqlite_master", "sqlite_temp_master"))
-"""What SQLite asks when it first meets a table-valued function.
+"""The action that SQLite asks about when it first meets a table-valued function.
 
-A transaction's function can't do the same itself: SQLite refuses it.
+A transaction's function can't perform this action itself: SQLite refuses it.
 """
 _KEEPS_TABLES = _READING | {sqlite3.SQLITE_ANALYZE, sqlite3.SQLITE_REINDEX}
 _DESCRIBING = frozenset(

@@ -138,7 +138,7 @@ def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None
 
 
 def _vacuum(db: sqlite3.Connection) -> int:
-    """Returns unused pages at the file's end to the file system. Returns how many bytes these were."""
+    """Returns unused pages at the file's end to the file system. The result is their size in bytes."""
     before = db.execute("PRAGMA page_count").fetchone()[0]
     # The pragma frees one page per step of the statement, and execute would make one step only.
     with contextlib.suppress(sqlite3.OperationalError):  # another process has the lock: the next sweep tries again

@@ -66,7 +66,7 @@ class View:
         self._db: GuardedConnection | None = db
         self._guard = db.guard
         self.mode = mode
-        """What the function may do (guard.py)."""
+        """The statements that the function may run (guard.py)."""
         self._depth = 0
         self.over = False
         """True once the function has ended and its reply is processed."""
