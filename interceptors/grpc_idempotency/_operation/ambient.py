@@ -26,7 +26,7 @@ class Holder:
     ``None``: every task and thread with this context.
     """
     within: str | None = None
-    """What the holder is, in words, if it is not the handler itself."""
+    """The holder in words, if it is not the handler itself."""
     over: bool = False
     """True once the step has ended."""
 

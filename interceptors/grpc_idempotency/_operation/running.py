@@ -91,7 +91,7 @@ class Running:
     _steps: Steps | None = None
     _scope: Scope | None = None
     _moved: Any = None
-    """What is notified when a step begins or ends, or the handler ends; ``None`` until something waits for it."""
+    """The future or condition for the next begin or end of a step, or the handler's end; made when first needed."""
 
     @property
     def steps(self) -> Steps:

@@ -17,7 +17,7 @@ from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Step, 
 T = TypeVar("T")
 
 
-# What the plans work on
+# The values that plans work on
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -171,7 +171,7 @@ Conclusion = Executed | Released | Waits | Unprotected | Found | Refused
 
 @dataclass(slots=True, unsafe_hash=True)
 class Followed:
-    """What a call learns from the execution that it leads or attached to."""
+    """The result for a call of the execution that it leads or attached to."""
 
     conclusion: Conclusion | None
     """The conclusion of the execution; ``None`` if the call's time was up before."""
@@ -193,7 +193,7 @@ class Event(enum.Enum):
 
 
 class Fate(enum.Enum):
-    """What recovery does with a lapsed record."""
+    """The decision of recovery about a lapsed record."""
 
     HOLD = "hold"
     RUN = "run"

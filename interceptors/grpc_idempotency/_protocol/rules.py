@@ -134,7 +134,7 @@ def same_request(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
-    """Returns what a call is answered with when this record exists; ``None`` if the operation has not ended."""
+    """Returns the answer to a call that finds this record, or its refusal; ``None`` if the operation has not ended."""
     if not same_request(record.fingerprint, call.fingerprint):
         return _key_reused(call)
     told: Answer | Refusal | None
@@ -296,7 +296,7 @@ def hold_lapsed(record: Record) -> Plan[bool]:
 
 
 def fate(record: Record, policy: Policy) -> Fate:
-    """Returns what recovery does with a lapsed record of a method that has this policy now (5.4).
+    """Returns the fate of a lapsed record in recovery, if its method has this policy now (5.4).
 
     The effects are those of the record and not of the policy: its run had those.
     """

@@ -63,7 +63,7 @@ class Admission:
     """Decides whether a call is keyed, and finds its name, principal and fingerprint.
 
     Args:
-        principal: Names the principal that a call's key belongs to.
+        principal: Returns the principal to whom a call's key belongs.
         secret: Makes names and fingerprints HMACs.
         replays: The outcomes that are kept in memory.
         one_commit: True if the store writes the record of an operation that was not claimed in the commit of its
@@ -87,7 +87,7 @@ class Admission:
 
         Args:
             target: The handler.
-            snapshot: What was taken from the live context.
+            snapshot: The values taken from the live context.
             raw: The request's bytes.
 
         Raises:
@@ -216,7 +216,7 @@ class Intake:
                 self._raws = None
 
     def end(self) -> Call:
-        """Returns the call, when the stream has ended. A stream that was cut off looks the same: it is too short."""
+        """Returns the call when the stream has ended. A stream that was cut off ends the same way, but is too short."""
         if len(self.messages) < self._announced:
             variables = {
                 "method": self._method.name,

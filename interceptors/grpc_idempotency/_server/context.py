@@ -93,7 +93,7 @@ class Recorder:
 
         Args:
             message: The serialized reply, or the framed messages of a stream.
-            streams: True if the answer is a stream, whose messages are kept whatever the status is.
+            streams: True if the answer is a stream, whose messages are kept with any status.
         """
         status, details, trailers = self._said()
         message = message if streams or status is Code.OK else None

@@ -79,7 +79,7 @@ class ExecutionBase:
     conclusion: Conclusion | None = None
     """Its conclusion, once it has concluded."""
     early: Conclusion | None = None
-    """What the waiting calls were told when the handler ran past its limit and could not be stopped.
+    """The conclusion that waiting calls were told when the handler ran past its limit and could not be stopped.
 
     Set only if the execution has not concluded with that: see :meth:`_stays`.
     """

@@ -144,7 +144,7 @@ class StandIns:
 
 
 class Served:
-    """The methods that a server serves, if its handlers tell."""
+    """The handlers of a server, and the names of its methods if the handlers list them."""
 
     def __init__(self) -> None:
         self.handlers: list[grpc.GenericRpcHandler] = []
@@ -156,7 +156,7 @@ class Served:
     def add(self, handlers: Iterable[Any]) -> None:
         """Adds handlers."""
         for handler in handlers:
-            # Handlers made by generated code keep their methods here. Other handlers do not tell their methods.
+            # Handlers made by generated code list their methods here. Other kinds of handlers have no such list.
             methods = getattr(handler, "_method_handlers", None)
             self.handlers.append(handler)
             self.names.update(methods or ())
@@ -164,7 +164,7 @@ class Served:
 
 
 def unmet(error: PolicyError) -> Outcome:
-    """Returns the answer to every call of a method whose policy can't be met, so that it does not run without one."""
+    """Returns the answer to every call of a method whose policy can't be met: it must not run under another policy."""
     logger.error("a call was refused: %s", error)
     details = "This method can't be called: its idempotency policy can't be met. The server's log says why."
     return reply_to(Outcome(status=Code.INTERNAL, details=details))

@@ -42,7 +42,7 @@ _LONGEST_SLEEP = 30.0
 """Seconds after which a limit is read again, since it may have changed."""
 
 MOST_UNANSWERED = 3
-"""How many renewals of one lease may be under way. More than one, so that a lost one does not block the next."""
+"""How many renewals of one lease may be under way. A lost one does not block the next, and they do not pile up."""
 
 
 class Lease:

@@ -153,7 +153,7 @@ class Run:
         return Raised(outcome)
 
     def committed(self, operation: Running, reply: object) -> Answered:
-        """Returns how the run ended, if its transaction committed: that outcome counts, whatever came after it."""
+        """Returns how the run ended, if its transaction committed: that outcome counts, and no later reply or error."""
         assert self._sealed is not None
         sealed, outcome = self._sealed
         if reply is not sealed and self.buffer is None:

@@ -200,7 +200,7 @@ class AioRun(Run):
             until: When to give up before the first message, in seconds of ``time.monotonic``; ``None``: never.
 
         Returns:
-            Whether the end was reached, and whether a message was written.
+            Two booleans: the first is True if the end was reached, the second if a message was written.
         """
         follower, begun = object(), False
         assert self.buffer is not None

@@ -70,7 +70,7 @@ class SyncRun(Run):
                 first messages could be gone otherwise.
 
         Returns:
-            Whether the end was reached, and whether a message was yielded.
+            Two booleans: the first is True if the end was reached, the second if a message was yielded.
         """
         follower, begun = object(), False
         assert self.buffer is not None
