@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grpc_idempotency._protocol.effects import Call, Conclusion, Effect, Plan, Released
+from grpc_idempotency._protocol.effects import Call, Conclusion, Effect, Plan
 
 _NUMBERS: dict[Any, int] = {}
 
@@ -35,7 +35,7 @@ class Actor:
         """Stands for all that it was ever replied, and so for all that it knows."""
         self.seen = -1
         """The version of the store that it saw last: to poll what has not changed tells nobody anything."""
-        self.early: Released | None = None
+        self.early: Conclusion | None = None
         """What it is told of an execution that it waits for and whose handler can't be stopped."""
 
     @property

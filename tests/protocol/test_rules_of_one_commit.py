@@ -326,3 +326,17 @@ def test_a_claim_for_a_step_that_was_not_answered_is_completed() -> None:
     assert hand.asked(Complete) == Complete(b"name", b"mine", REFUSED, CALL.policy.ttl)
     hand.reply(Complete, NOON)
     assert hand.result == Executed(REFUSED)
+
+
+@pytest.mark.parametrize("effects", Effects)
+def test_who_needs_no_claim(effects: Effects) -> None:
+    """Transactional operations that recovery does not finish, and no others (5.1)."""
+    assert protocol.needs_no_claim(effects, recovers=False) == (effects is Effects.TRANSACTIONAL)
+    assert not protocol.needs_no_claim(effects, recovers=True)
+
+
+def test_what_is_only_told_of_a_handler_that_can_not_be_stopped() -> None:
+    """Only that it was released, and only without a claim: any other conclusion has a record behind it (4.1)."""
+    assert protocol.is_only_told(Released(BUSY), claimed=False)
+    assert not protocol.is_only_told(Released(BUSY), claimed=True)
+    assert not protocol.is_only_told(Executed(OK), claimed=False)

@@ -30,7 +30,6 @@ from grpc_idempotency._protocol.effects import (
     Pause,
     Ran,
     Release,
-    Released,
     Renew,
     Tell,
     TryClaim,
@@ -351,7 +350,7 @@ class World:
 
         Where it is claimed, its record sees to that. Else it has not concluded: only those who wait now are told.
         """
-        if execution.claimed or not isinstance(conclusion, Released):
+        if not protocol.is_only_told(conclusion, claimed=execution.claimed):
             self._conclude(execution, conclusion)
             return
         for actor in self.actors.values():

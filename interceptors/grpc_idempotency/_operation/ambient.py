@@ -35,19 +35,17 @@ class Holder:
         """True if the calling task or thread is the holder, and has not only inherited its context."""
         if self.over or (self.within is None and self.operation.over):
             return False
-        if self.owner is None:
-            return True
-        if not self.operation.awaited:
-            return self.owner == threading.get_ident()
-        try:
-            return self.owner is asyncio.current_task()
-        except RuntimeError:  # this thread has no loop
-            return False
+        return self.owner is None or self.owner == caller_of(self.operation)
 
 
 def caller_of(operation: Any) -> object:
     """Returns the identity of the caller: its task in the operation of an ``async def`` handler, else its thread."""
-    return _task() if operation.awaited else threading.get_ident()
+    if not operation.awaited:
+        return threading.get_ident()
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # this thread has no loop
+        return _NO_TASK
 
 
 @contextmanager
@@ -76,14 +74,6 @@ def held() -> Holder | None:
 def inherited() -> Holder | None:
     """Returns the holder if it is the calling task or thread, or has started it; else ``None``."""
     return HOLDER.get()
-
-
-def _task() -> object:
-    """Returns the current asyncio task, or an object that is no task if there is no event loop."""
-    try:
-        return asyncio.current_task()
-    except RuntimeError:  # this thread has no loop
-        return _NO_TASK
 
 
 _NO_TASK = object()

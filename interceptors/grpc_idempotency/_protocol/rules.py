@@ -305,6 +305,31 @@ def fate(record: Record, policy: Policy) -> Fate:
     return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
 
 
+def needs_no_claim(effects: Effects, *, recovers: bool) -> bool:
+    """True if the handler may run before anything is written of its operation (5.1, "One commit").
+
+    Only a transaction that commits has any effect then, and recovery does not need the request.
+
+    Args:
+        effects: The effects of the method's handler.
+        recovers: True if recovery finishes the method's operations.
+    """
+    return effects is Effects.TRANSACTIONAL and not recovers
+
+
+def is_only_told(conclusion: Conclusion, *, claimed: bool) -> bool:
+    """True if this conclusion of a handler that can't be stopped is told to the waiting calls and ends nothing (4.1).
+
+    While the handler runs, no other run of the operation may begin in its process. If the operation is claimed, its
+    record prevents that. Otherwise the execution does not conclude yet, and later calls wait for the handler's end.
+
+    Args:
+        conclusion: What :func:`settle` has concluded with for the abandoned handler.
+        claimed: True if the operation is claimed.
+    """
+    return not claimed and isinstance(conclusion, Released)
+
+
 def _without_claim(call: Call) -> Plan[Conclusion]:
     """Refuses the call because the store is down before the claim; or lets it through unprotected, by policy (5.5)."""
     if not call.policy.unprotected:

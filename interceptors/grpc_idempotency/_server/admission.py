@@ -13,6 +13,7 @@ from grpc_idempotency._methods.names import REQUEST_ID
 from grpc_idempotency._methods.resolve import Method
 from grpc_idempotency._protocol.effects import Call
 from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._protocol.rules import needs_no_claim
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
@@ -28,7 +29,7 @@ from grpc_idempotency._wire.fingerprint import (
 from grpc_idempotency._wire.key import InvalidKey, digest_name, find_key, parse_key
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import SHARED, PrincipalFunction, mtls_or_shared, principal_of
-from grpc_idempotency.records import Code, Effects, Fingerprint, Outcome, StoredRequest
+from grpc_idempotency.records import Code, Fingerprint, Outcome, StoredRequest
 
 logger = logging.getLogger("grpc_idempotency")
 
@@ -278,7 +279,7 @@ def _call(
         named[1],
         None if stored is None else _stored(policy, snapshot, named[1], stored),
         owner=process_name(),
-        unclaimed=one_commit and policy.effects is Effects.TRANSACTIONAL and not target.method.recovers,
+        unclaimed=one_commit and needs_no_claim(policy.effects, recovers=target.method.recovers),
     )
 
 

@@ -24,7 +24,6 @@ from grpc_idempotency._protocol.effects import (
     Pause,
     Ran,
     Release,
-    Released,
     Renew,
     Tell,
     TryClaim,
@@ -81,7 +80,7 @@ class ExecutionBase:
     early: Conclusion | None = None
     """The conclusion that waiting calls were told when the handler ran past its limit and could not be stopped.
 
-    Set only if the execution has not concluded with that: see :meth:`_stays`.
+    Set only if the execution has not concluded with that: see :func:`~grpc_idempotency._protocol.rules.is_only_told`.
     """
     followers = 0
     """How many calls follow it, the one that leads included."""
@@ -256,14 +255,10 @@ class ExecutionBase:
         self._lease.limit = now() + self.call.policy.execution_limit.total_seconds()
         self._leases.keep(self._lease)
 
-    def _stays(self, conclusion: Conclusion) -> bool:
-        """True if this conclusion is only told to the waiting calls, since the handler can't be stopped (4.1).
-
-        While the handler runs, no other run of the operation may begin here. If the operation is claimed, its record
-        prevents that. Otherwise the execution does not conclude yet, and later calls wait for the handler's end.
-        """
-        unclaimed = self._operation is not None and self._operation.claim is not None
-        return unclaimed and isinstance(conclusion, Released)
+    @property
+    def _has_record(self) -> bool:
+        """False if its handler runs without a claim, so that the store has no record of the operation yet."""
+        return self._operation is None or self._operation.claim is None
 
     def _settled(self, conclusion: Conclusion, *, over: bool) -> None:
         """Keeps the outcome in memory for replays, if it is stored whole.

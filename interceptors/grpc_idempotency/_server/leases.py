@@ -67,9 +67,10 @@ class Lease:
         tell: Callable[[Event], object],
         overrun: Callable[[], object],
     ) -> None:
-        self.claim = claim
+        self.claim: Claim | None = None
         self.every = every
-        self.until = math.inf if claim is None else asked_at + claim.lease.total_seconds() - TICK
+        self.until = self.renew_at = math.inf
+        """When it runs out, and when its first renewal is due, by the same clock."""
         self.limit = math.inf
         """When the handler or the undos reach their execution limit, by the same clock."""
         self.lost = False
@@ -78,12 +79,11 @@ class Lease:
         """The renewals that the store has not answered yet. Used only in the thread of the leases."""
         self.overrun = overrun
         self._tell = tell
-
-        self.renew_at = math.inf if claim is None else self.until - (claim.lease - every).total_seconds()
-        """When its first renewal is due, by the same clock."""
+        if claim is not None:
+            self.granted(claim, asked_at)
 
     def granted(self, claim: Claim, asked_at: float) -> None:
-        """Notes that the operation was claimed after its run had begun; the store was asked at ``asked_at``."""
+        """Notes that the store has granted the claim, which it was asked for at ``asked_at``."""
         self.claim = claim
         self.until = asked_at + claim.lease.total_seconds() - TICK
         self.renew_at = self.until - (claim.lease - self.every).total_seconds()

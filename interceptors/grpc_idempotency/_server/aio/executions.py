@@ -24,7 +24,7 @@ from grpc_idempotency._protocol.effects import (
     Pause,
     Ran,
 )
-from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
+from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down, watch
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async, lost
@@ -258,7 +258,7 @@ class Execution(ExecutionBase):
             if self.worker is not None:
                 self._executions.give_back(self.worker)
                 self.worker = None
-        if not over and self._stays(conclusion):
+        if not over and is_only_told(conclusion, claimed=self._has_record):
             self.early = conclusion
         else:
             self._settled(conclusion, over=over)

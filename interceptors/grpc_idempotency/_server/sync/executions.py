@@ -26,7 +26,7 @@ from grpc_idempotency._protocol.effects import (
     Joined,
     Ran,
 )
-from grpc_idempotency._protocol.rules import no_room, settle, shut_down, watch
+from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down, watch
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
 from grpc_idempotency._server.execution import ExecutionBase
@@ -185,7 +185,7 @@ class Execution(ExecutionBase):
         if over and self.worker is not None:
             self._executions.give_back(self.worker)
             self.worker = None
-        if not over and self._stays(conclusion):
+        if not over and is_only_told(conclusion, claimed=self._has_record):
             with self.moved:
                 self.early = conclusion
                 self.moved.notify_all()
