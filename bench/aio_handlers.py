@@ -10,7 +10,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from bench import orders
 from bench.setup import Synchronous
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.store import Database
+from grpc_idempotency.transactions import Database
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
 Context = grpc.aio.ServicerContext[Any, Any]

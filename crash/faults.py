@@ -26,8 +26,8 @@ from grpc_idempotency._server.aio.executions import Execution
 from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
-from grpc_idempotency.store import bind_operation
 from grpc_idempotency.stores._sqlite.view import _rows_of
+from grpc_idempotency.transactions import bind_operation
 from shop.errors import Refused
 from shop.money import Amount
 from shop.users import rows, wallet

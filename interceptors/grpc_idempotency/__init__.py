@@ -29,7 +29,7 @@ from grpc_idempotency.operation import Operation, current_operation
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
-from grpc_idempotency.store import Database
+from grpc_idempotency.transactions import Database
 
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import MemoryStore

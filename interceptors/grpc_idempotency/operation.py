@@ -7,7 +7,7 @@ from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StepMisuse
-from grpc_idempotency.store import Database
+from grpc_idempotency.transactions import Database
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ import grpc_idempotency
 from grpc_idempotency import Database, StoreUnavailable
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Step
-from grpc_idempotency.store import running_operation
 from grpc_idempotency.stores._calls import requests
 from grpc_idempotency.stores.memory import AsyncMemoryStore
+from grpc_idempotency.transactions import running_operation
 
 from .waiting import Gate
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores._sqlite.requests import Flush
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
+from grpc_idempotency.transactions import Database
 
 
 class _Job:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore
+from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.testing import (
     AsyncStoreContract,
@@ -15,6 +15,7 @@ from grpc_idempotency.testing import (
     TransactionalStoreContract,
     in_threads,
 )
+from grpc_idempotency.transactions import AsyncTransactionalStore
 
 from .conftest import HandClock, Make, MakeBlocking
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.records import State
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import a_claim, a_step, keyed
+from grpc_idempotency.transactions import Database
 
 from .conftest import Make
 from .operations import together

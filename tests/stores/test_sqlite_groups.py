@@ -13,10 +13,10 @@ import pytest
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Code, Effects, Outcome, State
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores._sqlite import group
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_request, a_step, keyed, sealed
+from grpc_idempotency.transactions import Database
 
 from .conftest import HandClock, Make
 from .operations import kept, on_thread, traced

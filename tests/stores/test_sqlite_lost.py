@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
+from grpc_idempotency.transactions import Database
 
 from .conftest import Make, MakeBlocking
 from .operations import kept

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores._sqlite import nesting
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
+from grpc_idempotency.transactions import Database
 
 Call = Callable[[], Any]
 

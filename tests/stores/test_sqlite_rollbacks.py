@@ -10,9 +10,9 @@ import pytest
 
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionMisuse, Unstorable
 from grpc_idempotency.records import Effects, State
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed, sealed
+from grpc_idempotency.transactions import Database
 
 from .conftest import Make, MakeBlocking
 from .operations import on_thread, together

@@ -14,9 +14,9 @@ from grpc_idempotency._operation.running import enter
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable, TransactionMisuse
 from grpc_idempotency.records import Claim
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL, a_claim, keyed, sealed
+from grpc_idempotency.transactions import Database
 
 from .conftest import HandClock, Make
 from .operations import on_thread

@@ -9,9 +9,9 @@ import pytest
 
 from grpc_idempotency.errors import FenceRefused, Unstorable
 from grpc_idempotency.records import Claim, Effects
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import a_claim, keyed, sealed
+from grpc_idempotency.transactions import Database
 
 from .conftest import Make
 from .operations import kept, together, traced

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.records import Claim, Effects
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed
+from grpc_idempotency.transactions import Database
 
 
 def say(line: str) -> None:

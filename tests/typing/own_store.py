@@ -8,10 +8,11 @@ from typing_extensions import assert_type
 
 from grpc_idempotency import Outcome, Record, State, aio
 from grpc_idempotency.records import Claim, Step, Swept
-from grpc_idempotency.store import AsyncStore, AsyncTransactionalStore, RunningOperation, Store, running_operation
+from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import AsyncStoreContract, in_threads
+from grpc_idempotency.transactions import AsyncTransactionalStore, RunningOperation, running_operation
 
 
 class RedisStore:

@@ -7,9 +7,9 @@ store's author writes a harness and one class::
         @pytest.fixture
         async def harness(self) -> AsyncIterator[MyHarness]: ...
 
-Each test gets the harness by the fixture's name. A store with transactions also has to pass
-:class:`AsyncTransactionalStoreContract`. A store that blocks is tested through :func:`in_threads`, and its transactions
-by :class:`TransactionalStoreContract`. Each module here contains one contract. If a conftest calls
+Each test gets the harness by the fixture's name. A store with the calls of ``grpc_idempotency.transactions`` also has
+to pass :class:`AsyncTransactionalStoreContract`. A store that blocks is tested through :func:`in_threads`, and its
+transactions by :class:`TransactionalStoreContract`. Each module here contains one contract. If a conftest calls
 ``pytest.register_assert_rewrite("grpc_idempotency.testing")`` before it imports from here, pytest explains a failed
 ``assert``.
 """

@@ -4,11 +4,11 @@ import asyncio
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import State
-from grpc_idempotency.store import Database
 from grpc_idempotency.testing.handlers import keyed, opened, sealed
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import put_running, record_of
+from grpc_idempotency.transactions import Database
 
 
 class AwaitedContract:

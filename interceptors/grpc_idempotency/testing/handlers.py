@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import enter
 from grpc_idempotency.records import Claim, Code, Outcome, Step
-from grpc_idempotency.store import AsyncTransactionalStore, Database, RunningOperation
 from grpc_idempotency.testing.harness import AsyncTransactionHarness, unwrapped
 from grpc_idempotency.testing.makers import TTL, a_step
+from grpc_idempotency.transactions import AsyncTransactionalStore, Database, RunningOperation
 
 
 def sealed(reply: object) -> Outcome:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Protocol, cast, overload
 
-from grpc_idempotency.store import (
-    AsyncStore,
+from grpc_idempotency.store import AsyncStore, Store
+from grpc_idempotency.transactions import (
     AsyncTransactionalStore,
     Database,
-    Store,
     TransactionalStore,
     bind_operation,
     running_operation,

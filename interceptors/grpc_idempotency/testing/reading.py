@@ -4,11 +4,11 @@ import asyncio
 from contextlib import suppress
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.store import Database
 from grpc_idempotency.testing.handlers import executing, keyed, opened
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import put_running
+from grpc_idempotency.transactions import Database
 
 WRITES = (
     "INSERT INTO orders VALUES ('b')",

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Outcome, State
-from grpc_idempotency.store import AsyncTransactionalStore, Database, running_operation
 from grpc_idempotency.testing.handlers import keyed, opened, sealed
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
+from grpc_idempotency.transactions import AsyncTransactionalStore, Database, running_operation
 
 
 class ReplyContract:

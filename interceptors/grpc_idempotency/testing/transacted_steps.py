@@ -4,12 +4,12 @@ import asyncio
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Step
-from grpc_idempotency.store import Database
 from grpc_idempotency.testing.handlers import keyed, opened, sealed, step_of
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, a_claim, a_step
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import put_completed, put_running, put_waiting, record_of
+from grpc_idempotency.transactions import Database
 
 
 class TransactedStepContract:

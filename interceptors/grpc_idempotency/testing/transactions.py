@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.store import Database
 from grpc_idempotency.testing.handlers import executing, opened
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.raising import raises
+from grpc_idempotency.transactions import Database
 
 CONTROL = ("BEGIN", "COMMIT", "commit", " -- a comment\nROLLBACK", "SAVEPOINT x", "RELEASE SAVEPOINT x")
 

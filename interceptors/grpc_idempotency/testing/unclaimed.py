@@ -8,7 +8,6 @@ from datetime import datetime
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Effects, Outcome, Record, State
-from grpc_idempotency.store import AsyncTransactionalStore, Database
 from grpc_idempotency.testing.handlers import keyed, opened, sealed
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_request, a_step
@@ -22,6 +21,7 @@ from grpc_idempotency.testing.states import (
     put_waiting,
     record_of,
 )
+from grpc_idempotency.transactions import AsyncTransactionalStore, Database
 
 STANDING = (put_running, put_held, put_waiting, put_undoing, put_completed)
 

@@ -1,4 +1,7 @@
-"""The calls of a store for ``grpc.aio``. ``grpc_idempotency.store`` says what each call does."""
+"""The calls of a store for ``grpc.aio``.
+
+The contracts in ``grpc_idempotency.store`` and ``grpc_idempotency.transactions`` say what each call does.
+"""
 
 import abc
 import asyncio
@@ -8,7 +11,6 @@ from typing import Any, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
-from grpc_idempotency.store import Database
 from grpc_idempotency.stores._calls.nesting import MISUSE, inside, refuse_inside
 from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
 from grpc_idempotency.stores._calls.requests import (
@@ -30,6 +32,7 @@ from grpc_idempotency.stores._calls.requests import (
     WaitRequest,
 )
 from grpc_idempotency.stores._calls.transactions import transacting
+from grpc_idempotency.transactions import Database
 
 T = TypeVar("T")
 

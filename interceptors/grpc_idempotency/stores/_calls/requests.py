@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
-from grpc_idempotency.store import Database, RunningOperation
+from grpc_idempotency.transactions import Database, RunningOperation
 
 T = TypeVar("T")
 

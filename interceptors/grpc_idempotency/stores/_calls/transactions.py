@@ -5,8 +5,14 @@ from typing import Any, Protocol, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import Step
-from grpc_idempotency.store import Database, RunningOperation, bind_operation, inherited_operation, running_operation
 from grpc_idempotency.stores._calls.requests import TransactionRequest
+from grpc_idempotency.transactions import (
+    Database,
+    RunningOperation,
+    bind_operation,
+    inherited_operation,
+    running_operation,
+)
 
 T = TypeVar("T")
 _STRAYED = (

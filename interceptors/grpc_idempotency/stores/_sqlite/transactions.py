@@ -9,7 +9,6 @@ from typing import Any
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Code
-from grpc_idempotency.store import RunningOperation
 from grpc_idempotency.stores._calls.nesting import inside
 from grpc_idempotency.stores._calls.requests import TransactionRequest
 from grpc_idempotency.stores._sqlite import room, rows
@@ -18,6 +17,7 @@ from grpc_idempotency.stores._sqlite.guard import READ, TRANSACTION, WRITES, Gua
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.view import View
+from grpc_idempotency.transactions import RunningOperation
 
 _A_PAGE = 4096
 
