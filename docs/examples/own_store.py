@@ -106,7 +106,8 @@ class OwnStore:
                 entry.record = _next(claim, seen)
                 entry.until = now + claim.lease
             else:
-                return seen
+                own = seen.fence == claim.fence and seen.state in LEASED  # as with a completion: its answer was lost
+                return None if own else seen
             self._put(db, entry)
             return None
 

@@ -63,7 +63,9 @@ class AsyncStore(Protocol):
                 A record with a failure is *undoing* afterwards.
 
         Returns:
-            ``None`` if the claim succeeded, else the record that prevented it.
+            ``None`` if the claim succeeded, else the record that prevented it. If the record is running or undoing
+            under ``claim.fence``, the claim has succeeded before, and its answer was lost: nothing changes, not even
+            the lease, and ``None`` is returned.
         """
 
     def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[bool]:

@@ -79,7 +79,7 @@ class _Records:
             return None
         seen = self._seen(standing)
         if asked.over is None or seen.fence != asked.over or not seen.lapsed:
-            return seen
+            return asked.met(seen)
         standing.record, standing.lease_until = _next(seen, claim), self._now() + claim.lease
         return None
 

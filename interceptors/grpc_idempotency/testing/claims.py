@@ -7,7 +7,15 @@ from datetime import timezone
 from grpc_idempotency.records import Effects, State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import FAILURE, LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim
-from grpc_idempotency.testing.states import assert_refused, put_completed, put_held, put_running, put_waiting, record_of
+from grpc_idempotency.testing.states import (
+    assert_refused,
+    put_completed,
+    put_held,
+    put_running,
+    put_undoing,
+    put_waiting,
+    record_of,
+)
 
 
 class ClaimContract:
@@ -41,6 +49,32 @@ class ClaimContract:
             record = await record_of(store, first)
             assert await store.claim(a_claim(first.name)) == record
             assert await record_of(store, first) == record
+
+    async def test_a_claim_that_meets_its_own_record_has_won(self, harness: AsyncStoreHarness) -> None:
+        """A claim whose answer was lost can be tried again: it succeeds, and changes nothing."""
+        store = await harness.store()
+        first = await put_running(store)
+        for again in ({}, {"over": os.urandom(16)}):
+            await harness.elapse(LEASE / 2)  # at the second time the lease has run out
+            record = await record_of(store, first)
+            assert await store.claim(first, **again) is None
+            assert await record_of(store, first) == record
+        second = a_claim(first.name)
+        for _ in range(2):
+            assert await store.claim(second, over=first.fence) is None
+            assert (await record_of(store, second)).attempts == 2
+        undoing = await put_undoing(store)
+        assert await store.claim(undoing) is None
+        assert (await record_of(store, undoing)).state is State.UNDOING
+
+    async def test_a_claim_is_lost_to_its_own_record_that_is_not_running(self, harness: AsyncStoreHarness) -> None:
+        """If the record was held, completed or made waiting in the meantime, no run may begin under this fence."""
+        store = await harness.store()
+        for prepare in (put_held, put_waiting, put_completed):
+            claim = await prepare(store)
+            record = await record_of(store, claim)
+            assert await store.claim(claim) == record
+            assert await record_of(store, claim) == record
 
     async def test_a_lapsed_lease_alone_gives_nothing_away(self, harness: AsyncStoreHarness) -> None:
         """A claim without ``over`` is lost to a lapsed record, too."""

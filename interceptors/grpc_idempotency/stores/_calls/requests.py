@@ -77,6 +77,11 @@ class ClaimRequest(Request[Record | None]):
     claim: Claim
     over: bytes | None
 
+    def met(self, record: Record) -> Record | None:
+        """Returns the answer to this claim after it has met ``record``, which it could not take over."""
+        own = record.fence == self.claim.fence and record.state in (State.RUNNING, State.UNDOING)
+        return None if own else record
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class FencedRequest(Request[T]):

@@ -148,7 +148,7 @@ class Group(Changes):
             if standing is None or one.over is not None:
                 others.append(one)
             else:
-                one.value = None if standing.fence == one.claim.fence else standing
+                one.value = one.met(standing)
         if others:
             self._kinds[ClaimRequest] = others
         else:
@@ -332,8 +332,7 @@ class Group(Changes):
             return
         found = self._read([one.claim.name for one in requests])
         for one in requests:
-            standing = found[one.claim.name]
-            one.value = None if standing.fence == one.claim.fence else standing
+            one.value = one.met(found[one.claim.name])
 
     def _take_over(self, one: ClaimRequest) -> bool:
         row = rows.claim_row(one.claim, self.now, self.wall, 0)
