@@ -77,9 +77,9 @@ class Policy:
     """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
     pass_bidirectional: bool = False
     """``True`` passes a keyed bidirectional stream through as if it had no key, instead of refusing it (4.8)."""
-    keep_reads: bool = False
-    """``True`` lets keyed calls of a method without side effects share one execution, and keeps its outcome for
-    ``ttl``."""
+    replay_reads: bool = False
+    """``True`` lets keyed calls of a method without side effects share one execution, and replays its outcome for
+    ``ttl``, instead of passing them through."""
     unprotected: bool = False
     """``True`` lets a call through unprotected while the store is down, instead of refusing it (5.5)."""
 
@@ -90,7 +90,7 @@ class Policy:
 
     def __post_init__(self) -> None:
         _checks.one_of("Policy.effects", self.effects, Effects)
-        for name in ("required", "pass_bidirectional", "keep_reads", "unprotected"):
+        for name in ("required", "pass_bidirectional", "replay_reads", "unprotected"):
             _checks.flag(f"Policy.{name}", getattr(self, name))
         if self.recover is not None:
             _checks.flag("Policy.recover", self.recover)

@@ -113,7 +113,7 @@ def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
         policies[f"/{_ORDERS}/WatchOrder"] = replace(
             writes,
             effects=Effects.REPEATABLE,
-            keep_reads=True,
+            replay_reads=True,
             recover=False,
             ttl=_WATCH_KEPT,
             execution_limit=_WATCHED,

@@ -89,7 +89,7 @@ def test_an_option_can_say_all_that_a_policy_says() -> None:
         effects: EFFECTS_TRANSACTIONAL required: true headers: ["x-a", "x-b"] ttl: {seconds: 1} lease: {seconds: 4}
         renew_every: {seconds: 2} wait: {} wait_margin: {nanos: 5000000} execution_limit: {seconds: 6}
         max_request_bytes: 7 max_response_bytes: 8 max_trailer_bytes: 9 stored: CODE_INTERNAL
-        left_out: ["name", "header.sent_at"] pass_bidirectional: true keep_reads: true unprotected: true
+        left_out: ["name", "header.sent_at"] pass_bidirectional: true replay_reads: true unprotected: true
     }"""
     assert found(rpc(everything)).policy == Policy(
         effects=Effects.TRANSACTIONAL,
@@ -107,18 +107,18 @@ def test_an_option_can_say_all_that_a_policy_says() -> None:
         statuses={Code.INTERNAL: Disposition.STORE},
         left_out=("name", "header.sent_at"),
         pass_bidirectional=True,
-        keep_reads=True,
+        replay_reads=True,
         unprotected=True,
     )
 
 
 def test_reads_pass_unless_they_are_to_be_kept() -> None:
-    """A method marked NO_SIDE_EFFECTS passes through; with keep_reads it is shared, kept, and may be repeated (7)."""
+    """A method marked NO_SIDE_EFFECTS passes through; with replay_reads it is shared, kept, and may be repeated (7)."""
     level = "idempotency_level = NO_SIDE_EFFECTS"
     assert found(rpc(level, "{ttl: {seconds: 3600}}")).passes
-    kept = found(rpc(level, "{ttl: {seconds: 3600} keep_reads: true}"))
+    kept = found(rpc(level, "{ttl: {seconds: 3600} replay_reads: true}"))
     assert not kept.passes
-    assert kept.policy == Policy(ttl=HOUR, keep_reads=True, effects=REPEATABLE)
+    assert kept.policy == Policy(ttl=HOUR, replay_reads=True, effects=REPEATABLE)
 
 
 # What can't be met
@@ -281,8 +281,8 @@ async def test_an_option_is_obeyed(kind: str) -> None:
 
 @kinds
 async def test_a_kept_read(kind: str) -> None:
-    """A keyed call of a read whose option says keep_reads is replayed; without it, it passes through (7)."""
+    """A keyed call of a read whose option says replay_reads is replayed; without it, it passes through (7)."""
     level = "idempotency_level = NO_SIDE_EFFECTS"
-    for option, marks in (("{keep_reads: true}", ["executed", "replayed"]), ("{}", [None, None])):
+    for option, marks in (("{replay_reads: true}", ["executed", "replayed"]), ("{}", [None, None])):
         async with served(kind, declare(rpc(level, option))) as server:
             assert [(await server.call(("idempotency-key", "a"))).mark for _ in range(2)] == marks

@@ -23,7 +23,7 @@ LONGEST = timedelta(days=36_525)
 ENDLESS = (timedelta.max, timedelta(days=365 * 9000), LONGEST + timedelta(microseconds=1))
 ALL_DURATIONS = (*DURATIONS, "retry_delay")
 COUNTS = ("max_request_bytes", "max_response_bytes", "max_trailer_bytes", "max_tries")
-FLAGS = ("required", "pass_bidirectional", "keep_reads", "unprotected")
+FLAGS = ("required", "pass_bidirectional", "replay_reads", "unprotected")
 NO_DURATIONS: tuple[Any, ...] = (60, 1.5, float("nan"), True, None, "60s")
 
 

@@ -93,12 +93,12 @@ class Methods(dict[str, Method]):
         elif name in self._by_name and descriptor:
             _check_paths(policy.left_out, descriptor)
         reads = level == MethodOptions.NO_SIDE_EFFECTS
-        if reads and policy.keep_reads:
+        if reads and policy.replay_reads:
             policy = replace(policy, effects=Effects.REPEATABLE)
         return Method(
             name=name,
             policy=policy,
-            passes=reads and not policy.keep_reads,
+            passes=reads and not policy.replay_reads,
             has_request_id=descriptor is not None and _has_request_id(descriptor),
         )
 

@@ -158,7 +158,7 @@ class Policy(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     LEFT_OUT_FIELD_NUMBER: _builtins.int
     PASS_BIDIRECTIONAL_FIELD_NUMBER: _builtins.int
-    KEEP_READS_FIELD_NUMBER: _builtins.int
+    REPLAY_READS_FIELD_NUMBER: _builtins.int
     UNPROTECTED_FIELD_NUMBER: _builtins.int
     MAX_TRIES_FIELD_NUMBER: _builtins.int
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
@@ -182,8 +182,8 @@ class Policy(_message.Message):
     """The most bytes of an outcome's status message and trailers. The rest is dropped. Default: 6 KiB."""
     pass_bidirectional: _builtins.bool
     """True if a bidirectional stream with a key is treated as if it had none, instead of being refused. Default: false."""
-    keep_reads: _builtins.bool
-    """True if calls with one key share one execution, and its outcome is kept for `ttl`, although the method's
+    replay_reads: _builtins.bool
+    """True if calls with one key share one execution, and its outcome is replayed for `ttl`, although the method's
     `idempotency_level` is NO_SIDE_EFFECTS: for an expensive query. Default: false.
     """
     unprotected: _builtins.bool
@@ -271,21 +271,19 @@ class Policy(_message.Message):
         released: _abc.Iterable[Global___Code.ValueType] | None = ...,
         left_out: _abc.Iterable[_builtins.str] | None = ...,
         pass_bidirectional: _builtins.bool | None = ...,
-        keep_reads: _builtins.bool | None = ...,
+        replay_reads: _builtins.bool | None = ...,
         unprotected: _builtins.bool | None = ...,
         max_tries: _builtins.int | None = ...,
         retry_delay: _duration_pb2.Duration | None = ...,
         recover: _builtins.bool | None = ...,
         kept_metadata: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_keep_reads", b"_keep_reads", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "keep_reads", b"keep_reads", "lease", b"lease", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "renew_every", b"renew_every", "required", b"required", "retry_delay", b"retry_delay", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_replay_reads", b"_replay_reads", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "lease", b"lease", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "renew_every", b"renew_every", "replay_reads", b"replay_reads", "required", b"required", "retry_delay", b"retry_delay", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_keep_reads", b"_keep_reads", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "headers", b"headers", "keep_reads", b"keep_reads", "kept_metadata", b"kept_metadata", "lease", b"lease", "left_out", b"left_out", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "released", b"released", "renew_every", b"renew_every", "required", b"required", "retry_delay", b"retry_delay", "stored", b"stored", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_replay_reads", b"_replay_reads", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "headers", b"headers", "kept_metadata", b"kept_metadata", "lease", b"lease", "left_out", b"left_out", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "released", b"released", "renew_every", b"renew_every", "replay_reads", b"replay_reads", "required", b"required", "retry_delay", b"retry_delay", "stored", b"stored", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__effects: _TypeAlias = _typing.Literal["effects"]  # noqa: Y015
     _WhichOneofArgType__effects: _TypeAlias = _typing.Literal["_effects", b"_effects"]  # noqa: Y015
-    _WhichOneofReturnType__keep_reads: _TypeAlias = _typing.Literal["keep_reads"]  # noqa: Y015
-    _WhichOneofArgType__keep_reads: _TypeAlias = _typing.Literal["_keep_reads", b"_keep_reads"]  # noqa: Y015
     _WhichOneofReturnType__max_request_bytes: _TypeAlias = _typing.Literal["max_request_bytes"]  # noqa: Y015
     _WhichOneofArgType__max_request_bytes: _TypeAlias = _typing.Literal["_max_request_bytes", b"_max_request_bytes"]  # noqa: Y015
     _WhichOneofReturnType__max_response_bytes: _TypeAlias = _typing.Literal["max_response_bytes"]  # noqa: Y015
@@ -298,14 +296,14 @@ class Policy(_message.Message):
     _WhichOneofArgType__pass_bidirectional: _TypeAlias = _typing.Literal["_pass_bidirectional", b"_pass_bidirectional"]  # noqa: Y015
     _WhichOneofReturnType__recover: _TypeAlias = _typing.Literal["recover"]  # noqa: Y015
     _WhichOneofArgType__recover: _TypeAlias = _typing.Literal["_recover", b"_recover"]  # noqa: Y015
+    _WhichOneofReturnType__replay_reads: _TypeAlias = _typing.Literal["replay_reads"]  # noqa: Y015
+    _WhichOneofArgType__replay_reads: _TypeAlias = _typing.Literal["_replay_reads", b"_replay_reads"]  # noqa: Y015
     _WhichOneofReturnType__required: _TypeAlias = _typing.Literal["required"]  # noqa: Y015
     _WhichOneofArgType__required: _TypeAlias = _typing.Literal["_required", b"_required"]  # noqa: Y015
     _WhichOneofReturnType__unprotected: _TypeAlias = _typing.Literal["unprotected"]  # noqa: Y015
     _WhichOneofArgType__unprotected: _TypeAlias = _typing.Literal["_unprotected", b"_unprotected"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__effects) -> _WhichOneofReturnType__effects | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_reads) -> _WhichOneofReturnType__keep_reads | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_request_bytes) -> _WhichOneofReturnType__max_request_bytes | None: ...
     @_typing.overload
@@ -318,6 +316,8 @@ class Policy(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pass_bidirectional) -> _WhichOneofReturnType__pass_bidirectional | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recover) -> _WhichOneofReturnType__recover | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replay_reads) -> _WhichOneofReturnType__replay_reads | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__required) -> _WhichOneofReturnType__required | None: ...
     @_typing.overload
