@@ -73,7 +73,7 @@ class Policy:
     kept_metadata: tuple[str, ...] = ()
     """The names of the invocation metadata that is stored with the request for recovery. Names of keys are refused; do
     not name tokens."""
-    left_out: tuple[str, ...] = ()
+    fingerprint_exclude: tuple[str, ...] = ()
     """Fields of the request, as dotted paths, that may differ between a call and its retry: a client's timestamp."""
     pass_bidirectional: bool = False
     """``True`` passes a keyed bidirectional stream through as if it had no key, instead of refusing it (4.8)."""
@@ -106,7 +106,7 @@ class Policy:
                 f"Policy.renew_every ({self.renew_every}) must be at most half of Policy.lease ({self.lease}), so that "
                 "one renewal may fail."
             )
-        for name in ("kept_metadata", "left_out"):
+        for name in ("kept_metadata", "fingerprint_exclude"):
             object.__setattr__(self, name, _checks.names(f"Policy.{name}", getattr(self, name)))
         object.__setattr__(self, "headers", checked_headers(self.headers))
         for name in self.kept_metadata:

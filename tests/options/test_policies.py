@@ -53,12 +53,12 @@ def test_the_order_of_the_sources() -> None:
 
 def test_an_option_is_laid_over_the_default() -> None:
     """A setting that an option leaves out is that of the default policy, and before that of idempotency_level (7)."""
-    default = Policy(required=True, wait=HOUR, headers=("x-key",), left_out=("name",))
+    default = Policy(required=True, wait=HOUR, headers=("x-key",), fingerprint_exclude=("name",))
     assert found(rpc("{ttl: {seconds: 3600}}"), default).policy == Policy(
-        ttl=HOUR, required=True, wait=HOUR, headers=("x-key",), left_out=("name",)
+        ttl=HOUR, required=True, wait=HOUR, headers=("x-key",), fingerprint_exclude=("name",)
     )
     assert found(rpc("idempotency_level = IDEMPOTENT", "{required: false}"), default).policy == Policy(
-        effects=REPEATABLE, wait=HOUR, headers=("x-key",), left_out=("name",)
+        effects=REPEATABLE, wait=HOUR, headers=("x-key",), fingerprint_exclude=("name",)
     )
     assert found(rpc("{}"), default).policy == default
     assert found(rpc("{effects: EFFECTS_UNSPECIFIED}"), KEPT).policy == KEPT
@@ -89,7 +89,7 @@ def test_an_option_can_say_all_that_a_policy_says() -> None:
         effects: EFFECTS_TRANSACTIONAL required: true headers: ["x-a", "x-b"] ttl: {seconds: 1} lease: {seconds: 4}
         renew_every: {seconds: 2} wait: {} wait_margin: {nanos: 5000000} execution_limit: {seconds: 6}
         max_request_bytes: 7 max_response_bytes: 8 max_trailer_bytes: 9 stored: CODE_INTERNAL
-        left_out: ["name", "header.sent_at"] pass_bidirectional: true replay_reads: true unprotected: true
+        fingerprint_exclude: ["name", "header.sent_at"] pass_bidirectional: true replay_reads: true unprotected: true
     }"""
     assert found(rpc(everything)).policy == Policy(
         effects=Effects.TRANSACTIONAL,
@@ -105,7 +105,7 @@ def test_an_option_can_say_all_that_a_policy_says() -> None:
         max_response_bytes=8,
         max_trailer_bytes=9,
         statuses={Code.INTERNAL: Disposition.STORE},
-        left_out=("name", "header.sent_at"),
+        fingerprint_exclude=("name", "header.sent_at"),
         pass_bidirectional=True,
         replay_reads=True,
         unprotected=True,
@@ -136,11 +136,11 @@ UNMET = {
     '{headers: "X-Key"}': "X-Key",
     "{stored: CODE_ABORTED released: CODE_ABORTED}": "ABORTED is both",
     "{released: CODE_UNSPECIFIED}": "number 0",
-    '{left_out: "nam"}': "'nam'",
-    '{left_out: "header.sent"}': "'header.sent'",
-    '{left_out: "name.sent_at"}': "'name.sent_at'",
-    '{left_out: "by_name.sent_at"}': "'by_name.sent_at'",
-    '{left_out: ""}': "''",
+    '{fingerprint_exclude: "nam"}': "'nam'",
+    '{fingerprint_exclude: "header.sent"}': "'header.sent'",
+    '{fingerprint_exclude: "name.sent_at"}': "'name.sent_at'",
+    '{fingerprint_exclude: "by_name.sent_at"}': "'by_name.sent_at'",
+    '{fingerprint_exclude: ""}': "''",
 }
 
 
@@ -232,15 +232,15 @@ async def test_names_that_the_server_does_not_have(kind: str) -> None:
     wrong: list[dict[str, Any]] = [
         {"policies": {f"{service}Don": Policy()}},
         {"policies": {"/other.Service/*": Policy()}},
-        {"policies": {f"{service}Do": Policy(left_out=("nam",))}},
-        {"policies": {f"{service}*": Policy(left_out=("nam",))}},
-        {"policy": Policy(left_out=("nam",))},
+        {"policies": {f"{service}Do": Policy(fingerprint_exclude=("nam",))}},
+        {"policies": {f"{service}*": Policy(fingerprint_exclude=("nam",))}},
+        {"policy": Policy(fingerprint_exclude=("nam",))},
     ]
     for options in wrong:
         with pytest.raises(PolicyError, match=r"no such method|'nam'"):
             async with served(kind, service, **options):
                 pass
-    async with served(kind, service, policy=Policy(left_out=("headers.sent_at", "by_name"))) as server:
+    async with served(kind, service, policy=Policy(fingerprint_exclude=("headers.sent_at", "by_name"))) as server:
         assert (await server.call()).status is grpc.StatusCode.OK
 
 
@@ -260,10 +260,10 @@ def test_a_path_that_some_methods_have() -> None:
     """
     service = declare(rpc(), rpc(name="Other", takes="Header"))
     names = {f"{service}Do", f"{service}Other"}
-    methods(Policy(left_out=("sent_at", "name"))).check(names)
-    methods(Policy(left_out=("sent_at", "nam"))).check({*names, "/unknown.Service/Do"})
+    methods(Policy(fingerprint_exclude=("sent_at", "name"))).check(names)
+    methods(Policy(fingerprint_exclude=("sent_at", "nam"))).check({*names, "/unknown.Service/Do"})
     with pytest.raises(PolicyError, match="'nam'"):
-        methods(Policy(left_out=("sent_at", "nam"))).check(names)
+        methods(Policy(fingerprint_exclude=("sent_at", "nam"))).check(names)
 
 
 # In a running server

@@ -99,7 +99,7 @@ def test_the_page_compiles(tmp_path: Path, implementation: str) -> None:
         "from grpc_idempotency import Policy\n"
         "from grpc_idempotency._methods.resolve import Methods\n"
         "policy = Methods(Policy(), {}, lambda policy: None)['/payments.Payments/Charge'].policy\n"
-        "print(policy.effects.name, policy.required, policy.ttl.days, policy.left_out)\n"
+        "print(policy.effects.name, policy.required, policy.ttl.days, policy.fingerprint_exclude)\n"
     )
     (tmp_path / "check.py").write_text(code)
     said = shell("python check.py", tmp_path, PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation)

@@ -174,14 +174,14 @@ async def test_fields_that_are_left_out(serve: Servers) -> None:
         request(file="three", options=(("a", "today"), ("c", "now"))),
         request(name="pray", options=listed),
     ]
-    left_out = ("syntax", "source_context.file_name", "options.value.type_url", "no_such_field")
-    marks = await first_and_retry(serve, request(file="x", options=listed), *retries, left_out=left_out)
+    excluded = ("syntax", "source_context.file_name", "options.value.type_url", "no_such_field")
+    marks = await first_and_retry(serve, request(file="x", options=listed), *retries, fingerprint_exclude=excluded)
     assert marks == ["replayed", "replayed", "KEY_REUSED", "KEY_REUSED"]
 
 
 async def test_the_handler_sees_what_is_left_out(serve: Servers) -> None:
     """Fields that are left out of the fingerprint reach the handler, as the first call has them (3.2)."""
-    service = await serve({"Do": Counting()}, policy=Policy(left_out=("value",)))
+    service = await serve({"Do": Counting()}, policy=Policy(fingerprint_exclude=("value",)))
     key = new_key()
     assert (await service.call("Do", text("first"), key=key)).text == "first run 1"
     assert (await service.call("Do", text("second"), key=key)).text == "first run 1"

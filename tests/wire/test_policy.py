@@ -59,7 +59,7 @@ NO_DURATIONS: tuple[Any, ...] = (60, 1.5, float("nan"), True, None, "60s")
         *[("effects", value) for value in ("opaque", None, 1)],
         *[
             (name, value)
-            for name in ("headers", "kept_metadata", "left_out")
+            for name in ("headers", "kept_metadata", "fingerprint_exclude")
             for value in (None, "a", b"a", 5, ("a", 5))
         ],
     ],
@@ -79,7 +79,7 @@ def test_a_value_that_can_not_be_met_is_named(field: str, value: Any) -> None:
         ("max_response_bytes", 0),
         *[(name, LONGEST) for name in ("ttl", "lease", "wait", "wait_margin", "execution_limit", "retry_delay")],
         ("recover", False),
-        ("left_out", ("a.b", "c")),
+        ("fingerprint_exclude", ("a.b", "c")),
         ("headers", ("idempotency-key", "x-idempotency-key", "x_key.2")),
         ("statuses", {Code.OK: Disposition.STORE, Code.ABORTED: Disposition.STORE}),
     ],
@@ -91,8 +91,8 @@ def test_a_value_at_the_edge_is_taken(field: str, value: Any) -> None:
 
 def test_names_may_come_in_a_list() -> None:
     """They are kept as a tuple, which nobody changes afterwards."""
-    policy = Policy(headers=["a", "b"], kept_metadata=["c"], left_out=["d"])  # type: ignore[arg-type]  # as people do
-    assert (policy.headers, policy.kept_metadata, policy.left_out) == (("a", "b"), ("c",), ("d",))
+    policy = Policy(headers=["a", "b"], kept_metadata=["c"], fingerprint_exclude=["d"])  # type: ignore[arg-type]  # as people do
+    assert (policy.headers, policy.kept_metadata, policy.fingerprint_exclude) == (("a", "b"), ("c",), ("d",))
 
 
 @pytest.mark.parametrize("methods", [{"/s/M": None}, {5: Policy()}, [("/s/M", Policy())], {"/s/M": ClientPolicy()}])

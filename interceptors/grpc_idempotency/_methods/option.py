@@ -52,7 +52,7 @@ def _settings(option: policy_pb2.Policy) -> Iterator[tuple[str, Any]]:
                 yield field.name, _effects(value)
         elif isinstance(value, Duration):
             yield field.name, _timedelta(field.name, value)
-        elif field.name in ("headers", "left_out", "kept_metadata"):
+        elif field.name in ("headers", "fingerprint_exclude", "kept_metadata"):
             yield field.name, tuple(value)
         elif field.name not in ("stored", "released"):
             yield field.name, value

@@ -91,7 +91,7 @@ class Methods(dict[str, Method]):
         if policy is None:
             policy = self._by_proto(descriptor, level) if descriptor else self._default
         elif name in self._by_name and descriptor:
-            _check_paths(policy.left_out, descriptor)
+            _check_paths(policy.fingerprint_exclude, descriptor)
         reads = level == MethodOptions.NO_SIDE_EFFECTS
         if reads and policy.replay_reads:
             policy = replace(policy, effects=Effects.REPEATABLE)
@@ -123,8 +123,8 @@ class Methods(dict[str, Method]):
         policy = overlay(policy, option)
         if level == MethodOptions.NO_SIDE_EFFECTS and option.effects and policy.effects is not Effects.REPEATABLE:
             raise PolicyError(f"it is NO_SIDE_EFFECTS, and its effects are {policy.effects.name}.")
-        if option.left_out:
-            _check_paths(policy.left_out, descriptor)
+        if option.fingerprint_exclude:
+            _check_paths(policy.fingerprint_exclude, descriptor)
         self._check(policy)
         return policy
 
@@ -162,16 +162,21 @@ class Methods(dict[str, Method]):
             methods = governed.get(pattern, [])
             known = [method for method in methods if method is not None]
             if known and len(known) == len(methods):
-                for path in policy.left_out:
+                for path in policy.fingerprint_exclude:
                     if not any(_leads(path, method.input_type) for method in known):
                         whose = f"the policy for {pattern}" if pattern else "the default policy"
-                        yield f"Policy.left_out: none of the methods of {whose} has a field {path!r} in its request."
+                        yield (
+                            f"Policy.fingerprint_exclude: none of the methods of {whose} has a field {path!r} in its "
+                            "request."
+                        )
 
 
 def _check_paths(paths: tuple[str, ...], method: MethodDescriptor) -> None:
     for path in paths:
         if not _leads(path, method.input_type):
-            raise PolicyError(f"left_out: {method.input_type.full_name} has no field {path!r} that can be left out.")
+            raise PolicyError(
+                f"fingerprint_exclude: {method.input_type.full_name} has no field {path!r} that can be excluded."
+            )
 
 
 def _leads(path: str, message: Descriptor) -> bool:

@@ -121,7 +121,7 @@ class Admission:
             if method.policy.required:
                 raise _missing(method)
             return Admitted(None, (message,))
-        prints = fingerprint(raw, message, method.policy.left_out, self._secret, digest)
+        prints = fingerprint(raw, message, method.policy.fingerprint_exclude, self._secret, digest)
         stored = (raw,) if method.recovers and not _tells_key(method, message, self._secret) else None
         return Admitted(_call(target, snapshot, named, prints, stored, one_commit=self._one_commit), (message,))
 
@@ -210,7 +210,7 @@ class Intake:
         self._take_room(len(raw))
         message = read(self._target, raw)
         self.messages.append(message)
-        self._prints.add(raw, canonical(raw, message, self._method.policy.left_out))
+        self._prints.add(raw, canonical(raw, message, self._method.policy.fingerprint_exclude))
         if self._raws is not None:
             self._raws.append(raw)
             if _tells_key(self._method, message, self._secret):

@@ -22,7 +22,7 @@ _MOST_LEVELS = 100
 _MOST_TYPES = 4096
 
 
-def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
+def canonical(raw: bytes, message: object, excluded: Sequence[str]) -> bytes:
     """Returns the canonical form of a message, without the fields that are left out.
 
     The canonical form of an object that is not a protobuf message is ``raw``, its bytes as they came.
@@ -30,10 +30,10 @@ def canonical(raw: bytes, message: object, left_out: Sequence[str]) -> bytes:
     if not isinstance(message, Message):
         return raw
     holds_any = may_hold_any(message.DESCRIPTOR)
-    if left_out or holds_any:
+    if excluded or holds_any:
         copy = type(message)()
         copy.CopyFrom(message)
-        for path in left_out:
+        for path in excluded:
             _clear(copy, path)
         if holds_any:
             _settle(copy, _MOST_ANYS, _MOST_LEVELS)

@@ -19,22 +19,22 @@ _PLAIN: set[type] = set()
 
 
 def fingerprint(
-    raw: bytes, message: object, left_out: Sequence[str], secret: bytes | None, digest: bytes | None = None
+    raw: bytes, message: object, excluded: Sequence[str], secret: bytes | None, digest: bytes | None = None
 ) -> Fingerprint:
     """Computes the fingerprint of a request (3.2).
 
     Args:
         raw: The request's bytes, as they came.
         message: The same, as the handler sees it.
-        left_out: The fields that may differ between a call and its retry.
+        excluded: The fields that may differ between a call and its retry.
         secret: The secret that makes the digests HMACs.
         digest: The digest of ``raw``, if it is known already.
     """
     if digest is None:
         digest = sha256(raw).digest() if secret is None else hashed(raw, secret)
     kind = type(message)
-    if left_out or kind not in _PLAIN:
-        form = canonical(raw, message, left_out)
+    if excluded or kind not in _PLAIN:
+        form = canonical(raw, message, excluded)
         if isinstance(message, Message) and not may_hold_any(message.DESCRIPTOR):
             if len(_PLAIN) >= _MOST_TYPES:
                 _PLAIN.clear()

@@ -156,7 +156,7 @@ class Policy(_message.Message):
     MAX_TRAILER_BYTES_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
-    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_EXCLUDE_FIELD_NUMBER: _builtins.int
     PASS_BIDIRECTIONAL_FIELD_NUMBER: _builtins.int
     REPLAY_READS_FIELD_NUMBER: _builtins.int
     UNPROTECTED_FIELD_NUMBER: _builtins.int
@@ -237,7 +237,7 @@ class Policy(_message.Message):
         """
 
     @_builtins.property
-    def left_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+    def fingerprint_exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Fields of the request, as dotted paths, that may differ between a call and its retry, instead of the server's own: a
         client's timestamp, as "sent_at" or "header.sent_at". A path may lead through repeated messages, but not maps.
         """
@@ -269,7 +269,7 @@ class Policy(_message.Message):
         max_trailer_bytes: _builtins.int | None = ...,
         stored: _abc.Iterable[Global___Code.ValueType] | None = ...,
         released: _abc.Iterable[Global___Code.ValueType] | None = ...,
-        left_out: _abc.Iterable[_builtins.str] | None = ...,
+        fingerprint_exclude: _abc.Iterable[_builtins.str] | None = ...,
         pass_bidirectional: _builtins.bool | None = ...,
         replay_reads: _builtins.bool | None = ...,
         unprotected: _builtins.bool | None = ...,
@@ -280,7 +280,7 @@ class Policy(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_replay_reads", b"_replay_reads", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "lease", b"lease", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "renew_every", b"renew_every", "replay_reads", b"replay_reads", "required", b"required", "retry_delay", b"retry_delay", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_replay_reads", b"_replay_reads", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "headers", b"headers", "kept_metadata", b"kept_metadata", "lease", b"lease", "left_out", b"left_out", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "released", b"released", "renew_every", b"renew_every", "replay_reads", b"replay_reads", "required", b"required", "retry_delay", b"retry_delay", "stored", b"stored", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effects", b"_effects", "_max_request_bytes", b"_max_request_bytes", "_max_response_bytes", b"_max_response_bytes", "_max_trailer_bytes", b"_max_trailer_bytes", "_max_tries", b"_max_tries", "_pass_bidirectional", b"_pass_bidirectional", "_recover", b"_recover", "_replay_reads", b"_replay_reads", "_required", b"_required", "_unprotected", b"_unprotected", "effects", b"effects", "execution_limit", b"execution_limit", "fingerprint_exclude", b"fingerprint_exclude", "headers", b"headers", "kept_metadata", b"kept_metadata", "lease", b"lease", "max_request_bytes", b"max_request_bytes", "max_response_bytes", b"max_response_bytes", "max_trailer_bytes", b"max_trailer_bytes", "max_tries", b"max_tries", "pass_bidirectional", b"pass_bidirectional", "recover", b"recover", "released", b"released", "renew_every", b"renew_every", "replay_reads", b"replay_reads", "required", b"required", "retry_delay", b"retry_delay", "stored", b"stored", "ttl", b"ttl", "unprotected", b"unprotected", "wait", b"wait", "wait_margin", b"wait_margin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__effects: _TypeAlias = _typing.Literal["effects"]  # noqa: Y015
     _WhichOneofArgType__effects: _TypeAlias = _typing.Literal["_effects", b"_effects"]  # noqa: Y015
