@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from crash.store import UNDO, LabStore
 from grpc_idempotency import Database, Effects, FenceRefused, State, TransactionMisuse
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.running import Running, current
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server import execution as _execution
@@ -27,7 +27,7 @@ from grpc_idempotency._server.aio.run import AioRun
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
 from grpc_idempotency.stores._sqlite.view import _rows_of
-from grpc_idempotency.transactions import bind_operation
+from grpc_idempotency.transactions import bind_operation, running_operation
 from shop.errors import Refused
 from shop.money import Amount
 from shop.users import rows, wallet
@@ -77,7 +77,7 @@ class _Faulty(LabStore):
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
-        operation = current()
+        operation: Any = running_operation()
         if operation is None or step is not None:
             return super().transaction(fn, step=step)
         return self.reply(operation, fn)

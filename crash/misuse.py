@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from crash.files import Journal
 from grpc_idempotency import Database
-from grpc_idempotency._operation.running import Running, current
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency.transactions import running_operation
 from shop.errors import Reason, Refused
 from shop.orders.checkout import Checkout
 from shop.orders.v1.orders_pb2 import Order
@@ -149,7 +150,7 @@ def _cut_steps(misuse: Misuse) -> None:
     run = Checkout.run
 
     async def hasty(self: Checkout) -> Order:
-        operation = current()
+        operation: Any = running_operation()
         assert operation is not None, "a checkout has a key"
         if not misuse.handles_badly(operation):
             return await run(self)
@@ -196,7 +197,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
     add_credit: Any = getattr(UserService.AddCredit, "__wrapped__")  # noqa: B009  # set by functools.wraps
 
     def plain(self: UserService, request: AddCreditRequest, context: Any) -> User:
-        operation = current()
+        operation: Any = running_operation()
         assert operation is not None, "all calls of the lab have keys"
         misuse.note("entered", operation)
         try:

@@ -8,9 +8,10 @@ from crash.files import Journal
 from crash.misuse import Misuse
 from crash.points import Point
 from grpc_idempotency import Database, FenceRefused, TransactionMisuse
-from grpc_idempotency._operation.running import Running, current
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record, Step
+from grpc_idempotency.transactions import running_operation
 from shop.errors import Reason, Refused
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class LabStore(SQLiteStore):
         asked = self.journal.now()
         record = await super().claim(claim, over=over)
         if record is None:
-            operation = current()
+            operation: Any = running_operation()
             late = operation is not None and operation.fence == claim.fence  # its handler has reached a step
             taken = over.hex() if over else None
             self._note("claim", claim.name, claim.fence, method=claim.method, asked=asked, over=taken, late=late)
@@ -95,7 +96,7 @@ class LabStore(SQLiteStore):
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
-        operation = current()
+        operation: Any = running_operation()
         if operation is None:
             return super().transaction(fn, step=step)
         loses = self.misuse.transacts_badly(operation)

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, overload
 
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.running import Running, current
+from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StepMisuse
-from grpc_idempotency.transactions import Database
+from grpc_idempotency.transactions import Database, running_operation
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ def current_operation() -> Operation | None:
     Raises:
         StepMisuse: The handler is an ``async def`` one.
     """
-    running = current()
+    running = running_operation()
     if isinstance(running, AsyncRunning):
         raise StepMisuse("an async def handler's operation is that of grpc_idempotency.aio.current_operation()")
     if not isinstance(running, SyncRunning):
@@ -159,7 +159,7 @@ def current_async_operation() -> AsyncOperation | None:
     Raises:
         StepMisuse: The handler is a plain ``def`` one.
     """
-    running = current()
+    running = running_operation()
     if isinstance(running, SyncRunning):
         raise StepMisuse("a plain def handler's operation is that of grpc_idempotency.current_operation()")
     if not isinstance(running, AsyncRunning):

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
-from grpc_idempotency._operation import ambient, running
+from grpc_idempotency._operation.ambient import HOLDER, Holder
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Outcome, Record, Step
 from grpc_idempotency.store import AsyncStore, Store
@@ -177,7 +177,8 @@ def running_operation() -> RunningOperation | None:
         The operation of the caller, which is the handler itself or one of its steps; ``None`` in an un-keyed call,
         outside of handlers, and in a task or thread that a handler has started.
     """
-    return running.current()
+    holder = HOLDER.get()
+    return holder.operation if holder is not None and holder.asks else None
 
 
 def inherited_operation() -> RunningOperation | None:
@@ -190,7 +191,8 @@ def inherited_operation() -> RunningOperation | None:
     Returns:
         The operation, while its handler runs; else ``None``.
     """
-    return running.behind()
+    holder = HOLDER.get()
+    return None if holder is None or holder.operation.over else holder.operation
 
 
 def bind_operation(context: contextvars.Context, operation: RunningOperation) -> None:
@@ -200,7 +202,7 @@ def bind_operation(context: contextvars.Context, operation: RunningOperation) ->
         context: The context in which the function will run: a copy of its caller's.
         operation: The caller's operation.
     """
-    ambient.lend(context, operation)
+    context.run(HOLDER.set, Holder(operation, None, "a transaction's function"))
 
 
 class AsyncTransactionalStore(AsyncStore, Protocol):

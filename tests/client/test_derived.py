@@ -9,9 +9,9 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import ConcurrentCalls
-from grpc_idempotency._operation.running import Running, current
 from grpc_idempotency._operation.scope import scope_of
 from grpc_idempotency.retrying import AsyncRetrying
+from grpc_idempotency.transactions import running_operation
 
 from ..harness.handlers import Blocking, Counting
 from ..harness.replies import KEY, text
@@ -60,8 +60,8 @@ async def start(net: Net, below: Server, outer: Outer, *, fails: int = 0) -> Ser
     return await Services(net, below, outer, fails).start()
 
 
-def step(name: str, operation: Running | None = None) -> Any:
-    operation = operation or current()
+def step(name: str, operation: Any = None) -> Any:
+    operation = operation or running_operation()
     assert operation is not None
     return operation.scope.child(name).opened()
 
@@ -219,7 +219,7 @@ async def test_distinct_steps_may_be_concurrent(net: Net) -> None:
     below = await net.serve({"Do": Counting()})
 
     async def outer(client: Client, run: int) -> None:
-        operation = current()
+        operation: Any = running_operation()
 
         async def one(name: str) -> None:
             with step(name, operation):

@@ -14,9 +14,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, State, aio
-from grpc_idempotency._operation.running import current
 from grpc_idempotency._server.recovery import EVERY
 from grpc_idempotency.errors import FenceRefused
+from grpc_idempotency.transactions import running_operation
 
 from ..harness.handlers import Blocking
 from ..harness.replies import new_key, refused, text
@@ -110,7 +110,7 @@ class Charging:
         self.charged: list[int] = []
 
     async def __call__(self, _request: Any, _context: Any) -> StringValue:
-        running = current()
+        running: Any = running_operation()
         assert running is not None
         attempt = running.attempt
         if attempt == 1:
@@ -171,7 +171,7 @@ class Twice:
 
     async def __call__(self, _request: Any, _context: Any) -> StringValue:
         number = len(self.attempts)
-        operation = current()
+        operation: Any = running_operation()
         assert operation is not None
         self.attempts.append(operation.attempt)
         self.began[number].open()

@@ -12,7 +12,7 @@ import trustme
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Caller, token_subject
-from grpc_idempotency._operation.running import current
+from grpc_idempotency.transactions import running_operation
 
 from ..harness.clients import Client
 from ..harness.handlers import EACH_SERVER, Counting
@@ -232,7 +232,7 @@ async def test_the_handler_knows_its_operation(serve: Servers) -> None:
     seen: list[Any] = []
 
     async def do(_request: Any, _context: Any) -> StringValue:
-        seen.append(current())
+        seen.append(running_operation())
         return text("ok")
 
     service = await serve({"Do": do})

@@ -11,8 +11,8 @@ import grpc
 
 import grpc_idempotency
 from grpc_idempotency import Database, Effects, Policy, aio
-from grpc_idempotency._operation.running import current
 from grpc_idempotency.errors import StepMisuse
+from grpc_idempotency.transactions import running_operation
 
 from ..harness.waiting import ms
 
@@ -32,7 +32,7 @@ class Here:
 
 def here() -> Here:
     """Returns the operation of the handler that runs."""
-    running = current()
+    running: Any = running_operation()
     assert running is not None
     operation = aio.current_operation() if running.awaited else grpc_idempotency.current_operation()
     assert operation is not None

@@ -11,8 +11,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from grpc import StatusCode
 
 from grpc_idempotency import Database, Effects, Policy
-from grpc_idempotency._operation.running import current
 from grpc_idempotency.errors import TransactionMisuse
+from grpc_idempotency.transactions import running_operation
 
 from ..harness.replies import new_key, text
 from ..harness.servers import Servers
@@ -46,7 +46,7 @@ class Rows:
 
         async def work() -> None:
             await when.wait()
-            told.append(current())
+            told.append(running_operation())
             try:
                 told.append(await self.transact(fn))
             except TransactionMisuse as exc:
@@ -144,7 +144,7 @@ async def test_awaited_in_another_task(serve: Servers, way: str) -> None:
             reply = await asyncio.shield(transaction)
         else:
             reply = await asyncio.create_task(transaction)
-        running = current()
+        running = running_operation()
         assert running is not None
         assert running.committed is not None
         return reply
@@ -163,7 +163,7 @@ async def test_run_in_the_loop_for_a_thread(serve: Servers) -> None:
 
     async def do(_request: StringValue, _context: Any) -> Any:
         reply = rows.transact_on_thread(insert("own", text("reply")))
-        running = current()
+        running = running_operation()
         assert running is not None
         assert running.committed is not None
         return reply
@@ -197,7 +197,7 @@ async def test_steps_have_the_operation(serve: Servers) -> None:
     make_table(serve.path)
 
     def look(*_: Any) -> None:
-        seen.append(current())
+        seen.append(running_operation())
 
     async def do(_request: StringValue, context: Any) -> StringValue:
         operation = here()
@@ -207,7 +207,7 @@ async def test_steps_have_the_operation(serve: Servers) -> None:
             await asyncio.ensure_future(operation.step("c", look))
         else:
             await asyncio.to_thread(operation.operation.step, "c", look)
-        seen.append(current())
+        seen.append(running_operation())
         await context.abort(StatusCode.NOT_FOUND, "no")
         raise AssertionError
 

@@ -253,10 +253,10 @@ async def test_a_handler_sees_only_what_it_may_use(serve: Servers) -> None:
 
 async def test_without_a_key_there_is_no_operation(serve: Servers) -> None:
     """A call without a key has no operation, and so no steps (2.4)."""
-    from grpc_idempotency._operation.running import current
+    from grpc_idempotency.transactions import running_operation
 
     async def do(_request: StringValue, _context: Any) -> StringValue:
-        return text(str(current()))
+        return text(str(running_operation()))
 
     service = await serve({"Do": do})
     assert (await service.call("Do")).text == "None"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 HOLDER: contextvars.ContextVar["Holder | None"] = contextvars.ContextVar("grpc_idempotency_operation", default=None)
+"""The holder that the calling task or thread is, or that has started it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,22 +59,6 @@ def holding(operation: Any, step: str) -> Iterator[None]:
     finally:
         holder.over = True
         HOLDER.reset(token)
-
-
-def lend(context: contextvars.Context, operation: Any) -> None:
-    """Makes the function of a transaction, which runs in this context on the database's thread, the holder."""
-    context.run(HOLDER.set, Holder(operation, None, "a transaction's function"))
-
-
-def held() -> Holder | None:
-    """Returns the holder if it is the calling task or thread, else ``None``."""
-    holder = HOLDER.get()
-    return holder if holder is not None and holder.asks else None
-
-
-def inherited() -> Holder | None:
-    """Returns the holder if it is the calling task or thread, or has started it; else ``None``."""
-    return HOLDER.get()
 
 
 _NO_TASK = object()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
-from grpc_idempotency._operation import ambient
+from grpc_idempotency._operation.ambient import HOLDER, Holder
 from grpc_idempotency._operation.scope import CURRENT, Scope, scope_of
 from grpc_idempotency._operation.steps import Steps, Undo
 from grpc_idempotency.errors import FenceRefused, PolicyError, StepMisuse, StoreUnavailable, TransactionMisuse
@@ -204,7 +204,7 @@ class Running:
         Raises:
             StepMisuse: The caller is within a step or a transaction.
         """
-        holder = ambient.inherited()
+        holder = HOLDER.get()
         if holder is None or holder.operation is not self:
             return True
         if holder.within is not None:
@@ -256,22 +256,6 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def current() -> Running | None:
-    """Returns the operation of the caller, if that is a handler or one of its steps; else ``None``."""
-    holder = ambient.held()
-    return holder.operation if holder is not None else None
-
-
-def behind() -> Running | None:
-    """Returns the operation whose handler is the calling task or thread, or has started it.
-
-    Returns:
-        The operation; ``None`` if there is none, or its handler has ended.
-    """
-    holder = ambient.inherited()
-    return None if holder is None or holder.operation.over else holder.operation
-
-
 def enter(operation: Running | None, owner: object = None) -> None:
     """Makes the calling task or thread the operation's handler, and the operation's scope the current one.
 
@@ -283,4 +267,4 @@ def enter(operation: Running | None, owner: object = None) -> None:
     """
     if CURRENT.get() is not None:
         CURRENT.set(None)
-    ambient.HOLDER.set(None if operation is None else ambient.Holder(operation, owner))
+    HOLDER.set(None if operation is None else Holder(operation, owner))
