@@ -193,6 +193,7 @@ class World:
         )
         monkeypatch.setattr(writer_module, "Inbox", SteppedInbox)
         monkeypatch.setattr(writer_module, "_LINGER_EACH", 0.0)
+        monkeypatch.setattr(writer_module, "_GATHER_STEP", 0.0)
         self.writer = SteppedWriter(
             "/nowhere", Settings(synchronous="FULL", patience=0.0, foreign_keys=False, read_only=False)
         )

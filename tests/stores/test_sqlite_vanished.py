@@ -1,5 +1,6 @@
 """The file under a store is removed, replaced or moved: nothing is acknowledged that went into it (6.2)."""
 
+import math
 import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
+from grpc_idempotency.stores._sqlite import writer as writer_module
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 
 from .conftest import Make
@@ -68,9 +70,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "idempotency.db"
 
 
+@pytest.mark.parametrize(("check_each", "landed"), [(-1.0, False), (math.inf, None)])
 @vanishing
-async def test_nothing_is_acknowledged(make: Make, path: Path, vanish: Callable[[Path], None]) -> None:
+async def test_nothing_is_acknowledged(
+    make: Make,
+    path: Path,
+    vanish: Callable[[Path], None],
+    check_each: float,
+    landed: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Claims, completions, transactions and reads of the old file are refused, each of them."""
+    monkeypatch.setattr(writer_module, "_CHECK_EACH", check_each)
     calls: list[Callable[[AsyncSQLiteStore], Awaitable[Any]]] = [
         lambda store: store.claim(a_claim()),
         lambda store: store.complete(claim.name, claim.fence, OUTCOME, TTL),
@@ -86,7 +97,7 @@ async def test_nothing_is_acknowledged(make: Make, path: Path, vanish: Callable[
         vanish(folder / "idempotency.db")
         with pytest.raises(StoreUnavailable, match="was removed, replaced or moved") as caught:
             await call(store)
-        assert caught.value.landed is False
+        assert caught.value.landed is landed
         await store.close()
 
 

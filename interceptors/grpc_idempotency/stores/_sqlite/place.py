@@ -1,7 +1,8 @@
 """Checks whether the files that were opened are still the ones at the path (6.2).
 
 SQLite goes on writing to a file that was removed or moved, and so would the store: what it acknowledged would be lost
-at the next start. So the writer compares the inodes before each group, and again before it answers the group.
+at the next start. So the writer compares the inodes before it answers a group, and after a while without one also
+before it begins a group.
 """
 
 import os
@@ -53,7 +54,7 @@ class Place:
 
     def trouble(self) -> str | None:
         """Returns what has happened to the files since they were opened; ``None`` if they are unchanged."""
-        stat, path = os.stat, self.path  # inlined for speed: this runs twice for each group
+        stat, path = os.stat, self.path  # inlined for speed: this runs for each group
         try:
             for path in self.paths:
                 status = stat(path)

@@ -7,6 +7,7 @@ connection.
 """
 
 import logging
+import math
 import queue
 import sqlite3
 import threading
@@ -37,10 +38,17 @@ _abandoned: list[object] = []
 _MOST_AT_ONCE = 4096
 """The maximum number of requests in a batch."""
 _LINGER_EACH = 60e-6
-_LONGEST_LINGER = 0.002
-"""Seconds that a batch waits for further requests: for each request of the previous batch, and at most."""
+"""Seconds that a small batch waits for further requests, for each request of the previous batch."""
+_MANY = 8
+"""So many requests at once show that there are many callers: the next batch gathers as long as requests come."""
+_GATHER_STEP = 0.0005
+_LONGEST_GATHER = 0.01
+"""Gathering ends when no request has come for so many seconds, and at most after so many."""
+_PROBE_EVERY = 64
+"""Every so many batches, the next one gathers. Many callers may be there, but come one by one, each one late."""
 
-
+_CHECK_EACH = 0.05
+"""Seconds after which a batch checks, before it begins, too, whether the file is still at its path."""
 _LARGE_WAL = 8 << 20
 """The size in bytes above which the -wal file is emptied when the writer is idle."""
 _SHRINK_EACH = 1.0
@@ -69,6 +77,10 @@ class Inbox:
         """Makes :meth:`take` report the end, once it has returned all requests that were added before."""
         self._closing = True
         self.add(None)
+
+    def size(self) -> int:
+        """Returns how many requests were added and not taken yet."""
+        return self._added.qsize()
 
     def is_idle(self) -> bool:
         """Returns ``True`` if no urgent work waits: there are no requests, or the inbox is closing."""
@@ -207,36 +219,60 @@ class Writer:
         self._db = db
         self._watch = Watch(db.guard, self._inbox.withdraw, self.settings.patience, _refuse)
         batch: list[AnyRequest] | None = []
+        batches = 0
+        checked_at = -math.inf
         try:
             while True:
                 batch = self._inbox.take()
                 if batch is None:
                     self._leave(db)
                     return
-                trouble = self.place.trouble()
-                if trouble is not None:
-                    self._lose(db, batch, trouble, landed=False)
-                    return
+                if not batch or time.monotonic() > checked_at + _CHECK_EACH:
+                    trouble = self.place.trouble()
+                    if trouble is not None:
+                        self._lose(db, batch, trouble, landed=False)
+                        return
                 left = self._run(db, batch) if batch else []
-                trouble = self.place.trouble()  # checked again before a commit is acknowledged
+                trouble = self.place.trouble()  # always checked before a commit is acknowledged
                 if trouble is not None:
                     self._lose(db, batch, trouble, landed=None)
                     return
+                checked_at = time.monotonic()
                 if left:
                     self._inbox.put_back(left)
                     unanswered = set(map(id, left))
                     batch = [one for one in batch if id(one) not in unanswered]
+                together = len(batch) + self._inbox.size()
                 _deliver(batch)
-                if len(batch) > 1 and not left:
-                    # Callers that were answered together ask again at slightly different times: wait, so that they
-                    # share the next commit.
-                    time.sleep(min(len(batch) * _LINGER_EACH, _LONGEST_LINGER))
+                batches += 1
+                if not left:
+                    self._gather(len(batch), many=together >= _MANY or not batches % _PROBE_EVERY)
                 if self.place.wal_size > _LARGE_WAL and self._inbox.is_idle() and time.monotonic() >= self._shrink_at:
                     self._shrink(db)
         except BaseException as error:  # a bug in this library must not leave callers waiting for ever
             _log.exception("the writer of %s failed", self.path)
             self._fail(batch or [], error)
             self._close(db, batch or [], self._translated(error))
+
+    def _gather(self, answered: int, *, many: bool) -> None:
+        """Waits for further requests, so that they share the next batch.
+
+        Callers that were answered together ask again at slightly different times. A batch costs hand-overs between the
+        threads and a commit, so a few large ones take much less processor time than many small ones. A lone caller is
+        never waited for.
+
+        Args:
+            answered: How many requests were just answered.
+            many: True to wait as long as requests come.
+        """
+        if many:
+            until = time.monotonic() + _LONGEST_GATHER
+            size, before = self._inbox.size(), -1
+            while size != before and time.monotonic() < until:
+                time.sleep(_GATHER_STEP)
+                size, before = self._inbox.size(), size
+        elif answered > 1:
+            time.sleep(answered * _LINGER_EACH)
 
     def _lose(self, db: GuardedConnection, batch: list[AnyRequest], trouble: str, *, landed: bool | None) -> None:
         """Gives up a file that was removed, replaced or moved: writes that went into it are not acknowledged.
