@@ -1,0 +1,30 @@
+"""The pages are true: their code is code that runs, their links lead somewhere, and their commands exist."""
+
+import re
+from pathlib import Path
+
+from .pages import EXAMPLES, ROOT, blocks, each_page
+
+
+@each_page
+def test_code_on_a_page_is_code_that_runs(page: Path) -> None:
+    """Every Python block of a page is in a file that the tests below run, letter for letter."""
+    files = [file.read_text() for file in EXAMPLES.rglob("*.py")]
+    for block in blocks(page, "python"):
+        assert any(block in text for text in files), block
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link of a page leads to a file."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_make_has_the_commands_of_readme() -> None:
+    """The commands that README tells to type are targets of the Makefile."""
+    console = blocks(ROOT / "README.md", "console")
+    commands = [line for block in console for line in block.splitlines() if line.startswith("make ")]
+    assert commands == ["make demo", "make test", "make run", "make setup"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{command.removeprefix('make ')}:" in makefile for command in commands)

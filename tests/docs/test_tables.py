@@ -1,0 +1,46 @@
+"""The tables of the pages match the library and the shop."""
+
+import re
+from dataclasses import fields
+
+import pytest
+
+from grpc_idempotency import Policy, Reason
+from shop.config import Config, from_environment
+
+from .pages import ROOT
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/reference/refusals.md"])
+def test_the_tables_of_refusals_are_the_librarys(name: str) -> None:
+    """The tables have all reasons and their statuses, in their order (2.3)."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", (ROOT / name).read_text(), re.MULTILINE)
+    assert rows == [(reason.name, reason.status.name) for reason in Reason]
+
+
+def test_the_table_of_refusals_knows_their_variables() -> None:
+    """The table names the variables of each message."""
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \|[^|]*\|[^|]*\|([^|]*)\|", (ROOT / "docs/reference/refusals.md").read_text(), re.MULTILINE
+    )
+    told = {name: set(re.findall(r"`(\w+)`", variables)) for name, variables in rows}
+    assert told == {
+        reason.name: set(re.findall(r"{(\w+)}", reason.value.message)) | _field(reason) for reason in Reason
+    }
+
+
+def _field(reason: Reason) -> set[str]:
+    return {"field"} if reason.value.bad_request else set()
+
+
+def test_the_table_of_the_policy_is_the_librarys() -> None:
+    """The table has every field of a policy, in its order."""
+    first = (ROOT / "docs/reference/policy.md").read_text().split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE) == [field.name for field in fields(Policy)]
+
+
+def test_the_table_of_the_environment_is_the_shops() -> None:
+    """The variables of README exist, and their defaults are the shop's."""
+    told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES"}
+    assert from_environment(told) == Config()
