@@ -176,7 +176,7 @@ class StepNotStored(_Faulty):
 class StepsReleased(_Faulty):
     """Releases operations that should be waiting with their finished steps."""
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         return await self.release(name, fence)
 
 

@@ -71,8 +71,8 @@ class LabStore(SQLiteStore):
             self._note("release", name, fence)
         return released
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
-        waits = await super().wait(name, fence, delay, tries, undo_tries)
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
+        waits = await super().wait(name, fence, delay, failed_runs, failed_undos)
         if waits:
             self._note("wait", name, fence)
         return waits

@@ -133,10 +133,12 @@ class OwnStore:
                 entry.gone = True
             return entry is not None
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         with self._owned(name, fence, *LEASED) as entry:
             if entry is not None:
-                entry.record = replace(entry.record, state=State.WAITING, tries=tries, undo_tries=undo_tries)
+                entry.record = replace(
+                    entry.record, state=State.WAITING, failed_runs=failed_runs, failed_undos=failed_undos
+                )
                 entry.until = self._now() + delay
             return entry is not None
 
@@ -227,8 +229,8 @@ def _next(claim: Claim, record: Record) -> Record:
         _first(claim, record.created_at),
         state=State.RUNNING if record.failure is None else State.UNDOING,
         attempts=record.attempts + 1,
-        tries=record.tries,
-        undo_tries=record.undo_tries,
+        failed_runs=record.failed_runs,
+        failed_undos=record.failed_undos,
         failure=record.failure,
     )
 

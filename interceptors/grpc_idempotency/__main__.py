@@ -164,8 +164,8 @@ def _values(record: Record) -> dict[str, Any]:
         "method": record.method,
         "effects": record.effects.value,
         "attempts": record.attempts,
-        "tries": record.tries,
-        "undo_tries": record.undo_tries,
+        "failed_runs": record.failed_runs,
+        "failed_undos": record.failed_undos,
         "created": _time(record.created_at),
     }
     if record.owner:

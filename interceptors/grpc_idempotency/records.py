@@ -156,9 +156,9 @@ class Record:
     """True if the method answers with a stream. An outcome's message then has the stream's messages, framed."""
     attempts: int
     """How many times the operation was claimed: 1, and one more for each take-over."""
-    tries: int = 0
+    failed_runs: int = 0
     """How many runs of its handler have failed in a way that may pass; as of the last ``wait``."""
-    undo_tries: int = 0
+    failed_undos: int = 0
     """How many runs have failed to undo it; as of the last ``wait``."""
     created_at: datetime
     """When it was first claimed; timezone-aware, UTC."""

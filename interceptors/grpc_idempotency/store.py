@@ -59,8 +59,8 @@ class AsyncStore(Protocol):
             claim: The claim to write.
             over: A fence. The operation is then also claimed if its record is running or undoing under this fence and
                 the lease has run out, or is waiting under it and due: a take-over. A take-over adds one attempt, and
-                keeps ``created_at``, both counts of tries, the failure, the steps, and the request of the first claim.
-                A record with a failure is *undoing* afterwards.
+                keeps ``created_at``, both counts of failed runs, the failure, the steps, and the request of the first
+                claim. A record with a failure is *undoing* afterwards.
 
         Returns:
             ``None`` if the claim succeeded, else the record that prevented it. If the record is running or undoing
@@ -106,15 +106,15 @@ class AsyncStore(Protocol):
             ``True`` if the record was deleted.
         """
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> Awaitable[bool]:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> Awaitable[bool]:
         """Makes a running or undoing record *waiting*: it has no lease and keeps its steps.
 
         Args:
             name: The operation's name.
             fence: The fence that the record must have.
             delay: The time from now until the record is due.
-            tries: The number of runs of the handler that failed in a way that may pass, including this one.
-            undo_tries: The number of runs that failed to undo the operation, including this one.
+            failed_runs: The number of runs of the handler that failed in a way that may pass, including this one.
+            failed_undos: The number of runs that failed to undo the operation, including this one.
 
         Returns:
             ``True`` if the record was changed.
@@ -255,7 +255,7 @@ class Store(Protocol):
     def release(self, name: bytes, fence: bytes) -> bool:
         """See :meth:`AsyncStore.release`."""
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         """See :meth:`AsyncStore.wait`."""
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:

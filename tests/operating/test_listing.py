@@ -126,7 +126,7 @@ def test_what_is_being_undone(store: SQLiteStore, url: str, printed: Printed) ->
     for line in (
         "state: waiting",
         "owner: host:7",
-        "undo_tries: 1",
+        "failed_undos: 1",
         "failure: NOT_FOUND",
         "failure_details: no such user",
         "failure_trailer: x-mine 1",

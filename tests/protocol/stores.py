@@ -31,7 +31,7 @@ class Row:
     effects: Effects
     attempts: int
     created: float
-    tries: int = 0
+    failed_runs: int = 0
     lease_until: float = 0.0
     completed: float | None = None
     expires: float | None = None
@@ -59,8 +59,8 @@ class Store:
                 return self.complete_unclaimed(claim, outcome, ttl)
             case Release(name, fence):
                 return self.release(name, fence)
-            case Wait(name, fence, delay, tries):
-                return self.wait(name, fence, delay, tries)
+            case Wait(name, fence, delay, failed_runs):
+                return self.wait(name, fence, delay, failed_runs)
             case Hold(name, fence, reason, lapsed_only):
                 return self.hold(name, fence, reason, lapsed_only)
             case Get(name):
@@ -87,7 +87,7 @@ class Store:
             fingerprint=row.fingerprint,
             effects=row.effects,
             attempts=row.attempts,
-            tries=row.tries,
+            failed_runs=row.failed_runs,
             created_at=_at(row.created),
             lapsed=self.lapsed(row),
             completed_at=None if row.completed is None else _at(row.completed),
@@ -107,7 +107,7 @@ class Store:
             effects=claim.effects,
             attempts=1 if row is None else row.attempts + 1,
             created=self.now if row is None else row.created,
-            tries=0 if row is None else row.tries,
+            failed_runs=0 if row is None else row.failed_runs,
             lease_until=self.now + claim.lease.total_seconds(),
         )
         return None
@@ -139,11 +139,11 @@ class Store:
         del self.rows[name]
         return True
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int) -> bool:
         row = self.owned(name, fence, State.RUNNING)
         if row is not None:
             until = self.now + delay.total_seconds()
-            self.rows[name] = replace(row, state=State.WAITING, lease_until=until, tries=tries)
+            self.rows[name] = replace(row, state=State.WAITING, lease_until=until, failed_runs=failed_runs)
         return row is not None
 
     def hold(self, name: bytes, fence: bytes, reason: str, lapsed_only: bool) -> bool:

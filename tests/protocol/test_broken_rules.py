@@ -168,10 +168,10 @@ def test_a_failure_told_over_a_commit_is_caught(monkeypatch: pytest.MonkeyPatch)
     """A transaction whose answer was lost is looked up before its failure is told (5.1)."""
     honest = protocol.settle
 
-    def hasty(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
+    def hasty(call: Call, claim: Claim, ran: Ran, failed_runs: int) -> Plan[Conclusion]:
         if isinstance(ran.ended, RolledBack):
             return (yield from protocol._store(call, claim, ran.ended.outcome))
-        return (yield from honest(call, claim, ran, tries))
+        return (yield from honest(call, claim, ran, failed_runs))
 
     monkeypatch.setattr(protocol, "settle", hasty)
     caught(Scenario(effects=Effects.OPAQUE, behaviour=Behaviour.COMMITTING, faults=1), "4.7")

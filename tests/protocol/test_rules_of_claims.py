@@ -102,12 +102,12 @@ def test_an_opaque_operation_whose_server_died_is_held() -> None:
 
 def test_recovery_takes_over_what_it_has_seen() -> None:
     """Its first claim names the fence of the record that it found, so that it need not lose once (5.4)."""
-    seen = record(lapsed=True, effects=Effects.REPEATABLE, attempts=2, tries=1)
+    seen = record(lapsed=True, effects=Effects.REPEATABLE, attempts=2, failed_runs=1)
     repeatable = replace(call(effects=Effects.REPEATABLE), lapsed=seen)
     hand = Hand(protocol.operate(repeatable, b"mine"))
     assert hand.asked(TryClaim).over == b"theirs"
     hand.reply(TryClaim, None)
-    hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=3, tries=1))
+    hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=3, failed_runs=1))
     hand.reply(LoadSteps, ())
     assert hand.asked(Execute).attempt == 3
     assert hand.told == [Event.TOOK_OVER]
@@ -115,7 +115,7 @@ def test_recovery_takes_over_what_it_has_seen() -> None:
 
 def test_recovery_of_what_waits_runs_it_again() -> None:
     """And what another was quicker with is left to that one (5.2, 5.4)."""
-    seen = record(State.WAITING, lapsed=True, effects=Effects.REPEATABLE, tries=1)
+    seen = record(State.WAITING, lapsed=True, effects=Effects.REPEATABLE, failed_runs=1)
     hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen), b"mine"))
     hand.reply(TryClaim, None)
     assert hand.told == [Event.RUNS_AGAIN]
@@ -205,7 +205,7 @@ def test_a_claim_that_may_be_there_is_given_back(fails: bool) -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_take_over_that_may_be_there_forgets_no_steps(state: State, fails: bool) -> None:
     """It is due again at once, with the steps that the operation has finished, and is not released (5.2, 5.5)."""
-    seen = record(state, lapsed=True, effects=Effects.REPEATABLE, tries=2, undo_tries=3)
+    seen = record(state, lapsed=True, effects=Effects.REPEATABLE, failed_runs=2, failed_undos=3)
     hand = claiming(seen, effects=Effects.REPEATABLE)
     hand.fail(TryClaim, LOST)
     assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(0), 2, 3)

@@ -133,9 +133,9 @@ def test_a_take_over_can_be_lost() -> None:
 def test_a_take_over_without_an_answer_is_given_back() -> None:
     """With the counts that were found (5.5)."""
     hand = looking()
-    hand.reply(Get, standing(State.WAITING, lapsed=True, tries=2))
+    hand.reply(Get, standing(State.WAITING, lapsed=True, failed_runs=2))
     hand.fail(TryClaim, LOST)
-    assert hand.asked(Wait).tries == 2
+    assert hand.asked(Wait).failed_runs == 2
     hand.reply(Wait, True)
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
@@ -294,7 +294,7 @@ def test_what_came_to_a_step_is_claimed_and_settled_as_such() -> None:
     hand = running(Raised(UNKNOWN), claimed=True)
     assert hand.asked(Release) == Release(b"name", b"mine")
     hand = running(Raised(UNKNOWN), steps=True, claimed=True)
-    assert (hand.asked(Wait).name, hand.asked(Wait).tries) == (b"name", 1)
+    assert (hand.asked(Wait).name, hand.asked(Wait).failed_runs) == (b"name", 1)
     hand.reply(Wait, True)
     assert hand.result == Waits()
 

@@ -47,9 +47,9 @@ PASSING = Outcome(status=Code.UNAVAILABLE, details="later")
 STEP = Step(name="charge", position=0, result=b"jnull", undoable=True)
 
 
-def stepping(ended: Ended, *, tries: int = 0, effects: Effects = Effects.REPEATABLE, **policy: Any) -> Hand:
+def stepping(ended: Ended, *, failed_runs: int = 0, effects: Effects = Effects.REPEATABLE, **policy: Any) -> Hand:
     """A handler that has ended after it had finished a step."""
-    plan = protocol.settle(call(effects=effects, **policy), claim(effects), Ran(ended, steps=True), tries)
+    plan = protocol.settle(call(effects=effects, **policy), claim(effects), Ran(ended, steps=True), failed_runs)
     return Hand(plan)
 
 
@@ -152,7 +152,10 @@ def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: End
 
 def test_the_wait_grows_up_to_a_minute() -> None:
     """Twice as long before each further run (5.2)."""
-    delays = [stepping(Answered(PASSING), tries=tries, max_tries=99).asked(Wait).delay for tries in range(50)]
+    delays = [
+        stepping(Answered(PASSING), failed_runs=failed_runs, max_tries=99).asked(Wait).delay
+        for failed_runs in range(50)
+    ]
     assert [delay.total_seconds() for delay in delays[:7]] == [1, 2, 4, 8, 16, 32, 60]
     assert delays[-1] == timedelta(minutes=1)
 
@@ -171,7 +174,7 @@ def test_a_wait_that_can_not_be_kept() -> None:
 
 def test_what_does_not_pass_is_given_up() -> None:
     """After N tries it is undone, and the failure that is stored no longer says "retry" (5.2)."""
-    hand = stepping(Answered(PASSING), tries=4)
+    hand = stepping(Answered(PASSING), failed_runs=4)
     hand.reply(Undo, True)
     hand.reply(Unwind, None)
     given_up = hand.asked(Complete).outcome
@@ -211,12 +214,12 @@ def running_again(*, steps: list[Step], state: State = State.WAITING, **said: An
 
 def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
     """And goes on counting the tries (5.2)."""
-    hand = running_again(steps=[STEP], tries=2)
+    hand = running_again(steps=[STEP], failed_runs=2)
     assert hand.told == [Event.RUNS_AGAIN]
     execute = hand.asked(Execute)
     assert (execute.steps, execute.attempt, execute.unwinds) == ((STEP,), 4, False)
     hand.reply(Execute, Ran(Answered(PASSING), steps=True))
-    assert hand.asked(Wait).tries == 3
+    assert hand.asked(Wait).failed_runs == 3
 
 
 def taken_over() -> Hand:
@@ -270,7 +273,7 @@ def unwinding(**said: Any) -> Hand:
 
 def test_a_failed_operation_is_undone_by_whoever_runs_it_next() -> None:
     """However its handler ends now: the failure that was kept counts (5.2)."""
-    hand = unwinding(tries=1)
+    hand = unwinding(failed_runs=1)
     hand.reply(Execute, Ran(Answered(OK), steps=True))
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == FAILURE
@@ -278,11 +281,11 @@ def test_a_failed_operation_is_undone_by_whoever_runs_it_next() -> None:
 
 def test_an_undo_that_fails_is_tried_again_and_then_held() -> None:
     """Only an undo that fails N times makes it held; the tries before do not count, nor do they slow it (5.2)."""
-    hand = unwinding(tries=4)
+    hand = unwinding(failed_runs=4)
     hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
     hand.reply(Unwind, "an undo failed")
     assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 4, 1)
-    hand = unwinding(tries=4, undo_tries=4)
+    hand = unwinding(failed_runs=4, failed_undos=4)
     hand.reply(Execute, Ran(Raised(FAILURE), steps=True))
     hand.reply(Unwind, "an undo failed")
     assert hand.asked(Hold).reason == "an undo failed"

@@ -94,8 +94,8 @@ async def test_a_run_that_undoes_has_no_reply(serve: Servers, store: SQLiteStore
     assert (len(undos), things(serve.path)) == (2, [])
 
 
-@pytest.mark.parametrize(("attempts", "tries", "taken"), [(100, 99, 1), (19, 0, 1), (20, 0, 0), (120, 100, 0)])
-def test_what_failed_often_is_recovered_all_the_same(attempts: int, tries: int, taken: int) -> None:
+@pytest.mark.parametrize(("attempts", "failed_runs", "taken"), [(100, 99, 1), (19, 0, 1), (20, 0, 0), (120, 100, 0)])
+def test_what_failed_often_is_recovered_all_the_same(attempts: int, failed_runs: int, taken: int) -> None:
     """Recovery leaves alone what takes its servers down, and not what waits for a service that is away (5.4)."""
     assert MOST_CUT_SHORT == 20
     handlers = (generic_handler("async", {"Do": lambda request, context: request}),)
@@ -108,7 +108,7 @@ def test_what_failed_often_is_recovered_all_the_same(attempts: int, tries: int, 
         fingerprint=Fingerprint(raw=b"r" * 32, canonical=b"c" * 32),
         effects=Effects.REPEATABLE,
         attempts=attempts,
-        tries=tries,
+        failed_runs=failed_runs,
         created_at=datetime.now(timezone.utc),
         lapsed=True,
         request=StoredRequest(principal=b"", metadata=(), messages=(text("a").SerializeToString(),)),

@@ -33,7 +33,7 @@ class RedisStore:
     async def release(self, name: bytes, fence: bytes) -> bool:
         return False
 
-    async def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    async def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         return False
 
     async def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:

@@ -327,8 +327,8 @@ class Wait(Effect[bool]):
     name: bytes
     fence: bytes
     delay: timedelta
-    tries: int
-    undo_tries: int
+    failed_runs: int
+    failed_undos: int
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -254,8 +254,8 @@ def _run_again(call: Call, claim: Claim) -> Plan[Conclusion]:
         return Found(record)
     ran: Ran = yield Execute(claim, record.attempts, steps, unwinds=record.failure is not None)
     if record.failure is None or ran.ended is CutShort.ABANDONED:
-        return (yield from settle(call, claim, ran, record.tries))
-    return (yield from _unwind(call, claim, record.failure, record.tries, record.undo_tries))
+        return (yield from settle(call, claim, ran, record.failed_runs))
+    return (yield from _unwind(call, claim, record.failure, record.failed_runs, record.failed_undos))
 
 
 def _not_claimed(call: Call, claim: Claim, over: Record | None, error: StoreUnavailable) -> Plan[Conclusion]:
@@ -275,7 +275,7 @@ def _give_back(claim: Claim, over: Record | None) -> Plan[None]:
         if over is None:
             yield Release(claim.name, claim.fence)
         else:
-            yield Wait(claim.name, claim.fence, timedelta(0), over.tries, over.undo_tries)
+            yield Wait(claim.name, claim.fence, timedelta(0), over.failed_runs, over.failed_undos)
 
 
 def _is_in_doubt(record: Record) -> bool:
@@ -339,14 +339,14 @@ def _without_claim(call: Call) -> Plan[Conclusion]:
     return Unprotected(_CUT_SHORT if isinstance(ended, CutShort) else ended.outcome)
 
 
-def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
+def settle(call: Call, claim: Claim, ran: Ran, failed_runs: int) -> Plan[Conclusion]:
     """Settles the record after the handler has ended (4.5, 4.6, 5.2).
 
     Args:
         call: The call that leads the execution.
         claim: The claim of this run.
         ran: How the run ended.
-        tries: How many runs had failed before this one.
+        failed_runs: How many runs had failed before this one.
     """
     opaque = claim.effects is Effects.OPAQUE
     match ran.ended:
@@ -354,20 +354,20 @@ def settle(call: Call, claim: Claim, ran: Ran, tries: int) -> Plan[Conclusion]:
             return _executed(call, outcome, at)
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
-                return (yield from _end(call, claim, outcome, ran.steps, tries))
-            return (yield from _let_go(call, claim, outcome, ran.steps, tries))
+                return (yield from _end(call, claim, outcome, ran.steps, failed_runs))
+            return (yield from _let_go(call, claim, outcome, ran.steps, failed_runs))
         case Raised(outcome):
-            return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, tries))
+            return (yield from (_end if opaque else _let_go)(call, claim, outcome, ran.steps, failed_runs))
         case RolledBack(outcome, own):
             if opaque and not own:  # it may have had other effects before
-                return (yield from _end(call, claim, outcome, ran.steps, tries))
-            return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, tries))
+                return (yield from _end(call, claim, outcome, ran.steps, failed_runs))
+            return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, failed_runs))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
                 return (yield from _hold(call, claim, ran.ended.value))
             if ran.ended is CutShort.ABANDONED:
                 return Released(_CUT_SHORT)  # it still runs: another run may begin only when the lease has run out
-            return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, tries))
+            return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, failed_runs))
         case _:
             assert_never(ran.ended)
 
@@ -410,7 +410,7 @@ def _is_own_claim(claim: Claim, record: Record | None) -> bool:
     return record is not None and record.state is State.RUNNING and record.fence == claim.fence
 
 
-def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
+def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, failed_runs: int) -> Plan[Conclusion]:
     """Stores a final outcome. If it is a failure, the finished steps are undone first (5.2)."""
     if outcome.status is Code.OK or not steps:
         return (yield from _store(call, claim, outcome))
@@ -420,11 +420,13 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
         kept = yield from _insist(Undo(claim.name, claim.fence, failure))
     except Unstorable:
         stripped = yield from _stripped(outcome)
-        return Refused(_not_stored()) if stripped is None else (yield from _end(call, claim, stripped, steps, tries))
+        if stripped is None:
+            return Refused(_not_stored())
+        return (yield from _end(call, claim, stripped, steps, failed_runs))
     match kept:
         case True:
             yield Tell(Event.GIVEN_UP)
-            return (yield from _unwind(call, claim, outcome, tries, 0))
+            return (yield from _unwind(call, claim, outcome, failed_runs, 0))
         case False:
             return (yield from _overtaken(call, claim))
         case _Unheard.UNHEARD:
@@ -433,23 +435,23 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) ->
             assert_never(kept)
 
 
-def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, tries: int) -> Plan[Conclusion]:
+def _let_go(call: Call, claim: Claim, outcome: Outcome, steps: bool, failed_runs: int) -> Plan[Conclusion]:
     """Releases an operation whose failure may pass.
 
     With finished steps it waits for another run instead; after ``max_tries`` its steps are undone (5.2).
     """
     if not steps:
         return (yield from _release(call, claim, outcome))
-    if tries + 1 >= call.policy.max_tries:
-        return (yield from _end(call, claim, _given_up(call, outcome, tries + 1), steps, tries))
-    return (yield from _wait(call, claim, tries + 1, 0))
+    if failed_runs + 1 >= call.policy.max_tries:
+        return (yield from _end(call, claim, _given_up(call, outcome, failed_runs + 1), steps, failed_runs))
+    return (yield from _wait(call, claim, failed_runs + 1, 0))
 
 
-def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Conclusion]:
+def _wait(call: Call, claim: Claim, failed_runs: int, failed_undos: int) -> Plan[Conclusion]:
     """Makes the operation wait for its next run or its next undo, with a back-off (5.2)."""
-    failed = undo_tries or tries
+    failed = failed_undos or failed_runs
     delay = min(call.policy.retry_delay * 2 ** min(failed - 1, _MOST_DOUBLINGS), _LONGEST_DELAY)
-    kept = yield from _insist(Wait(claim.name, claim.fence, delay, tries, undo_tries))
+    kept = yield from _insist(Wait(claim.name, claim.fence, delay, failed_runs, failed_undos))
     match kept:
         case True:
             yield Tell(Event.WAITS)
@@ -462,7 +464,7 @@ def _wait(call: Call, claim: Claim, tries: int, undo_tries: int) -> Plan[Conclus
             assert_never(kept)
 
 
-def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: int) -> Plan[Conclusion]:
+def _unwind(call: Call, claim: Claim, failure: Outcome, failed_runs: int, failed_undos: int) -> Plan[Conclusion]:
     """Undoes the finished steps, then stores the failure.
 
     If an undo fails, the operation waits; after ``max_tries`` it is held (5.2).
@@ -473,9 +475,9 @@ def _unwind(call: Call, claim: Claim, failure: Outcome, tries: int, undo_tries: 
         return (yield from _overtaken(call, claim))
     if trouble is None:
         return (yield from _store(call, claim, failure))
-    if undo_tries + 1 >= call.policy.max_tries:
+    if failed_undos + 1 >= call.policy.max_tries:
         return (yield from _hold(call, claim, trouble))
-    return (yield from _wait(call, claim, tries, undo_tries + 1))
+    return (yield from _wait(call, claim, failed_runs, failed_undos + 1))
 
 
 def disposition(status: Code, policy: Policy) -> Disposition:
@@ -702,9 +704,9 @@ _FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
 _COME_BACK: Final = timedelta(seconds=1)
 
 
-def _given_up(call: Call, outcome: Outcome, tries: int) -> Outcome:
+def _given_up(call: Call, outcome: Outcome, failed_runs: int) -> Outcome:
     """Returns the failure to store after the last try. Its status is one that does not ask the client to retry."""
-    details = f"The operation failed {tries} times and was given up; the steps it had finished are undone"
+    details = f"The operation failed {failed_runs} times and was given up; the steps it had finished are undone"
     retained = outcome.retained and not (call.streams and outcome.message is None)
     return replace(outcome, status=Code.ABORTED, details=f"{details}: {outcome.details}", retained=retained)
 

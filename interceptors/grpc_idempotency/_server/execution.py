@@ -143,8 +143,8 @@ class ExecutionBase:
                 return store.release(name, fence)
             case Renew(name, fence, lease):
                 return store.renew(name, fence, lease)
-            case Wait(name, fence, delay, tries, undo_tries):
-                return store.wait(name, fence, delay, tries, undo_tries)
+            case Wait(name, fence, delay, failed_runs, failed_undos):
+                return store.wait(name, fence, delay, failed_runs, failed_undos)
             case Undo(name, fence, failure):
                 return store.undo(name, fence, failure)
             case LoadSteps(name):

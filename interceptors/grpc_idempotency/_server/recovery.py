@@ -158,4 +158,4 @@ def holding(store: Any, record: Record) -> Perform:
 
 def _cut_short(record: Record) -> int:
     """Returns how many of an operation's runs were cut short: all that did not fail in a way that may pass."""
-    return record.attempts - record.tries - record.undo_tries
+    return record.attempts - record.failed_runs - record.failed_undos

@@ -103,7 +103,9 @@ class _Records:
         entry = self._owned(asked, *_LEASED)
         if entry is None:
             return False
-        entry.record = replace(entry.record, state=State.WAITING, tries=asked.tries, undo_tries=asked.undo_tries)
+        entry.record = replace(
+            entry.record, state=State.WAITING, failed_runs=asked.failed_runs, failed_undos=asked.failed_undos
+        )
         entry.lease_until = self._now() + asked.delay
         return True
 
@@ -233,8 +235,8 @@ def _next(record: Record, claim: Claim) -> Record:
         _first(claim, record.created_at),
         state=State.RUNNING if record.failure is None else State.UNDOING,
         attempts=record.attempts + 1,
-        tries=record.tries,
-        undo_tries=record.undo_tries,
+        failed_runs=record.failed_runs,
+        failed_undos=record.failed_undos,
         failure=record.failure,
     )
 

@@ -24,10 +24,10 @@ async def put_held(store: AsyncStore) -> Claim:
     return claim
 
 
-async def put_waiting(store: AsyncStore, *, delay: timedelta = LEASE, tries: int = 1) -> Claim:
+async def put_waiting(store: AsyncStore, *, delay: timedelta = LEASE, failed_runs: int = 1) -> Claim:
     """Claims a new operation and makes it wait."""
     claim = await put_running(store)
-    assert await store.wait(claim.name, claim.fence, delay, tries, 0) is True
+    assert await store.wait(claim.name, claim.fence, delay, failed_runs, 0) is True
     return claim
 
 

@@ -60,7 +60,7 @@ class UnclaimedContract:
     async def test_an_expired_record_is_replaced(self, harness: AsyncTransactionHarness) -> None:
         """From the instant of its expiry on, a record is replaced, with all of its values."""
         store, orders = await opened(harness)
-        first = await put_waiting(store, tries=4)
+        first = await put_waiting(store, failed_runs=4)
         await harness.elapse(LEASE)
         second = a_claim(first.name, effects=Effects.REPEATABLE, streams=True, request=a_request(b"request"))
         assert await store.claim(second, over=first.fence) is None

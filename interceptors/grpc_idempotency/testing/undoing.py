@@ -100,17 +100,17 @@ class UndoContract:
         await assert_refused(store, first.name, first.fence)
 
     async def test_it_waits_with_its_failure(self, harness: AsyncStoreHarness) -> None:
-        """A waiting record keeps its failure and both counts of tries; once it is due, a take-over makes it undoing."""
+        """A waiting record keeps its failure and both its counts; once it is due, a take-over makes it undoing."""
         store = await harness.store()
         first = await put_undoing(store)
         assert await store.wait(first.name, first.fence, LEASE, 4, 2) is True
         record = await record_of(store, first)
-        assert (record.state, record.failure, record.tries, record.undo_tries) == (State.WAITING, FAILURE, 4, 2)
+        assert (record.state, record.failure, record.failed_runs, record.failed_undos) == (State.WAITING, FAILURE, 4, 2)
         await harness.elapse(LEASE)
         second = a_claim(first.name)
         assert await store.claim(second, over=first.fence) is None
         record = await record_of(store, second)
-        assert (record.state, record.failure, record.tries, record.undo_tries) == (State.UNDOING, FAILURE, 4, 2)
+        assert (record.state, record.failure, record.failed_runs, record.failed_undos) == (State.UNDOING, FAILURE, 4, 2)
 
     async def test_it_is_held_with_its_failure(self, harness: AsyncStoreHarness) -> None:
         """A held record keeps its failure, for an operator to see; the operator's decision becomes the outcome."""
@@ -136,7 +136,7 @@ class UndoContract:
         assert (await record_of(store, claim)).state is State.UNDOING
 
     async def test_a_claim_that_begins_anew_has_none_of_it(self, harness: AsyncStoreHarness) -> None:
-        """A new claim, after expiry or a release, has neither the failure nor the tries."""
+        """A new claim, after expiry or a release, has neither the failure nor the counts."""
         store = await harness.store()
         first = await put_undoing(store)
         assert await store.wait(first.name, first.fence, TICK, 1, 2) is True
@@ -148,7 +148,7 @@ class UndoContract:
         third = a_claim(first.name)
         assert await store.claim(third) is None
         record = await record_of(store, third)
-        assert (record.state, record.failure, record.tries, record.undo_tries) == (State.RUNNING, None, 0, 0)
+        assert (record.state, record.failure, record.failed_runs, record.failed_undos) == (State.RUNNING, None, 0, 0)
         released = await put_undoing(store)
         assert await store.release(released.name, released.fence) is True
         assert await store.claim(a_claim(released.name)) is None

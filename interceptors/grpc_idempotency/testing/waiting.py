@@ -20,7 +20,7 @@ class WaitContract:
         claim = await put_running(store)
         assert await store.wait(claim.name, claim.fence, LEASE * 2, 3, 0) is True
         record = await record_of(store, claim)
-        assert (record.state, record.fence, record.tries, record.attempts) == (State.WAITING, claim.fence, 3, 1)
+        assert (record.state, record.fence, record.failed_runs, record.attempts) == (State.WAITING, claim.fence, 3, 1)
         assert (record.lapsed, record.outcome, record.expires_at) == (False, None, None)
         await harness.elapse(LEASE * 2 - TICK)
         assert await record_of(store, claim) == record
@@ -65,16 +65,16 @@ class WaitContract:
         await assert_refused(store, claim.name, claim.fence)
 
     async def test_a_due_record_is_taken_over(self, harness: AsyncStoreHarness) -> None:
-        """A take-over of a due record adds one attempt and a new lease, and keeps the tries; the old fence fails."""
+        """A take-over of a due record adds one attempt and a new lease, and keeps the count; the old fence fails."""
         store = await harness.store()
-        first = await put_waiting(store, tries=4)
+        first = await put_waiting(store, failed_runs=4)
         created_at = (await record_of(store, first)).created_at
         await harness.elapse(LEASE)
         second = a_claim(first.name)
         assert await store.claim(second, over=first.fence) is None
         record = await record_of(store, second)
         assert (record.state, record.fence, record.fingerprint) == (State.RUNNING, second.fence, second.fingerprint)
-        assert (record.attempts, record.tries, record.created_at, record.lapsed) == (2, 4, created_at, False)
+        assert (record.attempts, record.failed_runs, record.created_at, record.lapsed) == (2, 4, created_at, False)
         await assert_refused(store, first.name, first.fence)
         await harness.elapse(LEASE)
         assert (await record_of(store, second)).lapsed
@@ -90,10 +90,10 @@ class WaitContract:
         assert await store.claim(a_claim(first.name), over=os.urandom(16)) == await record_of(store, first)
         assert await store.claim(a_claim(first.name)) == await record_of(store, first)
 
-    async def test_tries_are_as_of_the_last_wait(self, harness: AsyncStoreHarness) -> None:
-        """The tries of the last wait stay with the record to its end; a claim of an expired operation has none."""
+    async def test_failed_runs_are_as_of_the_last_wait(self, harness: AsyncStoreHarness) -> None:
+        """The count of the last wait stays with the record to its end; a claim of an expired operation has none."""
         store = await harness.store()
-        first = await put_waiting(store, delay=TICK, tries=1)
+        first = await put_waiting(store, delay=TICK, failed_runs=1)
         await harness.elapse(TICK)
         second = a_claim(first.name)
         assert await store.claim(second, over=first.fence) is None
@@ -103,11 +103,11 @@ class WaitContract:
         assert await store.claim(third, over=second.fence) is None
         assert await store.complete(third.name, third.fence, OUTCOME, TTL)
         record = await record_of(store, third)
-        assert (record.attempts, record.tries) == (3, 2)
+        assert (record.attempts, record.failed_runs) == (3, 2)
         await harness.elapse(TTL)
         assert await store.claim(a_claim(first.name)) is None
         record = await record_of(store, first)
-        assert (record.attempts, record.tries) == (1, 0)
+        assert (record.attempts, record.failed_runs) == (1, 0)
 
     async def test_of_many_that_run_a_due_record_again_one_wins(self, harness: AsyncStoreHarness) -> None:
         """Of 50 concurrent take-overs of a due record, one succeeds."""

@@ -70,9 +70,9 @@ class AsyncCalls(abc.ABC):
         """Deletes a running, undoing or held record."""
         return self._ask(ReleaseRequest(name, fence))
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> Awaitable[bool]:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> Awaitable[bool]:
         """Makes a running or undoing record waiting."""
-        return self._ask(WaitRequest(name, fence, delay, tries, undo_tries))
+        return self._ask(WaitRequest(name, fence, delay, failed_runs, failed_undos))
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> Awaitable[bool]:
         """Makes a running record undoing, and stores the failure with it."""

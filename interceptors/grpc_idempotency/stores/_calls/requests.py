@@ -133,8 +133,8 @@ class WaitRequest(FencedRequest[bool]):
     """``wait``."""
 
     delay: timedelta
-    tries: int
-    undo_tries: int
+    failed_runs: int
+    failed_undos: int
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -68,9 +68,9 @@ class Calls(abc.ABC):
         """Deletes a running, undoing or held record."""
         return self._ask(ReleaseRequest(name, fence))
 
-    def wait(self, name: bytes, fence: bytes, delay: timedelta, tries: int, undo_tries: int) -> bool:
+    def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         """Makes a running or undoing record waiting."""
-        return self._ask(WaitRequest(name, fence, delay, tries, undo_tries))
+        return self._ask(WaitRequest(name, fence, delay, failed_runs, failed_undos))
 
     def undo(self, name: bytes, fence: bytes, failure: Outcome) -> bool:
         """Makes a running record undoing, and stores the failure with it."""

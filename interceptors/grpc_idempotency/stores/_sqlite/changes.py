@@ -94,7 +94,7 @@ class Changes:
         """Returns the statement for one of the less frequent kinds, and its parameters before name and fence."""
         if isinstance(one, WaitRequest):
             delay = rows.milliseconds(one.delay) if one.delay else 0
-            return "wait", (delay, self.now + delay, one.tries, one.undo_tries)
+            return "wait", (delay, self.now + delay, one.failed_runs, one.failed_undos)
         if isinstance(one, UndoRequest):
             return "undo", rows.failure_row(one.failure)
         if isinstance(one, HoldRequest):

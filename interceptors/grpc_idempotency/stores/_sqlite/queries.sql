@@ -12,8 +12,8 @@ INSERT INTO {p}operations
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
-    effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0,
-    undo_tries = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
+    effects = excluded.effects, streams = excluded.streams, attempts = 1, failed_runs = 0,
+    failed_undos = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
     owner = excluded.owner, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
     details = '', trailers = NULL, message = excluded.message, request = excluded.request
 WHERE {p}operations.expires_at <= ?
@@ -45,7 +45,7 @@ INSERT INTO {p}operations
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 1, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
-    effects = excluded.effects, streams = excluded.streams, attempts = 1, tries = 0, undo_tries = 0,
+    effects = excluded.effects, streams = excluded.streams, attempts = 1, failed_runs = 0, failed_undos = 0,
     created_ms = excluded.created_ms, completed_ms = excluded.completed_ms, ttl_ms = excluded.ttl_ms,
     expires_at = excluded.expires_at, status = excluded.status, reason = '', resolved = 0, retained = excluded.retained,
     details = excluded.details, trailers = excluded.trailers, message = excluded.message
@@ -82,7 +82,7 @@ WHERE lease_until <= ? AND name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: wait
 -- Makes one running or undoing operation waiting.
-UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, tries = ?, undo_tries = ?
+UPDATE {p}operations SET state = 3, lease_ms = ?, lease_until = ?, failed_runs = ?, failed_undos = ?
 WHERE name = ? AND fence = ? AND state IN (0, 4)
 
 -- name: undo
@@ -134,7 +134,7 @@ DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 
 -- name: read
 -- Reads operations by name, including expired ones; any number at once. A NULL matches nothing.
-SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
+SELECT name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
 FROM {p}operations WHERE name IN ({rows})
 
@@ -155,7 +155,7 @@ ORDER BY created_ms, name LIMIT ?
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
 -- (opaque, and running or undoing), then those that have a request; the oldest first in each group. A NULL matches no
 -- method.
-SELECT name, state, fence, effects, attempts, tries, undo_tries, created_ms, lease_until, completed_ms, ttl_ms,
+SELECT name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations

@@ -117,7 +117,7 @@ def step(row: Row) -> Step:
 
 def record(row: Row, now: int) -> Record:
     """Returns the record in a row of the statements ``read`` and ``pending``."""
-    name, state, fence, effects, attempts, tries, undo_tries, created, lease_until, completed = row[:10]
+    name, state, fence, effects, attempts, failed_runs, failed_undos, created, lease_until, completed = row[:10]
     ttl_ms, _, status = row[10:13]
     owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:24]
     told = None
@@ -139,8 +139,8 @@ def record(row: Row, now: int) -> Record:
         effects=EFFECTS[effects],
         streams=bool(streams),
         attempts=attempts,
-        tries=tries,
-        undo_tries=undo_tries,
+        failed_runs=failed_runs,
+        failed_undos=failed_undos,
         created_at=instant(created),
         lapsed=lease_until is not None and lease_until <= now,
         completed_at=None if completed is None else instant(completed),

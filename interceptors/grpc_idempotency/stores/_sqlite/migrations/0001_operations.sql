@@ -9,8 +9,8 @@ CREATE TABLE {p}operations (
     effects INTEGER NOT NULL,                -- 0 opaque, 1 transactional, 2 repeatable
     streams INTEGER NOT NULL DEFAULT 0,      -- 1 if the method answers with a stream; then message is framed
     attempts INTEGER NOT NULL DEFAULT 1,
-    tries INTEGER NOT NULL DEFAULT 0,        -- number of failed runs of the handler; undo_tries: of its undos
-    undo_tries INTEGER NOT NULL DEFAULT 0,
+    failed_runs INTEGER NOT NULL DEFAULT 0,  -- failed runs of the handler
+    failed_undos INTEGER NOT NULL DEFAULT 0, -- failed runs of the undos
     created_ms INTEGER NOT NULL,
     lease_ms INTEGER,                        -- the length of the lease or the wait; NULL if there is none
     lease_until INTEGER,                     -- when the lease or the wait ends; NULL if there is none
