@@ -114,7 +114,7 @@ class RunningOperation(Protocol):
         """The store that holds the operation's record. A transaction in another database does not belong to it."""
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """``True`` once the handler has ended."""
 
     def seal(self, reply: object) -> Outcome:
@@ -192,7 +192,7 @@ def inherited_operation() -> RunningOperation | None:
         The operation, while its handler runs; else ``None``.
     """
     holder = HOLDER.get()
-    return None if holder is None or holder.operation.over else holder.operation
+    return None if holder is None or holder.operation.ended else holder.operation
 
 
 def bind_operation(context: contextvars.Context, operation: RunningOperation) -> None:

@@ -51,7 +51,7 @@ class AsyncRunning(Running):
     async def _let_others_come(self, beside: bool) -> None:
         """Waits until the handler's other tasks have asked for their finished steps, and so given the undos."""
         until = self._loop.time() + PATIENCE
-        while not self.over and self.steps.missing(beside=beside) and (left := until - self._loop.time()) > 0:
+        while not self.ended and self.steps.missing(beside=beside) and (left := until - self._loop.time()) > 0:
             await asyncio.wait((self._next_move(),), timeout=left)
 
     async def _run(self, name: str, fn: Callable[..., Any], transaction: bool) -> Any:

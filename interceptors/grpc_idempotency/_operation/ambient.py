@@ -34,7 +34,7 @@ class Holder:
     @property
     def asks(self) -> bool:
         """True if the calling task or thread is the holder, and has not only inherited its context."""
-        if self.over or (self.within is None and self.operation.over):
+        if self.over or (self.within is None and self.operation.ended):
             return False
         return self.owner is None or self.owner == caller_of(self.operation)
 

@@ -85,7 +85,7 @@ class Running:
     """The error with which the commit of a transaction of this run failed, if one did. Set by the store."""
     handlers: Any = None
     """The operation as the handler sees it, once the handler has asked for it."""
-    over: bool = False
+    ended: bool = False
     """True once the handler has ended: no further step begins, and tasks and threads it left have no operation."""
 
     _steps: Steps | None = None
@@ -99,7 +99,7 @@ class Running:
         steps = self._steps
         if steps is None:
             steps = self.__dict__.setdefault("_steps", Steps(self._finished, unwinds=self._unwinds))  # atomic
-            steps.over = self.over
+            steps.over = self.ended
         return steps
 
     @property
@@ -108,7 +108,7 @@ class Running:
         scope = self._scope
         if scope is None:
             scope = self.__dict__.setdefault("_scope", scope_of(self.name))  # atomic
-            scope.over = self.over
+            scope.over = self.ended
         return scope
 
     @property
@@ -122,7 +122,7 @@ class Running:
         Returns:
             True if it has left steps or transactions running, which must be waited for.
         """
-        self.over = True
+        self.ended = True
         if self._moved is not None:
             self._stir()
         if self._scope is not None:
@@ -158,7 +158,7 @@ class Running:
         Raises:
             TransactionMisuse: The handler has ended already.
         """
-        if self.over:
+        if self.ended:
             raise TransactionMisuse(
                 "the transaction comes too late: its handler has ended. Await store.transaction before it does"
             )

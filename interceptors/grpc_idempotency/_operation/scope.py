@@ -189,7 +189,7 @@ def current_scope() -> Scope | None:
     scope = CURRENT.get()
     if scope is None:
         holder = HOLDER.get()
-        if holder is not None and not holder.operation.over:
+        if holder is not None and not holder.operation.ended:
             scope = holder.operation.scope
     return None if scope is None or scope.over else scope
 

@@ -54,7 +54,7 @@ class SyncRunning(Running):
                 return self._ask(name, undo, transaction, beside=beside)
             except Unwinding:
                 # The handler's other threads may still come to their finished steps, and so give the undos.
-                self._turn.wait_for(lambda: self.over or not self.steps.missing(beside=beside), PATIENCE)
+                self._turn.wait_for(lambda: self.ended or not self.steps.missing(beside=beside), PATIENCE)
                 raise
             finally:
                 self._stir()

@@ -74,7 +74,7 @@ class AioRun(Run):
                 raise
             return self.committed(operation, None)
         finally:
-            if operation is not None and not operation.over:
+            if operation is not None and not operation.ended:
                 operation.end()
             self.end()
 

@@ -71,7 +71,7 @@ def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> 
 
     def guarded(db: Database) -> T:
         value = fn(db)
-        if not operation.over and operation.answers(value):
+        if not operation.ended and operation.answers(value):
             raise TransactionMisuse(_STRAYED)
         return value
 
