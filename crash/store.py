@@ -10,7 +10,7 @@ from crash.points import Point
 from grpc_idempotency import Database, FenceRefused, TransactionMisuse
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.records import Claim, Outcome, Record, Step
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Step
 from grpc_idempotency.transactions import running_operation
 from shop.errors import Reason, Refused
 
@@ -42,12 +42,12 @@ class LabStore(SQLiteStore):
             self.point.reach("after-look")
         return record
 
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         asked = self.journal.now()
-        renewed = await super().renew(name, fence, lease)
-        if renewed:
+        renewal = await super().renew(name, fence, lease)
+        if renewal is Renewal.RENEWED:
             self._note("renew", name, fence, asked=asked)
-        return renewed
+        return renewal
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         self.point.reach("before-completion")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
+from grpc_idempotency.records import Claim, Effects, Outcome, Record, Renewal, State, Step, StoredRequest, Swept
 
 
 @dataclass
@@ -111,11 +111,12 @@ class OwnStore:
             self._put(db, entry)
             return None
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         with self._owned(name, fence, *LEASED) as entry:
-            if entry is not None:
-                entry.until = self._now() + lease
-            return entry is not None
+            if entry is None:
+                return Renewal.LOST
+            entry.until = self._now() + lease
+            return Renewal.RENEWED
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         with self._owned(name, fence, *OWNED, State.COMPLETED) as entry:

@@ -56,6 +56,18 @@ class State(enum.Enum):
     """Its outcome can't be known, and it does not run again until an operator resolves it (4.5)."""
 
 
+class Renewal(enum.Enum):
+    """The answers of a store that is asked to renew a lease (4.9)."""
+
+    RENEWED = "renewed"
+    """The lease ends as asked."""
+    LOST = "lost"
+    """The operation is absent, has another fence, or is neither running nor undoing. Nothing was changed."""
+    BUSY = "busy"
+    """Another transaction uses the record, and the store did not wait for it. Nothing was changed or lost: try
+    again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
     """Two digests of one request (3.2), 32 bytes each. Two requests are the same if either digest is equal."""

@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
 
 
 class AsyncStore(Protocol):
@@ -68,8 +68,10 @@ class AsyncStore(Protocol):
             the lease, and ``None`` is returned.
         """
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[bool]:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Awaitable[Renewal]:
         """Sets the lease of a running or undoing record to end ``lease`` from now, even if it has run out already.
+
+        It does not wait for a lock that a handler's transaction may hold for long.
 
         Args:
             name: The operation's name.
@@ -77,7 +79,7 @@ class AsyncStore(Protocol):
             lease: How long the lease is good for, by the store's clock.
 
         Returns:
-            ``True`` if the record was changed.
+            Whether the lease was renewed, is lost, or can't be renewed at the moment.
         """
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | None]:
@@ -246,7 +248,7 @@ class Store(Protocol):
     def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
         """See :meth:`AsyncStore.claim`."""
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         """See :meth:`AsyncStore.renew`."""
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:

@@ -51,8 +51,8 @@ class Store:
     def get(self, name: bytes) -> Any:
         return self.records.get(name)
 
-    async def _renew_awaited(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        return bool(Store.renew(self, name, fence, lease))
+    async def _renew_awaited(self, name: bytes, fence: bytes, lease: timedelta) -> Any:
+        return Store.renew(self, name, fence, lease)
 
     async def _get_awaited(self, name: bytes) -> Any:
         return Store.get(self, name)

@@ -14,7 +14,7 @@ from grpc_idempotency import Effects, MemoryStore, Policy, State
 from grpc_idempotency._server import workers as _workers
 from grpc_idempotency._server.sync import interceptor as _sync
 from grpc_idempotency._server.workers import Workers, within
-from grpc_idempotency.records import Claim, Fingerprint, Record, StoredRequest, Swept
+from grpc_idempotency.records import Claim, Fingerprint, Record, Renewal, StoredRequest, Swept
 
 from ..harness.handlers import Method, full, server_stream, unary
 from ..harness.replies import new_key, refused, text
@@ -275,7 +275,7 @@ class Stuck(MemoryStore):
         self.go.wait(SOON)
         return super().pending(methods, limit)
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         self.renewals += 1
         if self.renewals == 3:
             self.renewed.open()
@@ -408,7 +408,7 @@ async def test_recovery_tries_again(serve: Servers, scarce: Scarce, monkeypatch:
     store.claim(lost)
     service = await serve(slow.methods(), store=store, policy=Policy(effects=Effects.REPEATABLE))
     scarce.scarce = True
-    assert store.renew(lost.name, lost.fence, ms(1))  # not before: recovery has begun to look
+    assert store.renew(lost.name, lost.fence, ms(1)) is Renewal.RENEWED  # not before: recovery has begun to look
 
     async def failed() -> bool:
         return len(scarce.failed) > 1

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from grpc_idempotency import Code, Outcome, Record, State
+from grpc_idempotency.records import Renewal
 
 from ..harness.replies import refused
 from ..harness.waiting import ms, until
@@ -209,7 +210,7 @@ async def test_a_lease_is_renewed(cell: Cell) -> None:
     await play.began.wait()
     claim = cell.faults.claims[-1]
     # As if its lease were about to end.
-    assert await cell.records.renew(claim.name, claim.fence, ms(1))
+    assert await cell.records.renew(claim.name, claim.fence, ms(1)) is Renewal.RENEWED
     await cell.until_record(lambda record: record is not None and not record.lapsed)
     play.go.open()
     assert (await call.answer()).mark == "executed"

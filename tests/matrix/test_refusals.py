@@ -8,6 +8,7 @@ import pytest
 from google.rpc import error_details_pb2
 
 from grpc_idempotency import Reason, State
+from grpc_idempotency.records import Renewal
 
 from ..harness.replies import COUNT, KEY, PUSH_BACK, STATUS, STATUS_DETAILS, Reply, refused
 from ..harness.waiting import ms
@@ -317,7 +318,7 @@ async def test_an_unknown_fence(cell: Cell) -> None:
     record = await cell.record()
     assert record is not None
     other = secrets.token_bytes(16)
-    assert not await cell.records.renew(record.name, other, ms(1))
+    assert await cell.records.renew(record.name, other, ms(1)) is Renewal.LOST
     assert not await cell.records.release(record.name, other)
     assert not await cell.records.hold(record.name, other, "not mine")
     play.go.open()

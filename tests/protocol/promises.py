@@ -17,7 +17,7 @@ from grpc_idempotency._protocol.effects import (
     Wait,
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
-from grpc_idempotency.records import Claim, Code, Effects, Outcome
+from grpc_idempotency.records import Claim, Code, Effects, Outcome, Renewal
 
 from .scenarios import Scenario, Step
 from .stores import NAME, Row, Store
@@ -110,11 +110,11 @@ class Witness:
             case _:
                 return
         if before is None or before.fence != fence:
-            silent = after == before and not reply
+            silent = after == before and reply in (False, None, Renewal.LOST)
             self.promise(silent, "4.2: a write under a strange fence changed something")
         elif isinstance(effect, Hold) and effect.lapsed_only and not self.store.lapsed(before):
             self.promise(after == before, "4.9: a live lease was taken for a dead one")
-        elif reply and isinstance(effect, Renew):
+        elif isinstance(effect, Renew) and reply is Renewal.RENEWED:
             self.live[fence] = self.store.now + effect.lease.total_seconds()
         elif reply:
             self.live.pop(fence, None)

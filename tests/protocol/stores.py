@@ -16,7 +16,7 @@ from grpc_idempotency._protocol.effects import (
     Wait,
 )
 from grpc_idempotency.errors import FenceRefused
-from grpc_idempotency.records import Claim, Effects, Fingerprint, Outcome, Record, State
+from grpc_idempotency.records import Claim, Effects, Fingerprint, Outcome, Record, Renewal, State
 
 NAME = b"operation-name.."
 METHOD = "/test.Service/Method"
@@ -116,11 +116,12 @@ class Store:
         row = self.row(name)
         return row if row is not None and row.fence == fence and row.state in states else None
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         row = self.owned(name, fence, State.RUNNING)
-        if row is not None:
-            self.rows[name] = replace(row, lease_until=self.now + lease.total_seconds())
-        return row is not None
+        if row is None:
+            return Renewal.LOST
+        self.rows[name] = replace(row, lease_until=self.now + lease.total_seconds())
+        return Renewal.RENEWED
 
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         row = self.owned(name, fence, State.RUNNING, State.HELD)

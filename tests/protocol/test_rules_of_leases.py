@@ -13,7 +13,7 @@ from grpc_idempotency._protocol.effects import (
     Pause,
     Renew,
 )
-from grpc_idempotency.records import Record, State
+from grpc_idempotency.records import Record, Renewal, State
 
 from .hand import DOWN, Hand, claim, record
 
@@ -23,7 +23,7 @@ def test_a_lease_is_renewed_every_so_often() -> None:
     hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
     for _ in range(3):
         assert hand.asked(Renew) == Renew(b"name", b"mine", timedelta(seconds=15), 5.0)
-        hand.reply(Renew, True)
+        hand.reply(Renew, Renewal.RENEWED)
         assert hand.asked(Pause).seconds == 5.0
         hand.reply(Pause, None)
 
@@ -41,13 +41,30 @@ def test_a_renewal_that_failed_is_tried_again_at_once() -> None:
     assert pauses == sorted(pauses)
     assert pauses[-1] == 1.25
     assert sum(pauses) < 10  # so that it is tried until the lease's end
-    hand.reply(Renew, True)
+    hand.reply(Renew, Renewal.RENEWED)
     assert hand.asked(Pause).seconds == 5.0
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
     hand.reply(LeaseHolds, True)
     assert hand.asked(Pause).seconds == 0.0
     assert hand.told == []
+
+
+def test_a_busy_record_loses_nothing() -> None:
+    """While another transaction uses the record, its renewal is tried again, as one that failed (4.9)."""
+    hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
+    pauses = []
+    for _ in range(3):
+        hand.reply(Renew, Renewal.BUSY)
+        hand.reply(LeaseHolds, True)
+        pauses.append(hand.asked(Pause).seconds)
+        hand.reply(Pause, None)
+    assert pauses == [0.0, 0.05, 0.1]
+    hand.reply(Renew, Renewal.RENEWED)
+    hand.reply(Pause, None)
+    hand.reply(Renew, Renewal.BUSY)
+    hand.reply(LeaseHolds, False)
+    assert hand.told == [Event.LAPSED]
 
 
 def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
@@ -59,7 +76,7 @@ def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
         assert hand.asked(Pause).seconds == 5.0
         hand.reply(Pause, None)
         assert hand.told == [Event.LAPSED]
-    hand.reply(Renew, True)
+    hand.reply(Renew, Renewal.RENEWED)
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
     hand.reply(LeaseHolds, False)
@@ -74,7 +91,7 @@ def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
 def test_a_lease_of_another_is_lost(now: Record | None) -> None:
     """The run is told, and its lease is renewed no more (4.2, 4.9)."""
     hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
-    hand.reply(Renew, False)
+    hand.reply(Renew, Renewal.LOST)
     hand.reply(Get, now)
     hand.reply(LoseLease, None)
     assert hand.told == [Event.LOST]
@@ -85,11 +102,11 @@ def test_a_lease_of_another_is_lost(now: Record | None) -> None:
 def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
     """A transaction that has committed the reply, say, ends the renewals of a handler that goes on (4.9, 5.1)."""
     hand = Hand(protocol.keep_lease(claim(), timedelta(seconds=5)))
-    hand.reply(Renew, False)
+    hand.reply(Renew, Renewal.LOST)
     hand.fail(Get, DOWN)
     hand.reply(LeaseHolds, True)
     hand.reply(Pause, None)
-    hand.reply(Renew, False)
+    hand.reply(Renew, Renewal.LOST)
     hand.reply(Get, record(state, fence=b"mine"))
     assert (hand.told, hand.result) == ([], None)
 

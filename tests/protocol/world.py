@@ -38,7 +38,7 @@ from grpc_idempotency._protocol.effects import (
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Claim, Effects, Fingerprint, State
+from grpc_idempotency.records import Claim, Effects, Fingerprint, Renewal, State
 
 from .actors import Actor, Beside, Early, Execution, Process, number
 from .handlers import Handlers
@@ -232,7 +232,7 @@ class World:
         actor.seen = self.version
         if isinstance(effect, TryClaim) and reply is None:
             self.witness.won(effect.claim)
-        if (isinstance(effect, TryClaim) and reply is None) or (isinstance(effect, Renew) and reply):
+        if (isinstance(effect, TryClaim) and reply is None) or (isinstance(effect, Renew) and reply is Renewal.RENEWED):
             self._owner(actor).lease_until = self.store.rows[NAME].lease_until
         self._reply(actor, reply)
 

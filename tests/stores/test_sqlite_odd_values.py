@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, Unstorable
-from grpc_idempotency.records import Claim, StoredRequest
+from grpc_idempotency.records import Claim, Renewal, StoredRequest
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step, keyed
 
@@ -96,7 +96,7 @@ async def test_it_fails_alone(store: AsyncSQLiteStore, own: Claim, what: str) ->
     odd, completed_at = answers.pop(4), answers.pop(1)
     assert isinstance(odd, Unstorable)
     assert completed_at is not None
-    assert answers == [None, True, True, True, True, before, [], "done"]
+    assert answers == [None, True, True, Renewal.RENEWED, True, before, [], "done"]
     assert await store.get(own.name) == before
     assert len(await store.list()) == 6
 

@@ -7,7 +7,7 @@ import pytest
 from typing_extensions import assert_type
 
 from grpc_idempotency import Outcome, Record, State, aio
-from grpc_idempotency.records import Claim, Step, Swept
+from grpc_idempotency.records import Claim, Renewal, Step, Swept
 from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
@@ -24,8 +24,8 @@ class RedisStore:
 
     async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None: ...
 
-    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
-        return False
+    async def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
+        return Renewal.LOST
 
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         return None

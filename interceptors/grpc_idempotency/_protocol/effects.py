@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from grpc_idempotency._protocol.refusals import Refusal
 from grpc_idempotency.policy import Policy
-from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Step, StoredRequest
+from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Renewal, Step, StoredRequest
 
 T = TypeVar("T")
 
@@ -266,7 +266,7 @@ class TryClaim(Effect[Record | None]):
 
 
 @dataclass(slots=True, unsafe_hash=True)
-class Renew(Effect[bool]):
+class Renew(Effect[Renewal]):
     """The store's ``renew``."""
 
     name: bytes

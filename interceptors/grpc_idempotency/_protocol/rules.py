@@ -64,7 +64,7 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, State, Step
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, Renewal, State, Step
 
 T = TypeVar("T")
 
@@ -624,9 +624,10 @@ def _is_whole(outcome: Outcome | None) -> TypeGuard[Outcome]:
 def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
     """Renews the lease of a running operation until the lease is lost or the run has ended (4.9).
 
-    The plan is started when the first renewal is due. A renewal that failed, or is not answered in time, is tried again
-    at once and then after short pauses. If the lease runs out meanwhile, another run may have begun. The renewals go on
-    all the same: if there was no take-over, the next one that succeeds makes the lease good again.
+    The plan is started when the first renewal is due. A renewal that failed, that met a busy record, or that is not
+    answered in time, is tried again at once and then after short pauses. If the lease runs out meanwhile, another run
+    may have begun. The renewals go on all the same: if there was no take-over, the next one that succeeds makes the
+    lease good again.
 
     Args:
         claim: The claim of the run, with its lease.
@@ -636,12 +637,15 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
     pause, lapsed = 0.0, False
     while True:
         try:
-            if (yield Renew(claim.name, claim.fence, claim.lease, patience)):
-                pause, lapsed = 0.0, False
-                yield Pause(every.total_seconds())
-                continue
-            record: Record | None = yield Get(claim.name)
+            renewal: Renewal = yield Renew(claim.name, claim.fence, claim.lease, patience)
+            record: Record | None = (yield Get(claim.name)) if renewal is Renewal.LOST else None
         except StoreUnavailable:
+            renewal, record = Renewal.BUSY, None
+        if renewal is Renewal.RENEWED:
+            pause, lapsed = 0.0, False
+            yield Pause(every.total_seconds())
+            continue
+        if renewal is Renewal.BUSY:
             if (yield LeaseHolds()):
                 yield Pause(pause)
                 pause = min(max(2 * pause, _FIRST_RETRY), patience / 4)

@@ -27,7 +27,7 @@ from grpc_idempotency._protocol.rules import keep_lease
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Claim
+from grpc_idempotency.records import Claim, Renewal
 
 logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Lease:
         """When the handler or the undos reach their execution limit, by the same clock."""
         self.lost = False
         """True if the operation has another owner now, or is held."""
-        self.unanswered: tuple[asyncio.Future[bool], ...] = ()
+        self.unanswered: tuple[asyncio.Future[Renewal], ...] = ()
         """The renewals that the store has not answered yet. Used only in the thread of the leases."""
         self.overrun = overrun
         self._tell = tell
@@ -265,7 +265,7 @@ class Leases:
             case _:
                 raise AssertionError(f"no lease performs {effect!r}")
 
-    async def _renewed(self, lease: Lease, patience: float | None) -> bool:
+    async def _renewed(self, lease: Lease, patience: float | None) -> Renewal:
         if len(lease.unanswered) >= MOST_UNANSWERED:
             await asyncio.wait(lease.unanswered, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         lease.unanswered = tuple(asked for asked in lease.unanswered if not asked.done())
@@ -279,13 +279,14 @@ class Leases:
         # If the answer comes later, it still counts.
         raise StoreUnavailable("the store did not answer in time", landed=None)
 
-    async def _extend(self, lease: Lease) -> bool:
+    async def _extend(self, lease: Lease) -> Renewal:
         claim, asked_at = lease.claim, now()
         assert claim is not None
-        renewed = bool(await self._answer(lease, partial(self._store.renew, claim.name, claim.fence, claim.lease)))
-        if renewed:
+        ask = partial(self._store.renew, claim.name, claim.fence, claim.lease)
+        renewal: Renewal = await self._answer(lease, ask)
+        if renewal is Renewal.RENEWED:
             lease.renewed(asked_at)
-        return renewed
+        return renewal
 
     async def _answer(self, lease: Lease, call: Callable[[], Any]) -> Any:
         """Returns the store's answer. Every error counts as one that may pass, since the lease may still hold.
@@ -335,7 +336,7 @@ def _do(method: "weakref.WeakMethod[Callable[[], None]]") -> None:
         do()
 
 
-def _heard(asking: "asyncio.Future[bool]") -> None:
+def _heard(asking: "asyncio.Future[Renewal]") -> None:
     """Reads the error of a late renewal, so that asyncio does not log it as never retrieved."""
     if not asking.cancelled():
         asking.exception()

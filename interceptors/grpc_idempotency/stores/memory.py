@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from grpc_idempotency.records import Claim, Effects, Outcome, Record, State, Step, StoredRequest, Swept
+from grpc_idempotency.records import Claim, Effects, Outcome, Record, Renewal, State, Step, StoredRequest, Swept
 from grpc_idempotency.stores._calls.aio import AsyncCalls
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
@@ -83,12 +83,12 @@ class _Records:
         standing.record, standing.lease_until = _next(seen, claim), self._now() + claim.lease
         return None
 
-    def renew(self, asked: RenewRequest) -> bool:
+    def renew(self, asked: RenewRequest) -> Renewal:
         entry = self._owned(asked, *_LEASED)
         if entry is None:
-            return False
+            return Renewal.LOST
         entry.lease_until = self._now() + asked.lease
-        return True
+        return Renewal.RENEWED
 
     def complete(self, asked: CompleteRequest) -> datetime | None:
         standing = self._owned(asked, State.COMPLETED)

@@ -2,7 +2,7 @@
 
 import os
 
-from grpc_idempotency.records import State
+from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import LEASE, TICK, a_claim
 from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
@@ -26,7 +26,7 @@ class LeaseContract:
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE / 2)
-        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        assert await store.renew(claim.name, claim.fence, LEASE) is Renewal.RENEWED
         await harness.elapse(LEASE - TICK)
         assert not (await record_of(store, claim)).lapsed
         await harness.elapse(TICK)
@@ -37,7 +37,7 @@ class LeaseContract:
         store = await harness.store()
         claim = await put_running(store)
         await harness.elapse(LEASE * 2)
-        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        assert await store.renew(claim.name, claim.fence, LEASE) is Renewal.RENEWED
         assert not (await record_of(store, claim)).lapsed
         assert await store.claim(a_claim(claim.name), over=claim.fence) is not None
 
@@ -45,16 +45,16 @@ class LeaseContract:
         """The lease ends ``lease`` from now, whatever its end was before."""
         store = await harness.store()
         claim = await put_running(store)
-        assert await store.renew(claim.name, claim.fence, TICK)
+        assert await store.renew(claim.name, claim.fence, TICK) is Renewal.RENEWED
         await harness.elapse(TICK)
         assert (await record_of(store, claim)).lapsed
 
     async def test_only_running_records_are_renewed(self, harness: AsyncStoreHarness) -> None:
-        """``renew`` returns ``False`` for held, waiting, completed and absent records."""
+        """``renew`` returns ``LOST`` for held, waiting, completed and absent records."""
         store = await harness.store()
         for prepare in (put_held, put_waiting, put_completed):
             claim = await prepare(store)
             record = await record_of(store, claim)
-            assert await store.renew(claim.name, claim.fence, LEASE) is False
+            assert await store.renew(claim.name, claim.fence, LEASE) is Renewal.LOST
             assert await record_of(store, claim) == record
-        assert await store.renew(os.urandom(16), os.urandom(16), LEASE) is False
+        assert await store.renew(os.urandom(16), os.urandom(16), LEASE) is Renewal.LOST

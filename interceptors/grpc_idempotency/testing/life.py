@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 
+from grpc_idempotency.records import Renewal
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import LEASE, OUTCOME, TTL, a_claim
 from grpc_idempotency.testing.states import names_of, put_completed, put_held, put_running, put_waiting, record_of
@@ -32,7 +33,7 @@ class LifeContract:
         again = await harness.store()
         await again.open()
         assert [await record_of(again, one) for one in claims] == records
-        assert await again.renew(claims[0].name, claims[0].fence, LEASE)
+        assert await again.renew(claims[0].name, claims[0].fence, LEASE) is Renewal.RENEWED
 
     async def test_stores_on_one_database_share_their_operations(self, harness: AsyncStoreHarness) -> None:
         """A claim through one store is lost to a record of the other, and a fence is valid in both."""
@@ -46,7 +47,7 @@ class LifeContract:
         """While one event loop is blocked, calls from another loop, in another thread, are answered."""
         store = await harness.store()
         claim = await put_running(store)
-        renewed: list[bool] = []
+        renewed: list[Renewal] = []
 
         async def renew() -> None:
             renewed.append(await store.renew(claim.name, claim.fence, LEASE))
@@ -56,7 +57,7 @@ class LifeContract:
         other = threading.Thread(target=lambda: asyncio.run(renew()), daemon=True)
         other.start()
         other.join(10)  # blocks this loop
-        assert renewed == [True]
+        assert renewed == [Renewal.RENEWED]
         assert (await under_way).fence == claim.fence
 
     async def test_closing_finishes_what_was_begun(self, harness: AsyncStoreHarness) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from grpc_idempotency.records import Claim, Record
+from grpc_idempotency.records import Claim, Record, Renewal
 from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.testing.makers import FAILURE, LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL, a_claim, a_step
 
@@ -60,7 +60,7 @@ async def names_of(records: Awaitable[Sequence[Record]]) -> set[bytes]:
 async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
     """Asserts that every fenced call under the fence is refused and changes nothing."""
     before, steps = await store.get(name), await store.steps(name)
-    assert await store.renew(name, fence, LEASE * 2) is False
+    assert await store.renew(name, fence, LEASE * 2) is Renewal.LOST
     assert await store.complete(name, fence, OTHER_OUTCOME, TTL) is None
     assert await store.release(name, fence) is False
     assert await store.wait(name, fence, TICK, 99, 0) is False

@@ -4,7 +4,7 @@ import os
 from dataclasses import replace
 from datetime import timedelta
 
-from grpc_idempotency.records import Code, Outcome, State
+from grpc_idempotency.records import Code, Outcome, Renewal, State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import FAILURE, LEASE, OUTCOME, TICK, TTL, a_claim, a_step
 from grpc_idempotency.testing.states import (
@@ -71,7 +71,7 @@ class UndoContract:
         claim = await put_undoing(store)
         await harness.elapse(LEASE - TICK)
         assert not (await record_of(store, claim)).lapsed
-        assert await store.renew(claim.name, claim.fence, LEASE) is True
+        assert await store.renew(claim.name, claim.fence, LEASE) is Renewal.RENEWED
         assert await store.record_step(claim.name, claim.fence, a_step("undo:charge")) is True
         await harness.elapse(LEASE)
         assert (await record_of(store, claim)).lapsed

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
 from grpc_idempotency.transactions import Database, RunningOperation
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class ReleaseRequest(FencedRequest[bool]):
 
 
 @dataclass(slots=True, eq=False, repr=False)
-class RenewRequest(FencedRequest[bool]):
+class RenewRequest(FencedRequest[Renewal]):
     """``renew``."""
 
     lease: timedelta

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.records import Claim, Outcome, Record, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
 from grpc_idempotency.stores._calls.nesting import MISUSE, inside
 from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
 from grpc_idempotency.stores._calls.requests import (
@@ -56,7 +56,7 @@ class Calls(abc.ABC):
         """Claims the operation if it is absent, or lapsed under the fence ``over``."""
         return self._ask(ClaimRequest(claim, over))
 
-    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> bool:
+    def renew(self, name: bytes, fence: bytes, lease: timedelta) -> Renewal:
         """Sets the lease of a running or undoing record to end ``lease`` from now."""
         return self._ask(RenewRequest(name, fence, lease))
 

@@ -6,7 +6,7 @@ The two kinds that every call makes, claims and completions, are in group.py, be
 from collections.abc import Sequence
 from typing import Any
 
-from grpc_idempotency.records import State
+from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.stores._calls.requests import (
     FencedRequest,
     HoldRequest,
@@ -72,7 +72,8 @@ class Changes:
         standing = {} if renewed == len(requests) else self._standing([one.name for one in requests])
         for one in requests:
             fence, state = standing.get(one.name, (None, None))
-            one.value = renewed == len(requests) or (fence == one.fence and state in rows.LEASED)
+            own = renewed == len(requests) or (fence == one.fence and state in rows.LEASED)
+            one.value = Renewal.RENEWED if own else Renewal.LOST
 
     def change(self, requests: Sequence[FencedRequest[bool]]) -> None:
         for one in requests:
