@@ -1,9 +1,8 @@
 """The checker, on what processes told of one operation."""
 
-from types import SimpleNamespace
 from typing import Any
 
-from crash.checker import Checker
+from crash.ownership import check_operation
 from crash.server import OPAQUE
 
 FIRST, SECOND = "1" * 32, "2" * 32
@@ -14,8 +13,7 @@ def event(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
 
 
 def findings(*story: dict[str, Any]) -> list[str]:
-    lab: Any = SimpleNamespace(_lease=1.5)
-    return list(Checker._story(lab, list(story)))
+    return list(check_operation(1.5, list(story)))
 
 
 def late(*more: dict[str, Any]) -> list[str]:

@@ -1,0 +1,111 @@
+"""Checks the servers' audit: who owned each operation, and that nobody else ran it or stored anything."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from crash.evidence import Evidence
+from crash.server import OPAQUE
+
+_MOMENT = 1e-6
+_TOLERANCE = 0.05
+"""The tolerance in seconds for two clocks, and for the delay of writing a line."""
+
+
+def ownership(evidence: Evidence) -> Iterator[str]:
+    """Checks claims, leases, fences, runs and steps, operation by operation."""
+    fences: set[str] = set()
+    stories: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for event in evidence.audit:
+        stories[event["name"]].append(event)
+        if (event["e"] == "claim" and not event["late"]) or (event["e"] == "run" and not event["claimed"]):
+            if event["fence"] in fences:
+                yield f"a reused fence: {event['fence']}"
+            fences.add(event["fence"])
+    for name, story in stories.items():
+        for finding in check_operation(evidence.lease, story):
+            yield f"{finding}: operation {name}"
+
+
+def check_operation(lease: float, story: list[dict[str, Any]]) -> Iterator[str]:
+    """Checks one operation, by the events of its audit.
+
+    A run with a claim owns the operation's record: it must run alone, and only it may store anything. A run without
+    a claim (5.1) has no record. It may run beside other runs and after them, because it may have looked for a
+    record before there was one. But it must not commit if a record exists.
+    """
+    owner, until = "", 0.0
+    claimed: set[str] = set()
+    unclaimed: set[str] = set()
+    steps: set[str] = set()
+    inside: dict[str, int] = {}
+    done = False
+    stands = False  # True if there certainly is a record that is not completed
+    opaque = False
+    ran = False
+    overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
+    runners: dict[str, set[str]] = defaultdict(set)
+    left = {event["fence"]: event["t"] for event in story if event["e"] == "left"}
+    for event in story:
+        if event["e"] == "began":
+            runners[event["step"]].add(event["fence"])
+
+    def order(event: dict[str, Any]) -> float:
+        # A process that was paused after its claim or step was stored writes its line later, perhaps after the
+        # process that took the operation over. The latter found the step, and so did not run it.
+        what, fence = event["e"], event["fence"]
+        late = fence in overtaken and (
+            what == "claim"
+            or (what == "step" and event["asked"] <= overtaken[fence] and runners[event["step"]] <= {fence})
+        )
+        moment = 2 * _MOMENT if what == "claim" else _MOMENT
+        return float(min(event["t"], overtaken[fence] - moment) if late else event["t"])
+
+    for event in sorted(story, key=order):
+        what, fence = event["e"], event["fence"]
+        if what == "claim":
+            if done:
+                yield "claimed after its outcome was stored"
+            if owner and event["t"] < until - _TOLERANCE:
+                yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
+            # If there was no record, the previous run released it. Its server may have died before it wrote that.
+            if claimed and opaque and owner and not (ran and event["over"] is None):
+                yield "opaque, and run again"
+            opaque, ran, stands = event["method"] == OPAQUE, False, True
+            claimed.add(fence)
+            unclaimed.discard(fence)  # its handler has reached a step
+        elif what in ("run", "began") and fence != owner and fence in claimed and fence in overtaken:
+            continue  # it was paused and continues without knowing of the take-over; it can change nothing
+        elif what == "run" and not event["claimed"]:
+            unclaimed.add(fence)
+        elif what == "done" and fence in unclaimed:
+            if stands:
+                yield "committed over a record that was not its own"
+        elif what in ("run", "step", "done") and fence != owner:
+            yield f"{what} under a fence that is not the owner's"
+        if what in ("claim", "renew") and (what == "claim" or fence == owner):
+            owner, until = fence, event["asked"] + lease
+        elif what == "ran" and fence == owner:
+            # Its end may be stored although the line is missing: its server was killed before it wrote it.
+            until, ran, stands = 0.0, True, False
+        elif what in ("release", "wait") and fence == owner:
+            owner, stands = "", what == "wait"
+            if what == "release":
+                steps.clear()
+                claimed.clear()
+        elif what == "began" and event["step"] in steps:
+            yield f"the step {event['step']} was run again"
+        elif what in ("step", "finished"):
+            steps.add(event["step"])
+        elif what == "entered":
+            # A run that was taken over does not know that, and one whose process was killed writes no end. Runs
+            # without a claim know of each other only within one process.
+            for other in inside.keys() - overtaken.keys():
+                known = inside[other] == event["pid"] or not {fence, other} & unclaimed
+                if known and left.get(other, 0.0) > event["t"]:
+                    yield "run beside a handler that still runs"
+            inside[fence] = event["pid"]
+        elif what == "done":
+            if done:
+                yield "completed twice"
+            done = True
