@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.stores._calls.requests import THREADS, Request
+from grpc_idempotency.stores._calls.requests import Request
 from grpc_idempotency.stores._sqlite import writer as writer_module
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.guard import Guard
@@ -251,7 +251,7 @@ class World:
         request = Flush()
         request.error = None
         request.value = None
-        request.loop = THREADS if loop is None else loop  # type: ignore[assignment]  # quacks like one
+        request.loop = loop  # type: ignore[assignment]  # quacks like one
         request.future = Answer()
         self.answers.append((loop, request.future))
         return request

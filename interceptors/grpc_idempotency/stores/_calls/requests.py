@@ -5,7 +5,9 @@ They are not frozen, because none outlives its call, and they compare by identit
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,17 +17,7 @@ from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Ste
 from grpc_idempotency.transactions import Database, RunningOperation
 
 T = TypeVar("T")
-
-
-class Threads:
-    """Takes the place of the event loop for callers that wait in threads. They can be answered at once."""
-
-    def call_soon_threadsafe(self, do: Callable[..., object], *args: object) -> None:
-        """Calls ``do`` with these arguments."""
-        do(*args)
-
-
-THREADS = Threads()
+_log = logging.getLogger("grpc_idempotency.stores")
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -34,8 +26,8 @@ class Request(Generic[T]):
 
     value: T = field(init=False)
     error: BaseException | None = field(default=None, init=False)
-    loop: asyncio.AbstractEventLoop | Threads = field(init=False)
-    """The caller's event loop."""
+    loop: asyncio.AbstractEventLoop | None = field(init=False)
+    """The caller's event loop; ``None`` if the caller waits in a thread."""
     future: Any = field(init=False)
     """The future that the caller waits for, of asyncio or of ``concurrent.futures``."""
     tables: Any = field(init=False)
@@ -244,3 +236,30 @@ class TransactionRequest(Request[Any]):
             self.operation.committed = self.committed
             self.operation.completed_at = self.completed_at
         self.operation.end_transaction(self)
+
+
+def deliver(requests: Sequence[Request[Any]]) -> None:
+    """Passes the answers of requests to their callers, with one call into each loop. For engines, in any thread."""
+    loops: dict[asyncio.AbstractEventLoop | None, list[Request[Any]]] = {}
+    for request in requests:
+        if type(request) is TransactionRequest:
+            request.end()
+        if request.loop in loops:
+            loops[request.loop].append(request)
+        else:
+            loops[request.loop] = [request]
+    for loop, answered in loops.items():
+        if loop is None:
+            _settle(answered)
+        else:
+            with suppress(RuntimeError):  # the loop is closed, so no caller in it waits any more
+                loop.call_soon_threadsafe(_settle, answered)
+
+
+def _settle(requests: Sequence[Request[Any]]) -> None:
+    for request in requests:
+        try:
+            request.settle()
+        except Exception:  # a bug that affects one answer must not keep the others from their callers
+            _log.exception("an answer could not be given")
+            request.future.cancel()

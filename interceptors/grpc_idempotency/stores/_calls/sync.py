@@ -14,7 +14,6 @@ from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Ste
 from grpc_idempotency.stores._calls.nesting import MISUSE, inside
 from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
 from grpc_idempotency.stores._calls.requests import (
-    THREADS,
     ClaimRequest,
     CompleteRequest,
     Engine,
@@ -125,7 +124,7 @@ class Calls(abc.ABC):
             if opened is None or opened[0].failure is not None:
                 return self._open_and_ask(request)
         engine, request.tables = opened
-        request.loop = THREADS
+        request.loop = None
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         request.future = future
         engine.submit(request)

@@ -18,7 +18,7 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable, TransactionMisuse
 from grpc_idempotency.stores._calls.nesting import MISUSE
-from grpc_idempotency.stores._calls.requests import Request, Threads
+from grpc_idempotency.stores._calls.requests import Request
 from grpc_idempotency.stores._sqlite.guard import Guard
 from grpc_idempotency.stores._sqlite.requests import Flush
 
@@ -136,7 +136,7 @@ def _stack(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _asks(request: Request[Any], stacks: list[list[FrameType]]) -> bool:
     """Returns ``True`` if one of these threads waits for the request's answer, or runs the loop that awaits it."""
-    loop = None if isinstance(request.loop, Threads) else request.loop
+    loop = request.loop
     return any(
         value is request or (loop is not None and value is loop)
         for stack in stacks

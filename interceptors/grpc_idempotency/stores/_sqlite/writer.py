@@ -13,13 +13,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.requests import (
     Request,
-    TransactionRequest,
+    deliver,
 )
 from grpc_idempotency.stores._sqlite.clock import RawClock
 from grpc_idempotency.stores._sqlite.connection import Settings, connect
@@ -210,7 +209,7 @@ class Writer:
                 refused.append(self._farewells.get_nowait())
             except queue.Empty:
                 break
-        _deliver(refused)
+        deliver(refused)
 
     # -- the connection's thread
 
@@ -243,7 +242,7 @@ class Writer:
                     unanswered = set(map(id, left))
                     batch = [one for one in batch if id(one) not in unanswered]
                 together = len(batch) + self._inbox.size()
-                _deliver(batch)
+                deliver(batch)
                 batches += 1
                 if not left:
                     self._gather(len(batch), many=together >= _MANY or not batches % _PROBE_EVERY)
@@ -299,7 +298,7 @@ class Writer:
             failure: The error of all other requests, now and later.
         """
         db.close()
-        _deliver(batch)
+        deliver(batch)
         self._end(failure)
 
     def _shrink(self, db: sqlite3.Connection) -> None:
@@ -372,30 +371,6 @@ class Writer:
         return failure
 
 
-def _deliver(requests: Sequence[AnyRequest]) -> None:
-    """Delivers results with one call into each event loop."""
-    loops: dict[Any, list[AnyRequest]] = {}
-    for request in requests:
-        if type(request) is TransactionRequest:
-            request.end()
-        if request.loop in loops:
-            loops[request.loop].append(request)
-        else:
-            loops[request.loop] = [request]
-    for loop, answered in loops.items():
-        with suppress(RuntimeError):  # the loop is closed, so no caller in it waits any more
-            loop.call_soon_threadsafe(_settle, answered)
-
-
 def _refuse(request: AnyRequest, error: Exception) -> None:
     request.error = error
-    _deliver([request])
-
-
-def _settle(requests: Sequence[AnyRequest]) -> None:
-    for request in requests:
-        try:
-            request.settle()
-        except Exception:  # a bug that affects one answer must not keep the others from their callers
-            _log.exception("an answer could not be given")
-            request.future.cancel()
+    deliver([request])
