@@ -2,14 +2,25 @@
 
 import pickle
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Claim, Effects, Outcome, Record, Renewal, State, Step, StoredRequest, Swept
+from grpc_idempotency.records import (
+    Claim,
+    Effects,
+    Outcome,
+    Record,
+    Renewal,
+    Standing,
+    State,
+    Step,
+    StoredRequest,
+    Swept,
+)
 
 
 @dataclass
@@ -192,6 +203,12 @@ class OwnStore:
         with self._database() as db:
             entry = self._find(db, name)
             return None if entry is None else entry.seen(self._now())
+
+    def standing(self, names: Collection[bytes]) -> Mapping[bytes, Standing]:
+        with self._database() as db:
+            entries = [entry for name in set(names) if (entry := self._find(db, name)) is not None]
+        seen = [entry.seen(self._now()) for entry in entries]
+        return {one.name: Standing(fence=one.fence, state=one.state, lapsed=one.lapsed) for one in seen}
 
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100

@@ -196,6 +196,18 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """The part of a record that tells waiting calls whether its run has ended (4.3)."""
+
+    fence: bytes
+    """The fence of the last claim."""
+    state: State
+    """The record's state."""
+    lapsed: bool
+    """True if its lease has run out by the store's clock, or if it is waiting and due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Swept:
     """The result of one batch of a sweep."""
 

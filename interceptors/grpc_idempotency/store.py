@@ -24,11 +24,11 @@ A store whose database can also hold a handler's rows has three more calls: see
 ``grpc_idempotency.testing`` contains the test suites that every store passes.
 """
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Standing, State, Step, Swept
 
 
 class AsyncStore(Protocol):
@@ -210,6 +210,19 @@ class AsyncStore(Protocol):
             The record, or ``None`` if the operation is absent.
         """
 
+    def standing(self, names: Collection[bytes]) -> Awaitable[Mapping[bytes, Standing]]:
+        """Reads the standings of many operations at once, without their payloads (4.3).
+
+        A process that has calls waiting for runs in other processes makes this call about every 50 ms, for all of them
+        together. It is to cost the store little more than one read.
+
+        Args:
+            names: The names of the operations.
+
+        Returns:
+            The standings by name. Absent operations are missing.
+        """
+
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
     ) -> Awaitable[Sequence[Record]]:
@@ -280,6 +293,9 @@ class Store(Protocol):
 
     def get(self, name: bytes) -> Record | None:
         """See :meth:`AsyncStore.get`."""
+
+    def standing(self, names: Collection[bytes]) -> Mapping[bytes, Standing]:
+        """See :meth:`AsyncStore.standing`."""
 
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100

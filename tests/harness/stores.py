@@ -26,6 +26,7 @@ _NAMES: dict[type, str] = {
     requests.WaitRequest: "wait",
     requests.StepRequest: "record_step",
     requests.GetRequest: "get",
+    requests.StandingRequest: "standing",
     requests.SweepRequest: "sweep",
 }
 """The calls that can be made to fail, besides ``transaction``."""

@@ -35,6 +35,7 @@ _FAILING = (
     "steps",
     "hold",
     "get",
+    "standing",
     "pending",
     "transaction",
     "read",

@@ -7,7 +7,7 @@ import pytest
 from typing_extensions import assert_type
 
 from grpc_idempotency import Outcome, Record, State, aio
-from grpc_idempotency.records import Claim, Renewal, Step, Swept
+from grpc_idempotency.records import Claim, Renewal, Standing, Step, Swept
 from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
@@ -55,6 +55,9 @@ class RedisStore:
         return False
 
     async def get(self, name: bytes) -> Record | None: ...
+
+    async def standing(self, names: Collection[bytes]) -> dict[bytes, Standing]:
+        return {}
 
     async def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100

@@ -2,12 +2,23 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from grpc_idempotency.records import Claim, Effects, Outcome, Record, Renewal, State, Step, StoredRequest, Swept
+from grpc_idempotency.records import (
+    Claim,
+    Effects,
+    Outcome,
+    Record,
+    Renewal,
+    Standing,
+    State,
+    Step,
+    StoredRequest,
+    Swept,
+)
 from grpc_idempotency.stores._calls.aio import AsyncCalls
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
@@ -21,6 +32,7 @@ from grpc_idempotency.stores._calls.requests import (
     RenewRequest,
     Request,
     ResolveRequest,
+    StandingRequest,
     StepRequest,
     StepsRequest,
     SweepRequest,
@@ -155,6 +167,11 @@ class _Records:
         entry = self._standing(asked.name)
         return None if entry is None else self._seen(entry)
 
+    def standing(self, asked: StandingRequest) -> Mapping[bytes, Standing]:
+        entries = {name: entry for name in asked.names if (entry := self._standing(name)) is not None}
+        seen = ((name, self._seen(entry)) for name, entry in entries.items())
+        return {name: Standing(fence=one.fence, state=one.state, lapsed=one.lapsed) for name, one in seen}
+
     def list(self, asked: ListRequest) -> tuple[Sequence[Record], None]:
         standing = (entry for name in self._entries if (entry := self._standing(name)) is not None)
         found = sorted((self._seen(entry) for entry in standing), key=_age)
@@ -262,6 +279,7 @@ _ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
     HoldRequest: _Records.hold,
     ResolveRequest: _Records.resolve,
     GetRequest: _Records.get,
+    StandingRequest: _Records.standing,
     ListRequest: _Records.list,
     SweepRequest: _Records.sweep,
 }

@@ -29,6 +29,7 @@ from grpc_idempotency.testing.outcomes import OutcomeContract
 from grpc_idempotency.testing.reading import ReadContract
 from grpc_idempotency.testing.recovery import RecoveryContract
 from grpc_idempotency.testing.replies import ReplyContract
+from grpc_idempotency.testing.standing import StandingContract
 from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.suite import (
     AsyncStoreContract,
@@ -66,6 +67,7 @@ __all__ = [
     "ReadContract",
     "RecoveryContract",
     "ReplyContract",
+    "StandingContract",
     "StepContract",
     "SweepContract",
     "TransactedStepContract",

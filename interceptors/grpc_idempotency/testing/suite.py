@@ -12,6 +12,7 @@ from grpc_idempotency.testing.outcomes import OutcomeContract
 from grpc_idempotency.testing.reading import ReadContract
 from grpc_idempotency.testing.recovery import RecoveryContract
 from grpc_idempotency.testing.replies import ReplyContract
+from grpc_idempotency.testing.standing import StandingContract
 from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.sweeping import SweepContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
@@ -32,6 +33,7 @@ class AsyncStoreContract(
     StepContract,
     RecoveryContract,
     ListContract,
+    StandingContract,
     SweepContract,
     LifeContract,
     CrowdContract,

@@ -6,14 +6,14 @@ They are not frozen, because none outlives its call, and they compare by identit
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Standing, State, Step, Swept
 from grpc_idempotency.transactions import Database, RunningOperation
 
 T = TypeVar("T")
@@ -156,6 +156,13 @@ class GetRequest(Request[Record | None]):
     """``get``."""
 
     name: bytes
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class StandingRequest(Request[Mapping[bytes, Standing]]):
+    """``standing``."""
+
+    names: tuple[bytes, ...]
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -5,12 +5,12 @@ The contracts in ``grpc_idempotency.store`` and ``grpc_idempotency.transactions`
 
 import abc
 import concurrent.futures
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.records import Claim, Outcome, Record, Renewal, State, Step, Swept
+from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Standing, State, Step, Swept
 from grpc_idempotency.stores._calls.nesting import MISUSE, inside
 from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
 from grpc_idempotency.stores._calls.requests import (
@@ -24,6 +24,7 @@ from grpc_idempotency.stores._calls.requests import (
     RenewRequest,
     Request,
     ResolveRequest,
+    StandingRequest,
     StepRequest,
     StepsRequest,
     TransactionRequest,
@@ -98,6 +99,10 @@ class Calls(abc.ABC):
     def get(self, name: bytes) -> Record | None:
         """Reads a record. Returns ``None`` if it is absent."""
         return self._ask(GetRequest(name))
+
+    def standing(self, names: Collection[bytes]) -> Mapping[bytes, Standing]:
+        """Reads the standings of many operations at once, by name. Absent operations are missing."""
+        return self._ask(StandingRequest(tuple(names)))
 
     def list(
         self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100

@@ -15,6 +15,7 @@ from grpc_idempotency.stores._calls.requests import (
     ListRequest,
     PendingRequest,
     Request,
+    StandingRequest,
     StepsRequest,
 )
 from grpc_idempotency.stores._sqlite import registry
@@ -43,8 +44,8 @@ class SQLiteBase:
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
         foreign_keys: Makes SQLite enforce the foreign keys of your own tables. A violation makes only its own
             transaction fail; a violation of a deferred key shows at the commit, which several transactions may share.
-        read_only: Answers only ``get``, ``list``, ``steps`` and ``pending``, and creates or changes nothing, not even a
-            file beside the store's. For tools that only inspect the store.
+        read_only: Answers only ``get``, ``standing``, ``list``, ``steps`` and ``pending``, and creates or changes
+            nothing, not even a file beside the store's. For tools that only inspect the store.
     """
 
     _opened: tuple[Engine, Any] | None
@@ -147,7 +148,7 @@ class _Reader:
 
     def submit(self, request: Request[Any]) -> None:
         """See :class:`Engine`."""
-        if isinstance(request, GetRequest | ListRequest | StepsRequest | PendingRequest):
+        if isinstance(request, GetRequest | StandingRequest | ListRequest | StepsRequest | PendingRequest):
             self._writer.submit(request)
             return
         request.error = StoreUnusable(f"{self._writer.path} is opened read-only here: nothing can be written")

@@ -116,7 +116,7 @@ class Changes:
         found: dict[bytes, tuple[bytes, int]] = {}
         for at in range(0, len(names), MOST_ROWS):
             sql, parameters = self._sql.by_names("standing", names[at : at + MOST_ROWS])
-            found |= {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, self.now]).fetchall()}
+            found |= {row[0]: row[1:3] for row in self._db.execute(sql, [*parameters, self.now]).fetchall()}
         return found
 
     def _read(self, names: Sequence[bytes]) -> dict[bytes, Any]:

@@ -118,8 +118,8 @@ SELECT EXISTS (
 )
 
 -- name: standing
--- Reads the fences and states of unexpired operations by name; any number at once. A NULL matches nothing.
-SELECT name, fence, state FROM {p}operations WHERE name IN ({rows}) AND (expires_at IS NULL OR expires_at > ?)
+-- Reads the fences, states and leases of unexpired operations by name; any number at once. A NULL matches nothing.
+SELECT name, fence, state, lease_until FROM {p}operations WHERE name IN ({rows}) AND (expires_at IS NULL OR expires_at > ?)
 
 -- name: resolve
 -- Completes one held operation with an operator's outcome.

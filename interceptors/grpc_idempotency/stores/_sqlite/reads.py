@@ -5,12 +5,13 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grpc_idempotency.records import State, Swept
+from grpc_idempotency.records import Standing, State, Swept
 from grpc_idempotency.stores._calls.requests import (
     GetRequest,
     ListRequest,
     PendingRequest,
     Request,
+    StandingRequest,
     StepsRequest,
     SweepRequest,
 )
@@ -75,6 +76,17 @@ def get(db: sqlite3.Connection, tables: Tables, requests: Sequence[GetRequest]) 
         for one in part:
             row = found.get(one.name)
             one.value = None if row is None or _expired(row, now) else rows.record(row, now)
+
+
+def standing(db: sqlite3.Connection, tables: Tables, request: StandingRequest) -> None:
+    """Reads the standings of operations, without their large columns."""
+    now, found = tables.clock.now(), {}
+    for at in range(0, len(request.names), MOST_ROWS):
+        sql, parameters = tables.sql.by_names("standing", request.names[at : at + MOST_ROWS])
+        for name, fence, state, lease_until in db.execute(sql, [*parameters, now]).fetchall():
+            lapsed = lease_until is not None and lease_until <= now
+            found[name] = Standing(fence=fence, state=rows.STATES[state], lapsed=lapsed)
+    request.value = found
 
 
 def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
@@ -153,6 +165,7 @@ def _expired(row: rows.Row, now: int) -> bool:
 
 
 _READS: dict[type[Request[Any]], Callable[[sqlite3.Connection, Tables, Any], None]] = {
+    StandingRequest: standing,
     ListRequest: list_part,
     StepsRequest: steps,
     PendingRequest: pending,

@@ -192,7 +192,7 @@ class Transactions:
     def _standing(self, operations: Sequence[RunningOperation], now: int) -> dict[bytes, tuple[bytes, int]]:
         """Returns fence and state of the existing records by name."""
         sql, parameters = self._tables.sql.by_names("standing", [one.name for one in operations])
-        return {row[0]: row[1:] for row in self._db.execute(sql, [*parameters, now]).fetchall()}
+        return {row[0]: row[1:3] for row in self._db.execute(sql, [*parameters, now]).fetchall()}
 
 
 def _call(request: TransactionRequest, view: View) -> bool:
