@@ -1,16 +1,18 @@
 """The fixtures of servers, whose methods are repeatable unless a test says otherwise."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from grpc_idempotency import SQLiteStore
+
 from ..harness.fixtures import discretion, pytest_generate_tests
 from ..harness.servers import Servers
 from .operations import REPEATABLE, Log
 
-__all__ = ["discretion", "log", "promptly", "pytest_generate_tests", "serve"]
+__all__ = ["discretion", "left_behind", "log", "promptly", "pytest_generate_tests", "serve"]
 
 
 @pytest.fixture
@@ -30,3 +32,11 @@ def promptly(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def log() -> Log:
     return Log()
+
+
+@pytest.fixture
+def left_behind(serve: Servers) -> Iterator[SQLiteStore]:
+    """The store of servers that are gone."""
+    store = SQLiteStore(serve.path)
+    yield store
+    store.close()

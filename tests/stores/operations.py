@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable
@@ -68,6 +68,15 @@ async def traced(store: AsyncSQLiteStore) -> list[str]:
     statements: list[str] = []
     await on_thread(store, lambda db: db.set_trace_callback(statements.append))
     return statements
+
+
+def commits(statements: Iterable[str]) -> int:
+    """How many transactions have written operations; the heartbeat has some of its own."""
+    count, writes = 0, False
+    for statement in statements:
+        writes = not statement.startswith("BEGIN") and (writes or "grpc_idempotency_operations" in statement)
+        count += writes and statement == "COMMIT"
+    return count
 
 
 async def together(store: AsyncSQLiteStore, *calls: Callable[[], Awaitable[Any]]) -> list[Any]:
