@@ -57,7 +57,7 @@ class _Faulty(LabStore):
     async def unrecorded(self, operation: Running, fn: Callable[[Database], T]) -> T:
         """Commits the handler's rows and reports a completion, but does not touch the record."""
         reply = await self.plain(fn)
-        operation.committed = operation.seal(reply)
+        operation.committed = operation.make_outcome(reply)
         return reply
 
     def transaction(
@@ -84,7 +84,7 @@ class CompletionBeforeCommit(_Faulty):
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         reply, statements = await self.rehearsed(fn)
-        outcome = operation.seal(reply)
+        outcome = operation.make_outcome(reply)
         if operation.claim is None:
             await self.complete(operation.name, operation.fence, outcome, operation.ttl)
         else:
@@ -251,7 +251,7 @@ class SwallowedRollback(_Faulty):
         except Refused:
             if not replies:
                 raise  # the function itself has refused
-            operation.committed = operation.seal(replies[-1])
+            operation.committed = operation.make_outcome(replies[-1])
             return replies[-1]
 
 
@@ -299,7 +299,7 @@ class CommittedTooLate(_Faulty):
         if claim is None:
             return await super().reply(operation, fn)
         reply, statements = await self.rehearsed(fn)
-        operation.committed = outcome = operation.seal(reply)
+        operation.committed = outcome = operation.make_outcome(reply)
 
         async def commit() -> None:
             await asyncio.sleep(0.02)
@@ -320,5 +320,5 @@ class RefusedCommitAnswered(_Faulty):
         try:
             return await super().reply(operation, fn)
         except FenceRefused:
-            operation.committed = operation.seal(reply)
+            operation.committed = operation.make_outcome(reply)
             return reply

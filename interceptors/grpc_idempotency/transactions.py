@@ -73,8 +73,8 @@ class RunningOperation(Protocol):
 
     The store gets it from :func:`running_operation` when ``transaction`` is called. The store calls
     :meth:`begin_transaction` before it queues the transaction, and :meth:`end_transaction` once the transaction is
-    answered. In between it runs the function, calls :meth:`seal` to get the outcome for the function's result, and
-    commits rows and outcome together: it completes the record or, if there is a :attr:`claim`, inserts a completed one.
+    answered. In between it runs the function, calls :meth:`make_outcome` for the function's result, and commits rows
+    and outcome together: it completes the record or, if there is a :attr:`claim`, inserts a completed one.
     """
 
     committed: Outcome | None
@@ -117,7 +117,7 @@ class RunningOperation(Protocol):
     def ended(self) -> bool:
         """``True`` once the handler has ended."""
 
-    def seal(self, reply: object) -> Outcome:
+    def make_outcome(self, reply: object) -> Outcome:
         """Makes the call's outcome from ``reply``, with the status and the trailers that are set so far.
 
         The store calls it within the transaction, after the transaction's function.

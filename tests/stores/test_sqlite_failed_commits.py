@@ -10,7 +10,7 @@ from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, State
 from grpc_idempotency.stores._sqlite import group
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step, keyed, sealed
+from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step, keyed, outcome_of
 
 
 class TestFailedCommits:
@@ -75,7 +75,7 @@ class TestFailedCommits:
         assert await keyed_reply(store, unclaimed) == "1"
         record = await store.get(unclaimed.name)
         assert record is not None
-        assert (record.fence, record.outcome) == (unclaimed.fence, sealed("1"))
+        assert (record.fence, record.outcome) == (unclaimed.fence, outcome_of("1"))
         failing.append(True)
         assert await store.wait(another.name, another.fence, LEASE, 1, 0) is True
 

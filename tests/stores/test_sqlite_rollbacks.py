@@ -11,7 +11,7 @@ import pytest
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, TransactionMisuse, Unstorable
 from grpc_idempotency.records import Effects, State
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed, sealed
+from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step, keyed, outcome_of
 from grpc_idempotency.transactions import Database
 
 from .conftest import Make, MakeBlocking
@@ -133,7 +133,7 @@ class TestLost:
             assert await store.transaction(insert("b")) == "b"
         record = await store.get(claim.name)
         assert record is not None
-        assert record.outcome == sealed("b")
+        assert record.outcome == outcome_of("b")
         assert await orders(store) == ["b", "there"]
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError])

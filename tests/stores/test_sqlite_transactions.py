@@ -15,7 +15,7 @@ from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable, TransactionMisuse
 from grpc_idempotency.records import Claim
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import TTL, a_claim, keyed, sealed
+from grpc_idempotency.testing import TTL, a_claim, keyed, outcome_of
 from grpc_idempotency.transactions import Database
 
 from .conftest import HandClock, Make
@@ -225,7 +225,7 @@ class TestKeyed:
             task.cancel()
             await asyncio.wait([task])
         assert await store.get(claim.name) is not None  # answered after the group that stored it
-        assert operation.committed == sealed("a")
+        assert operation.committed == outcome_of("a")
         assert await orders(store) == ["a"]
 
     async def test_a_transaction_that_can_not_be_asked_ends_for_its_operation(self, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ class TestKeyed:
             principal=b"",
             store=store,
             ttl=TTL,
-            seal=sealed,
+            make_outcome=outcome_of,
         )
         loop = asyncio.new_event_loop()
         loop.run_until_complete(store.claim(claim))
@@ -286,7 +286,7 @@ class TestKeyed:
             enter(None)
         go.set()
         operation.rest()
-        assert operation.committed == sealed("a")
+        assert operation.committed == outcome_of("a")
         loop.run_until_complete(store.close())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()

@@ -10,7 +10,7 @@ import pytest
 from grpc_idempotency.errors import FenceRefused, Unstorable
 from grpc_idempotency.records import Claim, Effects
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import a_claim, keyed, sealed
+from grpc_idempotency.testing import a_claim, keyed, outcome_of
 from grpc_idempotency.transactions import Database
 
 from .conftest import Make
@@ -90,4 +90,4 @@ async def test_the_second_run_in_a_group_commits_if_the_first_can_not(store: Asy
     assert await orders(store) == ["b"]
     record = await store.get(claim.name)
     assert record is not None
-    assert record.outcome == sealed("b")
+    assert record.outcome == outcome_of("b")

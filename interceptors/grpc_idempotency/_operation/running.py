@@ -35,7 +35,7 @@ class Running:
         principal: bytes,
         store: Any,
         ttl: timedelta,
-        seal: Callable[[object], Outcome],
+        make_outcome: Callable[[object], Outcome],
         answers: Callable[[object], bool] = lambda _: False,
         leased: Callable[[], bool] = lambda: True,
         finished: Sequence[Step] = (),
@@ -65,7 +65,7 @@ class Running:
         """Called before an unclaimed operation is claimed for a step."""
         self._claimed = claimed
         """Called when that claim is written."""
-        self._seal = seal
+        self._make_outcome = make_outcome
         self._answers = answers
         self._leased = leased
         self._finished = finished
@@ -132,7 +132,7 @@ class Running:
             return self._steps.running or bool(self._transactions)
         return bool(self._transactions)
 
-    def seal(self, reply: object) -> Outcome:
+    def make_outcome(self, reply: object) -> Outcome:
         """Returns the outcome of the call if ``reply`` is its reply, with the status and trailers set so far.
 
         For a store's ``transaction``: if the status of the outcome is not OK, the transaction must be rolled back.
@@ -143,7 +143,7 @@ class Running:
         """
         if self._unwinds or self._steps is not None:
             self.steps.check_reply()
-        return self._seal(reply)
+        return self._make_outcome(reply)
 
     def answers(self, value: object) -> bool:
         """True if a value could be the call's reply. For the stores."""

@@ -215,7 +215,7 @@ class ExecutionBase:
             principal=self.call.principal,
             store=self._store,
             ttl=policy.ttl,
-            seal=self.run.seal,
+            make_outcome=self.run.make_outcome,
             answers=self.run.answers,
             leased=lease.holds,
             finished=effect.steps,

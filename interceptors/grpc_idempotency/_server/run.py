@@ -39,7 +39,7 @@ class Run:
     _sealed: tuple[object, Outcome] | None = None
     """The reply of a transaction, and the outcome made of it."""
     _late: tuple[bytes, ...] = ()
-    """Messages of the stream that came after an outcome was sealed."""
+    """Messages of the stream that came after an outcome was made."""
     _unserializable: Exception | None = None
     """The error that the serializer of the response raised."""
 
@@ -52,7 +52,7 @@ class Run:
         if target.response_streams:
             self.buffer = StreamBuffer(target.method.policy.max_response_bytes)
 
-    def seal(self, reply: object) -> Outcome:
+    def make_outcome(self, reply: object) -> Outcome:
         """Returns the outcome that a transaction stores if this is its reply (5.1).
 
         If the method answers with a stream, the reply is the sequence of its messages.

@@ -18,7 +18,7 @@ from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
 from grpc_idempotency.testing.crowds import CrowdContract
 from grpc_idempotency.testing.fences import FenceContract
-from grpc_idempotency.testing.handlers import Orders, keyed, opened, sealed, step_of
+from grpc_idempotency.testing.handlers import Orders, keyed, opened, outcome_of, step_of
 from grpc_idempotency.testing.harness import AsyncStoreHarness, AsyncTransactionHarness, in_threads
 from grpc_idempotency.testing.held import HeldContract
 from grpc_idempotency.testing.leases import LeaseContract
@@ -82,6 +82,6 @@ __all__ = [
     "in_threads",
     "keyed",
     "opened",
-    "sealed",
+    "outcome_of",
     "step_of",
 ]

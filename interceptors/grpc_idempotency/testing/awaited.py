@@ -4,7 +4,7 @@ import asyncio
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import State
-from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.handlers import keyed, opened, outcome_of
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import put_running, record_of
@@ -29,7 +29,7 @@ class AwaitedContract:
             task.cancel()
             await asyncio.wait([task])
         outcome, names = (await record_of(store, claim)).outcome, await orders.names(store)
-        assert (operation.committed, outcome, names) in ((sealed("a"), sealed("a"), ["a"]), (None, None, []))
+        assert (operation.committed, outcome, names) in ((outcome_of("a"), outcome_of("a"), ["a"]), (None, None, []))
 
     async def test_a_transaction_that_comes_too_late_is_refused(self, harness: AsyncTransactionHarness) -> None:
         """A transaction that the handler made, but that is first awaited after the handler has ended, is refused."""
@@ -48,4 +48,4 @@ class AwaitedContract:
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
             assert await asyncio.create_task(store.transaction(orders.insert("a"))) == "a"
-        assert operation.committed == sealed("a")
+        assert operation.committed == outcome_of("a")

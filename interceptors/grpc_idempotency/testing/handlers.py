@@ -12,7 +12,7 @@ from grpc_idempotency.testing.makers import TTL, a_step
 from grpc_idempotency.transactions import AsyncTransactionalStore, Database, RunningOperation
 
 
-def sealed(reply: object) -> Outcome:
+def outcome_of(reply: object) -> Outcome:
     """Returns the outcome of a handler that replies with a text."""
     return Outcome(status=Code.OK, message=str(reply).encode())
 
@@ -21,7 +21,7 @@ def sealed(reply: object) -> Outcome:
 async def keyed(
     store: object,
     claim: Claim,
-    seal: Callable[[object], Outcome] = sealed,
+    make_outcome: Callable[[object], Outcome] = outcome_of,
     *,
     unclaimed: bool = False,
     unwinds: bool = False,
@@ -33,7 +33,7 @@ async def keyed(
     Args:
         store: The store that holds the operation's record.
         claim: The operation's claim.
-        seal: Makes the outcome of a reply. A reply is a text.
+        make_outcome: Makes the outcome of a reply. A reply is a text.
         unclaimed: True if the claim has not been written.
         unwinds: True if the run only registers how its steps are undone.
     """
@@ -48,7 +48,7 @@ async def keyed(
         ttl=TTL,
         unwinds=unwinds,
         loop=asyncio.get_running_loop(),
-        seal=seal,
+        make_outcome=make_outcome,
         answers=lambda value: isinstance(value, str),
     )
     enter(running, asyncio.current_task())

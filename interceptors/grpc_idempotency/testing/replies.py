@@ -7,7 +7,7 @@ from collections.abc import Callable
 from grpc_idempotency._operation.steps import Unwinding
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Outcome, State
-from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.handlers import keyed, opened, outcome_of
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL, a_claim
 from grpc_idempotency.testing.raising import raises
@@ -19,30 +19,30 @@ class ReplyContract:
     """The transaction of a keyed call, whose result is the call's reply."""
 
     async def test_rows_and_outcome_commit_together(self, harness: AsyncTransactionHarness) -> None:
-        """The record is completed with the sealed reply for ``ttl`` from now, and the operation has its outcome."""
+        """The record is completed with the reply for ``ttl`` from now, and the operation has its outcome."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim) as operation:
             assert await store.transaction(orders.insert("a")) == "a"
-            assert operation.committed == sealed("a")
+            assert operation.committed == outcome_of("a")
         record = await record_of(await harness.store(), claim)
-        assert (record.state, record.outcome, record.fence) == (State.COMPLETED, sealed("a"), claim.fence)
+        assert (record.state, record.outcome, record.fence) == (State.COMPLETED, outcome_of("a"), claim.fence)
         assert record.completed_at is not None
         assert record.expires_at == record.completed_at + TTL
         assert await orders.names(store) == ["a"]
 
     async def test_the_function_has_its_callers_operation(self, harness: AsyncTransactionHarness) -> None:
-        """The function and ``seal`` run with the caller's operation; in an un-keyed call there is none."""
+        """The function and ``make_outcome`` run with the caller's operation; in an un-keyed call there is none."""
         store, _ = await opened(harness)
         claim = await put_running(store)
         seen: list[object] = []
 
-        def seal(reply: object) -> Outcome:
+        def make_outcome(reply: object) -> Outcome:
             seen.extend((reply, running_operation()))
-            return sealed(reply)
+            return outcome_of(reply)
 
         assert await store.transaction(lambda _: running_operation()) is None
-        async with keyed(store, claim, seal) as operation:
+        async with keyed(store, claim, make_outcome) as operation:
             found = await store.transaction(lambda _: running_operation())
         assert found is operation
         assert seen == [operation, operation]
@@ -74,17 +74,17 @@ class ReplyContract:
         store, orders = await opened(harness)
         claim = await put_running(store)
 
-        def seal(_: object) -> Outcome:
+        def make_outcome(_: object) -> Outcome:
             raise TypeError("not a message")
 
-        async with keyed(store, claim, seal):
+        async with keyed(store, claim, make_outcome):
             with raises(TypeError):
                 await store.transaction(orders.insert("a"))
         assert await orders.names(store) == []
         assert (await record_of(store, claim)).state is State.RUNNING
 
     async def test_a_run_that_only_undoes_has_no_reply(self, harness: AsyncTransactionHarness) -> None:
-        """``seal`` then raises a ``BaseException`` that is no ``Exception``; this rolls back as well."""
+        """``make_outcome`` then raises a ``BaseException`` that is no ``Exception``; this rolls back as well."""
         store, orders = await opened(harness)
         claim = await put_running(store)
         async with keyed(store, claim, unwinds=True):
@@ -131,7 +131,7 @@ class ReplyContract:
             await harness.elapse(LEASE * 2)
             async with keyed(store, claim):
                 assert await store.transaction(orders.insert(name)) == name
-            assert (await record_of(store, claim)).outcome == sealed(name)
+            assert (await record_of(store, claim)).outcome == outcome_of(name)
         assert await orders.names(store) == ["a", "b"]
 
     async def test_of_a_transaction_and_a_take_over_one_wins(self, harness: AsyncTransactionHarness) -> None:
@@ -169,7 +169,7 @@ class ReplyContract:
             )
         (won,) = [answer for answer in answers if isinstance(answer, str)]
         assert [type(answer) for answer in answers if answer != won] == [TransactionMisuse]
-        assert operation.committed == (await record_of(store, claim)).outcome == sealed(won)
+        assert operation.committed == (await record_of(store, claim)).outcome == outcome_of(won)
         assert await orders.names(store) == ["a", won]
 
     async def test_a_handlers_task_has_transactions_of_its_own(self, harness: AsyncTransactionHarness) -> None:
@@ -199,8 +199,8 @@ class ReplyContract:
             assert operation.committed is None
         async with keyed(await harness.store(), claim) as operation:
             await store.transaction(orders.insert("c"))
-            assert operation.committed == sealed("c")
-        assert (await record_of(store, claim)).outcome == sealed("c")
+            assert operation.committed == outcome_of("c")
+        assert (await record_of(store, claim)).outcome == outcome_of("c")
 
     async def test_of_many_keyed_transactions_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
         """Of 60 concurrent calls, all rows and outcomes are stored, except every fourth, whose fence is invalid."""
@@ -215,7 +215,7 @@ class ReplyContract:
         kept = [n for n in range(60) if n % 4]
         assert await orders.names(store) == [f"{n:02}" for n in kept]
         for n in kept:
-            assert (await record_of(store, claims[n])).outcome == sealed(f"{n:02}")
+            assert (await record_of(store, claims[n])).outcome == outcome_of(f"{n:02}")
 
 
 async def _pay(store: AsyncTransactionalStore, claim: Claim, fn: Callable[[Database], str]) -> str:

@@ -4,7 +4,7 @@ import asyncio
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Step
-from grpc_idempotency.testing.handlers import keyed, opened, sealed, step_of
+from grpc_idempotency.testing.handlers import keyed, opened, outcome_of, step_of
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, a_claim, a_step
 from grpc_idempotency.testing.raising import raises
@@ -24,10 +24,10 @@ class TransactedStepContract:
                 assert await store.transaction(orders.insert(name), step=step_of(name)) == name
                 assert operation.committed is None
             assert await store.transaction(orders.insert("d")) == "d"
-            assert operation.committed == sealed("d")
+            assert operation.committed == outcome_of("d")
         assert await orders.names(store) == ["a", "b", "c", "d"]
         assert list(await store.steps(claim.name)) == [a_step(name, result=name.encode()) for name in ("a", "b", "c")]
-        assert (await record_of(store, claim)).outcome == sealed("d")
+        assert (await record_of(store, claim)).outcome == outcome_of("d")
 
     async def test_what_the_function_raises_leaves_no_step(self, harness: AsyncTransactionHarness) -> None:
         """If the function or ``step`` raises, nothing is stored; the step's name stays free for another run."""

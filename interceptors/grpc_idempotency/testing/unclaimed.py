@@ -8,7 +8,7 @@ from datetime import datetime
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Effects, Outcome, Record, State
-from grpc_idempotency.testing.handlers import keyed, opened, sealed
+from grpc_idempotency.testing.handlers import keyed, opened, outcome_of
 from grpc_idempotency.testing.harness import AsyncTransactionHarness
 from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_request, a_step
 from grpc_idempotency.testing.raising import raises
@@ -37,8 +37,8 @@ class UnclaimedContract:
             async with keyed(store, claim, unclaimed=True) as operation:
                 assert await store.transaction(orders.insert(name)) == name
             record = await record_of(await harness.store(), claim)
-            assert record == _completed(claim, sealed(name), record.completed_at)
-            assert (operation.committed, operation.completed_at) == (sealed(name), record.completed_at)
+            assert record == _completed(claim, outcome_of(name), record.completed_at)
+            assert (operation.committed, operation.completed_at) == (outcome_of(name), record.completed_at)
             assert name in await orders.names(store)
 
     async def test_a_record_that_stands_refuses_the_transaction(self, harness: AsyncTransactionHarness) -> None:
@@ -72,7 +72,7 @@ class UnclaimedContract:
         async with keyed(store, claim, unclaimed=True):
             await store.transaction(orders.insert("a"))
         record = await record_of(store, claim)
-        assert record == _completed(claim, sealed("a"), record.completed_at)
+        assert record == _completed(claim, outcome_of("a"), record.completed_at)
         assert list(await store.steps(claim.name)) == []
 
     async def test_what_is_rolled_back_leaves_no_record(self, harness: AsyncTransactionHarness) -> None:
@@ -80,17 +80,17 @@ class UnclaimedContract:
         store, orders = await opened(harness)
         claim = _claim()
 
-        def seal(reply: object) -> Outcome:
-            return replace(sealed(reply), status=Code.NOT_FOUND) if reply == "missing" else sealed(reply)
+        def make_outcome(reply: object) -> Outcome:
+            return replace(outcome_of(reply), status=Code.NOT_FOUND) if reply == "missing" else outcome_of(reply)
 
-        async with keyed(store, claim, seal, unclaimed=True) as operation:
+        async with keyed(store, claim, make_outcome, unclaimed=True) as operation:
             with raises(ZeroDivisionError):
                 await store.transaction(lambda db: (orders.insert("a")(db), 1 // 0))
             assert await store.transaction(orders.insert("missing")) == "missing"
             assert (operation.committed, await store.get(claim.name)) == (None, None)
             assert await store.transaction(orders.insert("b")) == "b"
         assert await orders.names(store) == ["b"]
-        assert (await record_of(store, claim)).outcome == sealed("b")
+        assert (await record_of(store, claim)).outcome == outcome_of("b")
 
     async def test_a_transaction_can_not_commit_twice(self, harness: AsyncTransactionHarness) -> None:
         """An operation commits once, also if a second run does not know that the first one has committed."""
@@ -104,7 +104,7 @@ class UnclaimedContract:
             with raises(TransactionMisuse, FenceRefused):
                 await store.transaction(orders.insert("c"))
         assert await orders.names(store) == ["a"]
-        assert (await record_of(store, claim)).outcome == sealed("a")
+        assert (await record_of(store, claim)).outcome == outcome_of("a")
 
     async def test_of_many_runs_of_one_operation_one_commits(self, harness: AsyncTransactionHarness) -> None:
         """Of 20 runs, through two stores on one database, one commits its rows and its record; others are refused."""
@@ -115,7 +115,7 @@ class UnclaimedContract:
         (won,) = [answer for answer in answers if isinstance(answer, str)]
         assert {type(answer) for answer in answers if answer is not won} == {FenceRefused}
         assert await orders.names(store) == [won]
-        assert (await record_of(store, first)).outcome == sealed(won)
+        assert (await record_of(store, first)).outcome == outcome_of(won)
 
     async def test_of_a_transaction_and_a_claim_one_wins(self, harness: AsyncTransactionHarness) -> None:
         """Either the claim is lost to the completed record, or the transaction is refused; never both or neither."""
@@ -144,7 +144,7 @@ class UnclaimedContract:
         assert [isinstance(answer, FenceRefused) for answer in answers] == [n >= 40 for n in range(60)]
         assert await orders.names(store) == [f"{n:02}" for n in range(40)]
         for n, claim in enumerate(claims[:40]):
-            assert (await record_of(store, claim)).outcome == sealed(f"{n:02}")
+            assert (await record_of(store, claim)).outcome == outcome_of(f"{n:02}")
 
     async def test_an_outcome_is_stored_without_a_claim(self, harness: AsyncTransactionHarness) -> None:
         """An outcome with any status can be stored in one write; the record is like that of a claimed operation."""

@@ -209,5 +209,5 @@ def _call(request: TransactionRequest, view: View) -> bool:
     if request.make_step is not None:
         request.step = request.make_step(request.value)
         return True
-    request.committed = request.operation.seal(request.value)
+    request.committed = request.operation.make_outcome(request.value)
     return request.committed.status is Code.OK
