@@ -135,7 +135,7 @@ class RunningOperation(Protocol):
             BaseException: This run only registers how its steps are undone, and has no reply.
         """
 
-    def answers(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """Returns ``True`` if a value could be the call's reply, judged by its type.
 
         Args:
@@ -185,7 +185,7 @@ def inherited_operation() -> RunningOperation | None:
     """Returns the operation whose handler is the calling task or thread, or has started it.
 
     A transaction of a task or thread that a handler has started commits no reply. Its function must not return a value
-    that the operation :meth:`~RunningOperation.answers`: in that case the handler itself was put into a task, and its
+    that the operation :meth:`~RunningOperation.accepts`: in that case the handler itself was put into a task, and its
     reply would be lost.
 
     Returns:

@@ -36,7 +36,7 @@ class Running:
         store: Any,
         ttl: timedelta,
         make_outcome: Callable[[object], Outcome],
-        answers: Callable[[object], bool] = lambda _: False,
+        accepts: Callable[[object], bool] = lambda _: False,
         leased: Callable[[], bool] = lambda: True,
         finished: Sequence[Step] = (),
         unwinds: bool = False,
@@ -66,7 +66,7 @@ class Running:
         self._claimed = claimed
         """Called when that claim is written."""
         self._make_outcome = make_outcome
-        self._answers = answers
+        self._accepts = accepts
         self._leased = leased
         self._finished = finished
         self._unwinds = unwinds
@@ -145,9 +145,9 @@ class Running:
             self.steps.check_reply()
         return self._make_outcome(reply)
 
-    def answers(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """True if a value could be the call's reply. For the stores."""
-        return self._answers(value)
+        return self._accepts(value)
 
     def begin_transaction(self, transaction: object) -> None:
         """Notes that the handler has asked for a transaction which is not a step's. For the stores.

@@ -216,7 +216,7 @@ class ExecutionBase:
             store=self._store,
             ttl=policy.ttl,
             make_outcome=self.run.make_outcome,
-            answers=self.run.answers,
+            accepts=self.run.accepts,
             leased=lease.holds,
             finished=effect.steps,
             unwinds=effect.unwinds,

@@ -62,7 +62,7 @@ class Run:
         self._sealed = (reply, outcome)
         return retained(outcome, self.target.method.policy)
 
-    def answers(self, value: object) -> bool:
+    def accepts(self, value: object) -> bool:
         """True if a value that a transaction's function returned could be the reply, by its type."""
         messages = [value] if self.buffer is None else value
         if not isinstance(messages, list | tuple) or not messages or None in messages:

@@ -49,7 +49,7 @@ async def keyed(
         unwinds=unwinds,
         loop=asyncio.get_running_loop(),
         make_outcome=make_outcome,
-        answers=lambda value: isinstance(value, str),
+        accepts=lambda value: isinstance(value, str),
     )
     enter(running, asyncio.current_task())
     try:

@@ -71,7 +71,7 @@ def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> 
 
     def guarded(db: Database) -> T:
         value = fn(db)
-        if not operation.ended and operation.answers(value):
+        if not operation.ended and operation.accepts(value):
             raise TransactionMisuse(_STRAYED)
         return value
 
