@@ -101,7 +101,7 @@ async def test_what_follows_a_commit_is_no_part_of_the_reply(
     ("kind", "left"), [("async", "cancelled"), ("async", "left to a task"), ("thread", "cancelled")]
 )
 async def test_a_transaction_that_nobody_waits_for_any_more(serve: Servers, store: FlakyStore, left: str) -> None:
-    """Its outcome is sealed, not yet committed, and the handler ends: the end waits for the store's answer (5.1)."""
+    """Its outcome is made, not yet committed, and the handler ends: the end waits for the store's answer (5.1)."""
     entered, blocked, asked, sealed = Gate(), Gate(), Gate(), Gate()
     begin, commit = threading.Event(), threading.Event()
 
