@@ -1,4 +1,8 @@
-"""Plays cases against the servers, then compares what clients were told with what the ledger and the files hold."""
+"""Handlers that misbehave, on stores that fail: a campaign that composes them at random and checks what is promised.
+
+It plays cases against the servers, then compares what clients were told with what the ledger and the files hold.
+``make misuse CASES=20000`` runs it; ``test_misuse.py`` is a short setting of it.
+"""
 
 import sqlite3
 import tempfile
@@ -23,7 +27,7 @@ from grpc_idempotency.stores._sqlite import nesting
 
 from .grammar import LONG, Attempt, Case, Op, case, flat
 from .ledger import Ledger
-from .rig import AioServer, SyncServer
+from .rig import HOWS_OF, Served
 from .stores import BUSY, Faults, Locker, made
 
 AT_ONCE = 48
@@ -80,16 +84,13 @@ def run(seeds: Sequence[int], *, fault_rate: float = 0.04, progress: Callable[[i
     ledger, heard = Ledger(), defaultdict[str, list[Heard]](list)
     with tempfile.TemporaryDirectory() as folder:
         faults = Faults(seeds[0], fault_rate)
-        servers: list[AioServer | SyncServer] = [
-            AioServer(made(Path(folder) / "aio.db"), cases, ledger, faults),
-            SyncServer(made(Path(folder) / "sync.db"), cases, ledger, faults),
-        ]
+        servers = [Served(kind, made(Path(folder) / f"{kind}.db"), cases, ledger, faults) for kind in HOWS_OF]
         server_of = {how: server for server in servers for how in server.hows}
         lockers = [Locker(server.path, seeds[0]) for server in servers]
         with lockers[0], lockers[1], ThreadPoolExecutor(AT_ONCE) as pool, ThreadPoolExecutor(AT_ONCE * 4) as calls:
-            channels = {server.port: grpc.insecure_channel(f"127.0.0.1:{server.port}") for server in servers}
+            channels = {server.target: grpc.insecure_channel(server.target) for server in servers}
             played = [
-                pool.submit(play, one, channels[server_of[one.how].port], calls, heard[one.key])
+                pool.submit(play, one, channels[server_of[one.how].target], calls, heard[one.key])
                 for one in cases.values()
             ]
             for number, done in enumerate(played, 1):
