@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from grpc_idempotency._server.fences import new_fence
+from grpc_idempotency._server.execution import new_fence
 
 
 def test_no_fence_is_given_twice() -> None:

@@ -13,6 +13,7 @@ from grpc_idempotency import _checks
 from grpc_idempotency._checks import checked_by_name
 from grpc_idempotency._methods.names import REQUEST_ID, is_grpcs_own
 from grpc_idempotency._methods.option import option_of, overlay
+from grpc_idempotency._protocol.rules import needs_no_claim
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.records import Effects
@@ -38,9 +39,13 @@ class Method:
     """True if it passes through because it belongs to gRPC's own services, and no policy names it exactly (2.5)."""
     recovers: bool = field(init=False)
     """``policy.recovers``, which each call asks for."""
+    needs_no_claim: bool = field(init=False)
+    """:func:`~grpc_idempotency._protocol.rules.needs_no_claim`, which each call asks for."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "recovers", self.policy.recovers)
+        recovers = self.policy.recovers
+        object.__setattr__(self, "recovers", recovers)
+        object.__setattr__(self, "needs_no_claim", needs_no_claim(self.policy.effects, recovers=recovers))
 
 
 class Methods(dict[str, Method]):

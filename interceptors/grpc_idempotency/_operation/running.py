@@ -69,6 +69,8 @@ class Running:
         self._accepts = accepts
         self._leased = leased
         self._finished = finished
+        self.has_steps = bool(finished)
+        """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
         self._unwinds = unwinds
         self._loop = loop
         self._lock = threading.Lock()
@@ -110,11 +112,6 @@ class Running:
             scope = self.__dict__.setdefault("_scope", scope_of(self.name))  # atomic
             scope.over = self.ended
         return scope
-
-    @property
-    def has_steps(self) -> bool:
-        """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
-        return bool(self._finished) or bool(self._steps)
 
     def end(self) -> bool:
         """Notes that the handler has ended. For the interceptors.
@@ -176,7 +173,9 @@ class Running:
         if self.committed is not None:
             raise StepMisuse(f"step {name!r} comes too late: the handler's transaction has committed its reply")
         self._check_lease()
-        return self.steps.begin(name, None if undo is None else Undo(undo, transaction), beside=beside)
+        step = self.steps.begin(name, None if undo is None else Undo(undo, transaction), beside=beside)
+        self.has_steps = True
+        return step
 
     def _won(self, standing: Record | None) -> None:
         """Notes that the claim is written. It is needed before the first step: only a record can keep steps.

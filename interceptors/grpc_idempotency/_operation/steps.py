@@ -46,10 +46,6 @@ class Steps:
         self.over = False
         """True once the handler has ended, so that no further step begins."""
 
-    def __bool__(self) -> bool:
-        """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
-        return bool(self._finished) or bool(self._asked)
-
     @property
     def running(self) -> bool:
         """True if a step is running."""

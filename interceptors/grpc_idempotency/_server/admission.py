@@ -13,7 +13,6 @@ from grpc_idempotency._methods.names import REQUEST_ID
 from grpc_idempotency._methods.resolve import Method
 from grpc_idempotency._protocol.effects import Call
 from grpc_idempotency._protocol.refusals import Reason, Refusal
-from grpc_idempotency._protocol.rules import needs_no_claim
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
@@ -279,7 +278,7 @@ def _call(
         named[1],
         None if stored is None else _stored(policy, snapshot, named[1], stored),
         owner=process_name(),
-        unclaimed=one_commit and needs_no_claim(policy.effects, recovers=target.method.recovers),
+        unclaimed=one_commit and target.method.needs_no_claim,
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -34,7 +35,6 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.rules import operate
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
-from grpc_idempotency._server.fences import new_fence
 from grpc_idempotency._server.leases import Lease, Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.run import Run
@@ -43,6 +43,12 @@ from grpc_idempotency._server.workers import Worker
 from grpc_idempotency.records import Claim
 
 logger = logging.getLogger("grpc_idempotency")
+
+_FENCES_DRAWN = 256
+"""How many fences are drawn at once: a system call lets other threads run before it returns."""
+
+_fences: list[bytes] = []
+"""Fences that no claim has had. Appending and popping are atomic."""
 
 STOPPING = 1.0
 """Seconds that cancelled work has to clean up, before it counts as work that can't be stopped."""
@@ -186,19 +192,17 @@ class ExecutionBase:
         """
         raise NotImplementedError
 
-    def _kind(self) -> type[Running]:
-        """Returns the class of its handler's operation. Implemented by each wing."""
-        raise NotImplementedError
-
-    def _begin(self, effect: Execute) -> Running | None:
+    def _begin(self, effect: Execute, kind: type[Running]) -> Running | None:
         """Prepares to run the handler, and starts its execution limit.
+
+        Args:
+            effect: How the handler is to run.
+            kind: The class of its operation.
 
         Returns:
             The handler's operation; ``None`` if it runs as if the call had no key.
         """
         claim, policy = effect.claim, self.call.policy
-        if self.run is None:
-            self.run = self.new_run()
         lease = self._lease = Lease(
             claim if effect.claimed else None, policy.renew_every, self._asked_at, self._tell, self.overrun
         )
@@ -207,7 +211,7 @@ class ExecutionBase:
         if claim is None:
             return None
         self._claim = claim
-        operation: Running = self._kind()(
+        operation: Running = kind(
             name=claim.name,
             method=claim.method,
             fence=claim.fence,
@@ -281,3 +285,17 @@ class ExecutionBase:
 
     def _tell(self, event: Event) -> None:
         logger.warning(event.value, self.call.name.hex(), self.call.method)
+
+
+def new_fence() -> bytes:
+    """Returns a fence: 16 random bytes, which no other claim has ever had or will have (4.2)."""
+    try:
+        return _fences.pop()
+    except IndexError:
+        drawn = os.urandom(16 * _FENCES_DRAWN)
+        _fences.extend([drawn[at : at + 16] for at in range(16, len(drawn), 16)])
+        return drawn[:16]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_fences.clear)  # the parent process will use these

@@ -56,9 +56,9 @@ class InterceptorBase:
         """True if a call may have a key, or needs one. All other calls are passed through."""
         if method.passes:
             return False
-        if handler.request_streaming and handler.response_streaming and method.policy.pass_bidirectional:
-            return False
         policy = method.policy
+        if policy.pass_bidirectional and handler.request_streaming and handler.response_streaming:
+            return False
         if policy.required:
             return True
         for name, _ in metadata or ():

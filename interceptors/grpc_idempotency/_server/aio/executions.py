@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._operation.aio import AsyncRunning
-from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import LoopRunning, SyncRunning
 from grpc_idempotency._protocol.effects import (
     Call,
@@ -69,9 +68,6 @@ class Execution(ExecutionBase):
         self._loop = asyncio.get_running_loop()
         self._waiters: set[asyncio.Future[Conclusion | None]] = set()
         super().__init__(executions, call, target, messages, snapshot)
-
-    def _kind(self) -> type[Running]:
-        return AsyncRunning if self._target.awaited else LoopRunning
 
     def new_run(self) -> AioRun:
         """Returns a run of its handler."""
@@ -274,8 +270,9 @@ class Execution(ExecutionBase):
 
     async def execute(self, effect: Execute) -> Ran:
         """Runs the handler in this task."""
-        operation = self._begin(effect)
-        assert self.run is not None
+        if self.run is None:
+            self.run = self.new_run()
+        operation = self._begin(effect, AsyncRunning if self._target.awaited else LoopRunning)
         self.run.worker, self.worker = self.worker, None
         self._limited = True
         ended: Ended

@@ -79,6 +79,13 @@ class ThreadContext(Recorder, grpc.ServicerContext):
     # For the interceptor
 
     @property
+    def silent(self) -> bool:  # type: ignore[override]  # wrappers set the attributes of _state
+        state = self._state
+        return (
+            state.code is None and state.details is None and state.trailing_metadata is None and state.client == "open"
+        )
+
+    @property
     def succeeds(self) -> bool:
         return code_of(self._state.code) is Code.OK and not self._cancelled
 

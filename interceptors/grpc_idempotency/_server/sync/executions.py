@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import (
     Call,
@@ -59,9 +58,6 @@ class Execution(ExecutionBase):
         self.moved = threading.Condition()
         """Guards what the followers read; notified when there is more to read, and when the execution has concluded."""
         super().__init__(executions, call, target, messages, snapshot)
-
-    def _kind(self) -> type[Running]:
-        return SyncRunning
 
     def new_run(self) -> SyncRun:
         """Returns a run of its handler."""
@@ -203,8 +199,9 @@ class Execution(ExecutionBase):
 
     def execute(self, effect: Execute) -> Ran:
         """Runs the handler in this thread."""
-        operation = self._begin(effect)
-        assert self.run is not None
+        if self.run is None:
+            self.run = self.new_run()
+        operation = self._begin(effect, SyncRunning)
         self._limited = self._runs = True
         if self.followers > 1:  # a follower that comes later sees that the handler runs
             with self.moved:
