@@ -104,9 +104,10 @@ class Admission:
             refused = _invalid(method.policy.headers[0], exc)
         except NotAdmitted as exc:
             refused = exc
-        if named is not None and (kept := self.replays.find(named[0])) is not None:
+        if named is not None and self.replays.may_have(named[0]):
+            kept = self.replays.find(named[0])
             digest = hashed(raw, self._secret)
-            if kept[0] == digest:
+            if kept is not None and kept[0] == digest:
                 return Admitted(None, (), kept[1])
         message = read(target, raw)
         request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""

@@ -126,10 +126,6 @@ class Recorder:
         """Checks that a message of a stream may be sent. Raises if gRPC would send no message any more."""
         raise NotImplementedError
 
-    def end(self) -> None:
-        """Notes that the handler has ended."""
-        self.ended = True
-
     def _said(self) -> tuple[Code, str | None, Trailers]:
         """Returns the status, details and trailers that are set now. The details are ``None`` if none were set."""
         raise NotImplementedError

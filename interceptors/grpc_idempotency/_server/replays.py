@@ -42,6 +42,8 @@ class Replays:
         self._room = limit
         self._entries: dict[bytes, _Entry] = {}
         """The entries by the names of their operations, the oldest first."""
+        self.may_have = self._entries.__contains__
+        """Returns True if there is an entry for this name, even an expired one. It is no function of Python's."""
         self._lock = threading.Lock()
         """Held while entries are added and removed, but not to find one."""
 

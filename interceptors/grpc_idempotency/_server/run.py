@@ -165,7 +165,7 @@ class Run:
 
     def end(self) -> None:
         """Notes that the handler has ended, and calls its callbacks."""
-        self.context.end()
+        self.context.ended = True
         callbacks, self.context.callbacks = self.context.callbacks, ()
         for callback in callbacks:
             try:

@@ -283,7 +283,9 @@ class Execution(ExecutionBase):
                 raise
             ended = CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
-            self._unlimit()
+            self._limited = False
+            if self._stopping is not None:
+                self._stopping.cancel()
         return self._ran(ended, operation)
 
     async def unwind(self) -> str | None:
@@ -297,7 +299,9 @@ class Execution(ExecutionBase):
                 raise
             return "it has failed and could not be undone: an undo was stopped before its end"
         finally:
-            self._unlimit()
+            self._limited = False
+            if self._stopping is not None:
+                self._stopping.cancel()
 
     async def _unwind(self) -> str | None:
         operation = self._operation
@@ -310,13 +314,6 @@ class Execution(ExecutionBase):
             return "it has failed and could not be undone: no thread could be started for that"
         trouble: str | None = await self.run.on_thread(operation.unwind)
         return trouble
-
-    def _unlimit(self) -> None:
-        """Ends the limit, since the handler or the undos have ended."""
-        self._limited = False
-        if self._stopping is not None:
-            self._stopping.cancel()
-            self._stopping = None
 
     def overrun(self) -> None:
         """Stops a handler or an undo that has reached its limit, or gives it up. Called in the thread of the leases."""

@@ -105,6 +105,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         self._sweeper: asyncio.Task[None] | None = None
         self._recovery: Recovery | None = None
         self._recovering: asyncio.Task[None] | None = None
+        self._unattended = True
+        """True if a task for sweeps or recovery may have to be started."""
         self._closed = False
 
     def intercept_service(
@@ -134,8 +136,10 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._pass_through.of(handler, method)
-        self._look_after_store()
-        return self._keyed.of(handler, method)
+        stand_in = self._keyed.of(handler, method)
+        if self._unattended:
+            self._look_after_store()
+        return stand_in
 
     def attach(self, server: grpc.aio.Server) -> None:
         """Attaches this interceptor to the server that it serves. Call it before services are added.
@@ -211,12 +215,21 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
 
     def _look_after_store(self) -> None:
         """Starts the tasks for sweeps and recovery. Starts them again if they were cancelled."""
+        self._unattended = False
         if self._closed:
             return
         if self._sweep_every is not None and (self._sweeper is None or self._sweeper.done()):
-            self._sweeper = asyncio.get_running_loop().create_task(self._sweep(self._sweep_every.total_seconds()))
+            self._sweeper = self._attend(self._sweep(self._sweep_every.total_seconds()))
         if self._recovery is not None and (self._recovering is None or self._recovering.done()):
-            self._recovering = asyncio.get_running_loop().create_task(self._recover(self._recovery))
+            self._recovering = self._attend(self._recover(self._recovery))
+
+    def _attend(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._left)
+        return task
+
+    def _left(self, _task: "asyncio.Task[None]") -> None:
+        self._unattended = True
 
     async def _sweep(self, every: float) -> None:
         while True:

@@ -97,8 +97,8 @@ class ThreadContext(Recorder, grpc.ServicerContext):
         self._check_open()
         self._state.initial_metadata_allowed = False
 
-    def end(self) -> None:
-        super().end()
+    def answered(self) -> None:
+        """Notes that nothing of what the handler sets counts any more."""
         self._state.statused = True
 
     def _said(self) -> tuple[Code, str | None, Trailers]:

@@ -129,8 +129,10 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
             return method_handler(handler, refusing(exc), typed=False)
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._pass_through.of(handler, method)
-        self._begin_sweeping()
-        return self._keyed.of(handler, method)
+        stand_in = self._keyed.of(handler, method)
+        if not self._sweeping:
+            self._begin_sweeping()
+        return stand_in
 
     def attach(self, server: grpc.Server) -> None:
         """Attaches this interceptor to the server that it serves. Call it before services are added.
@@ -202,8 +204,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
 
     def _begin_sweeping(self) -> None:
         if not self._sweeping and self._sweep_every is not None:
-            self._sweeping = True
             self._sweep_later(self._sweep_every.total_seconds())
+        self._sweeping = True
 
     def _sweep_later(self, every: float) -> None:
         after = every * uniform(0.5, 1.0)

@@ -10,11 +10,13 @@ from grpc_idempotency._operation.running import Running, enter
 from grpc_idempotency._operation.sync import SyncRunning
 from grpc_idempotency._protocol.effects import Ended
 from grpc_idempotency._server.run import Run
+from grpc_idempotency._server.sync.context import ThreadContext
 
 
 class SyncRun(Run):
     """A run that blocks, with a stream buffer that other threads can follow."""
 
+    context: ThreadContext
     moved: threading.Condition
     """Guards the buffer; notified when the buffer gets a message or room for one, and when the run has ended."""
 
@@ -36,6 +38,7 @@ class SyncRun(Run):
         except BaseException as exc:  # any exception has to be answered to the waiting calls (4.7)
             return self.raised(operation, exc)
         finally:
+            self.context.answered()
             self.end()
 
     def _reply(self) -> Any:

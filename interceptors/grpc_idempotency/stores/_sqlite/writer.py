@@ -71,15 +71,13 @@ class Inbox:
         self._closing = False
         self.add: Callable[[AnyRequest | None], None] = self._added.put
         """Adds a request, or only wakes the thread with ``None``."""
+        self.size: Callable[[], int] = self._added.qsize
+        """Returns how many requests were added and not taken yet."""
 
     def close(self) -> None:
         """Makes :meth:`take` report the end, once it has returned all requests that were added before."""
         self._closing = True
         self.add(None)
-
-    def size(self) -> int:
-        """Returns how many requests were added and not taken yet."""
-        return self._added.qsize()
 
     def is_idle(self) -> bool:
         """Returns ``True`` if no urgent work waits: there are no requests, or the inbox is closing."""
