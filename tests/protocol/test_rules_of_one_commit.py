@@ -8,6 +8,7 @@ import pytest
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answered,
+    BeginLease,
     Complete,
     CompleteUnclaimed,
     CutShort,
@@ -58,6 +59,14 @@ def running(ended: Ended, *, steps: bool = False, claimed: bool = False, **polic
     hand = looking(**policy)
     hand.reply(Get, None)
     hand.reply(Execute, Ran(ended, steps=steps, claimed=claimed))
+    return hand
+
+
+def storing(outcome: Outcome, **policy: Any) -> Hand:
+    """It has answered without a transaction, and its outcome is about to be stored."""
+    hand = running(Answered(outcome), **policy)
+    assert hand.asked(BeginLease).lease == CLAIM.lease  # the store is asked no longer than if there were a claim
+    hand.reply(BeginLease, None)
     return hand
 
 
@@ -178,7 +187,7 @@ def test_without_the_look_nothing_runs() -> None:
 @pytest.mark.parametrize("outcome", [OK, REFUSED])
 def test_what_is_answered_without_a_transaction_is_stored_in_a_write_of_its_own(outcome: Outcome) -> None:
     """Claim and outcome at once (5.1)."""
-    hand = running(Answered(outcome))
+    hand = storing(outcome)
     assert hand.asked(CompleteUnclaimed) == CompleteUnclaimed(CLAIM, outcome, CALL.policy.ttl)
     hand.reply(CompleteUnclaimed, NOON)
     assert (hand.result, hand.result.at) == (Executed(outcome), NOON)
@@ -187,21 +196,21 @@ def test_what_is_answered_without_a_transaction_is_stored_in_a_write_of_its_own(
 @pytest.mark.parametrize("found", [standing(), standing(fingerprint=ANOTHER), standing(State.RUNNING)])
 def test_an_answer_that_another_run_has_forestalled_does_not_count(found: Record) -> None:
     """What is stored is the truth, as for a zombie (4.2, 5.1)."""
-    hand = running(Answered(REFUSED))
+    hand = storing(REFUSED)
     hand.reply(CompleteUnclaimed, found)
     assert hand.result == Found(found)
 
 
 def test_an_answer_after_a_commit_whose_answer_was_lost_does_not_count() -> None:
     """The handler has caught the error of its transaction, and answered a failure; what it has committed counts."""
-    hand = running(Answered(REFUSED))
+    hand = storing(REFUSED)
     hand.reply(CompleteUnclaimed, standing(fence=b"mine"))
     assert hand.result == Executed(OK)
 
 
 def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
     """As for a claimed operation (4.8, 4.11)."""
-    hand = running(Answered(OK), max_response_bytes=4)
+    hand = storing(OK, max_response_bytes=4)
     assert hand.asked(CompleteUnclaimed).outcome == replace(OK, message=None, retained=False)
     hand.reply(CompleteUnclaimed, NOON)
     assert (hand.result, hand.result.at) == (Executed(OK), None)
@@ -210,7 +219,7 @@ def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:
 def test_what_the_store_can_not_keep_is_left_out() -> None:
     """It is stored without a claim all the same, or not at all (4.7, 5.5)."""
     odd = replace(REFUSED, details="\ud800")
-    hand = running(Answered(odd))
+    hand = storing(odd)
     hand.fail(CompleteUnclaimed, Unstorable("no"))
     bare = replace(odd, details="")
     assert (hand.told, hand.asked(CompleteUnclaimed).outcome) == ([Event.STRIPPED], bare)
@@ -221,7 +230,7 @@ def test_what_the_store_can_not_keep_is_left_out() -> None:
 def test_the_write_is_tried_again_and_not_for_ever() -> None:
     """As long as a lease would last; what is not stored is not told, or told as unprotected (5.5)."""
     for policy, told in (({}, Refused), ({"unprotected": True}, Unprotected)):
-        hand = running(Answered(REFUSED), **policy)
+        hand = storing(REFUSED, **policy)
         hand.fail(CompleteUnclaimed, LOST)
         hand.reply(LeaseHolds, True)
         hand.reply(Pause, None)
@@ -321,7 +330,7 @@ def test_a_claim_for_a_step_that_was_not_answered_is_given_back(ended: Ended, to
 
 def test_a_claim_for_a_step_that_was_not_answered_is_completed() -> None:
     """Where the handler has caught the error and answered otherwise (5.5)."""
-    hand = running(Answered(REFUSED))
+    hand = storing(REFUSED)
     hand.reply(CompleteUnclaimed, standing(State.RUNNING, fence=b"mine"))
     assert hand.asked(Complete) == Complete(b"name", b"mine", REFUSED, CALL.policy.ttl)
     hand.reply(Complete, NOON)

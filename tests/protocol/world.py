@@ -10,6 +10,7 @@ from typing import Any
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answer,
+    BeginLease,
     Call,
     Complete,
     CompleteUnclaimed,
@@ -221,8 +222,6 @@ class World:
             self._throw(actor, StoreUnavailable("down", landed=False if fault is Fault.NOT_DONE else None))
             return
         before = self.store.row(NAME)
-        if isinstance(effect, CompleteUnclaimed) and not self._owner(actor).lease_until:
-            self._owner(actor).lease_until = self.store.now + effect.claim.lease.total_seconds()
         reply = self.store.perform(effect)
         self.witness.write(effect, before, reply)
         self._changed(before)
@@ -331,6 +330,9 @@ class World:
             self._look_out(actor.process, actor.effect)
         elif isinstance(actor.effect, LoadSteps):
             self._reply(actor, ())
+        elif isinstance(actor.effect, BeginLease):
+            self._owner(actor).lease_until = self.store.now + actor.effect.lease.total_seconds()
+            self._reply(actor, None)
         elif isinstance(actor.effect, Tell | LoseLease):
             self._reply(actor, None)
 

@@ -383,6 +383,16 @@ class Tell(Effect[None]):
 
 
 @dataclass(slots=True, unsafe_hash=True)
+class BeginLease(Effect[None]):
+    """Begins a lease of which the store knows nothing, for an operation that is not claimed: it bounds its last write.
+
+    :class:`LeaseHolds` answers by it from now on.
+    """
+
+    lease: timedelta
+
+
+@dataclass(slots=True, unsafe_hash=True)
 class LeaseHolds(Effect[bool]):
     """True if this execution's owner can't be presumed dead yet: by its own clock, its lease still holds."""
 

@@ -22,6 +22,7 @@ from grpc_idempotency._compat import assert_never
 from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
+    BeginLease,
     Call,
     Complete,
     CompleteUnclaimed,
@@ -379,6 +380,8 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
             return _executed(call, outcome, at)
         case Answered(outcome):
             if disposition(outcome.status, call.policy) is Disposition.STORE:
+                # Without a claim there is no lease. The write is tried again for as long as one would last.
+                yield BeginLease(claim.lease)
                 return (yield from _store(call, claim, outcome, claimed=False))
         case CutShort.ABANDONED:
             return Released(_CUT_SHORT)  # its transaction may still commit, unless that of a later run commits first

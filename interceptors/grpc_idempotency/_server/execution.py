@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._protocol.effects import (
+    BeginLease,
     Call,
     Complete,
     CompleteUnclaimed,
@@ -141,9 +142,6 @@ class ExecutionBase:
                 self._asked_at = self._asked_at or now()
                 return store.get(name)
             case CompleteUnclaimed(claim, outcome, ttl):
-                assert self._lease is not None
-                if self._lease.until == math.inf:  # without a claim there is no lease: it is tried for as long as one
-                    self._lease.until = now() + claim.lease.total_seconds()
                 return store.complete_unclaimed(claim, outcome, ttl)
             case Release(name, fence):
                 return store.release(name, fence)
@@ -160,6 +158,10 @@ class ExecutionBase:
             case Hold(name, fence, reason, lapsed_only):
                 self._stop_renewing()  # if the store does not answer, the record is held when the lease has run out
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
+            case BeginLease(lease):
+                assert self._lease is not None
+                self._lease.until = now() + lease.total_seconds()
+                return None
             case LeaseHolds():
                 return self._lease is not None and self._lease.holds()
             case Tell(event):
