@@ -33,7 +33,12 @@ class Undo(NamedTuple):
 
 
 class Steps:
-    """The steps of one run. On threads, callers hold the operation's lock."""
+    """The steps of one run.
+
+    Other threads of a ``def`` handler may have steps at the same time. So callers on threads hold the operation's lock
+    when they begin, finish or end a step, and when they ask whether steps are running or missing. They need no lock for
+    :meth:`made` and :meth:`check_reply`, which change nothing, nor to undo steps, when no step runs any more.
+    """
 
     def __init__(self, finished: Sequence[Step], *, unwinds: bool) -> None:
         self._finished = {step.name: step for step in finished}

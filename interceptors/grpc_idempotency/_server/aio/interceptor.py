@@ -198,7 +198,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         """Drains operations under way within the drain limit, then closes the store. Call it after ``server.stop``.
 
         Operations that do not end in time are left as those of a dead server (4.4, 4.5). While the transaction of a
-        handler does not end, the store can't be closed: that wait is within the drain limit too.
+        handler does not end, the store can't be closed: that wait is within the drain limit too. If the limit is
+        reached, cancelled work, leases and the store have one second each to end, so this takes up to three more.
         """
         limit = self._drain_limit.total_seconds()
         until = time.monotonic() + limit

@@ -188,7 +188,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         """Drains operations under way within the drain limit, then closes the store. Call it after ``server.stop``.
 
         Operations that do not end in time are left as those of a dead server (4.4, 4.5). While the transaction of a
-        handler does not end, the store can't be closed: that wait is within the drain limit too.
+        handler does not end, the store can't be closed: that wait is within the drain limit too. If the limit is
+        reached, leases and the store have one second more to end.
         """
         limit = self._drain_limit.total_seconds()
         until = time.monotonic() + limit
