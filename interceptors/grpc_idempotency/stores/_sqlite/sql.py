@@ -5,6 +5,7 @@ import importlib.resources
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from grpc_idempotency.errors import PolicyError
@@ -65,7 +66,7 @@ class Sql:
 
     def by_names(self, name: str, names: Sequence[bytes]) -> tuple[str, list[bytes | int | None]]:
         """Returns the statement for operations of these names, and its parameters."""
-        size = padded(len(names))
+        size = PADDED[len(names)]
         return self.sized[name, 0, size], [*names, *([None] * (size - len(names)))]
 
     def inserting(self, name: str, rows: Sequence[tuple[Any, ...]], now: int) -> tuple[str, list[Any]]:
@@ -74,8 +75,8 @@ class Sql:
         Copies of the last row fill the statement up, without the payload, which is the last value. A copy conflicts
         with its original, so it changes nothing and is not counted.
         """
-        size = padded(len(rows))
-        values = [value for row in rows for value in row]
+        size = PADDED[len(rows)]
+        values = [*chain.from_iterable(rows)]
         values += [*rows[-1][:-1], None] * (size - len(rows))
         return self.sized[name, len(rows[0]), size], [*values, now]
 

@@ -14,7 +14,7 @@ from grpc_idempotency.stores._calls.requests import TransactionRequest
 from grpc_idempotency.stores._sqlite import room, rows
 from grpc_idempotency.stores._sqlite.faults import fault_of, translated
 from grpc_idempotency.stores._sqlite.guard import READ, TRANSACTION, WRITES, GuardedConnection
-from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
+from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, PADDED
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.view import View
 from grpc_idempotency.transactions import RunningOperation
@@ -111,7 +111,7 @@ class Transactions:
         sql = self._tables.sql
         for at in range(0, len(self._outcomes), MOST_ROWS):
             part = self._outcomes[at : at + MOST_ROWS]
-            size = padded(len(part))
+            size = PADDED[len(part)]
             values = rows.flat(part) + [None] * (rows.OUTCOME_COLUMNS * (size - len(part)))
             self._write(sql.sized["complete", rows.OUTCOME_COLUMNS, size], values, len(part))
         for at in range(0, len(self._records), MOST_ROWS):
@@ -184,7 +184,7 @@ class Transactions:
         values: list[Any] = []
         for operation in operations:
             values += (operation.name, operation.fence)
-        size = padded(len(operations))
+        size = PADDED[len(operations)]
         values += [None] * (2 * (size - len(operations)))
         count: int = self._db.execute(self._tables.sql.sized["count_owned", 2, size], values).fetchone()[0]
         return count
