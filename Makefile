@@ -121,6 +121,7 @@ $(VENV)/.pip:
 	$$pip --python $(BIN)/python install -qq --disable-pip-version-check 'pip>=25.1'
 	@touch $@
 
+comma := ,
 define install
 	@echo "Setting up $(VENV) $(3) (once; some 30 s)"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '$(1)' --group $(2)
@@ -132,5 +133,5 @@ $(VENV)/.shop: pyproject.toml | $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
-	$(call install,.[retry],dev,for development)
+	$(call install,.[postgres$(comma)retry],dev,for development)
 	@touch $@ $(VENV)/.shop

@@ -33,6 +33,7 @@ from grpc_idempotency.transactions import Database
 
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import MemoryStore
+    from grpc_idempotency.stores.postgres import PostgresStore
     from grpc_idempotency.stores.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "Outcome",
     "Policy",
     "PolicyError",
+    "PostgresStore",
     "PrincipalFunction",
     "Reason",
     "Record",
@@ -88,6 +90,8 @@ if not TYPE_CHECKING:
         """Imports a store, and its driver with it, on first access."""
         if name == "MemoryStore":
             from grpc_idempotency.stores.memory import MemoryStore as Store
+        elif name == "PostgresStore":
+            from grpc_idempotency.stores.postgres import PostgresStore as Store
         elif name == "SQLiteStore":
             from grpc_idempotency.stores.sqlite import SQLiteStore as Store
         else:

@@ -9,12 +9,14 @@ from grpc_idempotency.operation import current_async_operation as current_operat
 
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore
+    from grpc_idempotency.stores.postgres import AsyncPostgresStore as PostgresStore
     from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as SQLiteStore
 
 __all__ = [
     "IdempotencyInterceptor",
     "MemoryStore",
     "Operation",
+    "PostgresStore",
     "SQLiteStore",
     "client_interceptors",
     "current_operation",
@@ -33,6 +35,8 @@ if not TYPE_CHECKING:
         """Imports a store, and its driver with it, on first access."""
         if name == "MemoryStore":
             from grpc_idempotency.stores.memory import AsyncMemoryStore as Store
+        elif name == "PostgresStore":
+            from grpc_idempotency.stores.postgres import AsyncPostgresStore as Store
         elif name == "SQLiteStore":
             from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as Store
         else:

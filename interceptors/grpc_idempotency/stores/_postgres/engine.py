@@ -1,0 +1,76 @@
+"""The engine of a database in this process: its parts have connections of their own."""
+
+import threading
+from typing import Any
+
+from grpc_idempotency.errors import StoreError, StoreUnavailable
+from grpc_idempotency.stores._calls.requests import Request, deliver
+from grpc_idempotency.stores._postgres.kinds import WRITTEN
+from grpc_idempotency.stores._postgres.pool import Lane
+from grpc_idempotency.stores._postgres.reads import READ, Reads
+from grpc_idempotency.stores._postgres.requests import Flush, Prepare
+from grpc_idempotency.stores._postgres.settings import Sessions, Settings
+from grpc_idempotency.stores._postgres.sql import Sql
+from grpc_idempotency.stores._postgres.writer import Writer
+
+_READERS = 4
+_WRITER = WRITTEN | {Prepare, Flush}
+
+
+class PostgresEngine:
+    """Answers the requests of all stores of this process on one schema of one database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.sql = Sql(settings.schema, settings.clock)
+        self.failure: StoreError | None = None
+        """Why no request can be submitted: it is closed."""
+        self.closed = threading.Event()
+        """Set when no connection is open any more."""
+        self._lock = threading.Lock()
+        sessions = Sessions(settings)
+        self._writer = Writer(settings, self.sql, sessions, self._end)
+        self._reads = Lane(settings, sessions, _READERS, Reads(self.sql).answer)
+
+    @property
+    def identity(self) -> str | None:
+        """The identity of the database's operations, once it is known."""
+        return self._writer.identity
+
+    def submit(self, request: Request[Any]) -> None:
+        """See :class:`Engine`."""
+        kind = type(request)
+        with self._lock:  # a request comes before the end, or is refused
+            failure = self.failure
+            if failure is None and kind in _WRITER:
+                self._writer.submit(request)
+                return
+        if failure is not None:
+            request.error = failure
+            deliver([request])
+        elif kind in READ:
+            self._reads.submit(request)
+
+    def close(self, farewell: Request[Any] | None = None) -> None:
+        """Finishes what has begun, closes the connections, and answers ``farewell``."""
+        with self._lock:
+            if self.failure is None:
+                self.failure = StoreUnavailable(f"the store on {self.settings.place} is closed")
+                self._writer.close(farewell)
+                return
+        if farewell is not None:
+            farewell.value = None
+            deliver([farewell])
+
+    def abandon(self) -> None:
+        """Drops the connections in a forked child, without a word to the server: they are the parent's."""
+        self.failure = StoreUnavailable(
+            f"the store on {self.settings.place} was open when the process was forked; open it again"
+        )
+        self.closed.set()
+
+    def _end(self, farewells: list[Request[Any]]) -> None:
+        """Ends the other parts after the writer, in the writer's thread."""
+        self._reads.close()
+        self.closed.set()
+        deliver(farewells)

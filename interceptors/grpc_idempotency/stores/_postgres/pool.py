@@ -1,0 +1,124 @@
+"""Pools of connections, with the threads that use them, for reads and for transactions (6.2)."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.stores._calls.requests import Request, deliver
+from grpc_idempotency.stores._postgres import faults
+from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings
+
+_log = logging.getLogger("grpc_idempotency.stores.postgres")
+AnyRequest = Request[Any]
+_PATIENCE = 5.0
+"""Seconds that a request waits for a connection."""
+
+
+class Lane:
+    """Answers requests on connections of a pool. A request of a thread is answered in that thread.
+
+    Args:
+        settings: The engine's settings.
+        sessions: The settings of connections.
+        size: The maximum number of connections.
+        run: Called with the lane and a request in one of the lane's threads or in the caller's; it sets the value, or
+            raises.
+    """
+
+    def __init__(self, settings: Settings, sessions: Sessions, size: int, run: Callable[["Lane", Any], object]) -> None:
+        self._run = run
+        self._size = size
+        self._sessions = sessions
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[AnyRequest | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            kwargs=settings.arguments,
+            min_size=0,
+            max_size=size,
+            open=False,
+            configure=self._configure,
+            timeout=_PATIENCE,
+            reconnect_timeout=_PATIENCE,
+            num_workers=1,
+            name="grpc-idempotency",
+        )
+
+    def submit(self, request: AnyRequest) -> None:
+        """Answers a request, or queues it if its caller is an event loop."""
+        if request.loop is None:
+            self._answer(request)
+            return
+        with self._lock:
+            self._queue.put(request)
+            if self._queue.qsize() > self._idle and len(self._threads) < self._size:
+                name = f"grpc-idempotency-postgres-{len(self._threads)}"
+                thread = threading.Thread(target=self._serve, name=name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def close(self) -> None:
+        """Ends the threads after the requests that are queued, and closes the connections. Blocks until then."""
+        with self._lock:
+            threads = list(self._threads)
+            for _ in threads:
+                self._queue.put(None)
+        for thread in threads:
+            thread.join()
+        self._pool.close()
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lends a connection in autocommit mode.
+
+        One that was left within a transaction is rolled back, and one that was lost is replaced.
+        """
+        pool = self._pool
+        try:
+            pool.open()
+            db = pool.getconn()
+        except (PoolTimeout, PoolClosed) as error:
+            raise StoreUnavailable(f"PostgreSQL gave no connection: {error}") from error
+        broken = False
+        try:
+            if self._sessions.pooled:
+                db.prepare_threshold = None
+            yield db
+        except psycopg.Error as error:
+            broken = faults.is_broken(error)
+            if broken or self._sessions.fell_back(error):
+                db.close()
+            raise
+        finally:
+            pool.putconn(db)
+            if broken:
+                pool.check()  # the others are likely to be lost, too
+
+    def _configure(self, db: Connection) -> None:
+        self._sessions.begin(db, writes=False)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                self._idle += 1
+            request = self._queue.get()
+            with self._lock:
+                self._idle -= 1
+            if request is None:
+                return
+            self._answer(request)
+
+    def _answer(self, request: AnyRequest) -> None:
+        try:
+            self._run(self, request)
+        except BaseException as error:  # whatever a transaction's function raises goes to its caller
+            request.error = error
+        deliver([request])

@@ -1,0 +1,367 @@
+-- Every statement of the store. "{s}" is the schema of its tables, "{clock}" the server's time, "{record}" the columns of
+-- a record, and "{nulls}" a NULL for each of them but its name.
+--
+-- A statement for many operations takes an array for each column. It names each operation once. It returns a row for each
+-- operation that was changed, with NULLs in place of a record, and the records of those that were not changed because of
+-- their state or their fence. An operation in neither is absent, or was changed by others in the meantime. The last column
+-- is the time.
+--
+-- Each change first locks its rows, and passes over those that others have locked. So no statement waits for a user's
+-- transaction. An insertion can wait only for another insertion of the same name, which is never in a user's transaction.
+-- Joins are nested loops over index look-ups: the writer switches all other plans off.
+
+-- name: meta
+-- Reads the store's own data: the version of its tables, its identity.
+SELECT key, value FROM {s}.meta
+
+-- name: create_schema
+CREATE SCHEMA IF NOT EXISTS {s}
+
+-- name: create_meta
+CREATE TABLE IF NOT EXISTS {s}.meta (key text PRIMARY KEY, value text NOT NULL)
+
+-- name: begin_meta
+-- "sweeper" is the row that a sweep locks, so that there is one at a time.
+INSERT INTO {s}.meta (key, value) VALUES ('version', '0'), ('identity', %(identity)s), ('sweeper', '')
+ON CONFLICT (key) DO NOTHING
+
+-- name: lock_version
+SELECT value FROM {s}.meta WHERE key = 'version' FOR UPDATE
+
+-- name: set_version
+UPDATE {s}.meta SET value = %(version)s WHERE key = 'version'
+
+-- name: claim
+-- Claims operations that are absent or expired. It looks before it inserts, so that a replay writes nothing.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(method)b::text[], %(raw)b::bytea[], %(canonical)b::bytea[],
+        %(effects)b::smallint[], %(streams)b::boolean[], %(lease)b::interval[], %(owner)b::text[], %(request)b::bytea[]
+    ) AS g (name, fence, method, raw, canonical, effects, streams, lease, owner, request)
+),
+won AS (
+    INSERT INTO {s}.operations AS o (
+        name, state, fence, effects, streams, created_at, lease_until, owner, method, raw, canonical, request
+    )
+    SELECT g.name, 0, g.fence, g.effects, g.streams, c.now, c.now + g.lease, g.owner, g.method, g.raw, g.canonical,
+        g.request
+    FROM given AS g CROSS JOIN clock AS c LEFT JOIN {s}.operations AS old ON old.name = g.name
+    WHERE old.name IS NULL OR old.expires_at <= c.now
+    ORDER BY g.name
+    ON CONFLICT (name) DO UPDATE SET
+        state = 0, fence = excluded.fence, effects = excluded.effects, streams = excluded.streams, attempts = 1,
+        failed_runs = 0, failed_undos = 0, steps = 0, created_at = excluded.created_at,
+        lease_until = excluded.lease_until, completed_at = NULL, expires_at = NULL, status = NULL,
+        owner = excluded.owner, method = excluded.method, raw = excluded.raw, canonical = excluded.canonical,
+        reason = '', resolved = false, retained = true, details = NULL, trailers = NULL, message = NULL,
+        request = excluded.request
+    WHERE o.expires_at <= (SELECT now FROM clock)
+    RETURNING o.name
+)
+SELECT {record}, c.now FROM given AS g CROSS JOIN clock AS c JOIN {s}.operations AS o ON o.name = g.name
+WHERE o.expires_at IS NULL OR o.expires_at > c.now
+UNION ALL SELECT w.name, {nulls}, c.now FROM won AS w CROSS JOIN clock AS c
+
+-- name: take_over
+-- Claims operations under the fences that their callers have seen: running or undoing ones whose leases have run out, and
+-- waiting ones that are due. One with a failure is undoing afterwards.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(over)b::bytea[], %(fence)b::bytea[], %(method)b::text[], %(raw)b::bytea[],
+        %(canonical)b::bytea[], %(effects)b::smallint[], %(streams)b::boolean[], %(lease)b::interval[],
+        %(owner)b::text[]
+    ) AS g (name, over, fence, method, raw, canonical, effects, streams, lease, owner)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.over AND o.state IN (0, 3, 4) AND o.lease_until <= (SELECT now FROM clock)
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET
+        state = CASE WHEN o.status IS NULL THEN 0 ELSE 4 END, fence = f.fence, effects = f.effects, streams = f.streams,
+        attempts = o.attempts + 1, lease_until = c.now + f.lease, owner = f.owner, method = f.method, raw = f.raw,
+        canonical = f.canonical
+    FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: complete
+-- Stores the outcomes of running, undoing or held operations.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(ttl)b::interval[], %(status)b::smallint[], %(retained)b::boolean[],
+        %(details)b::bytea[], %(trailers)b::bytea[], %(message)b::bytea[]
+    ) AS g (name, fence, ttl, status, retained, details, trailers, message)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET
+        state = 1, lease_until = NULL, owner = NULL, reason = '', completed_at = c.now, expires_at = c.now + f.ttl,
+        status = f.status, retained = f.retained, details = f.details, trailers = f.trailers, message = f.message,
+        request = NULL
+    FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: renew
+-- Sets the ends of leases.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[], %(lease)b::interval[]) AS g (name, fence, lease)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 4)
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET lease_until = c.now + f.lease
+    FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: release
+-- Deletes running, undoing or held operations, and their steps.
+WITH clock AS (SELECT {clock} AS now),
+given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
+),
+done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name),
+steps AS (DELETE FROM {s}.steps AS s USING done AS d WHERE s.operation = d.name)
+{answer}
+
+-- name: forget
+-- Deletes held operations, and their steps.
+WITH clock AS (SELECT {clock} AS now),
+given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state = 2
+    ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
+),
+done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name),
+steps AS (DELETE FROM {s}.steps AS s USING done AS d WHERE s.operation = d.name)
+{answer}
+
+-- name: resolve
+-- Completes held operations with an operator's outcomes.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(ttl)b::interval[], %(status)b::smallint[], %(retained)b::boolean[],
+        %(details)b::bytea[], %(trailers)b::bytea[], %(message)b::bytea[]
+    ) AS g (name, fence, ttl, status, retained, details, trailers, message)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state = 2
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET
+        state = 1, owner = NULL, reason = '', resolved = true, completed_at = c.now, expires_at = c.now + f.ttl,
+        status = f.status, retained = f.retained, details = f.details, trailers = f.trailers, message = f.message
+    FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: hold
+-- Makes running or undoing operations held. They will not run again, so their requests are deleted.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[], %(reason)b::text[], %(lapsed_only)b::boolean[])
+        AS g (name, fence, reason, lapsed_only)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 4)
+        AND (NOT g.lapsed_only OR o.lease_until <= (SELECT now FROM clock))
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET state = 2, lease_until = NULL, reason = f.reason, request = NULL
+    FROM free AS f WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: wait
+-- Makes running or undoing operations waiting.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(delay)b::interval[], %(failed_runs)b::integer[],
+        %(failed_undos)b::integer[]
+    ) AS g (name, fence, delay, failed_runs, failed_undos)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 4)
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET
+        state = 3, lease_until = c.now + f.delay, failed_runs = f.failed_runs, failed_undos = f.failed_undos
+    FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: undo
+-- Makes running operations undoing, and stores their failures.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(status)b::smallint[], %(retained)b::boolean[], %(details)b::bytea[],
+        %(trailers)b::bytea[]
+    ) AS g (name, fence, status, retained, details, trailers)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state = 0
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+done AS (
+    UPDATE {s}.operations AS o SET
+        state = 4, status = f.status, retained = f.retained, details = f.details, trailers = f.trailers, message = NULL
+    FROM free AS f WHERE o.name = f.name
+    RETURNING o.name
+)
+{answer}
+
+-- name: record_step
+-- Stores a finished step for each of these running, undoing or held operations. The lock on an operation gives its steps
+-- their numbers. A step whose name is taken returns nothing.
+WITH clock AS (SELECT {clock} AS now),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(step)b::bytea[], %(position)b::integer[], %(undoable)b::boolean[],
+        %(result)b::bytea[]
+    ) AS g (name, fence, step, position, undoable, result)
+),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
+),
+counted AS (
+    UPDATE {s}.operations AS o SET steps = o.steps + 1 FROM free AS f WHERE o.name = f.name
+    RETURNING o.name, o.created_at, o.steps
+),
+done AS (
+    INSERT INTO {s}.steps (operation, since, name, number, position, undoable, recorded_at, result)
+    SELECT f.name, n.created_at, f.step, n.steps, f.position, f.undoable, c.now, f.result
+    FROM free AS f JOIN counted AS n ON n.name = f.name CROSS JOIN clock AS c
+    ON CONFLICT (operation, since, name) DO NOTHING
+    RETURNING operation AS name
+)
+{answer}
+
+-- name: get
+-- Reads unexpired operations by name.
+WITH clock AS (SELECT {clock} AS now)
+SELECT {record}, c.now FROM clock AS c CROSS JOIN unnest(%(name)b::bytea[]) AS g (name)
+JOIN {s}.operations AS o ON o.name = g.name
+WHERE o.expires_at IS NULL OR o.expires_at > c.now
+
+-- name: standing
+-- Reads the fences, the states and the lapses of unexpired operations by name.
+WITH clock AS (SELECT {clock} AS now)
+SELECT o.name, o.fence, o.state, coalesce(o.lease_until <= c.now, false)
+FROM clock AS c CROSS JOIN unnest(%(name)b::bytea[]) AS g (name) JOIN {s}.operations AS o ON o.name = g.name
+WHERE o.expires_at IS NULL OR o.expires_at > c.now
+
+-- name: steps
+-- Reads the finished steps of one operation, in the order in which they were recorded.
+SELECT s.name, s.position, s.undoable, s.recorded_at, s.result
+FROM {s}.operations AS o JOIN {s}.steps AS s ON s.operation = o.name AND s.since = o.created_at
+WHERE o.name = %(name)b AND (o.expires_at IS NULL OR o.expires_at > (SELECT {clock}))
+ORDER BY s.number
+
+-- name: list
+-- Reads unexpired operations in the order of age, after one that is given by its age and name.
+WITH clock AS (SELECT {clock} AS now)
+SELECT {record}, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
+WHERE (o.created_at, o.name) > (%(created_at)b, %(name)b) AND (o.expires_at IS NULL OR o.expires_at > c.now)
+    AND (%(state)b::smallint IS NULL OR o.state = %(state)b) AND (%(method)b::text IS NULL OR o.method = %(method)b)
+ORDER BY o.created_at, o.name LIMIT %(limit)b
+
+-- name: list_open
+-- The same for one state other than completed.
+WITH clock AS (SELECT {clock} AS now)
+SELECT {record}, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
+WHERE o.state = %(state)b AND o.state <> 1 AND (o.created_at, o.name) > (%(created_at)b, %(name)b)
+    AND (%(method)b::text IS NULL OR o.method = %(method)b)
+ORDER BY o.created_at, o.name LIMIT %(limit)b
+
+-- name: pending
+-- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
+-- (opaque, and running or undoing), then those that have a request; the oldest first in each group.
+WITH clock AS (SELECT {clock} AS now)
+SELECT {record}, o.request, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
+WHERE o.state IN (0, 3, 4) AND o.state <> 1 AND o.lease_until <= c.now AND o.method = ANY(%(methods)b::text[])
+    AND (o.request IS NOT NULL OR (o.state IN (0, 4) AND o.effects = 0))
+ORDER BY o.state IN (0, 4) AND o.effects = 0 DESC, o.created_at, o.name LIMIT %(limit)b
+
+-- name: sweep
+-- Deletes up to the given number of expired operations, and their steps, unless another sweep is under way.
+WITH clock AS (SELECT {clock} AS now),
+turn AS (SELECT key FROM {s}.meta WHERE key = 'sweeper' FOR UPDATE SKIP LOCKED),
+expired AS (
+    SELECT o.name FROM {s}.operations AS o
+    WHERE o.expires_at <= (SELECT now FROM clock) AND EXISTS (SELECT 1 FROM turn)
+    ORDER BY o.expires_at LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED
+),
+gone AS (DELETE FROM {s}.operations AS o USING expired AS e WHERE o.name = e.name RETURNING o.name),
+steps AS (DELETE FROM {s}.steps AS s USING gone AS g WHERE s.operation = g.name)
+SELECT (SELECT count(*) FROM gone), EXISTS (
+    SELECT 1 FROM {s}.operations WHERE expires_at <= (SELECT now FROM clock) OFFSET %(limit)b
+)
+
+-- name: look
+-- Reads the fence and the state of one unexpired operation.
+SELECT fence, state FROM {s}.operations
+WHERE name = %(name)b AND (expires_at IS NULL OR expires_at > (SELECT {clock}))
+
+-- name: look_again
+-- The same, after a commit whose result is unknown: it waits until that transaction has ended.
+SELECT fence, state, completed_at FROM {s}.operations WHERE name = %(name)b FOR UPDATE
+
+-- name: complete_one
+-- Completes one operation in the transaction of its handler.
+WITH clock AS (SELECT {clock} AS now)
+UPDATE {s}.operations AS o SET
+    state = 1, lease_until = NULL, owner = NULL, reason = '', completed_at = c.now, expires_at = c.now + %(ttl)b,
+    status = %(status)b, retained = %(retained)b, details = %(details)b, trailers = %(trailers)b,
+    message = %(message)b, request = NULL
+FROM clock AS c
+WHERE o.name = %(name)b AND o.fence = %(fence)b AND o.state IN (0, 2, 4)
+RETURNING o.completed_at
+
+-- name: record_one_step
+-- Stores a step in the transaction of its handler.
+WITH counted AS (
+    UPDATE {s}.operations AS o SET steps = o.steps + 1
+    WHERE o.name = %(name)b AND o.fence = %(fence)b AND o.state IN (0, 2, 4)
+    RETURNING o.name, o.created_at, o.steps
+)
+INSERT INTO {s}.steps (operation, since, name, number, position, undoable, recorded_at, result)
+SELECT n.name, n.created_at, %(step)b, n.steps, %(position)b, %(undoable)b, (SELECT {clock}), %(result)b
+FROM counted AS n
+ON CONFLICT (operation, since, name) DO NOTHING
+RETURNING name

@@ -1,0 +1,121 @@
+"""The settings of an engine, and the connections that are made with them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.stores._postgres import faults
+from grpc_idempotency.stores._postgres.sql import SERVER_CLOCK
+
+_log = logging.getLogger("grpc_idempotency.stores.postgres")
+Connection = psycopg.Connection[Any]
+
+_DEFAULTS = {
+    "application_name": "grpc-idempotency",
+    "connect_timeout": 5,
+    # A host that vanished is noticed within some ten seconds, and not after minutes.
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+_PLANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
+"""The planner's settings that are off on the writer, where the engine has them.
+
+Of a table that was never analysed, the planner thinks that it is small. It would read all of it for each batch, and
+keep this plan.
+"""
+_RISKS = ("fsync", "full_page_writes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What decides whether stores can share an engine."""
+
+    conninfo: str
+    schema: str
+    lock_timeout: float
+    """Seconds that a statement waits for a lock."""
+    max_connections: int
+    """The maximum number of transactions at a time."""
+    transaction_pooler: bool
+    """True if a pooler gives a connection to each transaction: no session's state lasts."""
+    migrate: bool
+    clock: str = SERVER_CLOCK
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of ``psycopg.connect``."""
+        return _DEFAULTS | conninfo_to_dict(self.conninfo) | {"autocommit": True}
+
+    @property
+    def place(self) -> str:
+        """The server and the database, without the password, for errors."""
+        given = conninfo_to_dict(self.conninfo)
+        host, port = given.get("host", "the local server"), given.get("port", "")
+        return f"{host}{':' if port else ''}{port}/{given.get('dbname', '')}"
+
+
+class Sessions:
+    """Sets up the sessions of connections, in the way that server and pooler need."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.pooled = settings.transaction_pooler
+        """True if session state does not last: settings are made for each transaction, and nothing is prepared."""
+        self._patience = f"{int(settings.lock_timeout * 1000)}ms"
+        self._known: Mapping[str, str] | None = None
+        self._place = settings.place
+
+    def learn(self, db: Connection) -> None:
+        """Reads the server's settings, once, and warns of those that can lose outcomes."""
+        if not psycopg.Pipeline.is_supported():
+            raise StoreUnusable("the PostgreSQL store needs libpq 14 or newer: install psycopg[binary]")
+        if self._known is not None:
+            return
+        names = [*_PLANS, *_RISKS, "synchronous_commit", "lock_timeout"]
+        self._known = dict(db.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall())
+        for name in _RISKS:
+            if self._known.get(name) == "off":
+                _log.warning("%s has %s off: when its machine fails, outcomes can be lost", self._place, name)
+        if self._known.get("synchronous_commit") == "off":
+            _log.warning("%s has synchronous_commit off: this store sets it on for its own connections", self._place)
+
+    def wanted(self, *, writes: bool) -> list[tuple[str, str]]:
+        """Returns the settings of a session, or of a transaction behind a pooler; ``writes`` for the writer's."""
+        known = self._known or {}
+        wanted = [("lock_timeout", self._patience)] if "lock_timeout" in known else []
+        if known.get("synchronous_commit") == "off":
+            wanted.append(("synchronous_commit", "on"))
+        if writes:
+            wanted += [(name, "off") for name in _PLANS if name in known]
+            wanted.append(("default_transaction_isolation", "read committed"))
+        return wanted
+
+    def begin(self, db: Connection, *, writes: bool) -> None:
+        """Sets up a new connection."""
+        self.learn(db)
+        if self.pooled:
+            db.prepare_threshold = None
+        else:
+            configure(db, self.wanted(writes=writes), local=False)
+
+    def fell_back(self, error: BaseException) -> bool:
+        """Returns ``True`` if the error shows that there is a pooler. From now on nothing is prepared."""
+        if self.pooled or not faults.is_poolers(error):
+            return False
+        _log.warning("%s is behind a pooler in transaction mode: give transaction_pooler=True", self._place)
+        self.pooled = True
+        return True
+
+
+def configure(db: Connection, wanted: Sequence[tuple[str, str]], *, local: bool) -> None:
+    """Makes settings for the session or, if ``local``, for the present transaction."""
+    if wanted:
+        names, values = [name for name, _ in wanted], [value for _, value in wanted]
+        query = "SELECT set_config(s.name, s.value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+        db.execute(query, (local, names, values))
