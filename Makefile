@@ -133,5 +133,5 @@ $(VENV)/.shop: pyproject.toml | $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
-	$(call install,.[postgres$(comma)retry],dev,for development)
+	$(call install,.[postgres$(comma)redis$(comma)retry],dev,for development)
 	@touch $@ $(VENV)/.shop

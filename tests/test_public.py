@@ -119,8 +119,8 @@ def test_names_are_listed_in_order() -> None:
 def test_a_wrong_name_is_told() -> None:
     """A name that a module does not have is an AttributeError, as with any module."""
     for module in (grpc_idempotency, aio):
-        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'RedisStore'"):
-            module.RedisStore  # noqa: B018
+        with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'MongoStore'"):
+            module.MongoStore  # noqa: B018
 
 
 @pytest.mark.parametrize("module", ["grpc_idempotency", "grpc_idempotency.aio"])

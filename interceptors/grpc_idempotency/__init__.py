@@ -34,6 +34,7 @@ from grpc_idempotency.transactions import Database
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import MemoryStore
     from grpc_idempotency.stores.postgres import PostgresStore
+    from grpc_idempotency.stores.redis import RedisStore
     from grpc_idempotency.stores.sqlite import SQLiteStore
 
 __version__ = "0.1.0"
@@ -62,6 +63,7 @@ __all__ = [
     "PrincipalFunction",
     "Reason",
     "Record",
+    "RedisStore",
     "Refusal",
     "SQLiteStore",
     "State",
@@ -92,6 +94,8 @@ if not TYPE_CHECKING:
             from grpc_idempotency.stores.memory import MemoryStore as Store
         elif name == "PostgresStore":
             from grpc_idempotency.stores.postgres import PostgresStore as Store
+        elif name == "RedisStore":
+            from grpc_idempotency.stores.redis import RedisStore as Store
         elif name == "SQLiteStore":
             from grpc_idempotency.stores.sqlite import SQLiteStore as Store
         else:

@@ -10,6 +10,7 @@ from grpc_idempotency.operation import current_async_operation as current_operat
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import AsyncMemoryStore as MemoryStore
     from grpc_idempotency.stores.postgres import AsyncPostgresStore as PostgresStore
+    from grpc_idempotency.stores.redis import AsyncRedisStore as RedisStore
     from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as SQLiteStore
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "MemoryStore",
     "Operation",
     "PostgresStore",
+    "RedisStore",
     "SQLiteStore",
     "client_interceptors",
     "current_operation",
@@ -37,6 +39,8 @@ if not TYPE_CHECKING:
             from grpc_idempotency.stores.memory import AsyncMemoryStore as Store
         elif name == "PostgresStore":
             from grpc_idempotency.stores.postgres import AsyncPostgresStore as Store
+        elif name == "RedisStore":
+            from grpc_idempotency.stores.redis import AsyncRedisStore as Store
         elif name == "SQLiteStore":
             from grpc_idempotency.stores.sqlite import AsyncSQLiteStore as Store
         else:

@@ -66,7 +66,7 @@ async def steps(operation: aio.Operation) -> None:
 def names(refusal: Refusal) -> None:
     """Names that are not there, though modules make some of theirs on use; and what may be missing."""
     missing: object
-    missing = grpc_idempotency.RedisStore  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    missing = grpc_idempotency.MongoStore  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     missing = aio.Policy  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     missing = refusal.retry_after + timedelta()  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand]
     del missing

@@ -1,0 +1,58 @@
+-- Precedes every script. KEYS[1] is the operation's value where a script has one; ARGV[1] is the time in milliseconds for
+-- tests, or empty: then the server's clock decides.
+--
+-- A value is a head of fixed size, and after it: method, digests of the request, owner, reason, and the packed outcome or
+-- failure. packing.py has the same layout. Times are milliseconds since 1970, 0 for none.
+local RUNNING, COMPLETED, HELD, WAITING, UNDOING = 0, 1, 2, 3, 4
+local OPAQUE = 0
+local STREAMS, RESOLVED, REQUEST = 1, 2, 4
+local LAYOUT = '>BBBc16ddddI4I4I4HBHI4'
+local HEAD = 72
+local TILL = 19  -- the index of "till" in the value
+
+local function now()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function decode(value)
+  local r = {}
+  r.state, r.effects, r.flags, r.fence, r.till, r.created, r.completed, r.expires, r.attempts, r.failed_runs, r.failed_undos,
+    r.method_length, r.prints_length, r.owner_length, r.reason_length = struct.unpack(LAYOUT, value)
+  return r
+end
+
+local function encode(r)
+  return struct.pack(LAYOUT, r.state, r.effects, r.flags, r.fence, r.till, r.created, r.completed, r.expires,
+    r.attempts, r.failed_runs, r.failed_undos, r.method_length, r.prints_length, r.owner_length, r.reason_length)
+end
+
+-- Returns the head of the operation's value, or nil if there is none.
+local function head()
+  local value = redis.call('GETRANGE', KEYS[1], 0, HEAD - 1)
+  if value == '' then return nil end
+  return decode(value)
+end
+
+local function expired(r, at) return r.state == COMPLETED and r.expires <= at end
+
+local function leased(r) return r.state == RUNNING or r.state == UNDOING end
+
+local function lapsed(r, at) return (leased(r) or r.state == WAITING) and r.till <= at end
+
+-- Returns the head if the record is running or undoing under the fence.
+local function leased_head(fence)
+  local r = head()
+  if r and r.fence == fence and leased(r) then return r end
+  return nil
+end
+
+-- Returns the position before the reason, and the one before the outcome or failure.
+local function before_reason(r) return HEAD + r.method_length + r.prints_length + r.owner_length end
+
+local function before_ending(r) return before_reason(r) + r.reason_length end
+
+-- A server whose memory is full refuses a script that begins with a write that needs memory. A record that is open must
+-- still be renewed and completed, so its scripts begin with a write that needs none and changes nothing.
+local function begin() redis.call('PERSIST', KEYS[1]) end

@@ -1,0 +1,14 @@
+-- Makes a running or undoing record held, and drops its request.
+-- KEYS: value, request, due. ARGV: time, name, fence, reason, 1 if only a lapsed record or empty.
+-- Returns 1 if the record was changed.
+local r = leased_head(ARGV[3])
+if not r or (ARGV[5] ~= '' and not lapsed(r, now())) then return 0 end
+local value, reason_at, ending_at = redis.call('GET', KEYS[1]), before_reason(r), before_ending(r)
+r.state, r.till, r.reason_length = HELD, 0, #ARGV[4]
+r.flags = bit.band(r.flags, STREAMS)
+begin()
+redis.call('SET', KEYS[1],
+  encode(r) .. string.sub(value, HEAD + 1, reason_at) .. ARGV[4] .. string.sub(value, ending_at + 1))
+redis.call('DEL', KEYS[2])
+redis.call('ZREM', KEYS[3], ARGV[2])
+return 1

@@ -1,0 +1,35 @@
+"""The Redis store, for asyncio and for threads, on one server and on a cluster, against the one contract suite."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness, in_threads
+
+from .conftest import HandClock, Make, MakeBlocking
+
+
+class RedisHarness:
+    def __init__(self, clock: HandClock, make: Callable[[], AsyncStore]) -> None:
+        self._clock = clock
+        self._make = make
+
+    async def store(self) -> AsyncStore:
+        return self._make()
+
+    async def elapse(self, duration: timedelta) -> None:
+        self._clock.elapse(duration)
+
+
+class TestStores(AsyncStoreContract):
+    @pytest.fixture(params=["one server", "one server in threads", "cluster", "cluster in threads"])
+    def harness(
+        self, request: pytest.FixtureRequest, clock: HandClock, make: Make, make_blocking: MakeBlocking
+    ) -> AsyncStoreHarness:
+        kind: str = request.param
+        url = request.getfixturevalue("cluster" if kind.startswith("cluster") else "server")
+        if kind.endswith("threads"):
+            return RedisHarness(clock, lambda: in_threads(make_blocking(url, _clock=clock)))
+        return RedisHarness(clock, lambda: make(url, _clock=clock))
