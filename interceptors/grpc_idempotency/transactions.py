@@ -1,7 +1,7 @@
 """The contract of a store whose database can also hold a handler's rows (5.1).
 
-Such a store has three more calls than :mod:`grpc_idempotency.store` asks for: ``transaction``, ``read`` and
-``complete_unclaimed``. It takes part in the operation that the handler runs in: its ``transaction`` calls
+Such a store has two more calls than :mod:`grpc_idempotency.store` asks for: ``transaction`` and ``read``. It may have a
+third one, ``complete_unclaimed``. It takes part in the operation that the handler runs in: its ``transaction`` calls
 :func:`running_operation` to get that operation, and uses it as :class:`RunningOperation` describes.
 """
 
@@ -208,24 +208,6 @@ def bind_operation(context: contextvars.Context, operation: RunningOperation) ->
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can also hold the handler's own rows (5.1)."""
 
-    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
-        """Stores a completed record of an operation that was never claimed, in one write.
-
-        It serves transactional operations whose handlers reply without a transaction: their claims were not written
-        before.
-
-        Args:
-            claim: The claim from which the record is made. Its lease, its owner and its request are not kept.
-            outcome: The handler's outcome.
-            ttl: The time from now until the record expires.
-
-        Returns:
-            The record's ``completed_at``, the time at which the outcome was stored; or the record that prevented it,
-            which is not changed. A record that is already completed under the claim's own fence with the same outcome
-            does not prevent it: its ``completed_at`` is returned, so that a call whose answer was lost can be tried
-            again.
-        """
-
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
@@ -280,14 +262,43 @@ class AsyncTransactionalStore(AsyncStore, Protocol):
         """
 
 
+class AsyncOneCommitStore(AsyncTransactionalStore, Protocol):
+    """A store that can write an operation's record first in the commit of its transaction, without a claim (5.1).
+
+    The interceptor does not claim transactional operations on such a store, unless they are to be recovered.
+    """
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
+        """Stores a completed record of an operation that was never claimed, in one write.
+
+        It serves transactional operations whose handlers reply without a transaction: their claims were not written
+        before.
+
+        Args:
+            claim: The claim from which the record is made. Its lease, its owner and its request are not kept.
+            outcome: The handler's outcome.
+            ttl: The time from now until the record expires.
+
+        Returns:
+            The record's ``completed_at``, the time at which the outcome was stored; or the record that prevented it,
+            which is not changed. A record that is already completed under the claim's own fence with the same outcome
+            does not prevent it: its ``completed_at`` is returned, so that a call whose answer was lost can be tried
+            again.
+        """
+
+
 class TransactionalStore(Store, Protocol):
     """A store for threads whose database can also hold the handler's own rows (5.1)."""
-
-    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
-        """See :meth:`AsyncTransactionalStore.complete_unclaimed`."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """See :meth:`AsyncTransactionalStore.transaction`; it is called in the handler's own thread."""
 
     def read(self, fn: Callable[[Database], T]) -> T:
         """See :meth:`AsyncTransactionalStore.read`."""
+
+
+class OneCommitStore(TransactionalStore, Protocol):
+    """A store for threads that can write an operation's record first in the commit of its transaction (5.1)."""
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """See :meth:`AsyncOneCommitStore.complete_unclaimed`."""

@@ -8,14 +8,14 @@ import pytest
 from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.testing import (
+    AsyncOneCommitHarness,
+    AsyncOneCommitStoreContract,
     AsyncStoreContract,
     AsyncStoreHarness,
-    AsyncTransactionalStoreContract,
-    AsyncTransactionHarness,
-    TransactionalStoreContract,
+    OneCommitStoreContract,
     in_threads,
 )
-from grpc_idempotency.transactions import AsyncTransactionalStore
+from grpc_idempotency.transactions import AsyncOneCommitStore
 
 from .conftest import HandClock, Make, MakeBlocking
 
@@ -37,11 +37,11 @@ class MemoryHarness:
 class SQLiteHarness:
     placeholder = "?"
 
-    def __init__(self, clock: HandClock, make: Callable[[], AsyncTransactionalStore]) -> None:
+    def __init__(self, clock: HandClock, make: Callable[[], AsyncOneCommitStore]) -> None:
         self._clock = clock
         self._make = make
 
-    async def store(self) -> AsyncTransactionalStore:
+    async def store(self) -> AsyncOneCommitStore:
         return self._make()
 
     async def elapse(self, duration: timedelta) -> None:
@@ -62,13 +62,13 @@ class TestStores(AsyncStoreContract):
         return harnesses[request.param]()
 
 
-class TestTransactions(AsyncTransactionalStoreContract):
+class TestTransactions(AsyncOneCommitStoreContract):
     @pytest.fixture
-    def harness(self, clock: HandClock, make: Make) -> AsyncTransactionHarness:
+    def harness(self, clock: HandClock, make: Make) -> AsyncOneCommitHarness:
         return SQLiteHarness(clock, make)
 
 
-class TestTransactionsInThreads(TransactionalStoreContract):
+class TestTransactionsInThreads(OneCommitStoreContract):
     @pytest.fixture
-    def harness(self, clock: HandClock, make_blocking: MakeBlocking) -> AsyncTransactionHarness:
+    def harness(self, clock: HandClock, make_blocking: MakeBlocking) -> AsyncOneCommitHarness:
         return SQLiteHarness(clock, lambda: in_threads(make_blocking()))

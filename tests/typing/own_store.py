@@ -12,7 +12,12 @@ from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import AsyncStoreContract, in_threads
-from grpc_idempotency.transactions import AsyncTransactionalStore, RunningOperation, running_operation
+from grpc_idempotency.transactions import (
+    AsyncOneCommitStore,
+    AsyncTransactionalStore,
+    RunningOperation,
+    running_operation,
+)
 
 
 class RedisStore:
@@ -90,7 +95,7 @@ async def use(store: AsyncTransactionalStore) -> None:
     assert_type(await store.transaction(lambda db: db.execute("SELECT 1").rowcount), int)
 
 
-def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncTransactionalStore]:
+def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncOneCommitStore]:
     """The library's own stores are of the kinds that they say."""
     awaited: list[AsyncStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(SQLiteStore(path))]
     return awaited, [MemoryStore(), SQLiteStore(path)], AsyncSQLiteStore(path)

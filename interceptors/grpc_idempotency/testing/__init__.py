@@ -8,10 +8,11 @@ store's author writes a harness and one class::
         async def harness(self) -> AsyncIterator[MyHarness]: ...
 
 Each test gets the harness by the fixture's name. A store with the calls of ``grpc_idempotency.transactions`` also has
-to pass :class:`AsyncTransactionalStoreContract`. A store that blocks is tested through :func:`in_threads`, and its
-transactions by :class:`TransactionalStoreContract`. Each module here contains one contract. If a conftest calls
-``pytest.register_assert_rewrite("grpc_idempotency.testing")`` before it imports from here, pytest explains a failed
-``assert``.
+to pass :class:`AsyncTransactionalStoreContract` or, if it has ``complete_unclaimed``,
+:class:`AsyncOneCommitStoreContract`. A store that blocks is tested through :func:`in_threads`, and its transactions by
+:class:`TransactionalStoreContract` or :class:`OneCommitStoreContract`. Each module here contains one contract. If a
+conftest calls ``pytest.register_assert_rewrite("grpc_idempotency.testing")`` before it imports from here, pytest
+explains a failed ``assert``.
 """
 
 from grpc_idempotency.testing.awaited import AwaitedContract
@@ -19,7 +20,12 @@ from grpc_idempotency.testing.claims import ClaimContract
 from grpc_idempotency.testing.crowds import CrowdContract
 from grpc_idempotency.testing.fences import FenceContract
 from grpc_idempotency.testing.handlers import Orders, keyed, opened, outcome_of, step_of
-from grpc_idempotency.testing.harness import AsyncStoreHarness, AsyncTransactionHarness, in_threads
+from grpc_idempotency.testing.harness import (
+    AsyncOneCommitHarness,
+    AsyncStoreHarness,
+    AsyncTransactionHarness,
+    in_threads,
+)
 from grpc_idempotency.testing.held import HeldContract
 from grpc_idempotency.testing.leases import LeaseContract
 from grpc_idempotency.testing.life import LifeContract
@@ -32,8 +38,10 @@ from grpc_idempotency.testing.replies import ReplyContract
 from grpc_idempotency.testing.standing import StandingContract
 from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.suite import (
+    AsyncOneCommitStoreContract,
     AsyncStoreContract,
     AsyncTransactionalStoreContract,
+    OneCommitStoreContract,
     TransactionalStoreContract,
 )
 from grpc_idempotency.testing.sweeping import SweepContract
@@ -50,6 +58,8 @@ __all__ = [
     "OUTCOME",
     "TICK",
     "TTL",
+    "AsyncOneCommitHarness",
+    "AsyncOneCommitStoreContract",
     "AsyncStoreContract",
     "AsyncStoreHarness",
     "AsyncTransactionHarness",
@@ -62,6 +72,7 @@ __all__ = [
     "LeaseContract",
     "LifeContract",
     "ListContract",
+    "OneCommitStoreContract",
     "Orders",
     "OutcomeContract",
     "ReadContract",

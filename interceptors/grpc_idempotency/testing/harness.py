@@ -9,8 +9,10 @@ from typing import Any, Protocol, cast, overload
 
 from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.transactions import (
+    AsyncOneCommitStore,
     AsyncTransactionalStore,
     Database,
+    OneCommitStore,
     TransactionalStore,
     bind_operation,
     running_operation,
@@ -34,6 +36,13 @@ class AsyncTransactionHarness(AsyncStoreHarness, Protocol):
     """The engine's notation of a parameter in a statement, such as ``?`` or ``%s``."""
 
     async def store(self) -> AsyncTransactionalStore:
+        """See :meth:`AsyncStoreHarness.store`."""
+
+
+class AsyncOneCommitHarness(AsyncTransactionHarness, Protocol):
+    """The harness of the suite of transactions whose operations were not claimed."""
+
+    async def store(self) -> AsyncOneCommitStore:
         """See :meth:`AsyncStoreHarness.store`."""
 
 
@@ -65,6 +74,8 @@ async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> An
         raise
 
 
+@overload
+def in_threads(store: OneCommitStore) -> AsyncOneCommitStore: ...
 @overload
 def in_threads(store: TransactionalStore) -> AsyncTransactionalStore: ...
 @overload

@@ -1,4 +1,4 @@
-"""All contracts in three classes: of every store, and of transactions for asyncio and for threads."""
+"""All contracts in few classes: of every store, and of transactions for asyncio and for threads."""
 
 from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
@@ -44,19 +44,29 @@ class AsyncStoreContract(
     """
 
 
-class TransactionalStoreContract(
-    TransactionContract, ReadContract, ReplyContract, UnclaimedContract, TransactedStepContract
-):
+class TransactionalStoreContract(TransactionContract, ReadContract, ReplyContract, TransactedStepContract):
     """All contracts of ``transaction`` and ``read`` of a store for threads, tested through ``in_threads``.
 
     Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
     """
 
 
-class AsyncTransactionalStoreContract(
-    TransactionContract, ReadContract, ReplyContract, UnclaimedContract, AwaitedContract, TransactedStepContract
-):
+class OneCommitStoreContract(TransactionalStoreContract, UnclaimedContract):
+    """All contracts of a store for threads that also has ``complete_unclaimed``.
+
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncOneCommitHarness`.
+    """
+
+
+class AsyncTransactionalStoreContract(TransactionalStoreContract, AwaitedContract):
     """All contracts of ``transaction`` and ``read`` of an asyncio store.
 
     Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.
+    """
+
+
+class AsyncOneCommitStoreContract(AsyncTransactionalStoreContract, UnclaimedContract):
+    """All contracts of an asyncio store that also has ``complete_unclaimed``.
+
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncOneCommitHarness`.
     """

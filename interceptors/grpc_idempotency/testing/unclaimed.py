@@ -9,7 +9,7 @@ from datetime import datetime
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Claim, Code, Effects, Outcome, Record, State
 from grpc_idempotency.testing.handlers import keyed, opened, outcome_of
-from grpc_idempotency.testing.harness import AsyncTransactionHarness
+from grpc_idempotency.testing.harness import AsyncOneCommitHarness
 from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TTL, a_claim, a_request, a_step
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import (
@@ -29,7 +29,7 @@ STANDING = (put_running, put_held, put_waiting, put_undoing, put_completed)
 class UnclaimedContract:
     """Transactions and outcomes of operations whose claims were not written."""
 
-    async def test_rows_and_record_commit_together(self, harness: AsyncTransactionHarness) -> None:
+    async def test_rows_and_record_commit_together(self, harness: AsyncOneCommitHarness) -> None:
         """The record is completed, and equal to that of a claimed operation; the operation has its outcome."""
         store, orders = await opened(harness)
         for claim in (_claim(), replace(_claim(), streams=True)):
@@ -41,7 +41,7 @@ class UnclaimedContract:
             assert (operation.committed, operation.completed_at) == (outcome_of(name), record.completed_at)
             assert name in await orders.names(store)
 
-    async def test_a_record_that_stands_refuses_the_transaction(self, harness: AsyncTransactionHarness) -> None:
+    async def test_a_record_that_stands_refuses_the_transaction(self, harness: AsyncOneCommitHarness) -> None:
         """If a record exists, in any state and also lapsed, the function does not run, and the record is unchanged."""
         store, orders = await opened(harness)
         for prepare in STANDING:
@@ -57,7 +57,7 @@ class UnclaimedContract:
             assert await store.get(standing.name) == record
         assert await orders.names(store) == []
 
-    async def test_an_expired_record_is_replaced(self, harness: AsyncTransactionHarness) -> None:
+    async def test_an_expired_record_is_replaced(self, harness: AsyncOneCommitHarness) -> None:
         """From the instant of its expiry on, a record is replaced, with all of its values."""
         store, orders = await opened(harness)
         first = await put_waiting(store, failed_runs=4)
@@ -75,7 +75,7 @@ class UnclaimedContract:
         assert record == _completed(claim, outcome_of("a"), record.completed_at)
         assert list(await store.steps(claim.name)) == []
 
-    async def test_what_is_rolled_back_leaves_no_record(self, harness: AsyncTransactionHarness) -> None:
+    async def test_what_is_rolled_back_leaves_no_record(self, harness: AsyncOneCommitHarness) -> None:
         """If the function raises, or its reply has an error status, there is no record; the handler may try again."""
         store, orders = await opened(harness)
         claim = _claim()
@@ -92,7 +92,7 @@ class UnclaimedContract:
         assert await orders.names(store) == ["b"]
         assert (await record_of(store, claim)).outcome == outcome_of("b")
 
-    async def test_a_transaction_can_not_commit_twice(self, harness: AsyncTransactionHarness) -> None:
+    async def test_a_transaction_can_not_commit_twice(self, harness: AsyncOneCommitHarness) -> None:
         """An operation commits once, also if a second run does not know that the first one has committed."""
         store, orders = await opened(harness)
         claim = _claim()
@@ -106,7 +106,7 @@ class UnclaimedContract:
         assert await orders.names(store) == ["a"]
         assert (await record_of(store, claim)).outcome == outcome_of("a")
 
-    async def test_of_many_runs_of_one_operation_one_commits(self, harness: AsyncTransactionHarness) -> None:
+    async def test_of_many_runs_of_one_operation_one_commits(self, harness: AsyncOneCommitHarness) -> None:
         """Of 20 runs, through two stores on one database, one commits its rows and its record; others are refused."""
         store, orders = await opened(harness)
         stores, first = (store, await harness.store()), _claim()
@@ -117,7 +117,7 @@ class UnclaimedContract:
         assert await orders.names(store) == [won]
         assert (await record_of(store, first)).outcome == outcome_of(won)
 
-    async def test_of_a_transaction_and_a_claim_one_wins(self, harness: AsyncTransactionHarness) -> None:
+    async def test_of_a_transaction_and_a_claim_one_wins(self, harness: AsyncOneCommitHarness) -> None:
         """Either the claim is lost to the completed record, or the transaction is refused; never both or neither."""
         store, orders = await opened(harness)
         for _ in range(20):
@@ -133,7 +133,7 @@ class UnclaimedContract:
             assert (name in await orders.names(store)) is not refused
             assert (await record_of(store, first)).state is (State.RUNNING if refused else State.COMPLETED)
 
-    async def test_of_many_unclaimed_and_claimed_ones_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
+    async def test_of_many_unclaimed_and_claimed_ones_each_has_its_own(self, harness: AsyncOneCommitHarness) -> None:
         """Of 60 concurrent runs, the 20 that meet records of others are refused; the others commit."""
         store, orders = await opened(harness)
         claims = [await put_running(store) for _ in range(20)]
@@ -146,7 +146,7 @@ class UnclaimedContract:
         for n, claim in enumerate(claims[:40]):
             assert (await record_of(store, claim)).outcome == outcome_of(f"{n:02}")
 
-    async def test_an_outcome_is_stored_without_a_claim(self, harness: AsyncTransactionHarness) -> None:
+    async def test_an_outcome_is_stored_without_a_claim(self, harness: AsyncOneCommitHarness) -> None:
         """An outcome with any status can be stored in one write; the record is like that of a claimed operation."""
         store = await harness.store()
         for outcome in (OUTCOME, OTHER_OUTCOME):
@@ -158,7 +158,7 @@ class UnclaimedContract:
             assert await store.claim(a_claim(claim.name)) == record
             await assert_refused(store, claim.name, os.urandom(16))
 
-    async def test_an_outcome_without_a_claim_can_be_stored_again(self, harness: AsyncTransactionHarness) -> None:
+    async def test_an_outcome_without_a_claim_can_be_stored_again(self, harness: AsyncOneCommitHarness) -> None:
         """If the answer was lost, the call can be repeated. Another outcome under the same fence gets the record."""
         store = await harness.store()
         claim = _claim()
@@ -169,7 +169,7 @@ class UnclaimedContract:
         standing = await store.complete_unclaimed(claim, OTHER_OUTCOME, TTL)
         assert standing == await record_of(store, claim) == record
 
-    async def test_an_outcome_without_a_claim_replaces_no_record(self, harness: AsyncTransactionHarness) -> None:
+    async def test_an_outcome_without_a_claim_replaces_no_record(self, harness: AsyncOneCommitHarness) -> None:
         """``complete_unclaimed`` returns an existing record, in any state, and replaces it only once it has expired."""
         store = await harness.store()
         for prepare in STANDING:
@@ -183,7 +183,7 @@ class UnclaimedContract:
         completed_at = await store.complete_unclaimed(claim, OUTCOME, TTL)
         assert await record_of(store, claim) == _completed(claim, OUTCOME, _instant(completed_at))
 
-    async def test_of_many_outcomes_without_claims_each_has_its_own(self, harness: AsyncTransactionHarness) -> None:
+    async def test_of_many_outcomes_without_claims_each_has_its_own(self, harness: AsyncOneCommitHarness) -> None:
         """Of 60 concurrent calls, two for each operation, one stores its outcome; the other one gets the record."""
         store = await harness.store()
         pairs = [(claim, _claim(claim.name)) for claim in [_claim() for _ in range(30)]]

@@ -169,10 +169,6 @@ class AsyncTransactionalCalls(AsyncCalls):
     def database(self) -> object:
         """Identifies the database: stores on the same operations have an equal value."""
 
-    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
-        """Stores a completed record of an operation that was never claimed."""
-        return self._ask(UnclaimedRequest(claim, outcome, ttl))
-
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
@@ -194,3 +190,11 @@ class AsyncTransactionalCalls(AsyncCalls):
         refuse_inside()  # from here on, every result of the request calls its end()
         request.begin()
         return await self._ask(request)
+
+
+class AsyncOneCommitCalls(AsyncTransactionalCalls):
+    """The calls of a store that can write an operation's record first in the commit of its transaction."""
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> Awaitable[datetime | Record]:
+        """Stores a completed record of an operation that was never claimed."""
+        return self._ask(UnclaimedRequest(claim, outcome, ttl))

@@ -162,10 +162,6 @@ class TransactionalCalls(Calls):
     def database(self) -> object:
         """Identifies the database: stores on the same operations have an equal value."""
 
-    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
-        """Stores a completed record of an operation that was never claimed."""
-        return self._ask(UnclaimedRequest(claim, outcome, ttl))
-
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """Runs the plain function ``fn(db)`` in one transaction, with a keyed call's outcome or a step in it (5.1)."""
         value: T = self._ask(transacting(self, fn, step))
@@ -178,3 +174,11 @@ class TransactionalCalls(Calls):
         """
         value: T = self._ask(TransactionRequest(fn, reads=True))
         return value
+
+
+class OneCommitCalls(TransactionalCalls):
+    """The calls of a store that can write an operation's record first in the commit of its transaction."""
+
+    def complete_unclaimed(self, claim: Claim, outcome: Outcome, ttl: timedelta) -> datetime | Record:
+        """Stores a completed record of an operation that was never claimed."""
+        return self._ask(UnclaimedRequest(claim, outcome, ttl))

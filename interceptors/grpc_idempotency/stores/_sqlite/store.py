@@ -1,13 +1,13 @@
 """The SQLite stores for ``grpc.aio`` and for ``grpc.server``: a file's writer answers the calls of the contract."""
 
 from grpc_idempotency.errors import StoreError
-from grpc_idempotency.stores._calls.aio import AsyncTransactionalCalls
-from grpc_idempotency.stores._calls.sync import TransactionalCalls
+from grpc_idempotency.stores._calls.aio import AsyncOneCommitCalls
+from grpc_idempotency.stores._calls.sync import OneCommitCalls
 from grpc_idempotency.stores._sqlite.base import SQLiteBase
 from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 
 
-class AsyncSQLiteStore(SQLiteBase, AsyncTransactionalCalls):
+class AsyncSQLiteStore(SQLiteBase, AsyncOneCommitCalls):
     """The SQLite store whose calls are awaited; its settings are those of :class:`SQLiteBase`."""
 
     async def open(self) -> None:
@@ -29,7 +29,7 @@ class AsyncSQLiteStore(SQLiteBase, AsyncTransactionalCalls):
             await self._ask(Flush(), left)
 
 
-class SQLiteStore(SQLiteBase, TransactionalCalls):
+class SQLiteStore(SQLiteBase, OneCommitCalls):
     """The SQLite store whose calls block; its settings are those of :class:`SQLiteBase`."""
 
     def open(self) -> None:
