@@ -24,7 +24,7 @@ A store whose database can also hold a handler's rows has three more calls: see
 ``grpc_idempotency.testing`` contains the test suites that every store passes.
 """
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -246,6 +246,24 @@ class AsyncStore(Protocol):
 
         Returns:
             What was deleted and freed, and whether expired records are left.
+        """
+
+
+class NotifyingStore(Protocol):
+    """What a store of either kind may have besides: its database tells it of changes, so that waits end sooner (4.3).
+
+    Without it, waiting calls learn of a change by their process's next poll. With it, that poll is made at once.
+    """
+
+    def subscribe(self, changed: Callable[[], object]) -> Callable[[], object]:
+        """Registers a function for the time in which calls of this process wait for runs in other processes.
+
+        Args:
+            changed: Called in any thread when an operation that ``standing`` was asked for since may have changed. It
+                does not block. A call too many costs one poll, and a missed one costs 50 ms.
+
+        Returns:
+            A function that ends the registration, and does not block either.
         """
 
 

@@ -44,6 +44,8 @@ class Faults:
         """True if a claim that fails takes effect all the same, and nobody can know."""
         self.claims: list[Claim] = []
         """All that were asked for."""
+        self.names: tuple[bytes, ...] = ()
+        """Those in the last query for standings."""
 
     def check(self, name: str, landed: bool | None = False) -> None:
         if name in self.down:
@@ -56,6 +58,8 @@ class Faults:
         name = _NAMES.get(type(request))
         if isinstance(request, requests.ClaimRequest | requests.UnclaimedRequest):
             self.claims.append(request.claim)
+        if isinstance(request, requests.StandingRequest):
+            self.names = request.names
         if name is not None:
             self.asked[name] += 1
             if not (name == "claim" and self.lands):

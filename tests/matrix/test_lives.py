@@ -113,11 +113,11 @@ async def test_waiting_for_another_server(cell: Cell) -> None:
     """4.3 A duplicate of a run on another server waits for its outcome."""
     key = cell.key()
     play, claim = await cell.elsewhere(key, "plain", lease=HOUR)
-    asked = cell.faults.asked["get"]
+    asked = cell.faults.asked["standing"]
     call = cell.start(play, key=key)
 
     async def polled() -> bool:
-        return cell.faults.asked["get"] > asked
+        return cell.faults.asked["standing"] > asked
 
     await until(polled)
     decided = failure(cell, "decided elsewhere")

@@ -17,7 +17,7 @@ class Process:
         self.name = name
         self.alive = True
         self.executions: dict[bytes, Execution] = {}
-        self.pollers: dict[tuple[bytes, bytes], Actor] = {}
+        self.poller: Actor | None = None
 
 
 class Actor:
@@ -37,6 +37,8 @@ class Actor:
         """The version of the store that it saw last: to poll what has not changed tells nobody anything."""
         self.early: Conclusion | None = None
         """What it is told of an execution that it waits for and whose handler can't be stopped."""
+        self.awaited_ended = False
+        """Whether the run elsewhere that it waits for has ended, as far as its process knows."""
 
     @property
     def beside(self) -> bool:
@@ -44,7 +46,7 @@ class Actor:
         return False
 
     def key(self, version: int) -> tuple[object, ...]:
-        return (self.history, self.effect is None, self.seen == version, self.early is None)
+        return (self.history, self.effect is None, self.seen == version, self.early is None, self.awaited_ended)
 
 
 class Beside(Actor):

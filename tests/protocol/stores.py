@@ -1,5 +1,6 @@
 """What a store promises (``grpc_idempotency.store``), over one dict and by a clock that the tests move."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -10,13 +11,14 @@ from grpc_idempotency._protocol.effects import (
     Effect,
     Get,
     Hold,
+    ReadStandings,
     Release,
     Renew,
     TryClaim,
     Wait,
 )
 from grpc_idempotency.errors import FenceRefused
-from grpc_idempotency.records import Claim, Effects, Fingerprint, Outcome, Record, Renewal, State
+from grpc_idempotency.records import Claim, Effects, Fingerprint, Outcome, Record, Renewal, Standing, State
 
 NAME = b"operation-name.."
 METHOD = "/test.Service/Method"
@@ -65,6 +67,8 @@ class Store:
                 return self.hold(name, fence, reason, lapsed_only)
             case Get(name):
                 return self.get(name)
+            case ReadStandings(names):
+                return self.standing(names)
             case _:
                 raise AssertionError(effect)
 
@@ -95,6 +99,10 @@ class Store:
             outcome=row.outcome,
             reason=row.reason,
         )
+
+    def standing(self, names: Collection[bytes]) -> dict[bytes, Standing]:
+        rows = {name: row for name in names if (row := self.row(name)) is not None}
+        return {name: Standing(fence=row.fence, state=row.state, lapsed=self.lapsed(row)) for name, row in rows.items()}
 
     def claim(self, claim: Claim, over: bytes | None) -> Record | None:
         row = self.row(claim.name)

@@ -9,15 +9,16 @@ import pytest
 
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
+    AwaitedRuns,
     Call,
     Conclusion,
     Executed,
     Follow,
-    Get,
     Join,
     Pause,
     Plan,
     Ran,
+    ReadStandings,
     Refused,
     RolledBack,
 )
@@ -180,12 +181,13 @@ def test_a_failure_told_over_a_commit_is_caught(monkeypatch: pytest.MonkeyPatch)
 def test_a_call_that_is_never_told_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A poller that never comes home leaves its callers waiting for ever (4.3)."""
 
-    def blind(name: bytes, fence: bytes) -> Plan[None]:
+    def blind() -> Plan[None]:
         while True:
             yield Pause(1.0)
-            yield Get(name)
+            runs = yield AwaitedRuns()
+            yield ReadStandings(frozenset(name for name, _ in runs))
 
-    monkeypatch.setattr(protocol, "watch", blind)
+    monkeypatch.setattr(protocol, "poll", blind)
     caught(Scenario(effects=Effects.OPAQUE, calls=TWO), "4.3")
 
 

@@ -1,19 +1,23 @@
 """What goes on beside an execution: its lease is renewed, runs in other processes are watched (4.3, 4.9)."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
+    AwaitedRuns,
+    EndWaits,
     Event,
     Get,
     LeaseHolds,
     LoseLease,
     Pause,
+    ReadStandings,
     Renew,
 )
-from grpc_idempotency.records import Record, Renewal, State
+from grpc_idempotency.records import Record, Renewal, Standing, State
 
 from .hand import DOWN, Hand, claim, record
 
@@ -111,29 +115,49 @@ def test_a_run_that_has_ended_by_itself_has_lost_nothing(state: State) -> None:
     assert (hand.told, hand.result) == ([], None)
 
 
+OURS = (b"name", b"theirs")
+OTHER = (b"other", b"another's")
+RUNNING = Standing(fence=b"theirs", state=State.RUNNING, lapsed=False)
+
+
 @pytest.mark.parametrize(
     "now",
-    [None, record(fence=b"next"), record(State.HELD), record(State.COMPLETED), record(lapsed=True)],
-    ids=["absent", "of another fence", "held", "completed", "lapsed"],
+    [
+        None,
+        replace(RUNNING, fence=b"next"),
+        replace(RUNNING, state=State.HELD),
+        replace(RUNNING, state=State.COMPLETED),
+        replace(RUNNING, lapsed=True),
+        replace(RUNNING, state=State.WAITING, lapsed=True),
+    ],
+    ids=["absent", "of another fence", "held", "completed", "lapsed", "due"],
 )
-def test_a_run_elsewhere_is_over_when_its_record_says_so(now: Record | None) -> None:
-    """Polled with growing pauses while it runs (4.3)."""
-    hand = Hand(protocol.watch(b"name", b"theirs"))
-    pauses = []
-    for _ in range(12):
-        pauses.append(hand.asked(Pause).seconds)
+def test_a_run_elsewhere_has_ended_when_its_record_says_so(now: Standing | None) -> None:
+    """One query in each round tells of all runs that calls wait for; the waits for those that ended are over (4.3)."""
+    hand = Hand(protocol.poll())
+    other = Standing(fence=b"another's", state=State.UNDOING, lapsed=False)
+    for state in (State.RUNNING, State.UNDOING, State.WAITING):
+        assert hand.asked(Pause).seconds == 0.05
         hand.reply(Pause, None)
-        hand.reply(Get, record())
-    assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (0.02, 0.5)
+        hand.reply(AwaitedRuns, [OURS, OTHER])
+        assert hand.asked(ReadStandings).names == {b"name", b"other"}
+        hand.reply(ReadStandings, {b"name": replace(RUNNING, state=state), b"other": other})
     hand.reply(Pause, None)
-    hand.reply(Get, now)
+    hand.reply(AwaitedRuns, [OURS, OTHER])
+    hand.reply(ReadStandings, {b"other": other} if now is None else {b"name": now, b"other": other})
+    assert hand.asked(EndWaits).runs == [OURS]
+    hand.reply(EndWaits, None)
+    hand.reply(Pause, None)
+    hand.reply(AwaitedRuns, [])
     assert hand.result is None
 
 
-def test_a_lookout_without_a_store_comes_home() -> None:
+def test_without_a_store_all_waits_end() -> None:
     """The next claim will say what is wrong (4.3, 5.5)."""
-    hand = Hand(protocol.watch(b"name", b"theirs"))
+    hand = Hand(protocol.poll())
     hand.reply(Pause, None)
-    hand.fail(Get, DOWN)
-    assert hand.result is None
+    hand.reply(AwaitedRuns, [OURS, OTHER])
+    hand.fail(ReadStandings, DOWN)
+    assert hand.asked(EndWaits).runs == [OURS, OTHER]
+    hand.reply(EndWaits, None)
+    assert hand.asked(Pause).seconds == 0.05

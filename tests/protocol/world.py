@@ -3,13 +3,14 @@
 Every effect of a plan is one step, performed whole; who takes the next step is the test's choice (``schedules.py``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
 from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     Answer,
+    AwaitedRuns,
     BeginLease,
     Call,
     Complete,
@@ -18,6 +19,7 @@ from grpc_idempotency._protocol.effects import (
     CutShort,
     Effect,
     Ended,
+    EndWaits,
     Execute,
     Follow,
     Followed,
@@ -30,6 +32,7 @@ from grpc_idempotency._protocol.effects import (
     LoseLease,
     Pause,
     Ran,
+    ReadStandings,
     Release,
     Renew,
     Tell,
@@ -47,7 +50,7 @@ from .promises import Witness
 from .scenarios import Fault, Scenario, Step
 from .stores import METHOD, NAME, Row, Store
 
-_STORED = (TryClaim, Get, Complete, CompleteUnclaimed, Release, Renew, Wait, Hold)
+_STORED = (TryClaim, Get, ReadStandings, Complete, CompleteUnclaimed, Release, Renew, Wait, Hold)
 
 
 class World:
@@ -124,8 +127,8 @@ class World:
                 return False
             case Follow(joined):
                 return actor.early is not None or _execution(joined).conclusion is not None
-            case Watch(name, fence):
-                return actor.process.pollers[name, fence].effect is None
+            case Watch():
+                return actor.awaited_ended
             case Pause():
                 return actor.seen != self.version
             case Renew() if actor.beside:
@@ -160,7 +163,7 @@ class World:
             case ("timeout", name):
                 actor = self.actors[name]
                 self._reply(actor, Followed(None) if isinstance(actor.effect, Follow) else False)
-                self._dismiss_lookouts(actor.process)
+                self._dismiss_poller(actor.process)
             case ("crash", name):
                 self._crash(self.processes[name])
             case ("lapse",):
@@ -185,7 +188,17 @@ class World:
             case Execute():
                 assert isinstance(actor, Execution)
                 self._execute(actor, actor.effect, fault)
-            case TryClaim() | Get() | Complete() | CompleteUnclaimed() | Release() | Renew() | Wait() | Hold():
+            case (
+                TryClaim()
+                | Get()
+                | ReadStandings()
+                | Complete()
+                | CompleteUnclaimed()
+                | Release()
+                | Renew()
+                | Wait()
+                | Hold()
+            ):
                 self._on_store(actor, actor.effect, fault)
             case Join(call):
                 self._reply(actor, self._join(actor, call))
@@ -194,6 +207,7 @@ class World:
                 self._reply(actor, Followed(told))
             case Watch():
                 self._reply(actor, True)
+                self._dismiss_poller(actor.process)
             case LeaseHolds():
                 self._reply(actor, self.store.now < self._owner(actor).lease_until)
             case Pause():
@@ -327,7 +341,12 @@ class World:
             self._finished(actor)
             return
         if isinstance(actor.effect, Watch):
-            self._look_out(actor.process, actor.effect)
+            self._look_out(actor)
+        elif isinstance(actor.effect, AwaitedRuns):
+            self._reply(actor, tuple(sorted({run for _, run in self._watching(actor.process)})))
+        elif isinstance(actor.effect, EndWaits):
+            self._end_waits(actor.process, actor.effect.runs)
+            self._reply(actor, None)
         elif isinstance(actor.effect, LoadSteps):
             self._reply(actor, ())
         elif isinstance(actor.effect, BeginLease):
@@ -345,7 +364,7 @@ class World:
                 actor.renewal.effect = None
         elif actor.call is not None:
             self.witness.told(actor.name, actor.call, actor.result)
-            self._dismiss_lookouts(actor.process)
+            self._dismiss_poller(actor.process)
 
     def _conclude_early(self, execution: Execution, conclusion: Conclusion) -> None:
         """Nothing else may run in its process as long as its handler does (4.1).
@@ -364,21 +383,30 @@ class World:
             del execution.process.executions[NAME]
         execution.conclusion = execution.conclusion or conclusion
 
-    def _look_out(self, process: Process, effect: Watch) -> None:
-        """One poller in a process, for all who wait for the same run."""
-        poller = process.pollers.get((effect.name, effect.fence))
-        if poller is None or poller.effect is None:
+    def _look_out(self, actor: Actor) -> None:
+        """One poller in a process, for all who wait for runs elsewhere."""
+        actor.awaited_ended = False
+        process = actor.process
+        if process.poller is None or process.poller.effect is None:
             number = sum(name.startswith(f"{process.name}/") for name in self.actors)
-            plan = protocol.watch(effect.name, effect.fence)
-            poller = self._begin(Beside(f"{process.name}/{number + 1}", process, plan))
-            process.pollers[effect.name, effect.fence] = poller
+            process.poller = self._begin(Beside(f"{process.name}/{number + 1}", process, protocol.poll()))
+        process.poller.seen = -1  # it polls for this one, too, whatever it has seen
 
-    def _dismiss_lookouts(self, process: Process) -> None:
-        watches = [each.effect for each in self.actors.values() if each.process is process]
-        watched = {(effect.name, effect.fence) for effect in watches if isinstance(effect, Watch)}
-        for run, poller in process.pollers.items():
-            if run not in watched:
-                poller.effect = None
+    def _watching(self, process: Process) -> list[tuple[Actor, tuple[bytes, bytes]]]:
+        """Those that wait for runs elsewhere, and have not been told of their ends."""
+        return [
+            (each, (each.effect.name, each.effect.fence))
+            for each in self.actors.values()
+            if each.process is process and isinstance(each.effect, Watch) and not each.awaited_ended
+        ]
+
+    def _end_waits(self, process: Process, runs: Collection[tuple[bytes, bytes]]) -> None:
+        for each, run in self._watching(process):
+            each.awaited_ended = run in runs
+
+    def _dismiss_poller(self, process: Process) -> None:
+        if process.poller is not None and not self._watching(process):
+            process.poller.effect = None
 
     # The end
 
@@ -422,6 +450,8 @@ class World:
 def _told(reply: Any) -> object:
     if isinstance(reply, Joined):
         return (_execution(reply).name, reply.leads)
+    if isinstance(reply, dict):
+        return tuple(sorted((name, one.fence, one.state.value, one.lapsed) for name, one in reply.items()))
     return type(reply.conclusion) if isinstance(reply, Followed) else reply  # the rest is in its execution's history
 
 

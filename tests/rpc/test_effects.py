@@ -156,11 +156,11 @@ async def test_one_that_cannot_be_stopped_keeps_its_lease(serve: Servers, kind: 
     key = new_key()
     assert (await service.call("Do", key=key)).status is UNAVAILABLE
     assert (await service.the_record()).state is State.RUNNING
-    asked = service.store.asked["get"]
+    asked = service.store.asked["standing"]
     retry = asyncio.ensure_future(service.call("Do", key=key))
 
     async def waits() -> bool:
-        return bool(service.store.asked["get"] > asked)
+        return bool(service.store.asked["standing"] > asked)
 
     await until(waits)
     assert not retry.done()

@@ -113,10 +113,10 @@ async def test_the_store_goes_down_while_others_wait(serve: Servers) -> None:
     waiting = asyncio.ensure_future(other.call("Do", key=key))
 
     async def waits() -> bool:
-        return store.asked["get"] >= 1
+        return store.asked["standing"] >= 1
 
     await until(waits)
-    store.down |= {"claim", "get"}
+    store.down |= {"claim", "standing"}
     refused(await waiting, "STORE_UNAVAILABLE", UNAVAILABLE)
     handler.go.open()
     assert ((await first).mark, handler.runs) == ("executed", 1)

@@ -5,14 +5,14 @@ them, and a frozen dataclass takes three times as long to make.
 """
 
 import enum
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from grpc_idempotency._protocol.refusals import Refusal
 from grpc_idempotency.policy import Policy
-from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Renewal, Step, StoredRequest
+from grpc_idempotency.records import Claim, Fingerprint, Outcome, Record, Renewal, Standing, Step, StoredRequest
 
 T = TypeVar("T")
 
@@ -244,9 +244,13 @@ class Follow(Effect[Followed]):
     """When to give up, in seconds of the server's monotonic clock; ``None``: never."""
 
 
+AwaitedRun = tuple[bytes, bytes]
+"""A run in another process: the name of its operation, and its fence."""
+
+
 @dataclass(slots=True, unsafe_hash=True)
 class Watch(Effect[bool]):
-    """Waits for the end of the plan ``watch``, which all waiting calls of this process share.
+    """Waits until the run of another process has ended, as the plan ``poll`` finds out for all waiting calls.
 
     The reply is ``False`` if the time was up first.
     """
@@ -255,6 +259,25 @@ class Watch(Effect[bool]):
     fence: bytes
     until: float
     """When to give up, in seconds of the server's monotonic clock."""
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class AwaitedRuns(Effect[Collection[AwaitedRun]]):
+    """Returns the runs that calls of this process wait for by :class:`Watch`. Without I/O."""
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class ReadStandings(Effect[Mapping[bytes, Standing]]):
+    """The store's ``standing``."""
+
+    names: frozenset[bytes]
+
+
+@dataclass(slots=True, unsafe_hash=True)
+class EndWaits(Effect[None]):
+    """Ends the waits of all calls of this process for these runs."""
+
+    runs: Collection[AwaitedRun]
 
 
 @dataclass(slots=True, unsafe_hash=True)

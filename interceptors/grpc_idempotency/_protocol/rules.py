@@ -8,11 +8,13 @@ operation:
   the conclusion of the execution into this call's answer.
 * :func:`operate` is the execution: it claims the operation, lets the handler run, and settles the record. It outlives
   the call that leads it (4.4). A process has at most one execution of a name, unless a handler could not be stopped.
-* :func:`keep_lease` runs beside an execution. :func:`watch` polls a run in another process.
+* :func:`keep_lease` runs beside an execution. :func:`poll` finds out for waiting calls when runs in other
+  processes have ended.
 * :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
 """
 
 import enum
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +24,8 @@ from grpc_idempotency._compat import assert_never
 from grpc_idempotency._protocol.effects import (
     Answer,
     Answered,
+    AwaitedRun,
+    AwaitedRuns,
     BeginLease,
     Call,
     Complete,
@@ -29,6 +33,7 @@ from grpc_idempotency._protocol.effects import (
     Conclusion,
     CutShort,
     Effect,
+    EndWaits,
     Event,
     Execute,
     Executed,
@@ -48,6 +53,7 @@ from grpc_idempotency._protocol.effects import (
     Plan,
     Raised,
     Ran,
+    ReadStandings,
     Refused,
     Release,
     Released,
@@ -65,7 +71,7 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import FenceRefused, StoreUnavailable, Unstorable
 from grpc_idempotency.policy import Disposition, Policy
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, Renewal, State, Step
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, Renewal, Standing, State, Step
 
 T = TypeVar("T")
 
@@ -664,18 +670,34 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
         return  # otherwise the run has just ended by itself
 
 
-def watch(name: bytes, fence: bytes) -> Plan[None]:
-    """Polls the store until the run under this fence, in another process, has ended or its record has lapsed (4.3)."""
-    pause = _FIRST_POLL
+def poll() -> Plan[None]:
+    """Polls the store for all runs in other processes that calls of this process wait for, until no call waits (4.3).
+
+    All waiting calls share this poll: one query in each round, however many they are. It is started by the first call
+    that waits.
+    """
     while True:
-        yield Pause(pause)
-        try:
-            record: Record | None = yield Get(name)
-        except StoreUnavailable:
-            return  # the waiting calls try to claim next, and learn it from that
-        if record is None or record.fence != fence or record.state in (State.COMPLETED, State.HELD) or record.lapsed:
+        yield Pause(_POLL)
+        runs: Collection[AwaitedRun] = yield AwaitedRuns()
+        if not runs:
             return
-        pause = min(pause * 1.5, _LAST_POLL)
+        try:
+            standings: Mapping[bytes, Standing] = yield ReadStandings(frozenset(name for name, _ in runs))
+        except StoreUnavailable:
+            ended = runs  # the waiting calls try to claim next, and learn it from that
+        else:
+            ended = [run for run in runs if _has_ended(run, standings)]
+        if ended:
+            yield EndWaits(ended)
+
+
+def _has_ended(run: AwaitedRun, standings: Mapping[bytes, Standing]) -> bool:
+    """True if the run does not own its operation any more, or if another claim may take the operation over."""
+    name, fence = run
+    standing = standings.get(name)
+    if standing is None or standing.fence != fence or standing.lapsed:
+        return True
+    return standing.state in (State.COMPLETED, State.HELD)
 
 
 _UNCLEAR: Final = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.DEADLINE_EXCEEDED, Code.CANCELLED})
@@ -707,7 +729,7 @@ _NOT_COMMITTED: Final = Outcome(
 _LONGEST_DELAY: Final = timedelta(minutes=1)
 _MOST_DOUBLINGS: Final = 16
 _FIRST_RETRY, _LAST_RETRY = 0.05, 2.0  # seconds
-_FIRST_POLL, _LAST_POLL = 0.02, 0.5  # seconds
+_POLL: Final = 0.05  # seconds
 _COME_BACK: Final = timedelta(seconds=1)
 
 

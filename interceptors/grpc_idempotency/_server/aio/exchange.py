@@ -107,7 +107,7 @@ class _Exchange:
                 self._ahead = execution if joined.leads else None
                 return execution.follow(until, self._write if self._target.response_streams else None)
             case Watch(name, fence, until):
-                return self._executions.watch(name, fence, until)
+                return self._executions.poller.wait(name, fence, until)
             case Get(name):
                 return self._executions.store.get(name)
             case _:

@@ -18,12 +18,11 @@ from grpc_idempotency._protocol.effects import (
     Ended,
     Execute,
     Followed,
-    Get,
     Joined,
-    Pause,
     Ran,
 )
-from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down, watch
+from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down
+from grpc_idempotency._server.aio.poller import Poller
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async, lost
@@ -361,16 +360,8 @@ def _wake(waiter: "asyncio.Future[Conclusion | None]", conclusion: Conclusion | 
         waiter.set_result(conclusion)
 
 
-class _Poller:
-    """The poller of a run in another process, shared by all calls of this process that wait for it."""
-
-    def __init__(self, task: "asyncio.Task[None]") -> None:
-        self.task = task
-        self.followers = 0
-
-
 class Executions:
-    """The executions and pollers of one interceptor."""
+    """The executions of one interceptor, and the poller for runs in other processes."""
 
     def __init__(self, store: AsyncStore, replays: Replays, *, max_detached: int) -> None:
         self.store = store
@@ -389,9 +380,9 @@ class Executions:
         """Threads for ``def`` handlers."""
         self._closed = False
         self._executions: dict[bytes, Execution] = {}
-        self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
         self._tasks: dict[asyncio.Task[None], Callable[[], None] | None] = {}
         """The running tasks, each with the callback for its end."""
+        self.poller = Poller(store, self.spawn)
 
     def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
         """Joins the execution of the call's name, or leads one.
@@ -448,41 +439,6 @@ class Executions:
     def _runs(self) -> int:
         """Returns how many operations run here."""
         return len(self._executions) + len(self._overdue)
-
-    async def watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        """Waits until the run in another process has ended.
-
-        Args:
-            name: The operation's name.
-            fence: The fence of the run.
-            until: When to give up, in seconds of ``time.monotonic``.
-
-        Returns:
-            False if the time was up first.
-        """
-        poller = self._pollers.get((name, fence))
-        if poller is None or poller.task.done():
-            poller = _Poller(self.spawn(drive_async(watch(name, fence), self._perform)))
-            self._pollers[name, fence] = poller
-        poller.followers += 1
-        try:
-            done, _ = await asyncio.wait((poller.task,), timeout=max(0.0, until - time.monotonic()))
-            return bool(done)
-        finally:
-            poller.followers -= 1
-            if not poller.followers:
-                poller.task.cancel()
-                if self._pollers.get((name, fence)) is poller:
-                    del self._pollers[name, fence]
-
-    def _perform(self, effect: Effect[Any]) -> Any:
-        match effect:
-            case Get(name):
-                return self.store.get(name)
-            case Pause(seconds):
-                return pause(seconds)
-            case _:
-                raise AssertionError(f"no poller performs {effect!r}")
 
     def spawn(self, work: Coroutine[Any, Any, None], then: Callable[[], None] | None = None) -> "asyncio.Task[None]":
         """Runs a coroutine in a task of its own, which is kept from being collected, and which :meth:`close` waits for.

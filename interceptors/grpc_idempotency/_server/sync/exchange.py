@@ -91,7 +91,7 @@ class _Base:
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         with self._executions.waiting() as free:
-            return free and self._executions.watch(name, fence, until)
+            return free and self._executions.poller.wait(name, fence, until)
 
     def _gone(self) -> bool:
         return not self._context.is_active()

@@ -21,18 +21,18 @@ from grpc_idempotency._protocol.effects import (
     Effect,
     Execute,
     Followed,
-    Get,
     Joined,
     Ran,
 )
-from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down, watch
+from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
 from grpc_idempotency._server.execution import ExecutionBase
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.sync.context import ThreadContext
-from grpc_idempotency._server.sync.keeper import Keeper, Timer, jittered
+from grpc_idempotency._server.sync.keeper import Keeper, jittered
+from grpc_idempotency._server.sync.poller import Poller
 from grpc_idempotency._server.sync.run import SyncRun
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._server.workers import Worker, Workers
@@ -240,25 +240,17 @@ class Execution(ExecutionBase):
         self._conclude(shut_down(), over=False)
 
 
-class _Poller:
-    """The poller of a run in another process, shared by all calls of this process that wait for it."""
-
-    def __init__(self) -> None:
-        self.over = threading.Event()
-        self.timer: Timer | None = None
-        self.followers = 0
-
-
 class Executions:
-    """The executions and pollers of one interceptor."""
+    """The executions of one interceptor, and the poller for runs in other processes."""
 
     def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
         self.store = store
         self.replays = replays
         self.torn_down = False
         """Always False, since threads can't be cancelled."""
-        self.asker = Keeper("polls")
-        """Polls runs in other processes, and settles operations whose handlers can't be stopped."""
+        self.poller = Poller(store)
+        self.asker = Keeper("limits")
+        """Settles operations whose handlers can't be stopped."""
         self.detached: set[Execution] = set()
         """The running executions that no call follows any more."""
         self._workers = Workers()
@@ -268,7 +260,6 @@ class Executions:
         self._changed = threading.Condition()
         self._closed = False
         self._executions: dict[bytes, Execution] = {}
-        self._pollers: dict[tuple[bytes, bytes], _Poller] = {}
 
     def join(self, call: Call, target: Target, messages: Sequence[Any], snapshot: Snapshot) -> Joined | None:
         """Joins the execution of the call's name, or leads one.
@@ -357,46 +348,10 @@ class Executions:
             if free and self._waiters is not None:
                 self._waiters.release()
 
-    def watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        """Waits until the run in another process has ended.
-
-        Args:
-            name: The operation's name.
-            fence: The fence of the run.
-            until: When to give up, in seconds of ``time.monotonic``.
-
-        Returns:
-            False if the time was up first.
-        """
-        with self._changed:
-            poller = self._pollers.get((name, fence))
-            if poller is None or poller.over.is_set():
-                poller = self._pollers[name, fence] = _Poller()
-                over = poller.over
-                poller.timer = self.asker.carry(watch(name, fence), self._perform, lambda _: over.set())
-            poller.followers += 1
-        try:
-            return poller.over.wait(max(0.0, until - time.monotonic()))
-        finally:
-            with self._changed:
-                poller.followers -= 1
-                if not poller.followers:
-                    assert poller.timer is not None
-                    poller.timer.cancel()
-                    if self._pollers.get((name, fence)) is poller:
-                        del self._pollers[name, fence]
-
-    def _perform(self, effect: Effect[Any]) -> Any:
-        match effect:
-            case Get(name):
-                return self.store.get(name)
-            case _:
-                raise AssertionError(f"no poller performs {effect!r}")
-
     def close(self, limit: float) -> int:
         """Takes on no further execution, and drains those under way within ``limit`` seconds.
 
-        Leases are renewed, and pollers run, until :meth:`end` is called.
+        Leases are renewed, and runs in other processes polled, until :meth:`end` is called.
 
         Returns:
             How many executions could not be brought to their end.
@@ -413,7 +368,8 @@ class Executions:
         return len(unfinished)
 
     def end(self) -> None:
-        """Ends the threads of the leases and of the pollers, after what they are doing now."""
+        """Ends the threads of the leases and of the poller, after what they are doing now."""
         ended = self.leases.close()
+        self.poller.close()
         self.asker.close()
         ended.result()
