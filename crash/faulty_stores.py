@@ -36,7 +36,7 @@ class _Faulty(LabStore):
         """Changes the store's own tables, which a transaction's function must not change."""
 
         def execute() -> None:
-            with closing(sqlite3.connect(self.database[0], timeout=5, isolation_level=None)) as db:
+            with closing(sqlite3.connect(self.path, timeout=5, isolation_level=None)) as db:
                 db.execute(sql, parameters)
 
         await asyncio.to_thread(execute)
@@ -242,7 +242,7 @@ class SwallowedRollback(_Faulty):
         replies: list[T] = []
 
         def unwatched(db: Database) -> T:
-            with closing(sqlite3.connect(self.database[0], timeout=5, isolation_level=None)) as own:
+            with closing(sqlite3.connect(self.path, timeout=5, isolation_level=None)) as own:
                 replies.append(fn(cast(Database, _Unwatched(db, own))))
             return replies[-1]
 

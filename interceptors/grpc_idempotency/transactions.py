@@ -208,6 +208,15 @@ def bind_operation(context: contextvars.Context, operation: RunningOperation) ->
 class AsyncTransactionalStore(AsyncStore, Protocol):
     """A store whose database can also hold the handler's own rows (5.1)."""
 
+    @property
+    def identity(self) -> str | None:
+        """Identifies the operations: two stores with the same one have the same operations.
+
+        It is a random id in the store's own table, written when the tables are created, and made for each prefix or
+        schema. It is ``None`` before the store was opened first, and stays known after it was closed. A copy of the
+        database has the same identity, so one server must not use both.
+        """
+
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
@@ -289,6 +298,10 @@ class AsyncOneCommitStore(AsyncTransactionalStore, Protocol):
 
 class TransactionalStore(Store, Protocol):
     """A store for threads whose database can also hold the handler's own rows (5.1)."""
+
+    @property
+    def identity(self) -> str | None:
+        """See :attr:`AsyncTransactionalStore.identity`."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """See :meth:`AsyncTransactionalStore.transaction`; it is called in the handler's own thread."""

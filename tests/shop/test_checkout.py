@@ -86,7 +86,7 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
 
 def reservations(client: Client, columns: str = "units, state") -> list[Any]:
     """All reservations, oldest first."""
-    with closing(sqlite3.connect(client.shop.store.database[0])) as db:
+    with closing(sqlite3.connect(client.shop.store.path)) as db:
         return db.execute(f"SELECT {columns} FROM shop_reservations ORDER BY seq").fetchall()
 
 

@@ -19,9 +19,9 @@ from grpc_idempotency.records import Code, Outcome
 from grpc_idempotency.stores._sqlite.connection import _wal_mode
 from grpc_idempotency.stores._sqlite.tables import _corrupts
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
-from grpc_idempotency.testing import OUTCOME, TTL, a_claim
+from grpc_idempotency.testing import OUTCOME, TTL, a_claim, keyed
 
-from .conftest import Make
+from .conftest import Make, MakeBlocking
 from .operations import on_thread
 
 
@@ -221,7 +221,7 @@ async def test_a_full_disk_refuses_claims_until_there_is_room(store: AsyncSQLite
     store._tables.probe_at = 0.0
     assert await store.claim(refused) is None
     assert await store.complete(claim.name, claim.fence, large, TTL)
-    with other_connection(Path(store.database[0])) as db:
+    with other_connection(Path(store.path)) as db:
         assert db.execute("SELECT count(*) FROM grpc_idempotency_meta WHERE key = 'probe'").fetchone() == (0,)
 
 
@@ -300,7 +300,29 @@ async def test_prefixes_keep_stores_apart(make: Make) -> None:
     claim = a_claim()
     assert not any(await asyncio.gather(one.claim(claim), other.claim(claim)))
     assert one._writer is other._writer
-    assert one.database != other.database
+    assert None not in (one.identity, other.identity)
+    assert one.identity != other.identity
+
+
+async def test_each_file_has_an_identity_of_its_own(make: Make, make_blocking: MakeBlocking, path: Path) -> None:
+    """It is the same for every store on the file, and in a copy. A store on another file keeps its transaction apart,
+    also one that was not open.
+    """
+    one, elsewhere, twin = make(), make(path.with_name("elsewhere.db")), make_blocking()
+    await one.open()
+    await asyncio.to_thread(twin.open)
+    assert one.identity == twin.identity
+    claim = a_claim()
+    assert await one.claim(claim) is None
+    async with keyed(one, claim) as operation:
+        await elsewhere.transaction(lambda db: db.execute("CREATE TABLE t (x)"))
+        assert operation.committed is None
+    assert None is not elsewhere.identity != one.identity
+    with closing(sqlite3.connect(path)) as db, closing(sqlite3.connect(path.with_name("copy.db"))) as copy:
+        db.backup(copy)
+    copied = make(path.with_name("copy.db"), read_only=True)
+    await copied.open()
+    assert copied.identity == one.identity
 
 
 async def test_a_new_file_gives_space_back(store: AsyncSQLiteStore, clock: Any, path: Path) -> None:

@@ -376,7 +376,7 @@ def _counting_within(db: Database) -> int:
 
 def _directly(store: AsyncSQLiteStore, sql: str) -> list[Any]:
     """Runs a statement on a connection of its own."""
-    db = sqlite3.connect(store.database[0])
+    db = sqlite3.connect(store.path)
     try:
         found = db.execute(sql).fetchall()
         db.commit()

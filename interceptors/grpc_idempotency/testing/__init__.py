@@ -27,6 +27,7 @@ from grpc_idempotency.testing.harness import (
     in_threads,
 )
 from grpc_idempotency.testing.held import HeldContract
+from grpc_idempotency.testing.identities import IdentityContract
 from grpc_idempotency.testing.leases import LeaseContract
 from grpc_idempotency.testing.life import LifeContract
 from grpc_idempotency.testing.listing import ListContract
@@ -69,6 +70,7 @@ __all__ = [
     "CrowdContract",
     "FenceContract",
     "HeldContract",
+    "IdentityContract",
     "LeaseContract",
     "LifeContract",
     "ListContract",

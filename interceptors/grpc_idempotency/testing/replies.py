@@ -197,7 +197,9 @@ class ReplyContract:
             await store.transaction(orders.insert("a"))
             await store.transaction(orders.insert("b"))
             assert operation.committed is None
-        async with keyed(await harness.store(), claim) as operation:
+        other = await harness.store()
+        await other.open()
+        async with keyed(other, claim) as operation:
             await store.transaction(orders.insert("c"))
             assert operation.committed == outcome_of("c")
         assert (await record_of(store, claim)).outcome == outcome_of("c")

@@ -5,6 +5,7 @@ from grpc_idempotency.testing.claims import ClaimContract
 from grpc_idempotency.testing.crowds import CrowdContract
 from grpc_idempotency.testing.fences import FenceContract
 from grpc_idempotency.testing.held import HeldContract
+from grpc_idempotency.testing.identities import IdentityContract
 from grpc_idempotency.testing.leases import LeaseContract
 from grpc_idempotency.testing.life import LifeContract
 from grpc_idempotency.testing.listing import ListContract
@@ -44,7 +45,9 @@ class AsyncStoreContract(
     """
 
 
-class TransactionalStoreContract(TransactionContract, ReadContract, ReplyContract, TransactedStepContract):
+class TransactionalStoreContract(
+    TransactionContract, ReadContract, ReplyContract, TransactedStepContract, IdentityContract
+):
     """All contracts of ``transaction`` and ``read`` of a store for threads, tested through ``in_threads``.
 
     Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncTransactionHarness`.

@@ -5,6 +5,7 @@ The contracts in ``grpc_idempotency.store`` and ``grpc_idempotency.transactions`
 
 import abc
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -32,8 +33,8 @@ from grpc_idempotency.stores._calls.requests import (
     UndoRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores._calls.transactions import transacting
-from grpc_idempotency.transactions import Database
+from grpc_idempotency.stores._calls.transactions import is_unknown, transacting
+from grpc_idempotency.transactions import Database, bind_operation, running_operation
 
 T = TypeVar("T")
 
@@ -166,8 +167,8 @@ class AsyncTransactionalCalls(AsyncCalls):
 
     @property
     @abc.abstractmethod
-    def database(self) -> object:
-        """Identifies the database: stores on the same operations have an equal value."""
+    def identity(self) -> str | None:
+        """The id of the store's operations in their database; ``None`` before the store was opened first."""
 
     def transaction(
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
@@ -176,6 +177,11 @@ class AsyncTransactionalCalls(AsyncCalls):
 
         The operation is that of the caller; the returned coroutine may be awaited in another task.
         """
+        if self._opened is None and is_unknown(self):
+            context, operation = contextvars.copy_context(), running_operation()
+            if operation is not None:
+                bind_operation(context, operation)
+            return self._transact_later(context, fn, step)
         return self._transact(transacting(self, fn, step))
 
     async def read(self, fn: Callable[[Database], T]) -> T:
@@ -185,6 +191,13 @@ class AsyncTransactionalCalls(AsyncCalls):
         """
         value: T = await self._ask(TransactionRequest(fn, reads=True))
         return value
+
+    async def _transact_later(
+        self, context: contextvars.Context, fn: Callable[[Database], Any], step: Callable[[Any], Step] | None
+    ) -> Any:
+        """Opens the store before the transaction's operation is decided. ``context`` is that of the caller."""
+        await self.open()
+        return await self._transact(context.run(transacting, self, fn, step))
 
     async def _transact(self, request: TransactionRequest) -> Any:
         refuse_inside()  # from here on, every result of the request calls its end()

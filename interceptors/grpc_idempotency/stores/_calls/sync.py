@@ -32,7 +32,7 @@ from grpc_idempotency.stores._calls.requests import (
     UndoRequest,
     WaitRequest,
 )
-from grpc_idempotency.stores._calls.transactions import transacting
+from grpc_idempotency.stores._calls.transactions import is_unknown, transacting
 from grpc_idempotency.transactions import Database
 
 T = TypeVar("T")
@@ -159,11 +159,13 @@ class TransactionalCalls(Calls):
 
     @property
     @abc.abstractmethod
-    def database(self) -> object:
-        """Identifies the database: stores on the same operations have an equal value."""
+    def identity(self) -> str | None:
+        """The id of the store's operations in their database; ``None`` before the store was opened first."""
 
     def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
         """Runs the plain function ``fn(db)`` in one transaction, with a keyed call's outcome or a step in it (5.1)."""
+        if self._opened is None and is_unknown(self):
+            self.open()
         value: T = self._ask(transacting(self, fn, step))
         return value
 

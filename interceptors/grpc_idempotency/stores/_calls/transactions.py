@@ -22,16 +22,22 @@ _STRAYED = (
 )
 
 
-class InDatabase(Protocol):
+class Identified(Protocol):
     """A store that keeps its operations in a database."""
 
     @property
-    def database(self) -> object:
-        """Identifies the database: stores on the same operations have an equal value."""
+    def identity(self) -> str | None:
+        """See :attr:`~grpc_idempotency.transactions.TransactionalStore.identity`."""
+
+
+def is_unknown(store: Identified) -> bool:
+    """True if the store has to be opened, before it can be told whether it holds the caller's operation."""
+    operation = inherited_operation()
+    return operation is not None and operation.store is not store and store.identity is None
 
 
 def transacting(
-    store: InDatabase, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
+    store: Identified, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
 ) -> TransactionRequest:
     """Makes the request for a transaction; in a keyed call of the store, with the call's outcome or a step in it.
 
@@ -54,12 +60,14 @@ def transacting(
     return request
 
 
-def _own(store: InDatabase, operation: RunningOperation | None) -> RunningOperation | None:
+def _own(store: Identified, operation: RunningOperation | None) -> RunningOperation | None:
     """Returns the operation if the store's database holds its record, else ``None``."""
     if operation is None:
         return None
-    same = operation.store is store or getattr(operation.store, "database", None) == store.database
-    return operation if same else None
+    if operation.store is store:
+        return operation
+    identity = store.identity
+    return operation if identity is not None and getattr(operation.store, "identity", None) == identity else None
 
 
 def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> Callable[[Database], T]:

@@ -72,13 +72,16 @@ class PostgresBase:
         Sql(schema)
         self._lock = threading.Lock()
         self._engine: PostgresEngine | None = None
+        self._identity: str | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     @property
-    def database(self) -> object:
-        """Identifies the operations. It is known once the store is open: before that, only its settings are."""
-        engine = self._engine
-        return (engine and engine.identity) or self._settings
+    def identity(self) -> str | None:
+        """The id of the operations in their database, for each schema; ``None`` before the store was opened first.
+
+        A copy of the database has the same identity, so one server must not use both.
+        """
+        return self._identity
 
     # -- within
 
@@ -98,6 +101,7 @@ class PostgresBase:
         """Sends requests to the engine from now on: the tables are ready."""
         with self._lock:
             if self._engine is engine:
+                self._identity = engine.identity
                 self._opened = engine, None
 
     def _give_up(self, engine: PostgresEngine) -> None:

@@ -83,12 +83,21 @@ class SQLiteBase:
         self._lock = threading.Lock()
         self._writer: Writer | None = None
         self._tables: Tables | None = None
+        self._identity: str | None = None
         self._finalizer: weakref.finalize[..., Any] | None = None
 
     @property
-    def database(self) -> tuple[str, str]:
-        """The file's real path and the table prefix. Stores for which both are equal share their operations."""
-        return self._path, self._sql.prefix
+    def path(self) -> str:
+        """The file's real path."""
+        return self._path
+
+    @property
+    def identity(self) -> str | None:
+        """The id of the operations in their file, for each table prefix; ``None`` before the store was opened first.
+
+        A copy of the file has the same identity, so one server must not use both.
+        """
+        return self._identity
 
     # -- within
 
@@ -110,6 +119,7 @@ class SQLiteBase:
         """Sends requests to the writer from now on: the tables are ready."""
         with self._lock:
             if self._writer is writer:
+                self._identity = tables.identity
                 self._opened = (_Reader(writer) if self._settings.read_only else writer), tables
 
     def _give_up(self, writer: Writer) -> None:

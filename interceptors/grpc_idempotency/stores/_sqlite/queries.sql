@@ -174,7 +174,7 @@ WHERE id IN (SELECT id FROM {p}operations WHERE expires_at <= ? ORDER BY expires
 SELECT EXISTS (SELECT 1 FROM {p}operations WHERE expires_at <= ?)
 
 -- name: create_meta
--- Creates the table of the store's own data: its version and its clock. It is a table, because user_version is the
+-- Creates the table of the store's own data: its version, its identity and its clock. It is a table, because user_version is the
 -- embedder's.
 CREATE TABLE IF NOT EXISTS {p}meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID
 

@@ -1,6 +1,7 @@
 """The tables of one prefix in one file, with their version, their clock and their turns."""
 
 import logging
+import secrets
 import sqlite3
 from typing import Any
 
@@ -26,6 +27,8 @@ class Tables:
         """The maximum time to wait for the write lock, in seconds."""
         self._read_only = read_only
         self.ready = False
+        self.identity: str | None = None
+        """The random id that was written with the tables; ``None`` until it was read."""
         self.vacuums = False
         """True if the file can return space to the file system."""
         self.unwritten = 0
@@ -77,6 +80,7 @@ class Tables:
                 f"{self.path} has tables of an older version: start a server of this grpc-idempotency on it first"
             )
         self.clock.start(*_anchored(meta))
+        self.identity = meta.get("identity")
         self.ready = True
 
     def _version(self, meta: dict[str, Any]) -> int:
@@ -95,9 +99,13 @@ class Tables:
             for statement in statements:
                 db.execute(statement)
             self.write_meta(db, {"version": reached})
+        if "identity" not in self._meta(db):
+            self.write_meta(db, {"identity": secrets.token_hex(16)})
 
     def _start(self, db: sqlite3.Connection) -> None:
-        anew = self.clock.start(*_anchored(self._meta(db)))
+        meta = self._meta(db)
+        self.identity = meta["identity"]
+        anew = self.clock.start(*_anchored(meta))
         now = self.clock.now()
         if anew is not None:
             self.write_meta(
