@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -35,7 +36,8 @@ class Valkey:
         path = None if port else self.folder / "socket"
         self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{path}"
         self.port = port
-        config = {"maxmemory-policy": "noeviction"} | {name.replace("_", "-"): value for name, value in config.items()}
+        defaults = {"maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}
+        config = defaults | {name.replace("_", "-"): value for name, value in config.items()}
         self._server = ValkeyServer(port=port, data_dir=self.folder, config=config, unix_socket_path=path)
 
     def start(self) -> None:
@@ -44,6 +46,16 @@ class Valkey:
     def kill(self) -> None:
         """Kills the process, as ``kill -9`` does. It can be started again, with what it has written to the disk."""
         self._server.terminate()
+
+    def pause(self) -> None:
+        """Stops the process, as if its host had no more time for it."""
+        self._send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: signal.Signals) -> None:
+        self._server._process.send_signal(number)
 
     def client(self) -> Any:
         return redis.Redis.from_url(self.url)
@@ -95,7 +107,7 @@ def cluster(*, primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator
         for client in clients[primaries:]:
             client.execute_command("CLUSTER", "REPLICATE", first)
         reached(lambda: all(state(client)["cluster_state"] == "ok" for client in clients))
-        reached(lambda: clients[0].info("replication")["connected_slaves"] == replicas)
+        followed(clients[0], replicas)
         yield nodes
 
 
@@ -103,6 +115,16 @@ def state(client: Any) -> dict[str, str]:
     """Returns what a node says of its cluster."""
     info: dict[str, str] = client.execute_command("CLUSTER INFO")
     return info
+
+
+def followed(client: Any, replicas: int = 1) -> None:
+    """Waits until so many replicas of a server have all of its data, and follow."""
+
+    def follow() -> bool:
+        info = client.info("replication")
+        return [info.get(f"slave{n}", {}).get("state") for n in range(replicas)] == ["online"] * replicas
+
+    reached(follow)
 
 
 def reached(condition: Callable[[], object], within: float = 20) -> None:

@@ -2,17 +2,18 @@
 
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.harness import valkey
 
 import redis
 from grpc_idempotency.stores.redis import AsyncRedisStore, RedisStore
+
+from ..harness import valkey
 
 
 @dataclass
@@ -44,10 +45,10 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
-    """The URL of one of three nodes of a cluster."""
+def cluster() -> Iterator[Sequence[valkey.Valkey]]:
+    """Three nodes of a cluster."""
     with valkey.cluster() as nodes:
-        yield nodes[0].url
+        yield nodes
 
 
 @pytest.fixture

@@ -24,12 +24,20 @@ class RedisHarness:
 
 
 class TestStores(AsyncStoreContract):
-    @pytest.fixture(params=["one server", "one server in threads", "cluster", "cluster in threads"])
+    @pytest.fixture(
+        params=[
+            "one server",
+            "one server in threads",
+            "cluster",
+            pytest.param("cluster in threads", marks=pytest.mark.slow),
+        ]
+    )
     def harness(
         self, request: pytest.FixtureRequest, clock: HandClock, make: Make, make_blocking: MakeBlocking
     ) -> AsyncStoreHarness:
         kind: str = request.param
-        url = request.getfixturevalue("cluster" if kind.startswith("cluster") else "server")
+        clustered = kind.startswith("cluster")
+        url = request.getfixturevalue("cluster")[0].url if clustered else request.getfixturevalue("server")
         if kind.endswith("threads"):
             return RedisHarness(clock, lambda: in_threads(make_blocking(url, _clock=clock)))
         return RedisHarness(clock, lambda: make(url, _clock=clock))

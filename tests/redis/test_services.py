@@ -1,0 +1,89 @@
+"""Servers on several hosts, as it were: each with a store of its own, on one Redis (4.1, 4.3, 6.2)."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from grpc_idempotency import Effects, Policy, RedisStore, State, aio
+from grpc_idempotency.records import StoredRequest
+from grpc_idempotency.testing import a_claim
+
+from ..harness.handlers import EACH_SERVER, full
+from ..harness.replies import new_key, text
+from ..harness.servers import Servers
+from ..harness.waiting import ms, until
+from .conftest import Make
+
+
+@pytest.fixture
+async def serve(request: pytest.FixtureRequest, tmp_path: Path, nothing_left: None) -> AsyncIterator[Servers]:
+    async with AsyncExitStack() as stack:
+        yield Servers(request.param, tmp_path, stack)
+
+
+@pytest.fixture(params=["server", "cluster"])
+def url(request: pytest.FixtureRequest) -> str:
+    found = request.getfixturevalue(request.param)
+    return str(found if request.param == "server" else found[0].url)
+
+
+def a_store(serve: Servers, url: str, prefix: str) -> Any:
+    return (RedisStore if serve.kind == "sync" else aio.RedisStore)(url, prefix=prefix)
+
+
+@pytest.mark.parametrize("serve", EACH_SERVER, indirect=True)
+async def test_a_key_has_one_effect_on_many_servers(serve: Servers, url: str, prefix: str) -> None:
+    """Duplicates at three servers are one execution; all get its reply, and so does a later call (4.1, 4.3, 4.7)."""
+    runs: Counter[str] = Counter()
+
+    async def run(request: StringValue, _context: Any) -> StringValue:
+        runs[request.value] += 1
+        await asyncio.sleep(0.02)
+        return text(f"{request.value} {runs[request.value]}")
+
+    services = [
+        await serve({"Do": run}, store=a_store(serve, url, prefix), workers=32, max_waiters=30) for _ in range(3)
+    ]
+    keys = [new_key() for _ in range(10)]
+    replies = await asyncio.gather(
+        *(services[n % 3].call("Do", f"order {n % 10}", key=keys[n % 10]) for n in range(60))
+    )
+    assert [reply.text for reply in replies] == [f"order {n % 10} 1" for n in range(60)]
+    assert set(runs.values()) == {1}
+    again = await services[0].call("Do", "order 3", key=keys[3])
+    assert (again.text, again.mark) == ("order 3 1", "replayed")
+
+
+@pytest.mark.parametrize("serve", EACH_SERVER, indirect=True)
+async def test_a_live_server_finishes_what_a_dead_one_began(
+    serve: Servers, server: str, prefix: str, make: Make
+) -> None:
+    """A claim whose server is gone is run again from its stored request, and one in doubt is held (5.4)."""
+
+    async def run(request: StringValue, _context: Any) -> StringValue:
+        return text(f"{request.value} is done")
+
+    store = make()
+    message = StringValue(value="order").SerializeToString()
+    request = StoredRequest(principal=b"", metadata=(), messages=(message,))
+    safe = a_claim(method=full("Do"), effects=Effects.REPEATABLE, lease=ms(1), request=request)
+    in_doubt = a_claim(method=full("Do"), lease=ms(1))
+    for claim in (safe, in_doubt):
+        assert await store.claim(claim) is None
+    await serve({"Do": run}, policies={"Do": Policy(effects=Effects.REPEATABLE)}, store=a_store(serve, server, prefix))
+
+    async def ended() -> bool:
+        states = {record.name: record.state for record in await store.list()}
+        return states == {safe.name: State.COMPLETED, in_doubt.name: State.HELD}
+
+    await until(ended)
+    record = await store.get(safe.name)
+    assert record is not None
+    assert record.outcome is not None
+    assert record.outcome.message == text("order is done").SerializeToString()
