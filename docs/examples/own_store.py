@@ -7,8 +7,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from urllib.parse import unquote
 
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.records import (
     Claim,
     Effects,
@@ -21,6 +22,7 @@ from grpc_idempotency.records import (
     StoredRequest,
     Swept,
 )
+from grpc_idempotency.urls import StoreUrl
 
 
 @dataclass
@@ -259,3 +261,12 @@ def _in_doubt(record: Record) -> bool:
 
 def _place(record: Record) -> tuple[datetime, bytes]:
     return record.created_at, record.name
+
+
+def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> OwnStore:
+    """Makes the store of ``own:///FILE`` or ``own:////FOLDER/FILE``."""
+    url.settings({})  # it has no options, and refuses all
+    path = Path(unquote(url.address.removeprefix("///")))
+    if not migrate and not path.is_file():
+        raise StoreUnusable(f"{path}: there is no such file")
+    return OwnStore(path)

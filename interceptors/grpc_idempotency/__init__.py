@@ -30,6 +30,7 @@ from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
 from grpc_idempotency.transactions import Database
+from grpc_idempotency.urls import store_from_url
 
 if TYPE_CHECKING:
     from grpc_idempotency.stores.memory import MemoryStore
@@ -77,6 +78,7 @@ __all__ = [
     "mtls_or_shared",
     "refusal_of",
     "status_of",
+    "store_from_url",
     "token_subject",
 ]
 

@@ -15,7 +15,7 @@ from grpc_idempotency.operating import TTL, completed, framed, never_happened, o
 from grpc_idempotency.records import Code, Outcome, Record, State, Step
 from grpc_idempotency.store import Store
 
-STORE_HELP = "sqlite:///FILE in this folder, or sqlite:////FOLDER/FILE"
+STORE_HELP = "its URL: sqlite:///FILE in this folder, sqlite:////FOLDER/FILE, postgresql://HOST/DATABASE, redis://HOST"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        with open_store(given.store, table_prefix=given.table_prefix, read_only=given.run is not _resolve) as store:
+        with open_store(given.store, read_only=given.run is not _resolve) as store:
             given.run(store, given)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
@@ -50,7 +50,6 @@ def _told(error: Exception, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("store", metavar="STORE", help=STORE_HELP)
-    common.add_argument("--table-prefix", default="grpc_idempotency_", help="the prefix of the names of its tables")
     common.add_argument("--json", action="store_true", help="print one JSON object per line")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("name", metavar="OPERATION", help="its name in hex, or a unique prefix of it")

@@ -5,41 +5,34 @@ The command ``grpc-idempotency`` calls these functions. They work on any store w
 """
 
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from pathlib import Path
-from urllib.parse import unquote
 
 from grpc_idempotency import _checks
 from grpc_idempotency._wire.framing import frame, is_framed
-from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError, StoreUnusable
+from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound
 from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store
-from grpc_idempotency.stores._sqlite.connection import open_read_only
-from grpc_idempotency.stores.sqlite import SQLiteStore
+from grpc_idempotency.urls import store_from_url
 
 TTL = timedelta(hours=24)
 """How long an outcome that an operator gives is kept by default."""
 
 _AT_ONCE = 100
-_SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)\Z")
-_NOT_YET = {"postgresql": "PostgreSQL", "postgres": "PostgreSQL", "redis": "Redis", "rediss": "Redis"}
 _DIGITS = re.compile(r"[0-9a-f]{1,32}\Z")
 _WHOLE_NAME = 32
 
 
 @contextmanager
-def open_store(url: str, *, table_prefix: str = "grpc_idempotency_", read_only: bool = False) -> Iterator[Store]:
+def open_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
     """Opens an existing store until the end of the ``with`` block. Creates neither a file nor tables.
 
     Args:
-        url: Where the store is: ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
-        table_prefix: The prefix of the names of its tables.
-        read_only: ``True`` if operations are only read. Then nothing is changed or created, not even a file beside the
-            store's.
+        url: Where the store is, as in :func:`grpc_idempotency.store_from_url`.
+        read_only: ``True`` if operations are only read. Where the store allows, nothing is changed or created then, not
+            even a file beside the store's.
 
     Yields:
         The open store.
@@ -48,9 +41,7 @@ def open_store(url: str, *, table_prefix: str = "grpc_idempotency_", read_only: 
         PolicyError: The URL is not that of a store.
         StoreUnavailable: The store does not exist, or can't be opened.
     """
-    path = _sqlite_path(url)
-    store = SQLiteStore(path, table_prefix=table_prefix, read_only=read_only)
-    _check_there(path, table_prefix)
+    store = store_from_url(url, migrate=False, read_only=read_only)
     try:
         store.open()
         yield store
@@ -163,25 +154,3 @@ def _resolve(store: Store, record: Record, outcome: Outcome | None, ttl: timedel
         raise NotHeld(f"operation {name} is {record.state.value}, not held: there is nothing to resolve")
     if not store.resolve(record.name, record.fence, outcome, ttl):
         raise NotHeld(f"operation {name} has changed meanwhile, and was left as it is: read it again")
-
-
-def _sqlite_path(url: str) -> Path:
-    scheme = url.partition(":")[0].lower()
-    if scheme in _NOT_YET:
-        raise PolicyError(f"{_NOT_YET[scheme]} stores ({scheme}://) are not supported yet.")
-    match = _SQLITE.match(url)
-    if not match:
-        raise PolicyError("A store's URL must be sqlite:///FILE, for a file in this folder, or sqlite:////FOLDER/FILE.")
-    return Path(unquote(match["path"]))
-
-
-def _check_there(path: Path, table_prefix: str) -> None:
-    """Raises an error if the store does not exist. Opening it would create what is missing."""
-    try:
-        with closing(open_read_only(str(path.resolve()))) as db:
-            sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-            found = db.execute(sql, (f"{table_prefix}operations",)).fetchone()
-    except sqlite3.Error as exc:
-        raise StoreUnusable(f"{path} can't be read: {exc}") from exc
-    if found is None:
-        raise StoreUnusable(f"{path} holds no operations whose tables begin with {table_prefix}")

@@ -38,7 +38,7 @@ def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quickstart.py", "quickstart_sync.py", "transactional.py"])
+@pytest.mark.parametrize("name", ["quickstart.py", "quickstart_sync.py", "store_url.py", "transactional.py"])
 def test_example_servers(name: str, tmp_path: Path) -> None:
     """A key's second call gets the first reply; a call without a key, and another key's, get their own."""
     with example(name, tmp_path) as address:

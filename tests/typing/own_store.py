@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 import pytest
 from typing_extensions import assert_type
 
+import grpc_idempotency
 from grpc_idempotency import Outcome, Record, State, aio
 from grpc_idempotency.records import Claim, Renewal, Standing, Step, Swept
 from grpc_idempotency.store import AsyncStore, Store
+from grpc_idempotency.stores import memory, postgres, redis, sqlite
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
 from grpc_idempotency.testing import AsyncStoreContract, in_threads
@@ -18,6 +20,7 @@ from grpc_idempotency.transactions import (
     RunningOperation,
     running_operation,
 )
+from grpc_idempotency.urls import AsyncStoreFactory, StoreFactory
 
 
 class RedisStore:
@@ -99,3 +102,15 @@ def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncOneCommitStore]
     """The library's own stores are of the kinds that they say."""
     awaited: list[AsyncStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(SQLiteStore(path))]
     return awaited, [MemoryStore(), SQLiteStore(path)], AsyncSQLiteStore(path)
+
+
+def factories() -> tuple[list[StoreFactory], list[AsyncStoreFactory]]:
+    """What registers a URL's scheme has a type, and a store of a URL is one of its kind."""
+    assert_type(grpc_idempotency.store_from_url("memory:"), Store)
+    assert_type(aio.store_from_url("sqlite:///x.db", migrate=False, read_only=True), AsyncStore)
+    return [memory.from_url, postgres.from_url, redis.from_url, sqlite.from_url], [
+        memory.async_from_url,
+        postgres.async_from_url,
+        redis.async_from_url,
+        sqlite.async_from_url,
+    ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from grpc_idempotency.errors import PolicyError, StoreUnusable
 from grpc_idempotency.records import (
     Claim,
     Effects,
@@ -40,6 +41,7 @@ from grpc_idempotency.stores._calls.requests import (
     WaitRequest,
 )
 from grpc_idempotency.stores._calls.sync import Calls
+from grpc_idempotency.urls import StoreUrl
 
 _LEASED = (State.RUNNING, State.UNDOING)
 _OWNED = (State.RUNNING, State.UNDOING, State.HELD)
@@ -317,3 +319,23 @@ class MemoryStore(Calls):
 
     def close(self) -> None:
         """Does nothing. The records stay, as those of other stores do."""
+
+
+def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> MemoryStore:
+    """See :class:`grpc_idempotency.urls.StoreFactory`."""
+    _check_url(url, migrate)
+    return MemoryStore()
+
+
+def async_from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> AsyncMemoryStore:
+    """See :class:`grpc_idempotency.urls.AsyncStoreFactory`."""
+    _check_url(url, migrate)
+    return AsyncMemoryStore()
+
+
+def _check_url(url: StoreUrl, migrate: bool) -> None:
+    url.settings({})
+    if url.address:
+        raise PolicyError("the URL of a store in memory is memory: and nothing else")
+    if not migrate:
+        raise StoreUnusable("a store in memory is new with each process, so there is none that exists already")

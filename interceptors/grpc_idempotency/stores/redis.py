@@ -8,10 +8,53 @@ except ModuleNotFoundError as _exc:
     ) from _exc
 
 from grpc_idempotency.stores._redis.store import AsyncRedisStore, RedisStore
+from grpc_idempotency.urls import Options, StoreUrl, flag, number, seconds
 
-__all__ = ["AsyncRedisStore", "RedisStore"]
+__all__ = ["AsyncRedisStore", "RedisStore", "async_from_url", "from_url"]
 
 # As in grpc_idempotency: tracebacks and docs name the module that users import from.
 for _public in (AsyncRedisStore, RedisStore):
     _public.__module__ = __name__
 del _public
+
+_OPTIONS: Options = {
+    "prefix": str,
+    "timeout": seconds,
+    "replicas": number,
+    "replica_timeout": seconds,
+    "list_completed": flag,
+}
+_DRIVERS = frozenset(
+    (
+        "client_name",
+        "db",
+        "health_check_interval",
+        "password",
+        "socket_keepalive",
+        "ssl_ca_certs",
+        "ssl_ca_path",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_check_hostname",
+        "ssl_keyfile",
+        "ssl_password",
+        "username",
+    )
+)
+"""The options of a connection that redis-py reads from a URL, and that do not change what the store relies on."""
+
+
+def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> RedisStore:
+    """See :class:`grpc_idempotency.urls.StoreFactory`."""
+    return RedisStore(_drivers_url(url), migrate=migrate, **url.settings(_OPTIONS, drivers=_DRIVERS))
+
+
+def async_from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> AsyncRedisStore:
+    """See :class:`grpc_idempotency.urls.AsyncStoreFactory`."""
+    return AsyncRedisStore(_drivers_url(url), migrate=migrate, **url.settings(_OPTIONS, drivers=_DRIVERS))
+
+
+def _drivers_url(url: StoreUrl) -> str:
+    """Returns the URL as redis-py reads it: Valkey speaks the same protocol."""
+    _, _, rest = url.without(_OPTIONS).partition(":")
+    return f"{url.scheme.replace('valkey', 'redis')}:{rest}"

@@ -41,6 +41,7 @@ class RedisBase:
         replica_timeout: How long to wait for them; less than ``timeout``.
         list_completed: ``False`` keeps completed operations out of ``list`` and out of the indexes, which saves memory.
             The server then deletes them by itself when they expire.
+        migrate: ``False`` to refuse a prefix under which no store was opened yet, and to create nothing.
         options: Further arguments for redis-py's connections, such as ``ssl_ca_certs`` or ``credential_provider``.
 
     Raises:
@@ -58,6 +59,7 @@ class RedisBase:
         replicas: int = 0,
         replica_timeout: timedelta = _REPLICA_TIMEOUT,
         list_completed: bool = True,
+        migrate: bool = True,
         options: Mapping[str, Any] | None = None,
         _clock: Callable[[], int] | None = None,
     ) -> None:
@@ -72,6 +74,7 @@ class RedisBase:
             raise PolicyError("replica_timeout must be less than timeout.")
         self._keys = Keys(prefix)
         self._server = Server(urls=urls, timeout=timeout.total_seconds(), options=dict(options or {}))
+        self._migrate = _checks.flag("migrate", migrate)
         self._confirmation = Confirmation(
             replicas=_checks.number("replicas", replicas), timeout_ms=replica_timeout // timedelta(milliseconds=1) or 1
         )
@@ -106,7 +109,9 @@ class RedisBase:
         failure: Exception | None = None
         try:
             if not self._is_open():
-                nodes, self.identity = self._server.connected(self._keys, self._confirmation.replicas)
+                nodes, self.identity = self._server.connected(
+                    self._keys, self._confirmation.replicas, migrate=self._migrate
+                )
                 engine = Engine(nodes, self._keys, self._plans, self._confirmation)
                 self._finalizer = weakref.finalize(self, engine.abandon)
                 self._finalizer.atexit = False  # the writers are daemons, and nobody waits for them any more

@@ -42,12 +42,13 @@ class Server:
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
         return redis.ConnectionPool.from_url(url, retry=retry, **self._options())
 
-    def connected(self, keys: Keys, replicas: int) -> tuple[Nodes, bytes]:
+    def connected(self, keys: Keys, replicas: int, *, migrate: bool) -> tuple[Nodes, bytes]:
         """Connects to the first URL that answers, and checks the server.
 
         Args:
             keys: The names of the store's keys.
             replicas: The number of replicas that have to confirm a write.
+            migrate: ``False`` to refuse keys under which no store was opened yet.
 
         Returns:
             The servers, and the store's identity.
@@ -61,25 +62,27 @@ class Server:
             pool = self.pool(url)
             where = _address(pool.connection_kwargs)
             try:
-                return self._connected(url, pool, where, keys, replicas)
+                return self._connected(url, pool, where, keys, replicas, migrate)
             except DRIVER as exc:
                 pool.disconnect()
                 failure = failure or translated(exc, where, sent=False)
         assert failure is not None
         raise failure
 
-    def _connected(self, url: str, pool: Any, where: str, keys: Keys, replicas: int) -> tuple[Nodes, bytes]:
+    def _connected(
+        self, url: str, pool: Any, where: str, keys: Keys, replicas: int, migrate: bool
+    ) -> tuple[Nodes, bytes]:
         client = redis.Redis(connection_pool=pool)
         if not client.info("cluster").get("cluster_enabled"):
             _check(client, where, replicas)
-            return SingleNode(pool, where), _identity(client, keys)
+            return SingleNode(pool, where), _identity(client, keys, migrate)
         pool.disconnect()
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
         cluster = redis.cluster.RedisCluster.from_url(url, retry=retry, **self._options())
         try:
             for node in cluster.get_primaries():
                 _check(cluster.get_redis_connection(node), node.name, replicas)
-            return ClusterNodes(cluster), _identity(cluster, keys)
+            return ClusterNodes(cluster), _identity(cluster, keys, migrate)
         except BaseException:
             cluster.close()
             raise
@@ -120,11 +123,14 @@ def _check(client: Any, where: str, replicas: int) -> None:
         )
 
 
-def _identity(client: Any, keys: Keys) -> bytes:
+def _identity(client: Any, keys: Keys, migrate: bool) -> bytes:
     """Returns the store's identity, which its first opener draws."""
-    client.hsetnx(keys.meta, "version", _VERSION)
-    client.hsetnx(keys.meta, "id", uuid.uuid4().bytes)
+    if migrate:
+        client.hsetnx(keys.meta, "version", _VERSION)
+        client.hsetnx(keys.meta, "id", uuid.uuid4().bytes)
     version, identity = client.hmget(keys.meta, "version", "id")
+    if version is None or identity is None:
+        raise StoreUnusable("no store was opened yet under the keys with this prefix")
     if version != _VERSION:
         raise StoreUnusable(
             f"the keys with this prefix have format {version.decode()}, and this release knows {_VERSION.decode()}: "
