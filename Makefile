@@ -4,6 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 ROWS ?= all
 KILLS ?= 25
+STORE ?= sqlite
 CASES ?= 2000
 KEYS ?= 10000000
 
@@ -66,8 +67,8 @@ bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, an
 flame: $(VENV)/.dev ## Draw where a server's time goes under load (ARGS='--case first-sync --callers 1')
 	@$(BIN)/python -m bench.flame $(ARGS)
 
-crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong
-	@$(BIN)/python -m crash --kills $(KILLS) $(ARGS)
+crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong (STORE=postgresql, redis)
+	@$(BIN)/python -m crash --kills $(KILLS) --store $(STORE) $(ARGS)
 
 misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, and check every promise
 	@$(BIN)/python -W ignore -m tests.misuse --cases $(CASES) $(ARGS)

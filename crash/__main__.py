@@ -5,11 +5,13 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
 
 from crash.checker import Checker
+from crash.engines import ENGINES, SQLite
 from crash.faults import FAULTS, Fault
 from crash.lab import LEASE, Lab, Plan
 from crash.report import progress, show
@@ -18,7 +20,10 @@ from crash.walk import PLACES, walk
 
 def main() -> int:
     """Runs the lab as the arguments say, and returns the exit code."""
-    asked = _arguments().parse_args()
+    arguments = _arguments()
+    asked = arguments.parse_args()
+    if asked.store != SQLite.name and (asked.walk or asked.fault):
+        arguments.error("--walk and --fault are for SQLite")
     if asked.faults:
         print("\n".join(FAULTS))
         return 0
@@ -38,12 +43,15 @@ def main() -> int:
         patience=asked.patience,
     )
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="crash-"))
-    print(f"{plan.kills} kills, {plan.clients} clients, seed {plan.seed}, in {folder}", flush=True)
-    with progress(console, plan.kills, "kills") as tell:
-        lab = Lab(plan, folder, tell=tell)
+    print(f"{plan.kills} kills, {plan.clients} clients, seed {plan.seed}, {asked.store}, in {folder}", flush=True)
+    with progress(console, plan.kills, "kills") as tell, ExitStack() as stack:
+        engine = ENGINES[asked.store](folder)
+        if engine.server is not None:
+            stack.callback(engine.server.discard)
+        lab = Lab(plan, folder, engine, tell=tell)
         asyncio.run(lab.run())
         tell("checking", lab.killed)
-        checker = Checker(folder, LEASE)
+        checker = Checker(folder, LEASE, engine)
     show(console, checker)
     for finding in checker.findings:
         print(finding)
@@ -76,6 +84,12 @@ def _arguments() -> argparse.ArgumentParser:
         description="Kills real servers while clients call them, and proves that nothing went wrong.",
     )
     parser.add_argument("--kills", type=int, default=25, help="how often servers are killed (default: 25)")
+    parser.add_argument(
+        "--store",
+        choices=ENGINES,
+        default=SQLite.name,
+        help="the engine of the servers' stores (default: sqlite)",
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of the clients' actions and of the kills")
     parser.add_argument("--clients", type=int, default=40, help="how many clients call at once")
     parser.add_argument("--peers", type=int, default=1, help="how many servers each service has, on one file")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from crash.answers import answers, replies, waits
 from crash.effects import checkouts, committed, effects, money, records
+from crash.engines import Engine
 from crash.evidence import Evidence
 from crash.ownership import ownership
+from grpc_idempotency import State
 
 CHECKS = (replies, answers, waits, effects, checkouts, money, records, committed, ownership)
 
@@ -18,8 +20,8 @@ CHECKS = (replies, answers, waits, effects, checkouts, money, records, committed
 class Checker:
     """Checks one run: its findings and figures."""
 
-    def __init__(self, folder: Path, lease: float) -> None:
-        self._evidence = Evidence(folder, lease)
+    def __init__(self, folder: Path, lease: float, engine: Engine) -> None:
+        self._evidence = Evidence(folder, lease, engine)
         self.findings = [finding for check in CHECKS for finding in check(self._evidence)]
 
     @property
@@ -48,7 +50,7 @@ class Checker:
             "steps cut off": audit["cut"],
             "def handlers cancelled": audit["cancelled"],
             "orders confirmed": evidence.orders.rows("SELECT count(*) FROM shop_orders WHERE state = 2")[0][0],
-            "held": evidence.orders.rows("SELECT count(*) FROM grpc_idempotency_operations WHERE state = 2")[0][0],
+            "held": sum(one.state is State.HELD for one in evidence.orders.stored),
             "seconds": round(evidence.history[-1]["t"] - evidence.history[0]["t"], 1),
             "longest wait after a start, s": round(self._longest(), 1),
         }

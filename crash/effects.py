@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from crash.evidence import Evidence
 from crash.server import OPAQUE
+from grpc_idempotency import State
 from shop.orders.v1.orders_pb2 import CancelOrderRequest, CheckoutRequest, Order
 from shop.users.v1.users_pb2 import AddCreditRequest, Reservation, User
 
@@ -83,9 +84,9 @@ def money(evidence: Evidence) -> Iterator[str]:
 def records(evidence: Evidence) -> Iterator[str]:
     """Checks that no operation is still running, and that only opaque ones are held."""
     for database in (evidence.orders, evidence.users):
-        for method, state in database.rows("SELECT method, state FROM grpc_idempotency_operations WHERE state <> 1"):
-            if (method, state) != (OPAQUE, 2):
-                yield f"stuck: an operation of {method} is left in state {state}"
+        for one in database.stored:
+            if one.state is not State.COMPLETED and (one.method, one.state) != (OPAQUE, State.HELD):
+                yield f"stuck: an operation of {one.method} is left {one.state.value}"
 
 
 def committed(evidence: Evidence) -> Iterator[str]:
@@ -93,14 +94,13 @@ def committed(evidence: Evidence) -> Iterator[str]:
     fences: dict[str, str] = {}
     replies: set[tuple[str, bytes]] = set()
     for database in (evidence.orders, evidence.users):
-        for name, fence, method, message in database.rows(
-            "SELECT lower(hex(name)), lower(hex(fence)), method, message FROM grpc_idempotency_operations"
-            " WHERE state = 1"
-        ):
-            fences[name] = fence
-            short = method.rpartition("/")[2]
-            if message is not None and short in _REPLIES:
-                replies.add((short, _REPLIES[short].FromString(message).SerializeToString(deterministic=True)))
+        for one in database.stored:
+            if one.state is not State.COMPLETED:
+                continue
+            fences[one.name] = one.fence
+            short = one.method.rpartition("/")[2]
+            if one.message is not None and short in _REPLIES:
+                replies.add((short, _REPLIES[short].FromString(one.message).SerializeToString(deterministic=True)))
     stored: dict[str, set[str]] = defaultdict(set)
     for event in evidence.audit:
         if event["e"] == "done":

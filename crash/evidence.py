@@ -1,13 +1,12 @@
 """The three sources from which a run is checked: the clients' history, the databases, and the servers' audit."""
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crash.files import AUDIT, HISTORY, ORDERS_DB, USERS_DB, events
+from crash.engines import Engine, Stored
+from crash.files import AUDIT, HISTORY, events
 
 _STORED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"}
 _ANSWERED = {"executed", "replayed", "attached"}
@@ -39,13 +38,13 @@ class Call:
 class Evidence:
     """What a run has left behind: what was promised, what is true, and how it happened."""
 
-    def __init__(self, folder: Path, lease: float) -> None:
+    def __init__(self, folder: Path, lease: float, engine: Engine) -> None:
         self.lease: float = lease
         """The lease of the run's servers in seconds."""
         self.history: list[dict[str, Any]] = list(events(folder / HISTORY))
         self.audit: list[dict[str, Any]] = list(events(folder / AUDIT))
-        self.orders: Database = Database(folder / ORDERS_DB)
-        self.users: Database = Database(folder / USERS_DB)
+        self.orders: Database = Database(engine, "orders")
+        self.users: Database = Database(engine, "users")
         self.calls: dict[str, Call] = _heard(self.history)
         self._ups: list[float] = [event["t"] for event in self.history if event["e"] in ("up", "pause")]
 
@@ -61,15 +60,16 @@ class Evidence:
 
 
 class Database:
-    """A database that the run has left behind."""
+    """What the run has left behind of one service: its rows, and the records of its operations."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, engine: Engine, service: str) -> None:
+        self._engine = engine
+        self._service = service
+        self.stored: list[Stored] = engine.stored(service)
 
     def rows(self, sql: str) -> list[Any]:
         """Returns the rows of a query."""
-        with closing(sqlite3.connect(self._path)) as db:
-            return db.execute(sql).fetchall()
+        return self._engine.rows(self._service, sql)
 
 
 def _heard(history: list[dict[str, Any]]) -> dict[str, Call]:

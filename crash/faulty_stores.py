@@ -10,7 +10,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from crash.store import UNDO, LabStore
+from crash.audit import UNDO
+from crash.store import LabStore
 from grpc_idempotency import Database, Effects, FenceRefused, State, TransactionMisuse
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency.aio import SQLiteStore

@@ -1,4 +1,4 @@
-"""The files of a run, which its checker reads: lines of JSON, and the servers' databases."""
+"""The files of a run, which its checker reads: lines of JSON."""
 
 import json
 import os
@@ -11,8 +11,6 @@ HISTORY = "history.jsonl"
 """The history: every attempt and reply of the clients, and every start and death of the servers."""
 AUDIT = "audit.jsonl"
 """The audit: what the servers did to their stores, and when handlers ran."""
-ORDERS_DB = "orders.db"
-USERS_DB = "users.db"
 
 
 class Journal:

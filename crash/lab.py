@@ -6,21 +6,23 @@ import os
 import random
 import signal
 import socket
-import sqlite3
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from crash.clients import Shopping
-from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
+from crash.engines import Engine, Killable
+from crash.files import HISTORY, Journal
 from crash.points import POINTS, UNDOING
 from crash.report import Tell
 from crash.server import TRANSACTIONAL, Job
 
 LEASE = 1.0
 _WARM_UP = 0.5
+_FALLS = 0.5
+"""The share of kills from outside that hit the engine."""
 SETTLED_WITHIN = LEASE + 8.0
 """The maximum time in seconds until all operations have ended, once no more servers are killed."""
 
@@ -139,8 +141,9 @@ class Server:
 class Lab:
     """One run of the lab."""
 
-    def __init__(self, plan: Plan, folder: Path, *, tell: Tell) -> None:
+    def __init__(self, plan: Plan, folder: Path, engine: Engine, *, tell: Tell) -> None:
         self._plan = plan
+        self._engine = engine
         self._tell = tell
         self._folder = folder
         self._rng = random.Random(plan.seed)
@@ -148,19 +151,23 @@ class Lab:
         self.killed = 0
         """How often a server was killed or paused so far."""
         self._meddling: list[asyncio.Task[None]] = []
+        self._still = asyncio.Lock()
+        """Held while a server starts, or while the engine is down: the shop does not start without its database."""
         ports = free_ports(2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
         self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
         self._servers = [
-            *(self._server("users", USERS_DB, address) for address in self._users),
-            *(self._server("orders", ORDERS_DB, address) for address in self._orders),
+            *(self._server("users", address) for address in self._users),
+            *(self._server("orders", address) for address in self._orders),
         ]
 
-    def _server(self, service: str, store: str, address: str) -> Server:
+    def _server(self, service: str, address: str) -> Server:
         job = Job(
             folder=str(self._folder),
             services=[service],
-            store=store,
+            engine=self._engine.name,
+            store=self._engine.store(service),
+            file=str(self._engine.file(service)),
             port=int(address.rpartition(":")[2]),
             users="ipv4:" + ",".join(self._users),
             lease=LEASE,
@@ -200,7 +207,8 @@ class Lab:
             self.killed += 1
             await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
             point, nth = ("", 1) if self._enough else self._point(server)
-            await server.start(point, nth, claims=self._claims(server))
+            async with self._still:
+                await server.start(point, nth, claims=self._claims(server))
 
     async def _kill(self, shopping: Shopping, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Kills servers at random instants, in addition to the points, until there were enough deaths."""
@@ -214,13 +222,25 @@ class Lab:
             if rounds % 4 == 0:
                 self._meddle(shopping)
             server = self._rng.choice(self._servers)
-            if server.up and self._rng.random() < self._plan.pauses:
+            if self._engine.server is not None and self._rng.random() < _FALLS:
+                await self._fall(self._engine.server)
+            elif server.up and self._rng.random() < self._plan.pauses:
                 await server.pause(LEASE * 2.5)
                 self._journal.write("pause", server=server.name)
                 self.killed += 1
             elif server.up:
                 server.strike()
             self._tell("killing", self.killed)
+
+    async def _fall(self, engine: Killable) -> None:
+        """Kills the engine, and starts it again."""
+        async with self._still:
+            await asyncio.to_thread(engine.kill)
+            self._journal.write("kill", server=self._engine.name, how="the engine")
+            self.killed += 1
+            await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
+            await asyncio.to_thread(engine.start)
+            self._journal.write("up", server=self._engine.name)
 
     async def _leave_alone(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Makes sure that all servers are up, and that none will die at a point."""
@@ -252,30 +272,19 @@ class Lab:
 
     def _meddle(self, shopping: Shopping) -> None:
         """Releases a reservation that a checkout is about to capture, so that the checkout has to be undone."""
-        with closing(sqlite3.connect(self._folder / USERS_DB)) as db, suppress(sqlite3.OperationalError):
-            found = db.execute("SELECT id FROM shop_reservations WHERE state = 1 ORDER BY seq DESC LIMIT 1").fetchone()
-            if found:
-                self._meddling.append(asyncio.create_task(shopping.release(found[0])))
+        sql = "SELECT id FROM shop_reservations WHERE state = 1 ORDER BY seq DESC LIMIT 1"
+        for (found,) in self._engine.rows("users", sql):
+            self._meddling.append(asyncio.create_task(shopping.release(found)))
 
     async def _settled(self) -> None:
         """Waits until all operations have ended, within the time limit."""
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
-        while self._under_way() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # others' work
+        while await asyncio.to_thread(self._engine.under_way) and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110  # others' work
             await asyncio.sleep(0.1)
-
-    def _under_way(self) -> bool:
-        return any(under_way(self._folder / name) for name in (ORDERS_DB, USERS_DB))
 
 
 async def _said(word: str, rest: str) -> tuple[str, str]:
     return word, rest
-
-
-def under_way(file: Path) -> list[tuple[str, str]]:
-    """Returns methods and names of operations that have not ended: running (0), waiting (3) or undoing (4)."""
-    with closing(sqlite3.connect(file)) as db:
-        sql = "SELECT method, hex(name) FROM grpc_idempotency_operations WHERE state IN (0, 3, 4)"
-        return db.execute(sql).fetchall()
 
 
 def free_ports(count: int) -> list[int]:

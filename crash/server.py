@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import shop.server
+from crash.audit import Audit
+from crash.beside import Beside
 from crash.faults import FAULTS, Fault
 from crash.files import AUDIT, Journal
 from crash.misuse import Misuse, misbehave
 from crash.points import Point
+from crash.store import PostgresLab, RedisLab
 from grpc_idempotency import Effects, Policy
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.running import Running
@@ -46,7 +49,12 @@ class Job:
 
     folder: str
     services: Sequence[str]
+    engine: str
+    """The name of the engine of the store."""
     store: str
+    """The place of the store, as its engine says it."""
+    file: str
+    """The SQLite file of the rows, if not of the operations too."""
     port: int
     users: str
     lease: float
@@ -88,7 +96,7 @@ async def _serve(job: Job) -> None:
     _equip(job)
     config = Config(
         port=job.port,
-        store=Path(job.folder) / job.store,
+        store=Path(job.file),
         lease=timedelta(seconds=job.lease),
         services=frozenset(job.services),
         users=job.users,
@@ -101,12 +109,12 @@ async def _serve(job: Job) -> None:
 def _equip(job: Job) -> None:
     """Gives the shop the lab's store, and records the runs of its handlers, without changing the shop's code."""
     fault = FAULTS.get(job.fault, Fault())
-    kind: Any = fault.store
-    kind.journal = journal = Journal(Path(job.folder) / AUDIT)
-    kind.point = Point(job.point, job.nth)
-    kind.misuse = misuse = Misuse(journal, job.misuse)
+    audit: Any = Audit
+    audit.journal = journal = Journal(Path(job.folder) / AUDIT)
+    audit.point = Point(job.point, job.nth)
+    audit.misuse = misuse = Misuse(journal, job.misuse)
     serving: Any = shop.server
-    serving.SQLiteStore = kind
+    serving.SQLiteStore = lambda _: _store(job, fault)
     policies = serving._policies
 
     def short(config: Config, services: Sequence[str]) -> dict[str, Policy]:
@@ -116,6 +124,9 @@ def _equip(job: Job) -> None:
         for service in config.services:
             for method in TRANSACTIONAL[service]:
                 policy = made.get(method, made[f"{method.rpartition('/')[0]}/*"])
+                if job.engine != "sqlite":  # rows and records are not in one database
+                    made[method] = replace(policy, effects=Effects.REPEATABLE)
+                    continue
                 claimed = method in job.claims
                 effects = policy.effects if claimed else Effects.TRANSACTIONAL
                 made[method] = replace(policy, effects=effects, recover=claimed)
@@ -132,6 +143,18 @@ def _equip(job: Job) -> None:
     if job.misuse:
         misbehave(misuse)
     fault.patch()
+
+
+def _store(job: Job, fault: Fault) -> Audit:
+    (service,) = job.services
+    Beside.file = Path(job.file)
+    match job.engine:
+        case "postgresql":
+            return PostgresLab(job.store)
+        case "redis":
+            return RedisLab(job.store, prefix=service)
+        case _:
+            return fault.store(job.store)
 
 
 def _watch_runs(journal: Journal) -> None:

@@ -1,9 +1,8 @@
 """Kills a server at each point of a checkout, starts it again, and waits for recovery without any client."""
 
 import asyncio
-import sqlite3
 import uuid
-from contextlib import AsyncExitStack, closing, suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import grpc
 import grpc.aio
 from google.type.money_pb2 import Money
 
-from crash.files import HISTORY, ORDERS_DB, USERS_DB, Journal
-from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports, under_way
+from crash.engines import SERVICES, SQLite
+from crash.files import HISTORY, Journal
+from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports
 from crash.report import Tell
 from crash.server import TRANSACTIONAL, Job
 from grpc_idempotency.aio import client_interceptors
@@ -89,14 +89,14 @@ async def walk(folder: Path, tell: Tell) -> list[str]:
 
 
 async def _kill_at(place: Place, folder: Path) -> str | None:
-    journal = Journal(folder / HISTORY)
+    journal, engine = Journal(folder / HISTORY), SQLite(folder)
     orders, users = free_ports(2)
     # No client calls again, so the checkout needs recovery.
     claims = {"users": TRANSACTIONAL["users"] if place.claims else (), "orders": TRANSACTIONAL["orders"]}
     async with AsyncExitStack() as stack:
         servers = {
-            name: Server(name, _job(folder, name, store, port, users), journal)
-            for name, store, port in (("users", USERS_DB, users), ("orders", ORDERS_DB, orders))
+            name: Server(name, _job(folder, engine, name, port, users), journal)
+            for name, port in zip(SERVICES, (users, orders), strict=True)
         }
         for server in servers.values():
             await server.open()
@@ -111,12 +111,12 @@ async def _kill_at(place: Place, folder: Path) -> str | None:
             return "the point was not reached"
         await victim.start(claims=claims[victim.name])
         until = asyncio.get_running_loop().time() + SETTLED_WITHIN
-        while under_way(folder / ORDERS_DB):  # another process does this work
+        while engine.under_way():  # another process does this work
             if asyncio.get_running_loop().time() > until:
-                return f"it is stuck: {_state(folder)}"
+                return f"it is stuck: {_state(engine)}"
             await asyncio.sleep(0.1)
         wanted = _STATES[place.pays]
-        return None if _state(folder) == wanted else f"it ended in {_state(folder)}, not in {wanted}"
+        return None if _state(engine) == wanted else f"it ended in {_state(engine)}, not in {wanted}"
 
 
 _STATES = {
@@ -126,17 +126,24 @@ _STATES = {
 """The expected state of the order, states of all reservations, and balance, by whether the customer can pay."""
 
 
-def _state(folder: Path) -> tuple[int, list[int], int]:
-    with closing(sqlite3.connect(folder / ORDERS_DB)) as db:
-        (state,) = db.execute("SELECT state FROM shop_orders").fetchone()
-    with closing(sqlite3.connect(folder / USERS_DB)) as db:
-        reservations = [row[0] for row in db.execute("SELECT state FROM shop_reservations")]
-        (balance,) = db.execute("SELECT balance_units FROM shop_users").fetchone()
+def _state(engine: SQLite) -> tuple[int, list[int], int]:
+    ((state,),) = engine.rows("orders", "SELECT state FROM shop_orders")
+    reservations = [row[0] for row in engine.rows("users", "SELECT state FROM shop_reservations")]
+    ((balance,),) = engine.rows("users", "SELECT balance_units FROM shop_users")
     return state, reservations, balance
 
 
-def _job(folder: Path, name: str, store: str, port: int, users: int) -> Job:
-    return Job(folder=str(folder), services=[name], store=store, port=port, users=f"127.0.0.1:{users}", lease=LEASE)
+def _job(folder: Path, engine: SQLite, name: str, port: int, users: int) -> Job:
+    return Job(
+        folder=str(folder),
+        services=[name],
+        engine=engine.name,
+        store=engine.store(name),
+        file=str(engine.file(name)),
+        port=port,
+        users=f"127.0.0.1:{users}",
+        lease=LEASE,
+    )
 
 
 async def _prepare(orders: int, users: int, credit: int) -> Order:

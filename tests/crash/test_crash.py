@@ -45,6 +45,15 @@ def test_kills_do_no_harm(tmp_path: Path) -> None:
     assert re.search(r"^killing: \d+ of 25 kills, \d+ s$", said, re.MULTILINE), said
 
 
+@pytest.mark.parametrize("store", ["postgresql", "redis"])
+def test_kills_of_servers_and_of_the_engine(tmp_path: Path, store: str) -> None:
+    """Two hosts on one engine, which is killed too: what it has acknowledged is there, and nothing is there twice."""
+    code, said = crash(tmp_path, "--kills=12", f"--store={store}")
+    assert (code, said.splitlines()[-1]) == (0, CLEAN), said
+    assert figure("the engine", said) > 0, said
+    assert figure("taken over", said) > 0, said
+
+
 def test_a_checkout_killed_at_any_point_ends_by_itself() -> None:
     """Killed between any two steps, on either side: all or nothing, soon after the restart, without a client."""
     done = subprocess.run(

