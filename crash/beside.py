@@ -36,7 +36,7 @@ class Beside(Audit):
         self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]:
         # As in the library, the caller's operation is read when this is called, and not when it is awaited.
-        return _uncut(self._transact(running_operation(), fn, step))
+        return _uncut(self._transact_beside(running_operation(), fn, step))
 
     async def read(self, fn: Callable[[Database], T]) -> T:
         def run() -> T:
@@ -45,7 +45,7 @@ class Beside(Audit):
 
         return await asyncio.to_thread(run)
 
-    async def _transact(self, operation: Any, fn: Callable[[Database], T], step: Any) -> T:
+    async def _transact_beside(self, operation: Any, fn: Callable[[Database], T], step: Any) -> T:
         self._turn = self._turn or asyncio.Lock()
         loop, name = asyncio.get_running_loop(), "" if step is None else step._name
         async with self._turn:

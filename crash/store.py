@@ -20,7 +20,7 @@ class LabStore(TransactionAudit, SQLiteStore):
         return completed
 
 
-class PostgresLab(Beside, Audit, PostgresStore):
+class PostgresLab(Beside, Audit, PostgresStore):  # type: ignore[misc]  # the rows stay beside it
     """Operations in PostgreSQL, and the handlers' rows beside them."""
 
 

@@ -36,8 +36,9 @@ class Rows(Protocol):
 class Database(Protocol):
     """The database as a transaction's function sees it: it can run statements, but not control the transaction.
 
-    BEGIN, COMMIT, ROLLBACK, SAVEPOINT, ATTACH, PRAGMA and statements that would change the store's own tables raise
-    :class:`~grpc_idempotency.errors.TransactionMisuse`; several statements in one string raise the driver's error.
+    BEGIN, COMMIT, ROLLBACK, SAVEPOINT and statements that would outlast the transaction raise
+    :class:`~grpc_idempotency.errors.TransactionMisuse`, on SQLite also statements that would change the store's own
+    tables. Several statements in one string raise the driver's error.
 
     Parameters are written in the engine's own style; nothing is translated. The exceptions of PEP 249 are attributes,
     as PEP 249 allows, so that ``except db.IntegrityError`` needs no import of the driver.

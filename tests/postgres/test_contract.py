@@ -5,8 +5,17 @@ from datetime import timedelta
 
 import pytest
 
-from grpc_idempotency.store import AsyncStore
-from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness, in_threads
+from grpc_idempotency.errors import TransactionMisuse
+from grpc_idempotency.testing import (
+    AsyncStoreContract,
+    AsyncStoreHarness,
+    AsyncTransactionalStoreContract,
+    AsyncTransactionHarness,
+    TransactionalStoreContract,
+    in_threads,
+    opened,
+)
+from grpc_idempotency.transactions import AsyncTransactionalStore, Database
 
 from .conftest import Make, MakeBlocking, Place
 
@@ -14,11 +23,11 @@ from .conftest import Make, MakeBlocking, Place
 class Harness:
     placeholder = "%s"
 
-    def __init__(self, place: Place, make: Callable[[], AsyncStore]) -> None:
+    def __init__(self, place: Place, make: Callable[[], AsyncTransactionalStore]) -> None:
         self._place = place
         self._make = make
 
-    async def store(self) -> AsyncStore:
+    async def store(self) -> AsyncTransactionalStore:
         return self._make()
 
     async def elapse(self, duration: timedelta) -> None:
@@ -31,3 +40,29 @@ class TestStores(AsyncStoreContract):
         self, request: pytest.FixtureRequest, place: Place, make: Make, make_blocking: MakeBlocking
     ) -> AsyncStoreHarness:
         return Harness(place, make if request.param == "aio" else lambda: in_threads(make_blocking()))
+
+
+class TestTransactions(AsyncTransactionalStoreContract):
+    @pytest.fixture
+    def harness(self, place: Place, make: Make) -> AsyncTransactionHarness:
+        return Harness(place, make)
+
+    async def test_a_function_that_awaits_is_refused(self, harness: AsyncTransactionHarness) -> None:
+        """Only an ``async def`` function is awaited. A plain one that returns an awaitable is refused."""
+        store, orders = await opened(harness)
+
+        async def fn(_: Database) -> None: ...
+
+        def hidden(db: Database) -> object:
+            orders.insert("a")(db)
+            return fn(db)
+
+        with pytest.raises(TransactionMisuse):
+            await store.transaction(hidden)
+        assert await orders.names(store) == []
+
+
+class TestTransactionsInThreads(TransactionalStoreContract):
+    @pytest.fixture
+    def harness(self, place: Place, make_blocking: MakeBlocking) -> AsyncTransactionHarness:
+        return Harness(place, lambda: in_threads(make_blocking()))

@@ -11,8 +11,9 @@ MISUSE = "a store must not be called within a transaction's function, which it w
 class View(Protocol):
     """The database as a transaction's function sees it."""
 
-    over: bool
-    """True once the function has ended."""
+    @property
+    def over(self) -> bool:
+        """True once the function has ended."""
 
 
 inside: contextvars.ContextVar[View | None] = contextvars.ContextVar("grpc_idempotency_inside", default=None)

@@ -1,7 +1,8 @@
 """Decides which operation a transaction belongs to, when the transaction is called (5.1)."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.records import Step
@@ -77,10 +78,15 @@ def _without_reply(fn: Callable[[Database], T], operation: RunningOperation) -> 
     would be kept without the outcome, and nobody would notice.
     """
 
-    def guarded(db: Database) -> T:
-        value = fn(db)
+    def checked(value: T) -> T:
         if not operation.ended and operation.accepts(value):
             raise TransactionMisuse(_STRAYED)
         return value
 
-    return guarded
+    async def guarded_async(db: Any) -> Any:
+        return checked(await cast(Any, fn)(db))
+
+    def guarded(db: Database) -> T:
+        return checked(fn(db))
+
+    return cast(Any, guarded_async) if inspect.iscoroutinefunction(fn) else guarded

@@ -4,11 +4,13 @@ import threading
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.stores._calls.requests import Request, deliver
+from grpc_idempotency.stores._calls.requests import Request, TransactionRequest, deliver
+from grpc_idempotency.stores._postgres.async_pool import AsyncPools
 from grpc_idempotency.stores._postgres.kinds import WRITTEN
 from grpc_idempotency.stores._postgres.pool import Lane
 from grpc_idempotency.stores._postgres.reads import READ, Reads
 from grpc_idempotency.stores._postgres.requests import Flush, Prepare
+from grpc_idempotency.stores._postgres.running import Transactions
 from grpc_idempotency.stores._postgres.settings import Sessions, Settings
 from grpc_idempotency.stores._postgres.sql import Sql
 from grpc_idempotency.stores._postgres.writer import Writer
@@ -31,6 +33,9 @@ class PostgresEngine:
         sessions = Sessions(settings)
         self._writer = Writer(settings, self.sql, sessions, self._end)
         self._reads = Lane(settings, sessions, _READERS, Reads(self.sql).answer)
+        self._running = Transactions(self.sql, sessions)
+        self._transactions = Lane(settings, sessions, settings.max_connections, self._running.answer)
+        self._awaited = AsyncPools(settings, sessions)
 
     @property
     def identity(self) -> str | None:
@@ -50,6 +55,18 @@ class PostgresEngine:
             deliver([request])
         elif kind in READ:
             self._reads.submit(request)
+        else:
+            self._transactions.submit(request)
+
+    async def transact(self, request: TransactionRequest) -> None:
+        """Answers a request whose function is an ``async def`` one, in the running loop."""
+        if self.failure is not None:
+            raise self.failure
+        await self._running.run(self._awaited, request)
+
+    async def leave_loop(self) -> None:
+        """Closes the connections of the running loop."""
+        await self._awaited.close()
 
     def close(self, farewell: Request[Any] | None = None) -> None:
         """Finishes what has begun, closes the connections, and answers ``farewell``."""
@@ -72,5 +89,6 @@ class PostgresEngine:
     def _end(self, farewells: list[Request[Any]]) -> None:
         """Ends the other parts after the writer, in the writer's thread."""
         self._reads.close()
+        self._transactions.close()
         self.closed.set()
         deliver(farewells)

@@ -19,7 +19,7 @@ from grpc_idempotency.records import Effects
 from grpc_idempotency.stores._calls.requests import ClaimRequest, Request
 from grpc_idempotency.stores._postgres import faults, rows
 from grpc_idempotency.stores._postgres.kinds import Answer, Kind, kind_of, name_of
-from grpc_idempotency.stores._postgres.settings import Connection, Sessions, configure
+from grpc_idempotency.stores._postgres.settings import Connection, Sessions
 from grpc_idempotency.stores._postgres.sql import Sql
 
 _log = logging.getLogger("grpc_idempotency.stores.postgres")
@@ -158,8 +158,8 @@ class Group:
             else:
                 with db.pipeline():
                     db.execute("BEGIN")
-                    wanted = self._sessions.wanted(writes=True) if pooled else []
-                    configure(db, wanted if durable else [*wanted, ("synchronous_commit", "off")], local=True)
+                    if pooled or not durable:
+                        db.execute(*self._sessions.local(writes=True, durable=durable))
                     answers = [self._execute(db, work) for work in works]
                     db.execute("COMMIT")
             return {

@@ -17,7 +17,7 @@ from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Set
 
 _log = logging.getLogger("grpc_idempotency.stores.postgres")
 AnyRequest = Request[Any]
-_PATIENCE = 5.0
+PATIENCE = 5.0
 """Seconds that a request waits for a connection."""
 
 
@@ -46,8 +46,8 @@ class Lane:
             max_size=size,
             open=False,
             configure=self._configure,
-            timeout=_PATIENCE,
-            reconnect_timeout=_PATIENCE,
+            timeout=PATIENCE,
+            reconnect_timeout=PATIENCE,
             num_workers=1,
             name="grpc-idempotency",
         )

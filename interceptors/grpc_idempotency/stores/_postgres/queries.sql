@@ -340,7 +340,12 @@ WHERE name = %(name)b AND (expires_at IS NULL OR expires_at > (SELECT {clock}))
 
 -- name: look_again
 -- The same, after a commit whose result is unknown: it waits until that transaction has ended.
-SELECT fence, state, completed_at FROM {s}.operations WHERE name = %(name)b FOR UPDATE
+SELECT fence, state FROM {s}.operations WHERE name = %(name)b FOR UPDATE
+
+-- name: has_step
+-- One row if the operation under this fence has this step.
+SELECT 1 FROM {s}.operations AS o JOIN {s}.steps AS s ON s.operation = o.name AND s.since = o.created_at
+WHERE o.name = %(name)b AND o.fence = %(fence)b AND s.name = %(step)b
 
 -- name: complete_one
 -- Completes one operation in the transaction of its handler.

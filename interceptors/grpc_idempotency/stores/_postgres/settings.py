@@ -85,8 +85,21 @@ class Sessions:
         if self._known.get("synchronous_commit") == "off":
             _log.warning("%s has synchronous_commit off: this store sets it on for its own connections", self._place)
 
-    def wanted(self, *, writes: bool) -> list[tuple[str, str]]:
-        """Returns the settings of a session, or of a transaction behind a pooler; ``writes`` for the writer's."""
+    def session(self, *, writes: bool) -> tuple[bytes, list[Any]]:
+        """Returns the statement that makes the settings of a session; ``writes`` for the writer's."""
+        return _configuring(self._wanted(writes=writes), local=False)
+
+    def local(self, *, writes: bool, durable: bool = True) -> tuple[bytes, list[Any]]:
+        """Returns the statement that makes settings for one transaction.
+
+        Args:
+            writes: True for the writer's.
+            durable: False if its commit need not wait for the disk.
+        """
+        wanted = self._wanted(writes=writes) if self.pooled else []
+        return _configuring(wanted if durable else [*wanted, ("synchronous_commit", "off")], local=True)
+
+    def _wanted(self, *, writes: bool) -> list[tuple[str, str]]:
         known = self._known or {}
         wanted = [("lock_timeout", self._patience)] if "lock_timeout" in known else []
         if known.get("synchronous_commit") == "off":
@@ -102,7 +115,7 @@ class Sessions:
         if self.pooled:
             db.prepare_threshold = None
         else:
-            configure(db, self.wanted(writes=writes), local=False)
+            db.execute(*self.session(writes=writes))
 
     def fell_back(self, error: BaseException) -> bool:
         """Returns ``True`` if the error shows that there is a pooler. From now on nothing is prepared."""
@@ -113,9 +126,7 @@ class Sessions:
         return True
 
 
-def configure(db: Connection, wanted: Sequence[tuple[str, str]], *, local: bool) -> None:
-    """Makes settings for the session or, if ``local``, for the present transaction."""
-    if wanted:
-        names, values = [name for name, _ in wanted], [value for _, value in wanted]
-        query = "SELECT set_config(s.name, s.value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
-        db.execute(query, (local, names, values))
+def _configuring(wanted: Sequence[tuple[str, str]], *, local: bool) -> tuple[bytes, list[Any]]:
+    names, values = [name for name, _ in wanted], [value for _, value in wanted]
+    query = b"SELECT set_config(s.name, s.value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
+    return query, [local, names, values]

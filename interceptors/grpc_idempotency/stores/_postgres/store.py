@@ -1,13 +1,27 @@
 """The PostgreSQL stores for ``grpc.aio`` and for ``grpc.server``."""
 
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar, overload
+
+import psycopg
+
 from grpc_idempotency.errors import StoreError
-from grpc_idempotency.stores._calls.aio import AsyncCalls
-from grpc_idempotency.stores._calls.sync import Calls
+from grpc_idempotency.records import Step
+from grpc_idempotency.stores._calls.aio import AsyncTransactionalCalls
+from grpc_idempotency.stores._calls.nesting import refuse_inside
+from grpc_idempotency.stores._calls.requests import TransactionRequest
+from grpc_idempotency.stores._calls.sync import TransactionalCalls
 from grpc_idempotency.stores._postgres.base import PostgresBase
 from grpc_idempotency.stores._postgres.requests import Flush, Prepare
+from grpc_idempotency.transactions import Database
+
+T = TypeVar("T")
 
 
-class AsyncPostgresStore(PostgresBase, AsyncCalls):
+class AsyncPostgresStore(PostgresBase, AsyncTransactionalCalls):
     """The PostgreSQL store whose calls are awaited; its settings are those of :class:`PostgresBase`."""
 
     async def open(self) -> None:
@@ -24,12 +38,66 @@ class AsyncPostgresStore(PostgresBase, AsyncCalls):
 
     async def close(self) -> None:
         """Waits for the calls that have begun. Closes the connections if no other store of this process uses them."""
-        leaving = self._take_leave()
+        engine, leaving = self._engine, self._take_leave()
         if leaving is not None:
             await self._ask(Flush(), (leaving, None))
+            if engine is not None and engine.failure is not None:
+                await engine.leave_loop()
+
+    @overload
+    def transaction(
+        self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]: ...
+    def transaction(self, fn: Any, *, step: Any = None) -> Coroutine[Any, Any, Any]:
+        """Runs a function in one transaction, with a keyed call's outcome or a step in it (5.1).
+
+        The operation is that of the caller; the returned coroutine may be awaited in another task.
+
+        Args:
+            fn: A plain function ``fn(db)``, which runs in a thread of the store's. Or an ``async def fn(connection)``,
+                which runs in the caller's loop with a psycopg connection that can't end the transaction; blocks of
+                ``connection.transaction()`` in it are savepoints. If its caller is cancelled, it is, too, and is rolled
+                back unless its commit has begun.
+            step: Makes a step from the function's result. The step is stored instead of the outcome.
+        """
+        return super().transaction(fn, step=step)
+
+    async def _transact(self, request: TransactionRequest) -> Any:
+        if not inspect.iscoroutinefunction(request.fn):
+            return await super()._transact(request)
+        refuse_inside()
+        request.begin()
+        try:
+            await self.open()
+        except BaseException as error:
+            request.error = error
+            request.end()
+            raise
+        engine = self._engine
+        assert engine is not None
+        # The task has the request's context, in which the operation is the function's own.
+        task = request.context.run(asyncio.ensure_future, engine.transact(request))
+        task.add_done_callback(functools.partial(_ended, request))
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()  # it ends all the same if its commit has begun
+            await asyncio.wait([task])
+            raise
+        return request.value
 
 
-class PostgresStore(PostgresBase, Calls):
+def _ended(request: TransactionRequest, task: "asyncio.Task[None]") -> None:
+    """Tells the operation the result of a transaction."""
+    request.error = asyncio.CancelledError() if task.cancelled() else task.exception()
+    request.end()
+
+
+class PostgresStore(PostgresBase, TransactionalCalls):
     """The PostgreSQL store whose calls block; its settings are those of :class:`PostgresBase`."""
 
     def open(self) -> None:
