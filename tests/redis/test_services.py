@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, RedisStore, State, aio
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import StoredRequest
 from grpc_idempotency.testing import a_claim
 
+from ..harness import valkey
 from ..harness.handlers import EACH_SERVER, full
 from ..harness.replies import new_key, text
 from ..harness.servers import Servers
-from ..harness.waiting import ms, until
+from ..harness.waiting import Gate, ms, until
 from .conftest import Make
 
 
@@ -87,3 +89,62 @@ async def test_a_live_server_finishes_what_a_dead_one_began(
     assert record is not None
     assert record.outcome is not None
     assert record.outcome.message == text("order is done").SerializeToString()
+
+
+@pytest.mark.parametrize("serve", EACH_SERVER, indirect=True)
+async def test_a_waiting_call_is_told_of_the_end(serve: Servers, url: str, prefix: str) -> None:
+    """A duplicate at another server is told when the run ends, and waits for no poll (4.3)."""
+    began, ends = Gate(), Gate()
+
+    async def run(_request: StringValue, _context: Any) -> StringValue:
+        began.open()
+        await ends.wait()
+        return text("done")
+
+    first = await serve({"Do": run}, store=a_store(serve, url, prefix))
+    told = Gate()
+    store = a_store(serve, url, prefix)
+    second = await serve({"Do": run}, store=store)
+    key = new_key()
+    leading = asyncio.ensure_future(first.call("Do", key=key))
+    await began.wait()
+    following = asyncio.ensure_future(second.call("Do", key=key))
+
+    async def registered() -> bool:
+        return bool(store._watch._registered)
+
+    await until(registered)
+    end = store.subscribe(told.open)
+    ends.open()
+    await told.wait()
+    assert (await leading).mark == "executed"
+    assert (await following).mark == "attached"
+    end()
+
+
+async def test_a_watch_that_loses_its_server_hears_again(make: Make) -> None:
+    """While the server is away polls alone find changes; then the store subscribes and registers again."""
+    with valkey.started() as server:
+        store, other = make(server.url), make(server.url)
+        claims = [a_claim(), a_claim()]
+        await store.open()
+        told = Gate()
+        end = store.subscribe(told.open)
+        for claim in claims:
+            assert await other.claim(claim) is None
+
+            async def registered(name: bytes = claim.name) -> bool:
+                with suppress(StoreUnavailable):
+                    await store.standing([name])
+                return name in store._watch._registered
+
+            await until(registered)
+            assert await other.release(claim.name, claim.fence)
+            await told.wait()
+            server.kill()
+            server.start()
+            told = Gate()
+            end()
+            end = store.subscribe(told.open)
+            await other.open()
+        end()

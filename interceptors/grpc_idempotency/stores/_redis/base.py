@@ -15,6 +15,7 @@ from grpc_idempotency.stores._redis.keys import Keys
 from grpc_idempotency.stores._redis.lane import Confirmation
 from grpc_idempotency.stores._redis.plans import Plans
 from grpc_idempotency.stores._redis.server import Server
+from grpc_idempotency.stores._redis.watch import Watch
 
 _TIMEOUT = timedelta(seconds=3)
 _LONGEST_TIMEOUT = timedelta(minutes=1)
@@ -79,7 +80,8 @@ class RedisBase:
             replicas=_checks.number("replicas", replicas), timeout_ms=replica_timeout // timedelta(milliseconds=1) or 1
         )
         listed = _checks.flag("list_completed", list_completed)
-        self._plans = Plans(self._keys, list_completed=listed, clock=_clock)
+        self._watch = Watch(self._keys)
+        self._plans = Plans(self._keys, self._watch, list_completed=listed, clock=_clock)
         for one in urls:
             try:
                 self._server.pool(one)
@@ -91,6 +93,15 @@ class RedisBase:
         self.identity: bytes | None = None
         """16 random bytes that name the operations with this prefix on this server; ``None`` until the store is open.
         Equal ones mean the same operations."""
+
+    def subscribe(self, changed: Callable[[], object]) -> Callable[[], object]:
+        """See :class:`grpc_idempotency.store.NotifyingStore`: whoever ends a run publishes it to those who wait."""
+        opened = self._opened
+        if opened is None:  # without a server, nobody waits for anything that it could tell
+            return lambda: None
+        engine = opened[0]
+        assert isinstance(engine, Engine)
+        return self._watch.add(changed, engine.nodes)
 
     # -- within
 
@@ -113,7 +124,7 @@ class RedisBase:
                     self._keys, self._confirmation.replicas, migrate=self._migrate
                 )
                 engine = Engine(nodes, self._keys, self._plans, self._confirmation)
-                self._finalizer = weakref.finalize(self, engine.abandon)
+                self._finalizer = weakref.finalize(self, _abandon, engine, self._watch)
                 self._finalizer.atexit = False  # the writers are daemons, and nobody waits for them any more
                 self._opened = engine, None
         except Exception as exc:
@@ -133,7 +144,13 @@ class RedisBase:
             return None
         engine = opened[0]
         assert isinstance(engine, Engine)
+        self._watch.stop()
         return Leaving(engine)
+
+
+def _abandon(engine: Engine, watch: Watch) -> None:
+    watch.stop()
+    engine.abandon()
 
 
 class Opening:

@@ -30,7 +30,7 @@ class Engine:
 
     def __init__(self, nodes: Nodes, keys: Keys, plans: Plans, confirmation: Confirmation) -> None:
         self.failure: StoreError | None = None
-        self._nodes = nodes
+        self.nodes = nodes
         self._plans = plans
         self._short = Lane(nodes, keys, confirmation, self._deliver)
         self._long = Lane(nodes, keys, confirmation, self._deliver)
@@ -81,7 +81,7 @@ class Engine:
             return
         self._short.stop()
         self._long.stop()
-        self._nodes.close()
+        self.nodes.close()
         if self._last is not None:
             deliver([self._last])
 

@@ -36,11 +36,13 @@ def tag_of(name: bytes) -> int:
 
 
 class Keys:
-    """The names of the keys with one prefix; ``list`` and ``dict`` entries are indexed by the number of a tag."""
+    """The names of the keys with one prefix; those in lists are indexed by the number of a tag."""
 
     def __init__(self, prefix: str) -> None:
         tagged = [prefix.encode() + b":{%s}:" % tag for tag in _TAGS]
-        self.value, self.request, self.steps = ([one + kind for one in tagged] for kind in (b"o:", b"r:", b"s:"))
+        self.value, self.request, self.steps, self.waiters = (
+            [one + kind for one in tagged] for kind in (b"o:", b"r:", b"s:", b"w:")
+        )
         """The beginnings of the names of an operation's own keys; the operation's name follows."""
         self.open, self.done = ([one + kind for one in tagged] for kind in (b"open", b"done"))
         """Indexes by age: of operations that are not completed, and of completed ones."""
@@ -48,5 +50,7 @@ class Keys:
         """Indexes by time: when leases and delays end, and when completed operations expire."""
         self.mark = [one + b"mark" for one in tagged]
         """Written when a group has to be confirmed by replicas: see the lane."""
+        self.channels = prefix.encode() + b":wake:"
+        """The beginning of the names of the channels on which processes are told of the ends of runs."""
         self.meta = tagged[0] + b"meta"
         """The version of the format, and the store's identity."""

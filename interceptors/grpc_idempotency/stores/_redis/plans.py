@@ -29,6 +29,7 @@ from grpc_idempotency.stores._redis import packing
 from grpc_idempotency.stores._redis.commands import Command, Plan
 from grpc_idempotency.stores._redis.keys import TAGS, Keys, tag_of
 from grpc_idempotency.stores._redis.scripts import NAMES, script
+from grpc_idempotency.stores._redis.watch import WATCHED_MS, Watch
 
 _YES = b"1"
 _READ_AT_ONCE = 16
@@ -36,6 +37,7 @@ _READ_AT_ONCE = 16
 _MOST_LAPSED = 1000
 """The most lapsed records of one tag that recovery looks at."""
 _BEGINNING = (b"-inf", b"")
+_WATCHED = b"%d" % WATCHED_MS
 _KEPT_MS = 3_600_000
 """How long the server keeps a listed value after its expiry, so that a sweep finds it and its index entries."""
 
@@ -45,12 +47,14 @@ class Plans:
 
     Args:
         keys: The names of the store's keys.
+        watch: The store's ear for the ends of runs in other processes.
         list_completed: True if completed records have index entries.
         clock: Returns the time in milliseconds, for tests; ``None``: the server's clock decides.
     """
 
-    def __init__(self, keys: Keys, *, list_completed: bool, clock: Callable[[], int] | None) -> None:
+    def __init__(self, keys: Keys, watch: Watch, *, list_completed: bool, clock: Callable[[], int] | None) -> None:
         self._keys = keys
+        self._watch = watch
         self._listed = _YES if list_completed else b""
         self._kept = _number(_KEPT_MS if list_completed else 0)
         self._clock = clock
@@ -65,7 +69,7 @@ class Plans:
     def claim(self, asked: ClaimRequest) -> Plan[Record | None]:
         claim, tag, keys = asked.claim, tag_of(asked.claim.name), self._keys
         args = packing.draft(claim), asked.over or b"", _duration(claim.lease), packing.draft_request(claim)
-        own = (keys.value, keys.request, keys.steps)
+        own = (keys.value, keys.request, keys.steps, keys.waiters)
         (reply,) = yield [self._on(claim.name, "claim", own, _indexes(keys, tag), *args)]
         return None if reply is None else packing.record(claim.name, *reply)
 
@@ -87,14 +91,15 @@ class Plans:
 
     def wait(self, asked: WaitRequest) -> Plan[bool]:
         args = map(_number, (packing.delay_ms(asked.delay), asked.failed_runs, asked.failed_undos))
-        return (yield from self._change(asked, "wait", [self._keys.due], *args))
+        own = (self._keys.value, self._keys.waiters)
+        return (yield from self._change(asked, "wait", [self._keys.due], *args, own=own))
 
     def undo(self, asked: UndoRequest) -> Plan[bool]:
         return (yield from self._change(asked, "undo", [], packing.ending(asked.failure)))
 
     def hold(self, asked: HoldRequest) -> Plan[bool]:
         args = asked.reason.encode(), _YES if asked.lapsed_only else b""
-        own = (self._keys.value, self._keys.request)
+        own = (self._keys.value, self._keys.request, self._keys.waiters)
         return (yield from self._change(asked, "hold", [self._keys.due], *args, own=own))
 
     def record_step(self, asked: StepRequest) -> Plan[bool]:
@@ -115,15 +120,18 @@ class Plans:
     # -- many records
 
     def standing(self, asked: StandingRequest) -> Plan[Mapping[bytes, Standing]]:
-        by_tag: dict[int, list[bytes]] = {}
-        for name in asked.names:
-            by_tag.setdefault(tag_of(name), []).append(name)
-        replies = yield [
-            self._at(tag, "standing", [self._keys.value[tag] + name for name in names]) for tag, names in by_tag.items()
+        """Reads the heads of the values, after it has asked to be told of their changes, if anybody listens."""
+        watched = self._watch.to_register(asked.names)
+        watching = [
+            self._at(tag, "watch", [self._keys.waiters[tag] + name for name in names], self._watch.channel, _WATCHED)
+            for tag, names in _by_tag(watched)
         ]
+        groups = _by_tag(asked.names)
+        reading = [self._at(tag, "standing", [self._keys.value[tag] + name for name in names]) for tag, names in groups]
+        replies = yield [*watching, *reading]
         return {
             name: found
-            for names, (now, *heads) in zip(by_tag.values(), replies, strict=True)
+            for (_, names), (now, *heads) in zip(groups, replies[len(watching) :], strict=True)
             for name, head in zip(names, heads, strict=True)
             if (found := packing.standing(head, now)) is not None
         }
@@ -221,12 +229,12 @@ class Plans:
 
     def _release(self, asked: FencedRequest[bool], resolves: bytes) -> Plan[bool]:
         keys = self._keys
-        own = (keys.value, keys.request, keys.steps)
+        own = (keys.value, keys.request, keys.steps, keys.waiters)
         return (yield from self._change(asked, "release", [keys.open, keys.due], resolves, own=own))
 
     def _complete(self, asked: FencedRequest[Any], ending: bytes, ttl: Any, resolves: bytes) -> Plan[datetime | None]:
         keys, tag = self._keys, tag_of(asked.name)
-        own = (keys.value, keys.request, keys.steps)
+        own = (keys.value, keys.request, keys.steps, keys.waiters)
         args = asked.fence, ending, _duration(ttl), resolves, self._listed, self._kept
         (at,) = yield [self._on(asked.name, "complete", own, _indexes(keys, tag), *args)]
         return None if at is None else packing.instant(at)
@@ -234,6 +242,14 @@ class Plans:
 
 def _indexes(keys: Keys, tag: int) -> Sequence[bytes]:
     return keys.open[tag], keys.due[tag], keys.done[tag], keys.expiry[tag]
+
+
+def _by_tag(names: Iterable[bytes]) -> Sequence[tuple[int, Sequence[bytes]]]:
+    """Returns the names by the number of their tag."""
+    by_tag: dict[int, list[bytes]] = {}
+    for name in names:
+        by_tag.setdefault(tag_of(name), []).append(name)
+    return [*by_tag.items()]
 
 
 def _number(value: int) -> bytes:

@@ -20,8 +20,10 @@ NAMES = (
     "sweep",
     "undo",
     "wait",
+    "watch",
 )
-_READS = ("page", "reached", "read", "standing", "steps")
+_UNCONFIRMED = ("page", "reached", "read", "standing", "steps", "watch")
+"""Scripts that change no record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Script:
     digest: bytes
     """The name under which the server keeps it: the SHA-1 of its text, in hex."""
     writes: bool
-    """True if it can change something."""
+    """True if it can change a record."""
 
 
 @functools.cache
@@ -43,4 +45,4 @@ def script(name: str) -> Script:
     parts = (folder.joinpath(file).read_bytes() for file in ("common.lua", f"{name}.lua"))
     text = b"".join(parts)
     digest = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
-    return Script(text=text, digest=digest, writes=name not in _READS)
+    return Script(text=text, digest=digest, writes=name not in _UNCONFIRMED)

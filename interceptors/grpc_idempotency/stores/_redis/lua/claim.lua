@@ -1,14 +1,15 @@
 -- Claims an operation that is absent or expired, or takes over a lapsed one.
--- KEYS: value, request, steps, open, due, done, expiry. ARGV: time, name, draft of the value, fence to take over or
--- empty, lease, request or empty. Returns nil if the claim succeeded, else the value that prevented it, and the time.
+-- KEYS: value, request, steps, waiters, open, due, done, expiry. ARGV: time, name, draft of the value, fence to take
+-- over or empty, lease, request or empty. Returns nil if the claim succeeded, else the value that prevented it, and the
+-- time.
 local at, name = now(), ARGV[2]
 local new, body = decode(ARGV[3]), string.sub(ARGV[3], HEAD + 1)
 local value = redis.call('GET', KEYS[1])
 local old = value and decode(value)
 if old and expired(old, at) then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-  redis.call('ZREM', KEYS[6], name)
   redis.call('ZREM', KEYS[7], name)
+  redis.call('ZREM', KEYS[8], name)
   old = nil
 end
 new.till = at + ARGV[5]
@@ -19,7 +20,8 @@ if old then
   local ending = string.sub(value, before_ending(old) + 1)
   new.state = ending == '' and RUNNING or UNDOING
   new.flags = bit.bor(new.flags, bit.band(old.flags, REQUEST))
-  new.created, new.attempts, new.failed_runs, new.failed_undos = old.created, old.attempts + 1, old.failed_runs, old.failed_undos
+  new.created, new.attempts = old.created, old.attempts + 1
+  new.failed_runs, new.failed_undos = old.failed_runs, old.failed_undos
   body = body .. ending
 else
   new.created = at
@@ -29,11 +31,12 @@ else
   end
 end
 redis.call('SET', KEYS[1], encode(new) .. body)
-redis.call('ZADD', KEYS[4], new.created, name)
+redis.call('ZADD', KEYS[5], new.created, name)
 -- Recovery has an index of its own, without operations that only a retry of their clients may run again.
 if new.effects == OPAQUE or bit.band(new.flags, REQUEST) ~= 0 then
-  redis.call('ZADD', KEYS[5], new.till, name)
+  redis.call('ZADD', KEYS[6], new.till, name)
 elseif old then
-  redis.call('ZREM', KEYS[5], name)
+  redis.call('ZREM', KEYS[6], name)
 end
+if old then tell(KEYS[4]) end
 return false

@@ -56,3 +56,10 @@ local function before_ending(r) return before_reason(r) + r.reason_length end
 -- A server whose memory is full refuses a script that begins with a write that needs memory. A record that is open must
 -- still be renewed and completed, so its scripts begin with a write that needs none and changes nothing.
 local function begin() redis.call('PERSIST', KEYS[1]) end
+
+-- Tells the processes whose calls wait for the end of this run; see watch.lua. ARGV[2] is the operation's name.
+local function tell(waiters)
+  local channels = redis.call('SMEMBERS', waiters)
+  for _, channel in ipairs(channels) do redis.pcall('PUBLISH', channel, ARGV[2]) end
+  if #channels > 0 then redis.call('DEL', waiters) end
+end

@@ -1,6 +1,6 @@
 -- Stores the outcome of a running, undoing or held record; for an operator, of a held one.
--- KEYS: value, request, steps, open, due, done, expiry. ARGV: time, name, fence, packed outcome, ttl, 1 for an operator
--- or empty, 1 if completed records are listed or empty, how long the server keeps the value after its expiry.
+-- KEYS: value, request, steps, waiters, open, due, done, expiry. ARGV: time, name, fence, packed outcome, ttl, 1 for an
+-- operator or empty, 1 if completed records are listed or empty, how long the server keeps the value after its expiry.
 -- Returns when the outcome was stored, or nil.
 local at, name, resolves, listed = now(), ARGV[2], ARGV[6] ~= '', ARGV[7] ~= ''
 local value = redis.call('GET', KEYS[1])
@@ -21,10 +21,11 @@ local kept = ARGV[5] + ARGV[8]
 redis.call('SET', KEYS[1], encode(r) .. identity .. ARGV[4], 'PX', kept)
 redis.call('DEL', KEYS[2])
 redis.call('PEXPIRE', KEYS[3], kept)
-redis.call('ZREM', KEYS[4], name)
 redis.call('ZREM', KEYS[5], name)
+redis.call('ZREM', KEYS[6], name)
 if listed then
-  redis.call('ZADD', KEYS[6], r.created, name)
-  redis.call('ZADD', KEYS[7], r.expires, name)
+  redis.call('ZADD', KEYS[7], r.created, name)
+  redis.call('ZADD', KEYS[8], r.expires, name)
 end
+tell(KEYS[4])
 return at

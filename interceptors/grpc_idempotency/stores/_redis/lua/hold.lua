@@ -1,5 +1,5 @@
 -- Makes a running or undoing record held, and drops its request.
--- KEYS: value, request, due. ARGV: time, name, fence, reason, 1 if only a lapsed record or empty.
+-- KEYS: value, request, waiters, due. ARGV: time, name, fence, reason, 1 if only a lapsed record or empty.
 -- Returns 1 if the record was changed.
 local r = leased_head(ARGV[3])
 if not r or (ARGV[5] ~= '' and not lapsed(r, now())) then return 0 end
@@ -10,5 +10,6 @@ begin()
 redis.call('SET', KEYS[1],
   encode(r) .. string.sub(value, HEAD + 1, reason_at) .. ARGV[4] .. string.sub(value, ending_at + 1))
 redis.call('DEL', KEYS[2])
-redis.call('ZREM', KEYS[3], ARGV[2])
+redis.call('ZREM', KEYS[4], ARGV[2])
+tell(KEYS[3])
 return 1
