@@ -52,9 +52,23 @@ class Beside(Audit):
             reply = await asyncio.to_thread(self._commit, loop, operation, name, fn)
         if operation is not None and step is None:
             self.point.reach("after-commit")
-        elif step is not None and not await self.record_step(operation.name, operation.fence, step(reply)):
-            raise FenceRefused("the operation has another owner by now")
+        elif step is not None:
+            await self._insist(operation, step(reply))
         return reply
+
+    async def _insist(self, operation: Any, step: Step) -> None:
+        """Records a step whose rows are committed, however often that fails: it could not be undone otherwise."""
+        kept: bool | None = None
+        while kept is None:
+            try:
+                kept = await self.record_step(operation.name, operation.fence, step)
+                if not kept:  # it may have been kept although an earlier attempt failed
+                    kept = step.name in [one.name for one in await self.steps(operation.name)]
+            except StoreUnavailable:
+                kept = None
+                await asyncio.sleep(0.05)
+        if not kept:
+            raise FenceRefused("the operation has another owner by now")
 
     def _commit(self, loop: asyncio.AbstractEventLoop, operation: Any, step: str, fn: Callable[[Database], T]) -> T:
         with closing(self._connected()) as db:

@@ -46,8 +46,12 @@ class Process:
         self._process.kill()
         self._process.wait()
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        self._process.send_signal(number)
+
     def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     async def ended(self, within: float = 20) -> int:
         """Waits for the end, and returns the exit code; asserts that no warning and no traceback was printed."""
