@@ -44,15 +44,16 @@ def main() -> int:
     )
     folder = asked.folder or Path(tempfile.mkdtemp(prefix="crash-"))
     print(f"{plan.kills} kills, {plan.clients} clients, seed {plan.seed}, {asked.store}, in {folder}", flush=True)
-    with progress(console, plan.kills, "kills") as tell, ExitStack() as stack:
+    with ExitStack() as stack:
         engine = ENGINES[asked.store](folder)
         if engine.server is not None:
             stack.callback(engine.server.discard)
-        lab = Lab(plan, folder, engine, tell=tell)
-        asyncio.run(lab.run())
-        tell("checking", lab.killed)
-        checker = Checker(folder, LEASE, engine)
-    show(console, checker)
+        with progress(console, plan.kills, "kills") as tell:
+            lab = Lab(plan, folder, engine, tell=tell)
+            asyncio.run(lab.run())
+            tell("checking", lab.killed)
+            checker = Checker(folder, LEASE, engine)
+        show(console, checker)
     for finding in checker.findings:
         print(finding)
     if checker.findings:

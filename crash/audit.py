@@ -32,7 +32,8 @@ class Audit(AsyncCalls):
             operation: Any = running_operation()
             late = operation is not None and operation.fence == claim.fence  # its handler has reached a step
             taken = over.hex() if over else None
-            self._note("claim", claim.name, claim.fence, method=claim.method, asked=asked, over=taken, late=late)
+            claimed = {"method": claim.method, "effects": claim.effects.value, "over": taken, "late": late}
+            self._note("claim", claim.name, claim.fence, asked=asked, **claimed)
             self.point.reach("after-claim")
         return record
 

@@ -101,7 +101,7 @@ class SQLite(Engine):
 
 
 class PostgreSQL(Engine):
-    """Operations in a PostgreSQL server, in a database of each service."""
+    """Operations and rows in a PostgreSQL server, in a database of each service."""
 
     name = "postgresql"
 
@@ -115,12 +115,17 @@ class PostgreSQL(Engine):
                 db.execute(f"CREATE DATABASE {service}".encode())
 
     def store(self, service: str) -> str:
-        return self._url.rpartition("/")[0] + f"/{service}"
+        # The shop reads and then writes, as if it had the database to itself.
+        options = "options=-c%20default_transaction_isolation%3Dserializable"
+        return self._url.rpartition("/")[0] + f"/{service}?{options}"
+
+    def rows(self, service: str, sql: str) -> list[Any]:
+        with closing(psycopg.connect(self.store(service))) as db:
+            return db.execute(sql.encode()).fetchall()
 
     def stored(self, service: str) -> list[Stored]:
-        with closing(psycopg.connect(self.store(service))) as db:
-            sql = "SELECT encode(name, 'hex'), encode(fence, 'hex'), method, state, message FROM idempotency.operations"
-            return list(_stored(db.execute(sql).fetchall()))
+        sql = "SELECT encode(name, 'hex'), encode(fence, 'hex'), method, state, message FROM idempotency.operations"
+        return list(_stored(self.rows(service, sql)))
 
 
 class Redis(Engine):

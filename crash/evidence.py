@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from crash.engines import Engine, Stored
-from crash.files import AUDIT, HISTORY, events
+from crash.files import AUDIT, ENGINE, HISTORY, events
 
 _STORED = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "OUT_OF_RANGE", "ABORTED"}
 _ANSWERED = {"executed", "replayed", "attached"}
@@ -46,6 +46,8 @@ class Evidence:
         self.orders: Database = Database(engine, "orders")
         self.users: Database = Database(engine, "users")
         self.calls: dict[str, Call] = _heard(self.history)
+        self.falls: list[float] = [event["t"] for event in self.history if event.get("how") == ENGINE]
+        """When the engine was killed."""
         self._ups: list[float] = [event["t"] for event in self.history if event["e"] in ("up", "pause")]
 
     def by(self, *methods: str) -> Iterator[Call]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+ENGINE = "the engine"
+"""How a kill of the engine is told, where others name a point."""
 HISTORY = "history.jsonl"
 """The history: every attempt and reply of the clients, and every start and death of the servers."""
 AUDIT = "audit.jsonl"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from crash.clients import Shopping
 from crash.engines import Engine, Killable
-from crash.files import HISTORY, Journal
+from crash.files import ENGINE, HISTORY, Journal
 from crash.points import POINTS, UNDOING
 from crash.report import Tell
 from crash.server import TRANSACTIONAL, Job
@@ -84,6 +84,8 @@ class Server:
         self._process.stdin.write((json.dumps(asdict(self.job)) + "\n").encode())
         self.struck = False
         word, rest = await self._word()
+        if word == "failed":
+            raise RuntimeError(f"{self.name} can't start: {rest}")
         if word == "listening":
             self._pid = int(rest)
             self._death = asyncio.create_task(self._word())
@@ -236,7 +238,7 @@ class Lab:
         """Kills the engine, and starts it again."""
         async with self._still:
             await asyncio.to_thread(engine.kill)
-            self._journal.write("kill", server=self._engine.name, how="the engine")
+            self._journal.write("kill", server=self._engine.name, how=ENGINE)
             self.killed += 1
             await asyncio.sleep(self._rng.choice((0, 0, 0.1, 0.3)))
             await asyncio.to_thread(engine.start)

@@ -41,8 +41,9 @@ _RUNS_ON = 0.3
 class Misuse:
     """Decides what misbehaves, and records it."""
 
-    def __init__(self, journal: Journal, share: float) -> None:
+    def __init__(self, journal: Journal, share: float, engine: str) -> None:
         """``share`` is the share of transactions that misbehave. Handlers do so more often, since there are fewer."""
+        self._lose = _lose if engine == "sqlite" else _lose_any
         self._journal = journal
         self._share = share
         self._random = random.Random()
@@ -77,20 +78,26 @@ class Misuse:
 
         def careless(db: Database) -> T:
             if first:
-                _lose(db)
+                self._lose(db)
                 return fn(db)
             reply = fn(db)
-            _lose(db)
+            self._lose(db)
             return reply
 
         return careless
 
 
 def _lose(db: Database) -> None:
-    """Makes the database roll back the whole transaction, with its table, and swallows the error."""
+    """Makes SQLite roll back the whole transaction, with its table, and swallows the error."""
     db.execute("CREATE TEMP TABLE crash_lost (id INTEGER PRIMARY KEY ON CONFLICT ROLLBACK)")
     with suppress(db.IntegrityError):
         db.execute("INSERT INTO crash_lost VALUES (1), (1)")
+
+
+def _lose_any(db: Database) -> None:
+    """Makes a statement fail, after which PostgreSQL can only roll the transaction back, and swallows the error."""
+    with suppress(db.DataError):
+        db.execute("SELECT 1 / 0")
 
 
 def misbehave(misuse: Misuse) -> None:

@@ -1,7 +1,8 @@
 """Checks the servers' audit: who owned each operation, and that nobody else ran it or stored anything."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from crash.evidence import Evidence
@@ -23,16 +24,22 @@ def ownership(evidence: Evidence) -> Iterator[str]:
                 yield f"a reused fence: {event['fence']}"
             fences.add(event["fence"])
     for name, story in stories.items():
-        for finding in check_operation(evidence.lease, story):
+        for finding in check_operation(evidence.lease, story, evidence.falls):
             yield f"{finding}: operation {name}"
 
 
-def check_operation(lease: float, story: list[dict[str, Any]]) -> Iterator[str]:
+def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[float] = ()) -> Iterator[str]:
     """Checks one operation, by the events of its audit.
 
     A run with a claim owns the operation's record: it must run alone, and only it may store anything. A run without
     a claim (5.1) has no record. It may run beside other runs and after them, because it may have looked for a
     record before there was one. But it must not commit if a record exists.
+
+    Args:
+        lease: The length of a lease in seconds.
+        story: The events.
+        falls: When the engine was killed. It may lose the claim of a transactional operation then (5.1): the next claim
+            finds no record.
     """
     owner, until = "", 0.0
     claimed: set[str] = set()
@@ -44,6 +51,7 @@ def check_operation(lease: float, story: list[dict[str, Any]]) -> Iterator[str]:
     opaque = False
     ran = False
     overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
+    overtaken |= _lost(story, falls)
     runners: dict[str, set[str]] = defaultdict(set)
     left = {event["fence"]: event["t"] for event in story if event["e"] == "left"}
     for event in story:
@@ -66,7 +74,8 @@ def check_operation(lease: float, story: list[dict[str, Any]]) -> Iterator[str]:
         if what == "claim":
             if done:
                 yield "claimed after its outcome was stored"
-            if owner and event["t"] < until - _TOLERANCE:
+            lost = event["over"] is None and owner in overtaken
+            if owner and event["t"] < until - _TOLERANCE and not lost:
                 yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
             # If there was no record, the previous run released it. Its server may have died before it wrote that.
             if claimed and opaque and owner and not (ran and event["over"] is None):
@@ -109,3 +118,15 @@ def check_operation(lease: float, story: list[dict[str, Any]]) -> Iterator[str]:
             if done:
                 yield "completed twice"
             done = True
+
+
+def _lost(story: list[dict[str, Any]], falls: Sequence[float]) -> dict[str, float]:
+    """Returns the fences of claims that the engine has lost, each with the time of the claim in its place."""
+    claims = sorted((event for event in story if event["e"] == "claim"), key=lambda event: float(event["t"]))
+    return {
+        claim["fence"]: after["t"]
+        for claim, after in pairwise(claims)
+        if after["over"] is None
+        and claim["effects"] == "transactional"
+        and any(claim["t"] - _TOLERANCE < fall < after["t"] for fall in falls)
+    }

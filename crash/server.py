@@ -112,7 +112,7 @@ def _equip(job: Job) -> None:
     audit: Any = Audit
     audit.journal = journal = Journal(Path(job.folder) / AUDIT)
     audit.point = Point(job.point, job.nth)
-    audit.misuse = misuse = Misuse(journal, job.misuse)
+    audit.misuse = misuse = Misuse(journal, job.misuse, job.engine)
     serving: Any = shop.server
     serving.SQLiteStore = lambda _: _store(job, fault)
     policies = serving._policies
@@ -124,7 +124,7 @@ def _equip(job: Job) -> None:
         for service in config.services:
             for method in TRANSACTIONAL[service]:
                 policy = made.get(method, made[f"{method.rpartition('/')[0]}/*"])
-                if job.engine != "sqlite":  # rows and records are not in one database
+                if job.engine == "redis":  # rows and records are not in one database
                     made[method] = replace(policy, effects=Effects.REPEATABLE)
                     continue
                 claimed = method in job.claims

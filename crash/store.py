@@ -4,6 +4,7 @@ from datetime import datetime, timedelta
 
 from crash.audit import Audit, TransactionAudit
 from crash.beside import Beside
+from crash.translated import Translated
 from grpc_idempotency.aio import PostgresStore, RedisStore, SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record
 
@@ -20,8 +21,8 @@ class LabStore(TransactionAudit, SQLiteStore):
         return completed
 
 
-class PostgresLab(Beside, Audit, PostgresStore):  # type: ignore[misc]  # the rows stay beside it
-    """Operations in PostgreSQL, and the handlers' rows beside them."""
+class PostgresLab(Translated, PostgresStore):  # type: ignore[misc]  # plain functions are enough here
+    """Operations in PostgreSQL, with the handlers' rows."""
 
 
 class RedisLab(Beside, Audit, RedisStore):

@@ -9,7 +9,8 @@ FIRST, SECOND = "1" * 32, "2" * 32
 
 
 def event(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
-    return {"e": what, "t": t, "name": "a", "fence": fence, "method": "/a/B", "claimed": True, "pid": 1, **more}
+    usual = {"name": "a", "method": "/a/B", "effects": "repeatable", "claimed": True, "pid": 1}
+    return {"e": what, "t": t, "fence": fence, **usual, **more}
 
 
 def findings(*story: dict[str, Any]) -> list[str]:
@@ -155,3 +156,24 @@ def test_handlers_without_a_claim_run_beside_each_other_only_in_two_processes() 
 
     assert beside(pid=1) == ["run beside a handler that still runs"]
     assert beside(pid=2) == []
+
+
+def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() -> None:
+    """Such a claim is not waited for until it is on the disk. The run that has lost it may go on, and keeps nothing."""
+
+    def lost(*falls: float, effects: str = "transactional", then: str = "ran") -> list[str]:
+        story = [
+            event("claim", 10.0, FIRST, asked=9.99, over=None, effects=effects),
+            event("claim", 10.5, SECOND, asked=10.4, over=None, effects=effects),
+            event("run", 10.51, SECOND),
+            event("run", 10.52, FIRST),
+            event(then, 10.6, FIRST, status=0),
+        ]
+        return list(check_operation(1.5, story, falls))
+
+    ignored = "a lease ignored: claimed 0.99 s before its end"
+    assert lost(10.2) == []
+    assert lost(10.2, then="done") == ["done under a fence that is not the owner's"]
+    assert ignored in lost()
+    assert ignored in lost(10.6)
+    assert ignored in lost(10.2, effects="repeatable")
