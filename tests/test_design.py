@@ -46,7 +46,7 @@ def test_no_clause_is_named_that_is_not_there() -> None:
     for folder in ("interceptors", "server", "tests", "bench", "crash", "docs", "protos"):
         files += (ROOT / folder).rglob("*")
     for file in sorted(files):
-        if file.suffix in (".py", ".md", ".proto", ".sql") and file != Path(__file__):
+        if file.suffix in (".py", ".pyi", ".md", ".proto", ".sql", ".lua") and file != Path(__file__):
             dangling += [f"{file.relative_to(ROOT)}: {one}" for one in sorted(named(file.read_text()) - known)]
     assert not dangling
 

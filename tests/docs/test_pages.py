@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
-from .pages import EXAMPLES, ROOT, blocks, each_page
+from .pages import EXAMPLES, PAGES, ROOT, blocks, each_page
+
+WIDEST = 130
+"""Characters of a line of prose. A row of a table is one line, however long it is."""
 
 
 @each_page
@@ -28,3 +31,11 @@ def test_make_has_the_commands_of_readme() -> None:
     assert commands == ["make demo", "make test", "make run", "make setup"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{command.removeprefix('make ')}:" in makefile for command in commands)
+
+
+def test_prose_is_wrapped() -> None:
+    """No line of a page is so long that a diff or a terminal does not show it, but rows of tables and code."""
+    for page in {*PAGES, *ROOT.glob("*.md")}:
+        prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        long = [line for line in prose.splitlines() if len(line) > WIDEST and not line.lstrip().startswith("|")]
+        assert long == [], page
