@@ -13,7 +13,8 @@ class Relay:
     """Listens on a free port of this host, and passes bytes on to a server and back."""
 
     def __init__(self, server: Address) -> None:
-        self._server = server
+        self.server = server
+        """The server to which new connections lead."""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.loses_answers = False
@@ -40,8 +41,8 @@ class Relay:
         with suppress(OSError):  # it was closed
             while True:
                 near, _ = self._listener.accept()
-                far = socket.socket(socket.AF_UNIX if isinstance(self._server, str) else socket.AF_INET)
-                far.connect(self._server)
+                far = socket.socket(socket.AF_UNIX if isinstance(self.server, str) else socket.AF_INET)
+                far.connect(self.server)
                 self._open += [near, far]
                 for source, sink, answers in ((near, far, False), (far, near, True)):
                     threading.Thread(target=self._pass_on, args=(source, sink, answers), daemon=True).start()

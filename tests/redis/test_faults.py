@@ -156,6 +156,26 @@ def test_connections_are_cut_under_load(make_blocking: MakeBlocking) -> None:
         assert len(won) >= 150
 
 
+async def test_a_server_that_became_a_replica_is_left(make: Make) -> None:
+    """Where a name leads to another server after a failover, the store follows: a replica refuses to write."""
+    ports = valkey.free_ports(2)
+    with (
+        valkey.started(port=ports[0]) as old,
+        valkey.started(port=ports[1]) as new,
+        relayed(("127.0.0.1", old.port)) as relay,
+        closing(old.client()) as client,
+    ):
+        store = make(f"redis://127.0.0.1:{relay.port}")
+        assert await store.claim(a_claim()) is None
+        relay.server = ("127.0.0.1", new.port)
+        client.replicaof("127.0.0.1", new.port)
+        claim = a_claim()
+        with pytest.raises(StoreUnavailable, match="read only") as caught:
+            await store.claim(claim)
+        assert caught.value.landed is False
+        assert await store.claim(claim) is None
+
+
 async def test_cancelled_calls_do_not_mix_up_answers(make: Make) -> None:
     """While many calls are cancelled at any point, every other call gets its own answer."""
     store = make()

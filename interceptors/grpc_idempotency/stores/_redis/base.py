@@ -90,9 +90,12 @@ class RedisBase:
         self._lock = threading.Lock()
         self._opening: list[Request[Any]] = []
         self._finalizer: weakref.finalize[..., Any] | None = None
-        self.identity: bytes | None = None
-        """16 random bytes that name the operations with this prefix on this server; ``None`` until the store is open.
-        Equal ones mean the same operations."""
+        self._identity: str | None = None
+
+    @property
+    def identity(self) -> str | None:
+        """The random id of the operations with this prefix; ``None`` before the store was opened first."""
+        return self._identity
 
     def subscribe(self, changed: Callable[[], object]) -> Callable[[], object]:
         """See :class:`grpc_idempotency.store.NotifyingStore`: whoever ends a run publishes it to those who wait."""
@@ -120,7 +123,7 @@ class RedisBase:
         failure: Exception | None = None
         try:
             if not self._is_open():
-                nodes, self.identity = self._server.connected(
+                nodes, self._identity = self._server.connected(
                     self._keys, self._confirmation.replicas, migrate=self._migrate
                 )
                 engine = Engine(nodes, self._keys, self._plans, self._confirmation)

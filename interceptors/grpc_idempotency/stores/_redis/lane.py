@@ -188,8 +188,12 @@ class Writer:
                 self._lane.confirm(group, [_reply(connection) for _ in confirms])
         except DRIVER as exc:
             connection.disconnect()
+            # Those whose replies are missing; and without the confirmation no write is confirmed.
             lost = [one for n, one in enumerate(group) if n >= answered or (confirms and one.script.writes)]
             _fail([one for one in lost if one.error is None], exc)
+            return
+        if any(isinstance(command.error, ReadOnlyError) for command in group):
+            connection.disconnect()  # since a failover, the name of the server may lead to another one
 
     def _connected(self) -> Connection:
         if self._connection is None:

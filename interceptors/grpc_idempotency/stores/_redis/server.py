@@ -42,7 +42,7 @@ class Server:
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
         return redis.ConnectionPool.from_url(url, retry=retry, **self._options())
 
-    def connected(self, keys: Keys, replicas: int, *, migrate: bool) -> tuple[Nodes, bytes]:
+    def connected(self, keys: Keys, replicas: int, *, migrate: bool) -> tuple[Nodes, str]:
         """Connects to the first URL that answers, and checks the server.
 
         Args:
@@ -71,7 +71,7 @@ class Server:
 
     def _connected(
         self, url: str, pool: Any, where: str, keys: Keys, replicas: int, migrate: bool
-    ) -> tuple[Nodes, bytes]:
+    ) -> tuple[Nodes, str]:
         client = redis.Redis(connection_pool=pool)
         if not client.info("cluster").get("cluster_enabled"):
             _check(client, where, replicas)
@@ -123,11 +123,11 @@ def _check(client: Any, where: str, replicas: int) -> None:
         )
 
 
-def _identity(client: Any, keys: Keys, migrate: bool) -> bytes:
+def _identity(client: Any, keys: Keys, migrate: bool) -> str:
     """Returns the store's identity, which its first opener draws."""
     if migrate:
         client.hsetnx(keys.meta, "version", _VERSION)
-        client.hsetnx(keys.meta, "id", uuid.uuid4().bytes)
+        client.hsetnx(keys.meta, "id", uuid.uuid4().hex)
     version, identity = client.hmget(keys.meta, "version", "id")
     if version is None or identity is None:
         raise StoreUnusable("no store was opened yet under the keys with this prefix")
@@ -136,4 +136,4 @@ def _identity(client: Any, keys: Keys, migrate: bool) -> bytes:
             f"the keys with this prefix have format {version.decode()}, and this release knows {_VERSION.decode()}: "
             "use the release that wrote them, or another prefix"
         )
-    return bytes(identity)
+    return str(identity.decode())
