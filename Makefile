@@ -130,7 +130,7 @@ endef
 
 # Each rule touches its stamp last, so that an interrupted set-up is done again.
 $(VENV)/.shop: pyproject.toml | $(VENV)/.pip
-	$(call install,.,shop,to run the shop)
+	$(call install,.[postgres$(comma)redis],shop,to run the shop)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip

@@ -212,7 +212,7 @@ def _cancel_def_handlers(misuse: Misuse) -> None:
                 misuse.note("cancelled", operation)
                 loop.call_soon_threadsafe(tasks[operation.fence].cancel)
                 time.sleep(_RUNS_ON)
-            blocking: Any = _Blocking(self._store, loop)
+            blocking: Any = _Blocking(self._data, loop)
             reply: User = _driven(add_credit(UserService(blocking), request, context))
         except Refused as refused:
             context.set_trailing_metadata((("grpc-status-details-bin", refused.details().SerializeToString()),))

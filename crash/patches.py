@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from grpc_idempotency import Database
 from grpc_idempotency._operation.aio import AsyncRunning
 from grpc_idempotency._operation.steps import Steps
 from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server import execution as _execution
 from grpc_idempotency._server.aio.executions import Execution
 from grpc_idempotency._server.aio.run import AioRun
+from shop.database import Database
 from shop.money import Amount
 from shop.users import rows, wallet
 from shop.users.v1.users_pb2 import Reservation

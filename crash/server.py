@@ -96,7 +96,7 @@ async def _serve(job: Job) -> None:
     _equip(job)
     config = Config(
         port=job.port,
-        store=Path(job.file),
+        store=f"sqlite:///{job.file}",
         lease=timedelta(seconds=job.lease),
         services=frozenset(job.services),
         users=job.users,
@@ -114,7 +114,7 @@ def _equip(job: Job) -> None:
     audit.point = Point(job.point, job.nth)
     audit.misuse = misuse = Misuse(journal, job.misuse, job.engine)
     serving: Any = shop.server
-    serving.SQLiteStore = lambda _: _store(job, fault)
+    serving.store_from_url = lambda _: _store(job, fault)
     policies = serving._policies
 
     def short(config: Config, services: Sequence[str]) -> dict[str, Policy]:

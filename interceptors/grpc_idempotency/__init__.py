@@ -29,6 +29,7 @@ from grpc_idempotency.operation import Operation, current_operation
 from grpc_idempotency.policy import Disposition, Policy
 from grpc_idempotency.principals import Caller, PrincipalFunction, mtls_or_shared, token_subject
 from grpc_idempotency.records import Code, Effects, Outcome, Record, State
+from grpc_idempotency.store import Store
 from grpc_idempotency.transactions import Database
 from grpc_idempotency.urls import store_from_url
 
@@ -69,6 +70,7 @@ __all__ = [
     "SQLiteStore",
     "State",
     "StepMisuse",
+    "Store",
     "StoreError",
     "StoreUnavailable",
     "StoreUnusable",

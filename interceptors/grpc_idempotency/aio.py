@@ -6,6 +6,7 @@ from grpc_idempotency._client.aio import client_interceptors, status_of
 from grpc_idempotency._server.aio.interceptor import IdempotencyInterceptor
 from grpc_idempotency.operation import AsyncOperation as Operation
 from grpc_idempotency.operation import current_async_operation as current_operation
+from grpc_idempotency.store import AsyncStore as Store
 from grpc_idempotency.urls import async_store_from_url as store_from_url
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ __all__ = [
     "PostgresStore",
     "RedisStore",
     "SQLiteStore",
+    "Store",
     "client_interceptors",
     "current_operation",
     "status_of",

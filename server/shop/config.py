@@ -4,16 +4,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
-from urllib.parse import unquote
+
+from grpc_idempotency import PolicyError
+from grpc_idempotency.aio import store_from_url
+from shop.database import Transactions, engine_of
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^:\s/\[\]]+):(?P<port>[0-9]{1,5})\Z")
 _LARGEST_PORT = 65535
-_SQLITE = re.compile(r"sqlite:///(?P<path>[^?#]+)\Z")
 _SECONDS = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 _LONGEST_LEASE = 3600
-_OTHER_STORES = {"postgresql": "PostgreSQL", "postgres": "PostgreSQL", "redis": "Redis", "rediss": "Redis"}
 
 
 SERVICES = frozenset({"orders", "users"})
@@ -33,8 +33,10 @@ class Config:
     host: str = "127.0.0.1"
     port: int = 50051
     """0 takes any free port."""
-    store: Path = Path("data/shop.db")
-    """The SQLite file of the operations and of the shop's own rows."""
+    store: str = "sqlite:///data/shop.db"
+    """The URL of the store of the operations and, if it has transactions, of the shop's own rows."""
+    database: str | None = None
+    """The URL of the store whose database has the shop's rows; ``None``: that of the operations."""
     ttl: timedelta = timedelta(hours=24)
     """How long an outcome is kept."""
     lease: timedelta = timedelta(seconds=15)
@@ -52,13 +54,14 @@ def from_environment(environment: Mapping[str, str]) -> Config:
         BadSetting: A variable has a value that can't be used.
     """
     usual = Config()
-    names = ("SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_USERS")
-    listen, store, ttl, lease, services, users = (environment.get(name, "") for name in names)
+    names = ("SHOP_LISTEN", "SHOP_STORE", "SHOP_DATABASE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_USERS")
+    listen, store, database, ttl, lease, services, users = (environment.get(name, "") for name in names)
     host, port = _address("SHOP_LISTEN", listen) if listen else (usual.host, usual.port)
     config = Config(
         host=host,
         port=port,
-        store=_store(store) if store else usual.store,
+        store=store or usual.store,
+        database=database or None,
         ttl=_seconds("SHOP_TTL", ttl, _LONGEST_TTL) if ttl else usual.ttl,
         lease=_seconds("SHOP_LEASE", lease, _LONGEST_LEASE) if lease else usual.lease,
         services=_services(services) if services else usual.services,
@@ -68,10 +71,7 @@ def from_environment(environment: Mapping[str, str]) -> Config:
         raise BadSetting(
             "SHOP_USERS must say where the user service is, as HOST:PORT: SHOP_SERVICES leaves it out here."
         )
-    if environment.get("SHOP_DATABASE"):
-        raise BadSetting(
-            "SHOP_DATABASE is for a redis:// store alone: with SQLite, data lives in the store's own file."
-        )
+    _check_stores(config)
     return config
 
 
@@ -90,17 +90,30 @@ def _services(value: str) -> frozenset[str]:
     return services
 
 
-def _store(value: str) -> Path:
-    scheme = value.partition(":")[0].lower()
-    if scheme in _OTHER_STORES:
-        raise BadSetting(f"SHOP_STORE: {_OTHER_STORES[scheme]} ({scheme}://) is not built in yet; use sqlite:///FILE.")
-    match = _SQLITE.match(value)
-    path = unquote(match["path"]) if match else ""
-    if not path or path == ":memory:" or "\0" in path:
+def _check_stores(config: Config) -> None:
+    keeps_rows = _keeps_rows("SHOP_STORE", config.store)
+    if config.database is None:
+        if not keeps_rows:
+            raise BadSetting(
+                "SHOP_DATABASE must say where the shop's rows are, as sqlite:///FILE or postgresql://HOST/DATABASE: "
+                "the store of SHOP_STORE can't keep them."
+            )
+    elif keeps_rows:
         raise BadSetting(
-            "SHOP_STORE must be sqlite:///FILE for a file in this folder or sqlite:////FOLDER/FILE for one anywhere."
+            "SHOP_DATABASE is for a store that can't keep the shop's rows, such as redis://: here they are in the "
+            "database of SHOP_STORE."
         )
-    return Path(path)
+    elif not _keeps_rows("SHOP_DATABASE", config.database):
+        raise BadSetting("SHOP_DATABASE must be sqlite:///FILE or postgresql://HOST/DATABASE.")
+
+
+def _keeps_rows(name: str, url: str) -> bool:
+    """Returns ``True`` if the store can keep the shop's rows, too."""
+    try:
+        store = store_from_url(url)
+    except PolicyError as error:
+        raise BadSetting(f"{name}: {error}.") from error
+    return isinstance(store, Transactions) and engine_of(url) is not None
 
 
 def _seconds(name: str, value: str, most: int) -> timedelta:

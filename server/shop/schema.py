@@ -1,14 +1,14 @@
-"""The shop's tables. They are in the store's database, so that a row and its reply can share a commit (9.2)."""
+"""The shop's tables. They are in the store's database, so that a row and its reply can share a commit (9.2).
+
+Each engine has its own statements for them, in a folder of ``migrations/``.
+"""
 
 from collections.abc import Sequence
 
-from grpc_idempotency import Database
-from shop.database import statements
+from shop.database import Database, statements
 
-MIGRATIONS: Sequence[str] = ("migrations/0001_users_and_orders.sql",)
+MIGRATIONS: Sequence[str] = ("0001_users_and_orders.sql",)
 """The migrations, forward only: a released file is never edited, and a change is a new file at the end."""
-
-_SQL = statements("shop", "migrations/version.sql")
 
 
 class SchemaTooNew(Exception):
@@ -20,8 +20,11 @@ def migrate(db: Database) -> int:
 
     Two servers may start on one database at once: the second waits for the first's commit, and finds nothing to do.
     """
-    db.execute(_SQL["create_version_table"])
-    row = db.execute(_SQL["read_version"]).fetchone()
+    folder = f"migrations/{db.engine.name}"
+    *preparing, read, write = statements("shop", f"{folder}/version.sql").values()
+    for statement in preparing:
+        db.execute(statement)
+    row = db.execute(read).fetchone()
     version = row[0] if row else 0
     if version > len(MIGRATIONS):
         raise SchemaTooNew(
@@ -29,7 +32,7 @@ def migrate(db: Database) -> int:
             "Start a newer shop on this database."
         )
     for file in MIGRATIONS[version:]:
-        for statement in statements("shop", file).values():
+        for statement in statements("shop", f"{folder}/{file}").values():
             db.execute(statement)
-    db.execute(_SQL["write_version"], (len(MIGRATIONS),))
+    db.execute(write, (len(MIGRATIONS),))
     return len(MIGRATIONS)

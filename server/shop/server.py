@@ -1,18 +1,21 @@
-"""The shop's server: two services, or one of them, behind the idempotency interceptor, on one SQLite file."""
+"""The shop's server: two services, or one of them, behind the idempotency interceptor, on any store."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from grpc_idempotency import Effects, Policy, StoreError
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, client_interceptors
+from grpc_idempotency.aio import IdempotencyInterceptor, Store, client_interceptors, store_from_url
 from shop.calls import CallLog
 from shop.config import Config
+from shop.database import SQLITE, Data, Transactions, engine_of
 from shop.orders.changes import Changes
 from shop.orders.service import OrderService
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
@@ -46,7 +49,9 @@ class Shop:
 
     address: str
     """HOST:PORT, with the actual port."""
-    store: SQLiteStore
+    store: Store
+    """The store of the operations."""
+    data: Data
     changes: Changes
     server: grpc.aio.Server
 
@@ -58,7 +63,12 @@ async def serving(config: Config) -> AsyncIterator[Shop]:
     Raises:
         CannotServe: The shop can't start.
     """
-    store = SQLiteStore(config.store)
+    store = store_from_url(config.store)
+    rows = store if config.database is None else store_from_url(config.database)
+    engine = engine_of(config.database or config.store)
+    if engine is None or not isinstance(rows, Transactions):
+        raise CannotServe("The shop's rows need a store on SQLite or PostgreSQL.")
+    data = Data(rows, engine, beside=rows is not store)
     changes = Changes()
     checks = health.aio.HealthServicer()
     services = _services(config)
@@ -69,18 +79,20 @@ async def serving(config: Config) -> AsyncIterator[Shop]:
     try:
         port = _listen(server, config)
         channel = _channel_to_users(config, port)
-        _add_services(server, services, store, changes, channel)
-        await _prepare(store, config)
+        _add_services(server, services, data, changes, channel)
+        await _prepare(config, store, rows, data)
         await server.start()
         for service in services:
             await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-        yield Shop(address=f"{config.host}:{port}", store=store, changes=changes, server=server)
+        yield Shop(address=f"{config.host}:{port}", store=store, data=data, changes=changes, server=server)
     finally:
         await checks.enter_graceful_shutdown()
         changes.close()
         await server.stop(_GRACE)
         if channel is not None:  # after the running checkouts, which use it
             await channel.close()
+        if rows is not store:  # which the interceptor closes
+            await rows.close()
 
 
 def _services(config: Config) -> tuple[str, ...]:
@@ -88,7 +100,7 @@ def _services(config: Config) -> tuple[str, ...]:
     return tuple(full for name, full in names.items() if name in config.services)
 
 
-def _server(config: Config, store: SQLiteStore, services: Sequence[str]) -> grpc.aio.Server:
+def _server(config: Config, store: Store, services: Sequence[str]) -> grpc.aio.Server:
     """Makes a server with its interceptors, and without services."""
     idempotency = IdempotencyInterceptor(store, methods=_policies(config, services))
     # Two servers on one port would be a mistake here, so the port is not shared.
@@ -99,15 +111,21 @@ def _server(config: Config, store: SQLiteStore, services: Sequence[str]) -> grpc
 
 
 def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
-    # A write is one store.transaction, so a call that was cut short has left nothing and may run again.
+    # Where rows and reply share a transaction, a call that was cut short has left nothing and may run again. Otherwise
+    # nobody can know whether it has left rows: it is held.
+    beside = config.database is not None
     writes = Policy(
-        effects=Effects.TRANSACTIONAL, ttl=config.ttl, lease=config.lease, renew_every=min(config.lease / 3, _RENEWAL)
+        effects=Effects.OPAQUE if beside else Effects.TRANSACTIONAL,
+        ttl=config.ttl,
+        lease=config.lease,
+        renew_every=min(config.lease / 3, _RENEWAL),
     )
     policies = {f"/{service}/*": writes for service in services}
     if _ORDERS in services:
         # Its steps keep its progress, and they can only be kept under a key. The user service may be unreachable for
         # hours before a checkout is given up.
-        steps = replace(writes, effects=Effects.REPEATABLE, required=True, max_tries=_MOST_TRIES)
+        effects = Effects.OPAQUE if beside else Effects.REPEATABLE
+        steps = replace(writes, effects=effects, required=True, max_tries=_MOST_TRIES)
         policies[f"/{_ORDERS}/Checkout"] = steps
         # A keyed watch that lost its connection is replayed from its first change, and continues with those it missed.
         policies[f"/{_ORDERS}/WatchOrder"] = replace(
@@ -122,13 +140,13 @@ def _policies(config: Config, services: Sequence[str]) -> dict[str, Policy]:
 
 
 def _add_services(
-    server: grpc.aio.Server, services: Sequence[str], store: SQLiteStore, changes: Changes, channel: grpc.aio.Channel
+    server: grpc.aio.Server, services: Sequence[str], data: Data, changes: Changes, channel: grpc.aio.Channel
 ) -> None:
     if _USERS in services:
-        users_pb2_grpc.add_UserServiceServicer_to_server(UserService(store), server)
+        users_pb2_grpc.add_UserServiceServicer_to_server(UserService(data), server)
     if _ORDERS in services:
         users = users_pb2_grpc.UserServiceStub(channel)
-        orders_pb2_grpc.add_OrderServiceServicer_to_server(OrderService(store, changes, users), server)
+        orders_pb2_grpc.add_OrderServiceServicer_to_server(OrderService(data, changes, users), server)
 
 
 def _channel_to_users(config: Config, port: int) -> grpc.aio.Channel:
@@ -137,13 +155,26 @@ def _channel_to_users(config: Config, port: int) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(address, interceptors=client_interceptors(), options=_RECONNECTS)
 
 
-async def _prepare(store: SQLiteStore, config: Config) -> None:
-    """Creates the shop's tables in the store's database."""
+async def _prepare(config: Config, store: Store, rows: Store, data: Data) -> None:
+    """Opens the stores, and creates the shop's tables."""
     try:
-        config.store.parent.mkdir(parents=True, exist_ok=True)
-        await store.transaction(migrate)
-    except (OSError, StoreError, SchemaTooNew) as error:
-        raise CannotServe(f"The store {config.store} can't be used: {error}") from error
+        for url in filter(None, (config.store, config.database)):
+            _make_folder(url)
+        await store.open()
+        await rows.open()
+        await data.transaction(migrate)
+    except (StoreError, SchemaTooNew) as error:
+        raise CannotServe(f"The store can't be used: {error}") from error
+
+
+def _make_folder(url: str) -> None:
+    """Creates the folder of an SQLite file."""
+    if engine_of(url) is SQLITE:
+        path = Path(unquote(url.partition(":///")[2].partition("?")[0]))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotServe(f"The folder of {path} can't be made: {error.strerror}") from error
 
 
 def _listen(server: grpc.aio.Server, config: Config) -> int:

@@ -13,8 +13,8 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from google.type.money_pb2 import Money
 
-from grpc_idempotency import Database
 from shop.config import Config
+from shop.database import SQLITE, Data, Database
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, OrderItem
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
 from shop.schema import migrate
@@ -50,21 +50,25 @@ class Client:
 @asynccontextmanager
 async def open_shop(file: Path) -> AsyncIterator[Client]:
     """A real server in this process, on a free port, and a client of it."""
-    async with serving(Config(port=0, store=file)) as shop, grpc.aio.insecure_channel(shop.address) as channel:
+    async with open_shop_on(Config(port=0, store=f"sqlite:///{file}")) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_shop_on(config: Config) -> AsyncIterator[Client]:
+    """The same with other settings."""
+    async with serving(config) as shop, grpc.aio.insecure_channel(shop.address) as channel:
         yield Client(shop=shop, channel=channel, orders=OrderServiceStub(channel), users=UserServiceStub(channel))
 
 
-class ScratchStore:
-    """Stands in for a store: transactions on a database in memory, run where they are awaited."""
+class ScratchStore(Data):
+    """The shop's rows in memory, for bare servicers: transactions are run where they are awaited."""
 
     def __init__(self) -> None:
         # Autocommit, so that transactions are as below; the tests' threads take turns.
         self.db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        migrate(self._view)
-
-    @property
-    def _view(self) -> Database:
-        return cast(Database, self.db)  # it has what the shop uses
+        super().__init__(cast(Any, self), SQLITE, beside=False)
+        self.run(migrate)
 
     async def transaction(self, fn: Callable[[Database], T]) -> T:
         return self.run(fn)
@@ -73,9 +77,10 @@ class ScratchStore:
         return self.run(fn)
 
     def run(self, fn: Callable[[Database], T]) -> T:
+        db: Any = self.db  # it has what the shop uses
         self.db.execute("BEGIN IMMEDIATE")
         try:
-            reply = fn(self._view)
+            reply = fn(Database(db, SQLITE))
         except BaseException:
             self.db.execute("ROLLBACK")
             raise

@@ -30,7 +30,7 @@ def break_store(client: Client, monkeypatch: pytest.MonkeyPatch, error: Exceptio
         raise error
 
     for way in ("transaction", "read"):
-        monkeypatch.setattr(client.shop.store, way, broken)
+        monkeypatch.setattr(client.shop.data, way, broken)
 
 
 def ways_to_fail(client: Client) -> list[Any]:

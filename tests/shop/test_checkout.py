@@ -3,11 +3,10 @@
 import asyncio
 import os
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +36,8 @@ from shop.users.v1.users_pb2_grpc import UserServiceStub
 
 if TYPE_CHECKING:  # names for type checkers alone
     from shop.users.v1.users_pb2_grpc import UserServiceAsyncStub
+
+ENGINES = ["sqlite", "postgresql", "redis"]
 
 
 class Buyer:
@@ -84,10 +85,10 @@ async def refused(call: Any) -> grpc.aio.AioRpcError:
     return error.value
 
 
-def reservations(client: Client, columns: str = "units, state") -> list[Any]:
+async def reservations(client: Client, columns: str = "units, state") -> list[Any]:
     """All reservations, oldest first."""
-    with closing(sqlite3.connect(client.shop.store.path)) as db:
-        return db.execute(f"SELECT {columns} FROM shop_reservations ORDER BY seq").fetchall()
+    sql = f"SELECT {columns} FROM shop_reservations ORDER BY seq"
+    return await client.shop.data.read(lambda db: db.execute(sql).fetchall())
 
 
 ACTIVE, CAPTURED, RELEASED = 1, 2, 3
@@ -100,7 +101,7 @@ async def test_a_checkout_pays_for_the_order(client: Client) -> None:
     assert (paid.id, paid.state) == (ada.order.id, Order.STATE_CONFIRMED)
     assert paid == await client.orders.GetOrder(GetOrderRequest(id=ada.order.id))
     assert await ada.balance() == usd(70)
-    assert reservations(client) == [(30, CAPTURED)]
+    assert await reservations(client) == [(30, CAPTURED)]
 
 
 async def test_a_replay_pays_nothing(client: Client) -> None:
@@ -111,7 +112,7 @@ async def test_a_replay_pays_nothing(client: Client) -> None:
     assert await again == paid
     assert trailer(await again.trailing_metadata(), "idempotency-status") == "replayed"
     assert reason(await refused(ada.checkout("another"))) == "ORDER_NOT_PENDING"
-    assert reservations(client) == [(30, CAPTURED)]
+    assert await reservations(client) == [(30, CAPTURED)]
 
 
 async def test_it_needs_a_key(client: Client) -> None:
@@ -167,7 +168,7 @@ async def test_nothing_to_pay(client: Client) -> None:
     """An order that costs nothing is confirmed without a reservation."""
     ada = await buyer(client, credit=0, total=0)
     assert (await ada.checkout()).state == Order.STATE_CONFIRMED
-    assert reservations(client) == []
+    assert await reservations(client) == []
 
 
 async def test_one_of_many_checkouts_wins(client: Client) -> None:
@@ -178,7 +179,7 @@ async def test_one_of_many_checkouts_wins(client: Client) -> None:
     lost = [reason(one) for one in ended if isinstance(one, grpc.aio.AioRpcError)]
     assert ([one.state for one in won], len(lost)) == ([Order.STATE_CONFIRMED], 9)
     assert set(lost) <= {"ORDER_NOT_PENDING", "ORDER_IN_CHECKOUT"}
-    assert (await ada.balance(), reservations(client)) == (usd(70), [(30, CAPTURED)])
+    assert (await ada.balance(), await reservations(client)) == (usd(70), [(30, CAPTURED)])
 
 
 async def test_a_wallet_pays_no_more_than_it_holds(client: Client) -> None:
@@ -191,7 +192,7 @@ async def test_a_wallet_pays_no_more_than_it_holds(client: Client) -> None:
     assert sum(isinstance(one, Order) for one in ended) == 3
     states = [(await client.orders.GetOrder(GetOrderRequest(id=one.id))).state for one in orders]
     assert sorted(states) == [Order.STATE_PENDING] * 5 + [Order.STATE_CONFIRMED] * 3
-    assert (await ada.balance(), reservations(client)) == (usd(10), [(30, CAPTURED)] * 3)
+    assert (await ada.balance(), await reservations(client)) == (usd(10), [(30, CAPTURED)] * 3)
 
 
 # In between
@@ -253,12 +254,12 @@ async def test_a_capture_that_is_refused_for_good_undoes_all(tmp_path: Path, mon
         ada = await buyer(client)
         paying = asyncio.ensure_future(ada.checkout())
         await gate.reached.wait()
-        await client.users.ReleaseReservation(ReleaseReservationRequest(id=reservations(client, "id")[0][0]))
+        await client.users.ReleaseReservation(ReleaseReservationRequest(id=(await reservations(client, "id"))[0][0]))
         gate.open.set()
         assert reason(await refused(paying)) == "CAPTURE_REFUSED"
         assert reason(await refused(ada.checkout())) == "CAPTURE_REFUSED"
         assert (await ada.state(), await ada.balance()) == (Order.STATE_PENDING, usd(100))
-        assert reservations(client) == [(30, RELEASED)]
+        assert await reservations(client) == [(30, RELEASED)]
 
 
 @pytest.mark.parametrize("method", ["ReserveCredit", "CaptureReservation"])
@@ -274,7 +275,7 @@ async def test_a_failure_for_good_right_after_an_unclear_call(
         assert error.code() is grpc.StatusCode.ABORTED
         assert (await ada.state(), await ada.balance()) == (Order.STATE_PENDING, usd(100))
         expected = {"ReserveCredit": [(30, RELEASED)], "CaptureReservation": [(30, CAPTURED)]}
-        assert reservations(client) == expected[method]
+        assert await reservations(client) == expected[method]
 
 
 def losing(method: str) -> Callable[..., Any]:
@@ -315,7 +316,7 @@ async def test_the_user_service_is_away_for_a_while(tmp_path: Path) -> None:
     """A checkout waits for it, is told so to who asks, and is completed by itself when it is back."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    config = Config(port=0, store=tmp_path / "orders.db", services=frozenset({"orders"}), users=address)
+    config = Config(port=0, store=f"sqlite:///{tmp_path / 'orders.db'}", services=frozenset({"orders"}), users=address)
     async with (
         serving(config) as shop,
         grpc.aio.insecure_channel(shop.address) as channel,

@@ -155,7 +155,7 @@ async def test_its_log_has_a_line_per_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SHOP_LISTEN", "nowhere"), ("SHOP_STORE", "postgresql://ada:secret@host/shop"), ("SHOP_TTL", "soon")],
+    [("SHOP_LISTEN", "nowhere"), ("SHOP_STORE", "postgresql://ada:secret@host/shop?hots=x"), ("SHOP_TTL", "soon")],
 )
 def test_a_bad_setting_is_one_line(tmp_path: Path, name: str, value: str) -> None:
     """A bad value ends it with code 2 and one line that names the variable."""

@@ -10,6 +10,8 @@ from tests.shop.helpers import Client, bad_fields, create_order, reason
 from shop.orders.imports import MOST_ORDERS
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, ImportOrdersResponse, ListOrdersRequest, OrderItem
 
+ENGINES = ["sqlite", "postgresql", "redis"]
+
 
 async def send(
     client: Client, requests: Iterable[CreateOrderRequest], *metadata: tuple[str, str]
@@ -18,7 +20,7 @@ async def send(
 
 
 async def count(client: Client) -> int:
-    found = await client.shop.store.transaction(lambda db: db.execute("SELECT count(*) FROM shop_orders").fetchone())
+    found = await client.shop.data.transaction(lambda db: db.execute("SELECT count(*) FROM shop_orders").fetchone())
     assert found is not None
     return int(found[0])
 

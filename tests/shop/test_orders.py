@@ -17,6 +17,8 @@ from shop.orders.v1.orders_pb2 import (
     OrderItem,
 )
 
+ENGINES = ["sqlite", "postgresql", "redis"]
+
 
 async def test_create_order_answers_the_order(client: Client) -> None:
     """CreateOrder answers the whole order, pending, with an id, times and an etag of the server's."""

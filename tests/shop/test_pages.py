@@ -19,6 +19,8 @@ from shop.orders.v1.orders_pb2 import ListOrdersRequest, OrderItem
 from shop.users.service import UserService
 from shop.users.v1.users_pb2 import DeleteUserRequest, ListUsersRequest
 
+ENGINES = ["sqlite", "postgresql", "redis"]
+
 COUNT = 23
 
 
@@ -89,7 +91,7 @@ async def test_an_empty_list_is_one_empty_page(client: Client) -> None:
 
 async def test_a_size_of_none_is_fifty_and_a_large_one_is_a_thousand(client: Client) -> None:
     """page_size has a default and a limit."""
-    await client.shop.store.transaction(lambda db: [rows.insert_order(db, create_order()) for _ in range(1001)])
+    await client.shop.data.transaction(lambda db: [rows.insert_order(db, create_order()) for _ in range(1001)])
     assert len((await client.orders.ListOrders(ListOrdersRequest())).orders) == 50
     page = await client.orders.ListOrders(ListOrdersRequest(page_size=2**31 - 1))
     assert len(page.orders) == 1000

@@ -40,7 +40,7 @@ async def test_a_port_is_not_shared(tmp_path: Path) -> None:
     async with open_shop(tmp_path / "shop.db") as client:
         port = int(client.shop.address.rpartition(":")[2])
         with pytest.raises(CannotServe, match="it is taken"):
-            async with serving(Config(port=port, store=tmp_path / "other" / "shop.db")):
+            async with serving(Config(port=port, store=f"sqlite:///{tmp_path / 'other' / 'shop.db'}")):
                 pass
     assert not (tmp_path / "other").exists()
 
@@ -49,7 +49,7 @@ async def test_a_store_that_can_not_be_opened(tmp_path: Path) -> None:
     """A file that is no database is an error at the start."""
     (tmp_path / "shop.db").write_text("no database" * 1000)
     with pytest.raises(CannotServe, match=r"shop\.db"):
-        async with serving(Config(port=0, store=tmp_path / "shop.db")):
+        async with serving(Config(port=0, store=f"sqlite:///{tmp_path / 'shop.db'}")):
             pass
 
 

@@ -19,6 +19,8 @@ from shop.users.v1.users_pb2 import (
     User,
 )
 
+ENGINES = ["sqlite", "postgresql", "redis"]
+
 
 def update(user: User, *paths: str, **values: str) -> UpdateUserRequest:
     """A change of ``values``, under a mask of ``paths``."""
@@ -210,5 +212,5 @@ async def test_a_failed_create_leaves_no_user(client: Client) -> None:
     await client.user()
     with pytest.raises(grpc.aio.AioRpcError):
         await client.users.CreateUser(create_user(display_name="Another"))
-    count = await client.shop.store.transaction(lambda db: db.execute("SELECT count(*) FROM shop_users").fetchone())
+    count = await client.shop.data.transaction(lambda db: db.execute("SELECT count(*) FROM shop_users").fetchone())
     assert count == (1,)

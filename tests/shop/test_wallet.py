@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
 from tests.shop.helpers import Client, ScratchStore, reason, usd
 
-from grpc_idempotency import Database
+from shop.database import Database
 from shop.errors import Reason, Refused
 from shop.money import Amount
 from shop.users import rows, wallet
@@ -26,6 +26,8 @@ from shop.users.v1.users_pb2 import (
     ReserveCreditRequest,
     User,
 )
+
+ENGINES = ["sqlite", "postgresql", "redis"]
 
 T = TypeVar("T")
 MOST = 2**63 - 1

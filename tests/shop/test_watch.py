@@ -20,7 +20,7 @@ from tests.shop.helpers import (
     retry_seconds,
 )
 
-from grpc_idempotency import Database
+from shop.database import Database
 from shop.orders import rows
 from shop.orders.changes import Changes
 from shop.orders.service import OrderService
@@ -32,6 +32,8 @@ from shop.orders.v1.orders_pb2 import (
     OrderItem,
     WatchOrderRequest,
 )
+
+ENGINES = ["sqlite", "postgresql", "redis"]
 
 T = TypeVar("T")
 ITEM = OrderItem(sku="SKU003", quantity=1)
@@ -62,7 +64,7 @@ async def test_a_change_by_another_process_is_seen(client: Client) -> None:
     order = await client.orders.CreateOrder(create_order())
     watch = client.orders.WatchOrder(WatchOrderRequest(id=order.id))
     assert await watch.read() == order
-    await client.shop.store.transaction(
+    await client.shop.data.transaction(
         lambda db: db.execute("UPDATE shop_orders SET state = ?, version = version + 1", (Order.STATE_CANCELLED,))
     )
     seen = await watch.read()

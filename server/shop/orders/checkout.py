@@ -24,13 +24,12 @@ import grpc.aio
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from grpc_idempotency import Database
 from grpc_idempotency.aio import Operation
-from shop.database import Transactions
+from shop.database import Data, Database
 from shop.errors import DOMAIN, Reason, Refused
 from shop.ids import new_id
 from shop.orders.changes import Changes
-from shop.orders.state import existing, move, pending
+from shop.orders.state import locked, move, pending
 from shop.orders.v1.orders_pb2 import Order
 from shop.users.v1.users_pb2 import (
     AddCreditRequest,
@@ -56,13 +55,13 @@ class Checkout:
     def __init__(
         self,
         operation: Operation,
-        store: Transactions,
+        data: Data,
         users: "UserServiceAsyncStub",
         changes: Changes,
         order_id: str,
     ) -> None:
         self._operation = operation
-        self._store = store
+        self._data = data
         self._users = users
         self._changes = changes
         self._order_id = order_id
@@ -72,13 +71,13 @@ class Checkout:
     async def run(self) -> Order:
         """Pays for the order and returns it. Raises :class:`Refused`."""
         step = self._operation.step
-        order: Order = await step("begin", self._begin, undo=self._reopen, transaction=True)
+        order = await self._data.step(self._operation, "begin", self._begin, undo=self._reopen)
         self._changes.announce(order.id)
         if order.total_amount.units or order.total_amount.nanos:
             await self._pay(order)
         else:
             await step("customer", lambda: self._look_up(order.customer_id))
-        confirmed = await self._store.transaction(lambda db: self._move(db, Order.STATE_CONFIRMED))
+        confirmed = await self._data.transaction(lambda db: self._move(db, Order.STATE_CONFIRMED))
         self._changes.announce(order.id)
         return confirmed
 
@@ -86,7 +85,7 @@ class Checkout:
         step = self._operation.step
         asked: ReserveCreditRequest = await step("ask", lambda: _asking(order), undo=self._withdraw)
         self._reservation = reservation = await step("reserve", lambda: self._reserve(asked), undo=self._give_back)
-        await step("accept", self._accept, undo=self._reject, transaction=True)
+        await self._data.step(self._operation, "accept", self._accept, undo=self._reject)
         self._changes.announce(order.id)
         await step("capture", lambda: self._capture(reservation))
 
@@ -94,7 +93,7 @@ class Checkout:
 
     def _begin(self, db: Database) -> Order:
         """Takes the order: from here on only this checkout changes it."""
-        order = move(db, pending(existing(db, self._order_id)), Order.STATE_RESERVING)
+        order = move(db, pending(locked(db, self._order_id)), Order.STATE_RESERVING)
         order.ClearField("items")  # there may be many, and the step's result is kept
         return order
 
@@ -108,7 +107,7 @@ class Checkout:
         self._move(db, Order.STATE_RESERVING)
 
     def _move(self, db: Database, state: Order.State) -> Order:
-        return move(db, existing(db, self._order_id), state)
+        return move(db, locked(db, self._order_id), state)
 
     # The wallet, at the user service
 

@@ -10,6 +10,10 @@ INSERT INTO shop_order_items (order_seq, position, sku, quantity) VALUES (?, ?, 
 SELECT seq, id, customer_id, currency, units, nanos, state, version, created_us, updated_us
 FROM shop_orders WHERE id = ?
 
+-- name: lock_order
+SELECT seq, id, customer_id, currency, units, nanos, state, version, created_us, updated_us
+FROM shop_orders WHERE id = ? FOR UPDATE
+
 -- name: list_orders
 SELECT seq, id, customer_id, currency, units, nanos, state, version, created_us, updated_us
 FROM shop_orders WHERE seq > ? ORDER BY seq LIMIT ?

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from grpc_idempotency import Database
-from shop.database import statements
+from shop.database import Database, statements
 from shop.etags import etag
 from shop.ids import new_id, now_us, timestamp
 from shop.money import Amount, money
@@ -27,6 +26,12 @@ def insert_order(db: Database, asked: CreateOrderRequest) -> Order:
 def read_order(db: Database, order_id: str) -> Order | None:
     """Reads the order with an id."""
     row = db.execute(_SQL["read_order"], (order_id,)).fetchone()
+    return _order(row, _items(db, row[0])) if row else None
+
+
+def lock_order(db: Database, order_id: str) -> Order | None:
+    """Reads the order with an id, to change it: other transactions that would change it wait."""
+    row = db.execute(_SQL["lock_order"], (order_id,)).fetchone()
     return _order(row, _items(db, row[0])) if row else None
 
 

@@ -3,10 +3,9 @@
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from grpc_idempotency import Database
 from grpc_idempotency.aio import current_operation
 from shop import pages
-from shop.database import Transactions
+from shop.database import Data, Database
 from shop.errors import Context, Reason, Refused, answers, answers_stream
 from shop.etags import require_match
 from shop.fields import Fields
@@ -15,7 +14,7 @@ from shop.orders.changes import Changes
 from shop.orders.checkout import Checkout
 from shop.orders.checks import MOST_ITEMS, check_item, check_order
 from shop.orders.imports import whole_import
-from shop.orders.state import FINAL, existing, move, pending
+from shop.orders.state import FINAL, existing, locked, move, pending
 from shop.orders.v1 import orders_pb2_grpc
 from shop.orders.v1.orders_pb2 import (
     AddItemRequest,
@@ -39,9 +38,9 @@ _LARGEST_PAGE = 256 * 1024
 class OrderService(orders_pb2_grpc.OrderServiceServicer):
     """The order service."""
 
-    def __init__(self, store: Transactions, changes: Changes, users: "UserServiceAsyncStub") -> None:
+    def __init__(self, data: Data, changes: Changes, users: "UserServiceAsyncStub") -> None:
         """Takes ``users`` on a channel with client_interceptors(): a repeated call is then the same operation there."""
-        self._store = store
+        self._data = data
         self._changes = changes
         self._users = users
 
@@ -50,20 +49,20 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         """Creates an order."""
         with Fields() as fields:
             check_order(fields, request)
-        return await self._store.transaction(lambda db: rows.insert_order(db, request))
+        return await self._data.transaction(lambda db: rows.insert_order(db, request))
 
     @answers
     async def GetOrder(self, request: GetOrderRequest, context: Context) -> Order:
         """Returns one order."""
         with Fields() as fields:
             fields.id("id", request.id)
-        return await self._store.read(lambda db: existing(db, request.id))
+        return await self._data.read(lambda db: existing(db, request.id))
 
     @answers
     async def ListOrders(self, request: ListOrdersRequest, context: Context) -> ListOrdersResponse:
         """Returns a page of orders, which is shorter if the orders are large."""
         page = pages.asked("orders", request)
-        found, more = await self._store.read(
+        found, more = await self._data.read(
             lambda db: rows.list_orders(db, page.after, page.size, most_bytes=_LARGEST_PAGE)
         )
         return ListOrdersResponse(
@@ -79,7 +78,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             check_item(fields, request.item, "item")
 
         def add(db: Database) -> Order:
-            order = pending(existing(db, request.order_id))
+            order = pending(locked(db, request.order_id))
             if len(order.items) >= MOST_ITEMS:
                 raise Refused(Reason.ORDER_FULL, id=order.id, most=str(MOST_ITEMS))
             rows.add_item(db, order, request.item)
@@ -94,7 +93,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
             fields.id("id", request.id)
 
         def cancel(db: Database) -> Order:
-            order = existing(db, request.id)
+            order = locked(db, request.id)
             require_match(request.etag, order.etag, order.id)
             return move(db, pending(order), Order.STATE_CANCELLED)
 
@@ -108,7 +107,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         operation = current_operation()
         if operation is None:
             raise RuntimeError("Checkout is made of steps, so its policy has to require a key")
-        checkout = Checkout(operation, self._store, self._users, self._changes, request.order_id)
+        checkout = Checkout(operation, self._data, self._users, self._changes, request.order_id)
         return await checkout.run()
 
     @answers_stream
@@ -120,7 +119,7 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
         with self._changes.watching(request.id) as watcher:
             while not self._changes.closed:
                 watcher.clear()
-                order = await self._store.read(lambda db: existing(db, request.id))
+                order = await self._data.read(lambda db: existing(db, request.id))
                 if order != last:
                     yield order
                 if order.state in FINAL:
@@ -139,9 +138,9 @@ class OrderService(orders_pb2_grpc.OrderServiceServicer):
                 rows.insert_order(db, request)
             return ImportOrdersResponse(count=len(asked))
 
-        return await self._store.transaction(create)
+        return await self._data.transaction(create)
 
     async def _changed(self, change: Callable[[Database], Order]) -> Order:
-        order = await self._store.transaction(change)
+        order = await self._data.transaction(change)
         self._changes.announce(order.id)
         return order

@@ -1,6 +1,6 @@
 """The rules of an order's state, for use in a transaction."""
 
-from grpc_idempotency import Database
+from shop.database import Database
 from shop.errors import Reason, Refused
 from shop.orders import rows
 from shop.orders.v1.orders_pb2 import Order
@@ -11,7 +11,15 @@ FINAL = (Order.STATE_CONFIRMED, Order.STATE_CANCELLED)
 
 def existing(db: Database, order_id: str) -> Order:
     """Returns the order. Raises :class:`Refused` if there is none."""
-    order = rows.read_order(db, order_id)
+    return _found(rows.read_order(db, order_id), order_id)
+
+
+def locked(db: Database, order_id: str) -> Order:
+    """Returns the order, which only this transaction can change now. Raises :class:`Refused` if there is none."""
+    return _found(rows.lock_order(db, order_id), order_id)
+
+
+def _found(order: Order | None, order_id: str) -> Order:
     if order is None:
         raise Refused(Reason.ORDER_NOT_FOUND, id=order_id)
     return order

@@ -7,12 +7,13 @@ ON CONFLICT (email_key) DO NOTHING
 SELECT seq, id, display_name, email, balance_currency, balance_units, balance_nanos, version, created_us, updated_us
 FROM shop_users WHERE id = ?
 
+-- name: lock_user
+SELECT seq, id, display_name, email, balance_currency, balance_units, balance_nanos, version, created_us, updated_us
+FROM shop_users WHERE id = ? FOR UPDATE
+
 -- name: list_users
 SELECT seq, id, display_name, email, balance_currency, balance_units, balance_nanos, version, created_us, updated_us
 FROM shop_users WHERE seq > ? ORDER BY seq LIMIT ?
-
--- name: read_email_owner
-SELECT id FROM shop_users WHERE email_key = ?
 
 -- name: update_user
 UPDATE shop_users SET display_name = ?, email = ?, email_key = ?, version = version + 1, updated_us = ? WHERE id = ?
@@ -29,12 +30,13 @@ DELETE FROM shop_users WHERE id = ?
 INSERT INTO shop_reservations (id, user_id, currency, units, nanos, state, created_us, updated_us)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 
--- name: read_reservation
-SELECT id, user_id, currency, units, nanos, state, created_us, updated_us FROM shop_reservations WHERE id = ?
+-- name: lock_reservation
+SELECT id, user_id, currency, units, nanos, state, created_us, updated_us FROM shop_reservations WHERE id = ? FOR UPDATE
 
 -- name: update_reservation
 UPDATE shop_reservations SET state = ?, updated_us = ? WHERE id = ?
 
 -- name: sum_active_reservations
 -- Their number and their sums. The sums can't overflow: a wallet accepts no more than it can hold.
-SELECT count(*), coalesce(sum(units), 0), coalesce(sum(nanos), 0) FROM shop_reservations WHERE user_id = ? AND state = 1
+SELECT count(*), CAST(coalesce(sum(units), 0) AS BIGINT), coalesce(sum(nanos), 0)
+FROM shop_reservations WHERE user_id = ? AND state = 1

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from grpc_idempotency import Database
-from shop.database import statements
+from shop.database import Database, statements
 from shop.etags import etag
 from shop.ids import new_id, now_us, timestamp
 from shop.money import NANOS_PER_UNIT, Amount, money
@@ -30,20 +29,20 @@ def read_user(db: Database, user_id: str) -> User | None:
     return _user(row) if row else None
 
 
+def lock_user(db: Database, user_id: str) -> User | None:
+    """Reads the user with an id, to change it: other transactions that would change the user or the wallet wait."""
+    row = db.execute(_SQL["lock_user"], (user_id,)).fetchone()
+    return _user(row) if row else None
+
+
 def list_users(db: Database, after: int, limit: int) -> tuple[list[tuple[int, User]], bool]:
     """Reads up to ``limit`` users behind a ``seq``, oldest first, each with its ``seq``; and whether there are more."""
     rows = db.execute(_SQL["list_users"], (after, limit + 1)).fetchall()
     return [(row[0], _user(row)) for row in rows[:limit]], len(rows) > limit
 
 
-def email_owner(db: Database, email: str) -> str | None:
-    """Reads the id of the user who has an email address."""
-    row = db.execute(_SQL["read_email_owner"], (email_key(email),)).fetchone()
-    return row[0] if row else None
-
-
 def update_user(db: Database, user: User) -> None:
-    """Writes a user's own fields."""
+    """Writes a user's own fields. Raises ``db.IntegrityError`` if another user has the email address."""
     fields = (user.display_name, user.email, email_key(user.email), now_us(), user.id)
     db.execute(_SQL["update_user"], fields)
 
@@ -66,9 +65,9 @@ def insert_reservation(db: Database, user_id: str, amount: Amount) -> Reservatio
     return _reservation(row)
 
 
-def read_reservation(db: Database, reservation_id: str) -> Reservation | None:
-    """Reads the reservation with an id."""
-    row = db.execute(_SQL["read_reservation"], (reservation_id,)).fetchone()
+def lock_reservation(db: Database, reservation_id: str) -> Reservation | None:
+    """Reads the reservation with an id, to change it."""
+    row = db.execute(_SQL["lock_reservation"], (reservation_id,)).fetchone()
     return _reservation(row) if row else None
 
 

@@ -4,9 +4,8 @@ from collections.abc import Collection
 
 from google.protobuf.empty_pb2 import Empty
 
-from grpc_idempotency import Database
 from shop import pages
-from shop.database import Transactions
+from shop.database import Data, Database
 from shop.errors import Context, Reason, Refused, answers
 from shop.etags import require_match
 from shop.fields import Fields
@@ -36,8 +35,8 @@ _LONGEST_NAME = 200
 class UserService(users_pb2_grpc.UserServiceServicer):
     """The user service."""
 
-    def __init__(self, store: Transactions) -> None:
-        self._store = store
+    def __init__(self, data: Data) -> None:
+        self._data = data
 
     @answers
     async def CreateUser(self, request: CreateUserRequest, context: Context) -> User:
@@ -51,19 +50,19 @@ class UserService(users_pb2_grpc.UserServiceServicer):
                 raise Refused(Reason.EMAIL_TAKEN)
             return user
 
-        return await self._store.transaction(create)
+        return await self._data.transaction(create)
 
     @answers
     async def GetUser(self, request: GetUserRequest, context: Context) -> User:
         """Returns one user."""
         _check_id(request.id)
-        return await self._store.read(lambda db: wallet.existing(db, request.id))
+        return await self._data.read(lambda db: wallet.existing(db, request.id))
 
     @answers
     async def ListUsers(self, request: ListUsersRequest, context: Context) -> ListUsersResponse:
         """Returns a page of users."""
         page = pages.asked("users", request)
-        found, more = await self._store.read(lambda db: rows.list_users(db, page.after, page.size))
+        found, more = await self._data.read(lambda db: rows.list_users(db, page.after, page.size))
         return ListUsersResponse(
             users=[user for _, user in found],
             next_page_token=pages.token("users", found[-1][0]) if more else "",
@@ -75,17 +74,18 @@ class UserService(users_pb2_grpc.UserServiceServicer):
         changes = _checked_changes(request)
 
         def update(db: Database) -> User:
-            user = wallet.existing(db, request.user.id)
+            user = wallet.locked(db, request.user.id)
             require_match(request.user.etag, user.etag, user.id)
             changed = _with(user, request.user, changes)
             if changed == user:
                 return user
-            if rows.email_owner(db, changed.email) not in (None, user.id):
-                raise Refused(Reason.EMAIL_TAKEN)
-            rows.update_user(db, changed)
+            try:
+                rows.update_user(db, changed)
+            except db.IntegrityError:
+                raise Refused(Reason.EMAIL_TAKEN) from None
             return wallet.existing(db, user.id)
 
-        return await self._store.transaction(update)
+        return await self._data.transaction(update)
 
     @answers
     async def DeleteUser(self, request: DeleteUserRequest, context: Context) -> Empty:
@@ -93,7 +93,7 @@ class UserService(users_pb2_grpc.UserServiceServicer):
         _check_id(request.id)
 
         def delete(db: Database) -> Empty:
-            user = wallet.existing(db, request.id)
+            user = wallet.locked(db, request.id)
             require_match(request.etag, user.etag, user.id)
             active, _ = rows.active_reservations(db, user.id)
             if active:
@@ -101,31 +101,31 @@ class UserService(users_pb2_grpc.UserServiceServicer):
             rows.delete_user(db, user.id)
             return Empty()
 
-        return await self._store.transaction(delete)
+        return await self._data.transaction(delete)
 
     @answers
     async def AddCredit(self, request: AddCreditRequest, context: Context) -> User:
         """Adds credit to a wallet."""
         amount = _checked_amount(request)
-        return await self._store.transaction(lambda db: wallet.add(db, request.user_id, amount))
+        return await self._data.transaction(lambda db: wallet.add(db, request.user_id, amount))
 
     @answers
     async def ReserveCredit(self, request: ReserveCreditRequest, context: Context) -> Reservation:
         """Reserves credit."""
         amount = _checked_amount(request)
-        return await self._store.transaction(lambda db: wallet.reserve(db, request.user_id, amount))
+        return await self._data.transaction(lambda db: wallet.reserve(db, request.user_id, amount))
 
     @answers
     async def CaptureReservation(self, request: CaptureReservationRequest, context: Context) -> Reservation:
         """Spends a reservation."""
         _check_id(request.id)
-        return await self._store.transaction(lambda db: wallet.capture(db, request.id))
+        return await self._data.transaction(lambda db: wallet.capture(db, request.id))
 
     @answers
     async def ReleaseReservation(self, request: ReleaseReservationRequest, context: Context) -> Reservation:
         """Returns a reservation's amount to the balance."""
         _check_id(request.id)
-        return await self._store.transaction(lambda db: wallet.release(db, request.id))
+        return await self._data.transaction(lambda db: wallet.release(db, request.id))
 
 
 def _check_id(value: str) -> None:

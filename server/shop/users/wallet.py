@@ -1,6 +1,6 @@
 """The rules of a wallet: money moves, and is never made or lost. Each function has all effects of a transaction."""
 
-from grpc_idempotency import Database
+from shop.database import Database
 from shop.errors import Reason, Refused
 from shop.money import Amount
 from shop.users import rows
@@ -36,22 +36,33 @@ def release(db: Database, reservation_id: str) -> Reservation:
     """Returns a reservation's amount to the balance."""
     reservation = _active(db, reservation_id)
     # Its user still exists: a user with active reservations can't be deleted.
-    balance = Amount.of(existing(db, reservation.user_id).balance)
+    balance = Amount.of(locked(db, reservation.user_id).balance)
     rows.update_balance(db, reservation.user_id, balance.plus(Amount.of(reservation.amount).nanos))
     return rows.update_reservation(db, reservation, Reservation.STATE_RELEASED)
 
 
 def existing(db: Database, user_id: str) -> User:
     """Returns the user. Raises :class:`Refused` if there is none."""
-    user = rows.read_user(db, user_id)
+    return _found(rows.read_user(db, user_id), user_id)
+
+
+def locked(db: Database, user_id: str) -> User:
+    """Returns the user, whose wallet only this transaction can change now. Raises :class:`Refused` if there is none."""
+    return _found(rows.lock_user(db, user_id), user_id)
+
+
+def _found(user: User | None, user_id: str) -> User:
     if user is None:
         raise Refused(Reason.USER_NOT_FOUND, id=user_id)
     return user
 
 
 def _balance(db: Database, user_id: str, currency: str) -> Amount | None:
-    """Returns a user's balance; ``None`` if no credit was ever added. Raises :class:`Refused` for another currency."""
-    user = existing(db, user_id)
+    """Returns a user's balance, to change it; ``None`` if no credit was ever added.
+
+    Raises :class:`Refused` for another currency.
+    """
+    user = locked(db, user_id)
     if not user.HasField("balance"):
         return None
     balance = Amount.of(user.balance)
@@ -61,7 +72,7 @@ def _balance(db: Database, user_id: str, currency: str) -> Amount | None:
 
 
 def _active(db: Database, reservation_id: str) -> Reservation:
-    reservation = rows.read_reservation(db, reservation_id)
+    reservation = rows.lock_reservation(db, reservation_id)
     if reservation is None:
         raise Refused(Reason.RESERVATION_NOT_FOUND, id=reservation_id)
     if reservation.state != Reservation.STATE_ACTIVE:
