@@ -85,6 +85,11 @@ class RunningOperation(Protocol):
 
     If the store can't tell, it stays ``None``, and the first replay reads the record.
     """
+    unconfirmed: Outcome | None
+    """The outcome that the store has written in a transaction which the handler opened itself (5.6). The store sets it.
+
+    The store does not see the end of that transaction: after the handler's end, the record tells whether it committed.
+    """
     uncommitted: StoreUnavailable | None
     """The error that prevented the commit of a transaction of this run. The store sets it before it raises it."""
 

@@ -85,6 +85,8 @@ class Running:
     """When that outcome was stored. Set by the store."""
     uncommitted: StoreUnavailable | None = None
     """The error with which the commit of a transaction of this run failed, if one did. Set by the store."""
+    unconfirmed: Outcome | None = None
+    """The outcome that was written in a transaction which the handler opened itself, if any (5.6). Set by the store."""
     handlers: Any = None
     """The operation as the handler sees it, once the handler has asked for it."""
     ended: bool = False

@@ -116,6 +116,8 @@ class Ran:
     """True if a step of the operation is finished, in this run or an earlier one; or has begun, and may be finished."""
     claimed: bool = True
     """False if the claim of the run was not written."""
+    unconfirmed: bool = False
+    """True if its outcome was written in a transaction that the handler opened itself, and may be committed (5.6)."""
 
 
 # How an execution can conclude

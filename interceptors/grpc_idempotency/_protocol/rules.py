@@ -356,6 +356,8 @@ def settle(call: Call, claim: Claim, ran: Ran, failed_runs: int) -> Plan[Conclus
         failed_runs: How many runs had failed before this one.
     """
     opaque = claim.effects is Effects.OPAQUE
+    if ran.unconfirmed and (stored := (yield from _confirmed(call, claim))) is not None:
+        return stored
     match ran.ended:
         case Answered(outcome, True, at):
             return _executed(call, outcome, at)
@@ -377,6 +379,18 @@ def settle(call: Call, claim: Claim, ran: Ran, failed_runs: int) -> Plan[Conclus
             return (yield from _let_go(call, claim, _CUT_SHORT, ran.steps, failed_runs))
         case _:
             assert_never(ran.ended)
+
+
+def _confirmed(call: Call, claim: Claim) -> Plan[Conclusion | None]:
+    """Concludes if the record shows that the handler's own transaction has committed the outcome (5.6)."""
+    try:
+        record: Record | None = yield Get(claim.name)
+    except StoreUnavailable:
+        return None  # it may have committed all the same: then no other change of the record succeeds
+    if record is None or record.fence != claim.fence or record.state is not State.COMPLETED:
+        return None
+    assert record.outcome is not None
+    return _executed(call, record.outcome, record.completed_at)
 
 
 def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:

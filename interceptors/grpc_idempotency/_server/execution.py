@@ -252,7 +252,7 @@ class ExecutionBase:
         self._lease.limit = math.inf
         if operation is None:
             return Ran(ended)
-        return Ran(ended, operation.has_steps, operation.claim is None)
+        return Ran(ended, operation.has_steps, operation.claim is None, operation.unconfirmed is not None)
 
     def _limit_anew(self) -> None:
         """Starts the limit for the undos, which is the same as the handler's."""

@@ -122,6 +122,8 @@ class Run:
         """Returns how the run ended, if the handler returned this reply."""
         if operation is not None and operation.committed is not None:
             return self.committed(operation, reply)
+        if operation is not None and operation.unconfirmed is not None:
+            return RolledBack(operation.unconfirmed)  # unless the record shows that its transaction has committed (5.6)
         if self._sealed is not None:
             self._admit_late()
         if operation is not None and operation.has_steps and (forgotten := operation.steps.forgotten()):

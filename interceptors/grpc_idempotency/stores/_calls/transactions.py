@@ -37,6 +37,24 @@ def is_unknown(store: Identified) -> bool:
     return operation is not None and operation.store is not store and store.identity is None
 
 
+class Caller:
+    """The operations of the caller that makes it: of the handler itself, and of one that has started the caller."""
+
+    def __init__(self) -> None:
+        self._running = running_operation()
+        self._inherited = inherited_operation()
+
+    def operation(self, store: Identified) -> RunningOperation | None:
+        """Returns the operation whose reply the caller may commit in the store's database; ``None`` if it has none.
+
+        Raises:
+            TransactionMisuse: The caller is a task or thread of a handler. What it commits is not the reply.
+        """
+        if self._running is None and _own(store, self._inherited) is not None:
+            raise TransactionMisuse("only the handler itself can commit the reply, and not its tasks or threads")
+        return _own(store, self._running)
+
+
 def transacting(
     store: Identified, fn: Callable[[Database], Any], make_step: Callable[[Any], Step] | None
 ) -> TransactionRequest:

@@ -69,7 +69,7 @@ class PostgresBase:
             migrate=_checks.flag("migrate", migrate),
             clock=_clock,
         )
-        Sql(schema)
+        self._sql = Sql(schema, _clock)
         self._lock = threading.Lock()
         self._engine: PostgresEngine | None = None
         self._identity: str | None = None

@@ -348,14 +348,16 @@ SELECT 1 FROM {s}.operations AS o JOIN {s}.steps AS s ON s.operation = o.name AN
 WHERE o.name = %(name)b AND o.fence = %(fence)b AND s.name = %(step)b
 
 -- name: complete_one
--- Completes one operation in the transaction of its handler.
+-- Completes one operation in the transaction of its handler, also on the connections of other drivers. The casts are for
+-- drivers that tell the types of parameters.
 WITH clock AS (SELECT {clock} AS now)
 UPDATE {s}.operations AS o SET
-    state = 1, lease_until = NULL, owner = NULL, reason = '', completed_at = c.now, expires_at = c.now + %(ttl)b,
-    status = %(status)b, retained = %(retained)b, details = %(details)b, trailers = %(trailers)b,
-    message = %(message)b, request = NULL
+    state = 1, lease_until = NULL, owner = NULL, reason = '', completed_at = c.now,
+    expires_at = c.now + CAST(%(ttl)b AS interval), status = CAST(%(status)b AS smallint),
+    retained = CAST(%(retained)b AS boolean), details = CAST(%(details)b AS bytea),
+    trailers = CAST(%(trailers)b AS bytea), message = CAST(%(message)b AS bytea), request = NULL
 FROM clock AS c
-WHERE o.name = %(name)b AND o.fence = %(fence)b AND o.state IN (0, 2, 4)
+WHERE o.name = CAST(%(name)b AS bytea) AND o.fence = CAST(%(fence)b AS bytea) AND o.state IN (0, 2, 4)
 RETURNING o.completed_at
 
 -- name: record_one_step

@@ -14,6 +14,8 @@ from grpc_idempotency.stores._calls.aio import AsyncTransactionalCalls
 from grpc_idempotency.stores._calls.nesting import refuse_inside
 from grpc_idempotency.stores._calls.requests import TransactionRequest
 from grpc_idempotency.stores._calls.sync import TransactionalCalls
+from grpc_idempotency.stores._calls.transactions import Caller
+from grpc_idempotency.stores._postgres import complete_in
 from grpc_idempotency.stores._postgres.base import PostgresBase
 from grpc_idempotency.stores._postgres.requests import Flush, Prepare
 from grpc_idempotency.transactions import Database
@@ -66,6 +68,37 @@ class AsyncPostgresStore(PostgresBase, AsyncTransactionalCalls):
         """
         return super().transaction(fn, step=step)
 
+    def complete_in(self, connection: Any, reply: T) -> Coroutine[Any, Any, T]:
+        """Writes the outcome of a keyed call in a transaction that the handler has opened itself (5.6).
+
+        Rows and outcome commit together when the handler commits, before it ends; or neither does. An ORM session is
+        flushed first. In a call without a key nothing else happens. The operation is that of the caller; the returned
+        coroutine may be awaited in another task.
+
+        Args:
+            connection: A connection to the store's database that is awaited, with an open transaction: of psycopg,
+                asyncpg or SQLAlchemy, or an ``AsyncSession``. It must be able to change the store's tables.
+            reply: The handler's reply.
+
+        Returns:
+            The reply.
+
+        Raises:
+            FenceRefused: The operation has another owner by now. The handler must roll back.
+            TransactionMisuse: The connection has no transaction, or the call has committed a reply already, or its
+                status is no success, or this is not the handler's own task.
+        """
+        return self._complete_in(connection, reply, Caller())
+
+    async def _complete_in(self, connection: Any, reply: T, caller: Caller) -> T:
+        await self.open()
+        operation = caller.operation(self)
+        await complete_in.flush_async(connection)
+        if operation is not None:
+            outcome = complete_in.outcome_of(operation, reply)
+            await complete_in.write_async(connection, self._sql, operation, outcome)
+        return reply
+
     async def _transact(self, request: TransactionRequest) -> Any:
         if not inspect.iscoroutinefunction(request.fn):
             return await super()._transact(request)
@@ -117,3 +150,29 @@ class PostgresStore(PostgresBase, TransactionalCalls):
         leaving = self._take_leave()
         if leaving is not None:
             self._ask(Flush(), (leaving, None))
+
+    def complete_in(self, connection: Any, reply: T) -> T:
+        """Writes the outcome of a keyed call in a transaction that the handler has opened itself (5.6).
+
+        Rows and outcome commit together when the handler commits, before it ends; or neither does. An ORM session is
+        flushed first. In a call without a key nothing else happens.
+
+        Args:
+            connection: A connection to the store's database with an open transaction: of psycopg, SQLAlchemy, a
+                ``Session``, or Django's ``connection``. It must be able to change the store's tables.
+            reply: The handler's reply.
+
+        Returns:
+            The reply.
+
+        Raises:
+            FenceRefused: The operation has another owner by now. The handler must roll back.
+            TransactionMisuse: The connection has no transaction, or the call has committed a reply already, or its
+                status is no success, or this is not the handler's own thread.
+        """
+        self.open()
+        operation = Caller().operation(self)
+        complete_in.flush(connection)
+        if operation is not None:
+            complete_in.write(connection, self._sql, operation, complete_in.outcome_of(operation, reply))
+        return reply
