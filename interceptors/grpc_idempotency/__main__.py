@@ -11,7 +11,7 @@ from typing import Any
 
 from grpc_idempotency._checks import LONGEST
 from grpc_idempotency.errors import IdempotencyError, InvalidOutcome, NotHeld, PolicyError
-from grpc_idempotency.operating import TTL, completed, framed, never_happened, open_store, operation, operations
+from grpc_idempotency.operating import TTL, completed, framed, never_happened, open_store, operation, operations, schema
 from grpc_idempotency.records import Code, Outcome, Record, State, Step
 from grpc_idempotency.store import Store
 
@@ -29,9 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        with open_store(given.store, read_only=given.run is not _resolve) as store:
-            given.run(store, given)
-            sys.stdout.flush()
+        if given.run is None:
+            sys.stdout.write(schema(given.store, since=given.since))
+        else:
+            with open_store(given.store, read_only=given.run is not _resolve) as store:
+                given.run(store, given)
+        sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -48,8 +51,9 @@ def _told(error: Exception, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("store", metavar="STORE", help=STORE_HELP)
+    placed = argparse.ArgumentParser(add_help=False)
+    placed.add_argument("store", metavar="STORE", help=STORE_HELP)
+    common = argparse.ArgumentParser(add_help=False, parents=[placed])
     common.add_argument("--json", action="store_true", help="print one JSON object per line")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("name", metavar="OPERATION", help="its name in hex, or a unique prefix of it")
@@ -89,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     resolving.add_argument("--ttl", type=_seconds, default=TTL, metavar="SECONDS", help="how long it is kept (86400)")
     resolving.add_argument("--fence", metavar="HEX", help="as shown: fail if it was claimed again since")
     resolving.set_defaults(run=_resolve, error=resolving.error)
+
+    printing = commands.add_parser("schema", parents=[placed], help="print the SQL that creates its tables")
+    printing.add_argument(
+        "--since", type=int, default=0, metavar="VERSION", help="the version of the tables that exist (0: none)"
+    )
+    printing.set_defaults(run=None)
     return parser
 
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from grpc_idempotency import _checks
 from grpc_idempotency._wire.framing import frame, is_framed
-from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound
+from grpc_idempotency.errors import InvalidOutcome, NotHeld, OperationNotFound, PolicyError
 from grpc_idempotency.records import Code, Outcome, Record, State
 from grpc_idempotency.store import Store
 from grpc_idempotency.urls import store_from_url
@@ -47,6 +47,26 @@ def open_store(url: str, *, read_only: bool = False) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def schema(url: str, *, since: int = 0) -> str:
+    """Returns the SQL that creates or migrates a store's tables. Opens nothing.
+
+    Args:
+        url: Where the store is, as in :func:`grpc_idempotency.store_from_url`. It need not exist.
+        since: The version of the tables that exist; 0 if there are none.
+
+    Returns:
+        Statements, which are one transaction.
+
+    Raises:
+        PolicyError: The URL is not that of a store with tables, or there is no such version.
+    """
+    ddl = getattr(store_from_url(url), "ddl", None)
+    if ddl is None:
+        raise PolicyError("this kind of store has no tables that SQL could create")
+    sql: str = ddl(since=since)
+    return sql
 
 
 def operations(store: Store, *, state: State | None = None, method: str | None = None) -> Iterator[Record]:

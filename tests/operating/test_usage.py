@@ -122,3 +122,18 @@ def test_functions_raise(tmp_path: Path) -> None:
         pass
     with pytest.raises(StoreUnavailable), open_store(f"sqlite:///{tmp_path / 'none.db'}"):
         pass
+
+
+def test_the_schema_of_a_store_that_is_not_there_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the SQL that creates the tables, and makes nothing itself (6.2)."""
+    path = tmp_path / "new.db"
+    assert main(["schema", f"sqlite:///{path}?table_prefix=idem_"]) == 0
+    assert not path.exists()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(capsys.readouterr().out)
+    with closing(SQLiteStore(path, table_prefix="idem_", migrate=False)) as store:
+        assert store.list() == []
+    assert main(["schema", f"sqlite:///{path}", "--since", "99"]) == 2
+    assert "newest version" in capsys.readouterr().err
+    assert main(["schema", "memory:"]) == 2
+    assert "no tables" in capsys.readouterr().err

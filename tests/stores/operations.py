@@ -22,7 +22,7 @@ class _Job:
         self._job = job
         self.error: Exception | None = None
 
-    def prepare(self, db: sqlite3.Connection) -> None:
+    def prepare(self, db: sqlite3.Connection, *, migrate: bool) -> None:
         try:
             self._job(db)
         except Exception as error:

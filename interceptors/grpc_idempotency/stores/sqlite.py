@@ -19,7 +19,13 @@ for _public in (AsyncSQLiteStore, SQLiteStore):
 del _public
 
 S = TypeVar("S", SQLiteStore, AsyncSQLiteStore)
-_OPTIONS: Options = {"table_prefix": str, "busy_timeout": seconds, "synchronous": str, "foreign_keys": flag}
+_OPTIONS: Options = {
+    "table_prefix": str,
+    "busy_timeout": seconds,
+    "synchronous": str,
+    "foreign_keys": flag,
+    "migrate": flag,
+}
 
 
 def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> SQLiteStore:
@@ -34,7 +40,8 @@ def async_from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> AsyncSQL
 
 def _made(kind: type[S], url: StoreUrl, *, migrate: bool, read_only: bool) -> S:
     path, settings = _path(url), url.settings(_OPTIONS)
-    store = kind(path, read_only=read_only, **settings)
+    migrate = settings.pop("migrate", True) and migrate
+    store = kind(path, read_only=read_only, migrate=migrate, **settings)
     if not migrate:
         _check_there(path, settings.get("table_prefix", "grpc_idempotency_"))
     return store

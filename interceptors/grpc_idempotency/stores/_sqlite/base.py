@@ -46,6 +46,8 @@ class SQLiteBase:
             transaction fail; a violation of a deferred key shows at the commit, which several transactions may share.
         read_only: Answers only ``get``, ``standing``, ``list``, ``steps`` and ``pending``, and creates or changes
             nothing, not even a file beside the store's. For tools that only inspect the store.
+        migrate: ``False`` to refuse a file or tables that are missing or old, instead of creating or migrating them;
+            see :meth:`ddl`.
     """
 
     _opened: tuple[Engine, Any] | None
@@ -59,6 +61,7 @@ class SQLiteBase:
         synchronous: Literal["NORMAL", "FULL", "EXTRA"] = "FULL",
         foreign_keys: bool = False,
         read_only: bool = False,
+        migrate: bool = True,
         _clock: RawClock | None = None,
     ) -> None:
         given = os.fspath(path)
@@ -79,6 +82,7 @@ class SQLiteBase:
             patience=busy_timeout.total_seconds(),
             read_only=_checks.flag("read_only", read_only),
         )
+        self._migrate = _checks.flag("migrate", migrate)
         self._clock = _clock or MachineClock()
         self._lock = threading.Lock()
         self._writer: Writer | None = None
@@ -99,11 +103,26 @@ class SQLiteBase:
         """
         return self._identity
 
+    def ddl(self, *, since: int = 0) -> str:
+        """Returns the SQL that creates or migrates the tables, as one transaction. Opens nothing.
+
+        For files in which only an operator creates tables; servers then have ``migrate=False``.
+
+        Args:
+            since: The version of the tables that exist; 0 if there are none.
+
+        Raises:
+            PolicyError: There is no such version.
+        """
+        return self._sql.ddl(since)
+
     # -- within
 
     def _acquire(self) -> tuple[Writer, Tables] | None:
         """Returns the writer and the tables that ``open`` has to prepare; ``None`` if the store is open."""
         refuse_inside()
+        if not (self._migrate or self._settings.read_only or os.path.exists(self._given)):  # noqa: PTH110 - as above
+            raise StoreUnusable(f"{self._given} does not exist, and this store must not create it (migrate=False)")
         with self._lock:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
                 self._let_go()  # of the failed writer, if there is one

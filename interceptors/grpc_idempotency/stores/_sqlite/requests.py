@@ -9,6 +9,9 @@ from grpc_idempotency.stores._calls.requests import Request
 class Prepare(Request[None]):
     """Creates or migrates the tables, or only checks them."""
 
+    migrate: bool
+    """True if tables that are missing or old are created or migrated, and not refused."""
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Flush(Request[None]):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
@@ -79,6 +80,20 @@ class Sql:
         values = [*chain.from_iterable(rows)]
         values += [*rows[-1][:-1], None] * (size - len(rows))
         return self.sized[name, len(rows[0]), size], [*values, now]
+
+    def ddl(self, since: int) -> str:
+        """Returns the SQL that brings the tables from a version to the newest one, as one transaction.
+
+        Raises:
+            PolicyError: There is no such version.
+        """
+        if _checks.number("since", since) > self.version:
+            raise PolicyError(f"the newest version of the tables is {self.version}, got {since}")
+        parts = ["BEGIN IMMEDIATE;", f"{self['create_meta']};"]
+        for version, script in enumerate(self._scripts[since:], since + 1):
+            reached = f"INSERT OR REPLACE INTO {self.prefix}meta VALUES ('version', {version});"  # noqa: S608 - checked
+            parts += [script.strip(), reached]
+        return "\n".join([*parts, "COMMIT;", ""])
 
     @property
     def tables(self) -> list[str]:

@@ -11,12 +11,12 @@ class AsyncSQLiteStore(SQLiteBase, AsyncOneCommitCalls):
     """The SQLite store whose calls are awaited; its settings are those of :class:`SQLiteBase`."""
 
     async def open(self) -> None:
-        """Opens the file, and creates or migrates the tables."""
+        """Opens the file, and creates, migrates or only checks the tables."""
         acquired = self._acquire()
         if acquired is None:
             return
         try:
-            await self._ask(Prepare(), acquired)
+            await self._ask(Prepare(self._migrate), acquired)
         except StoreError:
             self._give_up(acquired[0])
             raise
@@ -33,12 +33,12 @@ class SQLiteStore(SQLiteBase, OneCommitCalls):
     """The SQLite store whose calls block; its settings are those of :class:`SQLiteBase`."""
 
     def open(self) -> None:
-        """Opens the file, and creates or migrates the tables."""
+        """Opens the file, and creates, migrates or only checks the tables."""
         acquired = self._acquire()
         if acquired is None:
             return
         try:
-            self._ask(Prepare(), acquired)
+            self._ask(Prepare(self._migrate), acquired)
         except StoreError:
             self._give_up(acquired[0])
             raise

@@ -7,12 +7,16 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreUnusable
 from grpc_idempotency.stores._sqlite.clock import Anchor, RawClock, StoreClock
+from grpc_idempotency.stores._sqlite.faults import fault_of
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.turns import Turns, begin
 
 _log = logging.getLogger("grpc_idempotency.stores.sqlite")
 _INCREMENTAL = 2
+_NOT_HERE = (
+    "this store must not create or change tables (migrate=False); `grpc-idempotency schema` prints the SQL that does"
+)
 
 
 class Tables:
@@ -41,8 +45,16 @@ class Tables:
         page, and half-full pages stay half full, because rows are only added at the end.
         """
 
-    def prepare(self, db: GuardedConnection) -> None:
-        """Creates or migrates the tables, starts the clock, and announces this process to others and looks for them."""
+    def prepare(self, db: GuardedConnection, *, migrate: bool) -> None:
+        """Creates or migrates the tables, starts the clock, and announces this process to others and looks for them.
+
+        Args:
+            db: The connection.
+            migrate: False to refuse tables that are missing or old.
+
+        Raises:
+            StoreUnusable: The tables are newer than this version, or are missing or old and must not be changed.
+        """
         if self.ready:
             return
         if self._read_only:
@@ -50,7 +62,10 @@ class Tables:
             return
         begin(db, self.patience, self.path)
         try:
-            self._migrate(db)
+            if migrate:
+                self._migrate(db)
+            else:
+                self._check(db, _NOT_HERE)
             self._start(db)
             db.execute("COMMIT")
         except BaseException:
@@ -70,18 +85,32 @@ class Tables:
             )
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """Checks that the tables exist, and starts the clock. Changes nothing."""
-        try:
-            meta = self._meta(db)
-        except sqlite3.OperationalError as exc:
-            raise StoreUnusable(f"{self.path} holds no operations whose tables begin with {self.sql.prefix}") from exc
-        if self._version(meta) < self.sql.version:
-            raise StoreUnusable(
-                f"{self.path} has tables of an older version: start a server of this grpc-idempotency on it first"
-            )
+        """Checks the tables, and starts the clock. Changes nothing."""
+        meta = self._check(db, "start a server of this grpc-idempotency on it first")
         self.clock.start(*_anchored(meta))
         self.identity = meta.get("identity")
         self.ready = True
+
+    def _check(self, db: sqlite3.Connection, advice: str) -> dict[str, Any]:
+        """Returns the content of the meta table.
+
+        Raises:
+            StoreUnusable: The tables are missing, old or newer. The error ends with ``advice``.
+        """
+        try:
+            meta = self._meta(db)
+        except sqlite3.OperationalError as exc:
+            if fault_of(exc) is not None:
+                raise
+            raise StoreUnusable(
+                f"{self.path} holds no operations whose tables begin with {self.sql.prefix}: {advice}"
+            ) from exc
+        version = self._version(meta)
+        if version < self.sql.version:
+            raise StoreUnusable(
+                f"{self.path} has tables of an older version, {version} and not {self.sql.version}: {advice}"
+            )
+        return meta
 
     def _version(self, meta: dict[str, Any]) -> int:
         version = int(meta.get("version", 0))
@@ -99,12 +128,13 @@ class Tables:
             for statement in statements:
                 db.execute(statement)
             self.write_meta(db, {"version": reached})
-        if "identity" not in self._meta(db):
-            self.write_meta(db, {"identity": secrets.token_hex(16)})
 
     def _start(self, db: sqlite3.Connection) -> None:
         meta = self._meta(db)
-        self.identity = meta["identity"]
+        self.identity = meta.get("identity")
+        if self.identity is None:
+            self.identity = secrets.token_hex(16)
+            self.write_meta(db, {"identity": self.identity})
         anew = self.clock.start(*_anchored(meta))
         now = self.clock.now()
         if anew is not None:

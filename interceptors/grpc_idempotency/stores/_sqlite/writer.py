@@ -27,7 +27,7 @@ from grpc_idempotency.stores._sqlite.group import Group
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.nesting import Watch
 from grpc_idempotency.stores._sqlite.place import Place
-from grpc_idempotency.stores._sqlite.requests import Flush
+from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.tables import Tables
 
@@ -341,7 +341,7 @@ class Writer:
 
     def _prepare(self, db: GuardedConnection, tables: Tables, requests: Sequence[AnyRequest]) -> bool:
         try:
-            tables.prepare(db)
+            tables.prepare(db, migrate=any(isinstance(one, Prepare) and one.migrate for one in requests))
         except (sqlite3.Error, StoreError) as error:
             self._fail((one for one in requests if type(one) is not Flush), error)
             return False
