@@ -21,8 +21,8 @@ class StoreUnavailable(StoreError):
 
     Args:
         message: The error's text.
-        landed: ``False`` if the write certainly did not take effect; ``None`` if that is unknown until the record's
-            fence is read.
+        landed: ``False`` if the write certainly did not take effect, by this or an earlier try of the store; ``None``
+            if that is unknown until the record's fence is read.
     """
 
     def __init__(self, message: str, *, landed: bool | None = False) -> None:

@@ -12,6 +12,9 @@ each call below is atomic: it takes effect at one instant, as durably as the sto
   (4.2).
 * **Errors**: a store that can't perform a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`. Its
   ``landed`` says whether the write may have taken effect all the same. A store never raises an exception of its driver.
+* **Lost answers**: once a request was sent, alone or in a group, ``landed`` is ``None`` until the record was read under
+  its fence and shows that the write did not take effect. That another try of the request certainly did nothing says
+  nothing of the first.
 * **Loops and threads**: calls come from any thread, and those of an asyncio store from any event loop, several at the
   same time. No call waits for another caller's loop or thread: leases are renewed in a thread and a loop of their own,
   so that a handler which blocks the server's loop does not lose its lease. Concurrent renewals should take little

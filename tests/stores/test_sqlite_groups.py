@@ -1,14 +1,17 @@
 """Requests that come together share a commit, and reads take no lock (6.2)."""
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 
 import pytest
 
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.records import Code, Effects, Outcome, State
 from grpc_idempotency.stores._sqlite import group
+from grpc_idempotency.stores._sqlite.faults import translated
+from grpc_idempotency.stores._sqlite.group import Group
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_request, a_step
 from grpc_idempotency.transactions import Database
@@ -151,3 +154,31 @@ async def test_large_outcomes_are_stored_in_parts(store: AsyncSQLiteStore) -> No
     await asyncio.gather(*map(store.claim, claims))
     large = Outcome(status=Code.OK, message=bytes(1 << 20))
     assert all(await asyncio.gather(*(store.complete(one.name, one.fence, large, TTL) for one in claims)))
+
+
+async def test_after_a_bug_nobody_claims_to_know(store: AsyncSQLiteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the writer itself fails after a commit, no request is said to be without effect (6.1)."""
+    run = Group.run
+
+    def failing(self: Group) -> list[Any]:
+        run(self)
+        raise sqlite3.OperationalError("a bug")
+
+    monkeypatch.setattr(Group, "run", failing)
+    claim = a_claim()
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.claim(claim)
+    assert raised.value.landed is None
+    monkeypatch.undo()
+    assert await store.claim(claim) is None  # it meets its own record
+
+
+def test_of_damage_nobody_knows_what_was_written() -> None:
+    """A file that is found damaged at a commit may have the write all the same (5.1, 6.1)."""
+    damaged = sqlite3.DatabaseError("database disk image is malformed")
+    failure = translated(damaged, "some.db")
+    assert isinstance(failure, StoreUnusable)
+    assert failure.landed is None
+    locked = translated(sqlite3.OperationalError("attempt to write a readonly database"), "some.db")
+    assert isinstance(locked, StoreUnusable)
+    assert locked.landed is False

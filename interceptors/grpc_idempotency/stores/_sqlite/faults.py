@@ -81,11 +81,11 @@ def translated(error: Exception, path: str) -> StoreError:
 
 def _failure(error: Exception, path: str) -> StoreError:
     fault = fault_of(error)
+    landed = None if fault in _UNCERTAIN else False
     if fault in UNUSABLE:
-        return StoreUnusable(f"{path} {UNUSABLE[fault]}")
+        return StoreUnusable(f"{path} {UNUSABLE[fault]}", landed=landed)
     if fault is None and not isinstance(error, sqlite3.OperationalError):
         words = f": {error}" if isinstance(error, sqlite3.Error) else ""
         return Unstorable(f"{path} can't store what it was given: {type(error).__name__}{words}")
-    landed = None if fault in _UNCERTAIN else False
     told = _UNAVAILABLE.get(fault) if fault else None
     return StoreUnavailable(f"{path} {told or f'failed: {type(error).__name__}: {error}'}", landed=landed)

@@ -248,7 +248,7 @@ class Writer:
                     self._shrink(db)
         except BaseException as error:  # a bug in this library must not leave callers waiting for ever
             _log.exception("the writer of %s failed", self.path)
-            self._fail(batch or [], error)
+            self._fail(batch or [], error, begun=True)
             self._close(db, batch or [], self._translated(error))
 
     def _gather(self, answered: int, *, many: bool) -> None:
@@ -335,7 +335,7 @@ class Writer:
             _log.exception("a group of requests on %s failed", self.path)
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            self._fail(batch, error)
+            self._fail(batch, error, begun=True)
             return []
         return left
 
@@ -355,10 +355,19 @@ class Writer:
                 _log.info("could not sign off on %s: %s", self.path, error)
         self._close(db, [], StoreUnavailable(f"{self.path} is closed"))
 
-    def _fail(self, requests: Iterable[AnyRequest], error: BaseException) -> None:
+    def _fail(self, requests: Iterable[AnyRequest], error: BaseException, *, begun: bool = False) -> None:
+        """Fails those requests that have not failed.
+
+        Args:
+            requests: The requests.
+            error: The cause.
+            begun: True if some may have been committed already, so that of none it is known that it was not.
+        """
         for request in requests:
             if request.error is None:
-                request.error = self._translated(error)
+                request.error = failure = self._translated(error)
+                if begun and isinstance(failure, StoreUnavailable):
+                    failure.landed = None
 
     def _translated(self, error: BaseException) -> StoreError:
         if isinstance(error, sqlite3.Error | StoreError):
