@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
 from grpc_idempotency.records import Claim, Code, Outcome, State
 from grpc_idempotency.stores._redis.keys import SLOTS, tag_of
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim
@@ -67,6 +67,10 @@ async def test_a_slot_may_move_to_another_node(make: Make) -> None:
 async def test_a_failover_loses_nothing_that_a_replica_had(make: Make) -> None:
     """While a replica takes over, calls to its slots fail, and others are answered. Then all that was there is."""
     with valkey.cluster(replicas=1) as nodes, clients_of(nodes) as clients:
+        clients[3].config_set("maxmemory-policy", "allkeys-lru")
+        with pytest.raises(StoreUnusable, match=f"{nodes[3].port} has the maxmemory-policy allkeys-lru"):
+            await make(nodes[1].url).open()
+        clients[3].config_set("maxmemory-policy", "noeviction")
         store = make(nodes[1].url, timeout=timedelta(seconds=1))
         claims = [a_claim() for _ in range(200)]
         assert await asyncio.gather(*(store.claim(claim) for claim in claims)) == [None] * 200

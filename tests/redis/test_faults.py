@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import threading
 from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
+from grpc_idempotency.errors import StoreUnavailable, StoreUnusable, Unstorable
 from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step
 
@@ -70,6 +71,34 @@ async def test_a_server_that_may_evict_is_refused(policy: str, make: Make, make_
             make_blocking(server.url).claim(a_claim())
         client.config_set("maxmemory-policy", "noeviction")
         await make(server.url).open()
+
+
+async def test_a_value_that_no_server_can_keep_fails_alone(make: Make) -> None:
+    """A text with a lone surrogate, or too long, is told as such; calls beside it are answered."""
+    store = make()
+    await store.open()
+    odd = [a_claim(owner="\udc80"), a_claim(method="/" + "x" * (1 << 16)), a_claim()]
+    answers = await asyncio.gather(*(store.claim(claim) for claim in odd), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [Unstorable, Unstorable, type(None)]
+    assert [record.name for record in await store.list()] == [odd[2].name]
+
+
+async def test_a_call_without_a_thread_fails_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the process can't start threads, calls are refused with nothing written; the store works once it can."""
+    store = make()
+    claim = a_claim()
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    for _ in range(2):  # first at the opening, then at the first command
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(StoreUnavailable, match="can't start new thread") as caught:
+                await store.claim(claim)
+            assert caught.value.landed is False
+        await store.open()
+    assert await store.claim(claim) is None
 
 
 async def test_a_full_server_refuses_claims_and_keeps_outcomes(make: Make) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from grpc_idempotency import _checks
-from grpc_idempotency.errors import PolicyError, StoreError
+from grpc_idempotency.errors import PolicyError, StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.requests import Engine as AnyEngine
 from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._redis.engine import Engine
@@ -117,7 +117,10 @@ class RedisBase:
             self._opening.append(request)
             if len(self._opening) > 1:
                 return
-        threading.Thread(target=self._open, name="grpc-idempotency opening", daemon=True).start()
+        try:
+            threading.Thread(target=self._open, name="grpc-idempotency opening", daemon=True).start()
+        except RuntimeError as exc:  # no thread can be started
+            self._end_opening(StoreUnavailable(f"the store can't be opened: {exc}"))
 
     def _open(self) -> None:
         failure: Exception | None = None
@@ -132,6 +135,10 @@ class RedisBase:
                 self._opened = engine, None
         except Exception as exc:
             failure = exc
+        self._end_opening(failure)
+
+    def _end_opening(self, failure: Exception | None) -> None:
+        """Answers all that wait for the opening."""
         with self._lock:
             waiting, self._opening = self._opening, []
         for request in waiting:

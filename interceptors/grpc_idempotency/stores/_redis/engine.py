@@ -115,9 +115,14 @@ class _Run:
         self._commands, self._left = commands, len(commands)
         for command in commands:
             command.answer = self._answered
+        ended = False
         for command in commands:
-            self._lane.send(command)
-        return False
+            try:
+                self._lane.send(command)
+            except RuntimeError as exc:  # no thread can be started for a writer
+                command.error = StoreUnavailable(f"the store has no thread for its server: {exc}")
+                ended = self._answered() is not None
+        return ended
 
     def _answered(self) -> Request[Any] | None:
         """Goes on if this was the last command that is waited for. Returns the request if it is answered."""

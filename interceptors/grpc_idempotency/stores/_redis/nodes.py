@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import redis.cluster
@@ -95,10 +94,13 @@ class ClusterNodes:
     def refresh(self, seen: Sequence[str]) -> None:
         """See :class:`Nodes`."""
         with self._lock:
-            if self.addresses is seen:
-                with suppress(*DRIVER):  # no node answers, or a slot has none: what was known stays
-                    self._client.nodes_manager.initialize()
-                    self._look()
+            if self.addresses is not seen:
+                return
+            try:
+                self._client.nodes_manager.initialize()
+                self._look()
+            except DRIVER:  # no node answers, or a slot has none: what was known stays, and counts as found out again
+                self.addresses = [*seen]
 
     def close(self) -> None:
         """See :class:`Nodes`."""

@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,14 +75,19 @@ class Server:
     ) -> tuple[Nodes, str]:
         client = redis.Redis(connection_pool=pool)
         if not client.info("cluster").get("cluster_enabled"):
-            _check(client, where, replicas)
+            _check_policy(client, where)
+            _check_role(client, where, replicas)
             return SingleNode(pool, where), _identity(client, keys, migrate)
         pool.disconnect()
         retry = redis.retry.Retry(redis.backoff.NoBackoff(), 1)
         cluster = redis.cluster.RedisCluster.from_url(url, retry=retry, **self._options())
         try:
             for node in cluster.get_primaries():
-                _check(cluster.get_redis_connection(node), node.name, replicas)
+                _check_policy(cluster.get_redis_connection(node), node.name)
+                _check_role(cluster.get_redis_connection(node), node.name, replicas)
+            for node in cluster.get_replicas():  # each may become a primary; one that is down is not missed now
+                with suppress(*DRIVER):
+                    _check_policy(cluster.get_redis_connection(node), node.name)
             return ClusterNodes(cluster), _identity(cluster, keys, migrate)
         except BaseException:
             cluster.close()
@@ -99,15 +105,19 @@ def _address(options: Mapping[str, Any]) -> str:
     return str(path) if path else f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
 
 
-def _check(client: Any, where: str, replicas: int) -> None:
-    """Checks one server's settings, and logs what it may lose."""
-    memory, persistence, replication = (client.info(part) for part in ("memory", "persistence", "replication"))
-    policy = memory.get("maxmemory_policy", "unknown")
+def _check_policy(client: Any, where: str) -> None:
+    """Refuses a server that deletes keys when its memory is full."""
+    policy = client.info("memory").get("maxmemory_policy", "unknown")
     if policy != "noeviction":
         raise StoreUnusable(
             f"Redis at {where} has the maxmemory-policy {policy}: under memory pressure it would delete operations, "
             "and a retry would run again. Set maxmemory-policy to noeviction."
         )
+
+
+def _check_role(client: Any, where: str, replicas: int) -> None:
+    """Refuses a replica, and logs what a primary may lose."""
+    persistence, replication = client.info("persistence"), client.info("replication")
     if replication.get("role") == "slave":
         raise StoreUnavailable(f"Redis at {where} is a replica: give the URL of the primary")
     connected = replication.get("connected_slaves", 0)
