@@ -109,6 +109,29 @@ def test_hints_are_resolved() -> None:
             assert typing.get_type_hints(value)
 
 
+def test_arguments_are_described() -> None:
+    """The docstring of a public function describes each argument, or says which other docstring does."""
+    for module in public_modules():
+        if module.__name__.startswith("grpc_idempotency.testing"):
+            continue  # most of it are tests
+        for owner in (module, *(one for one in own(module) if isinstance(one, type))):
+            for function in own(owner, module):
+                doc = inspect.getdoc(function) or ""
+                if isinstance(function, FunctionType) and ":meth:" not in doc and "See :" not in doc:
+                    arguments = inspect.signature(function).parameters.values()
+                    names = [one.name for one in arguments if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+                    missing = [name for name in names if name not in ("self", "cls") and f"    {name}: " not in doc]
+                    assert not missing, f"{module.__name__}.{function.__qualname__}: {missing}"
+
+
+def own(owner: ModuleType | type, module: ModuleType | None = None) -> Iterator[object]:
+    """The public classes and functions that a module, or a class in it, defines itself."""
+    name = (module or owner).__name__
+    for key, value in vars(owner).items():
+        if not key.startswith("_") and getattr(value, "__module__", None) == name:
+            yield value
+
+
 def test_names_are_listed_in_order() -> None:
     """``__all__`` is sorted, and ``dir`` shows all of it, also what was not imported yet."""
     for module in (grpc_idempotency, aio):
@@ -123,26 +146,21 @@ def test_a_wrong_name_is_told() -> None:
             module.MongoStore  # noqa: B018
 
 
+@pytest.mark.parametrize("store", ["PostgresStore", "RedisStore", "SQLiteStore"])
 @pytest.mark.parametrize("module", ["grpc_idempotency", "grpc_idempotency.aio"])
-def test_a_store_is_imported_on_use(module: str) -> None:
-    """SQLite's driver is loaded with the store that needs it, and not with an interceptor on another store."""
-    loaded_by(
-        f"""
-        import {module} as library
-        assert not loaded & sys.modules.keys()
+def test_a_store_is_imported_on_use(module: str, store: str) -> None:
+    """A driver is loaded with the store that needs it, and not with an interceptor on another store."""
+    driver = {"PostgresStore": "psycopg", "RedisStore": "redis", "SQLiteStore": "aiosqlite"}[store]
+    script = f"""
+        import sys, {module} as library
+        drivers = {{"aiosqlite", "sqlite3", "psycopg", "psycopg_pool", "redis"}}
+        assert not drivers & sys.modules.keys()
         library.IdempotencyInterceptor(library.MemoryStore())
-        assert not loaded & sys.modules.keys()
-        library.SQLiteStore
-        assert loaded <= sys.modules.keys()
-        assert "SQLiteStore" in vars(library)
+        assert not drivers & sys.modules.keys()
+        library.{store}
+        assert "{driver}" in sys.modules
+        assert "{store}" in vars(library)
         """
-    )
-
-
-def loaded_by(lines: str) -> None:
-    """Runs lines in a new process, where ``loaded`` is what the SQLite store brings."""
-    script = "import sys\nloaded = {'aiosqlite', 'sqlite3', 'grpc_idempotency.stores.sqlite'}\n" + inspect.cleandoc(
-        lines
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-W", "error", "-c", inspect.cleandoc(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

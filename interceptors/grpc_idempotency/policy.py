@@ -123,7 +123,18 @@ class Policy:
 
 
 def checked_headers(headers: tuple[str, ...], whose: str = "Policy") -> tuple[str, ...]:
-    """Returns the names as a tuple. Raises :class:`PolicyError` if one of them can't carry a key."""
+    """Checks the names of headers that carry keys.
+
+    Args:
+        headers: The names.
+        whose: The class that has the setting, for the error.
+
+    Returns:
+        The names as a tuple.
+
+    Raises:
+        PolicyError: There is no name, or one of them can't carry a key.
+    """
     headers = _checks.names(f"{whose}.headers", headers)
     if not headers:
         raise PolicyError(f'{whose}.headers must be a tuple of one or more names, such as ("idempotency-key",).')

@@ -59,7 +59,15 @@ def mtls_or_shared(caller: Caller) -> bytes:
 
 
 def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
-    """Returns the caller's principal; empty if the function named none or failed, so that the call is refused."""
+    """Returns the caller's principal.
+
+    Args:
+        function: The embedder's principal function.
+        caller: The caller.
+
+    Returns:
+        The principal; empty if the function named none or failed, so that the call is refused.
+    """
     try:
         principal: object = function(caller)
     except Exception:

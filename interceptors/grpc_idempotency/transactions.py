@@ -56,10 +56,34 @@ class Database(Protocol):
     NotSupportedError: type[Exception]
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        """Runs one statement."""
+        """Runs one statement.
+
+        Args:
+            sql: The statement.
+            parameters: Its parameters, in their order.
+
+        Returns:
+            The statement's rows.
+
+        Raises:
+            TransactionMisuse: The statement would control or outlast the transaction, or the function has returned.
+            Exception: An error of PEP 249, by the driver.
+        """
 
     def executemany(self, sql: str, parameters: Sequence[Sequence[Any]]) -> Rows:
-        """Runs one statement once for each row of parameters; ``rowcount`` is the total."""
+        """Runs one statement once for each row of parameters.
+
+        Args:
+            sql: The statement.
+            parameters: The rows.
+
+        Returns:
+            A result whose ``rowcount`` is the total.
+
+        Raises:
+            TransactionMisuse: As with :meth:`execute`.
+            Exception: An error of PEP 249, by the driver.
+        """
 
     def savepoint(self) -> AbstractContextManager[None]:
         """Runs a block under a savepoint: an error that leaves the block rolls back the block's changes, and no others.

@@ -28,7 +28,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}\Z")
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 Options = Mapping[str, Callable[[str], object]]
-"""The options of a store by name. Each is read by a function that raises ``ValueError`` with a text that tells what the
+"""The options of a store by name. Each is read by a function that raises ``ValueError`` with a text that says what the
 value must be: ``str``, :func:`flag`, :func:`number`, :func:`seconds`, or one like these."""
 
 
@@ -72,7 +72,14 @@ class StoreUrl:
         return found
 
     def without(self, names: Collection[str]) -> str:
-        """Returns the URL without these options: what the driver gets."""
+        """Returns the URL for a driver, without the options of the store.
+
+        Args:
+            names: The options to leave out.
+
+        Returns:
+            The URL, otherwise as it was given.
+        """
         address, _, query = self.text.partition("?")
         kept = [part for part in query.split("&") if part and part.partition("=")[0] not in names]
         return f"{address}?{'&'.join(kept)}" if kept else address
@@ -118,7 +125,7 @@ def store_from_url(url: str, *, migrate: bool = True, read_only: bool = False) -
         The store.
 
     Raises:
-        PolicyError: The URL is malformed, nobody has registered its scheme, or the store needs a package that is not
+        PolicyError: The URL is malformed, no package has registered its scheme, or the store needs a package that is not
             installed.
         StoreUnavailable: The store does not exist or can't be read, and is not to be created.
     """
@@ -128,7 +135,20 @@ def store_from_url(url: str, *, migrate: bool = True, read_only: bool = False) -
 
 
 def async_store_from_url(url: str, *, migrate: bool = True, read_only: bool = False) -> AsyncStore:
-    """Makes a store for ``grpc.aio`` from its URL, without opening it. See :func:`store_from_url`."""
+    """Makes a store for ``grpc.aio`` from its URL, without opening it.
+
+    Args:
+        url: See :func:`store_from_url`.
+        migrate: See :func:`store_from_url`.
+        read_only: See :func:`store_from_url`.
+
+    Returns:
+        The store.
+
+    Raises:
+        PolicyError: See :func:`store_from_url`.
+        StoreUnavailable: See :func:`store_from_url`.
+    """
     parsed = _parsed(url)
     factory: AsyncStoreFactory = _registered(ASYNC_STORES, parsed.scheme)
     return factory(parsed, migrate=migrate, read_only=read_only)
@@ -138,21 +158,51 @@ def async_store_from_url(url: str, *, migrate: bool = True, read_only: bool = Fa
 
 
 def flag(value: str) -> bool:
-    """Reads ``true`` or ``false``, or ``1`` or ``0``."""
+    """Reads a flag.
+
+    Args:
+        value: ``true`` or ``1``, or ``false`` or ``0``.
+
+    Returns:
+        The flag.
+
+    Raises:
+        ValueError: The value is something else.
+    """
     if value not in _FLAGS:
         raise ValueError("must be true or false")
     return _FLAGS[value]
 
 
 def number(value: str) -> int:
-    """Reads a whole number."""
+    """Reads a whole number.
+
+    Args:
+        value: Up to nine digits.
+
+    Returns:
+        The number.
+
+    Raises:
+        ValueError: The value is something else.
+    """
     if not _NUMBER.match(value):
         raise ValueError("must be a whole number")
     return int(value)
 
 
 def seconds(value: str) -> timedelta:
-    """Reads a duration in seconds."""
+    """Reads a duration.
+
+    Args:
+        value: A number of seconds, with up to six decimals.
+
+    Returns:
+        The duration.
+
+    Raises:
+        ValueError: The value is something else.
+    """
     if not _SECONDS.match(value):
         raise ValueError("must be a number of seconds, as 5 or 0.5")
     return timedelta(seconds=float(value))
