@@ -114,7 +114,8 @@ def test_arguments_are_described() -> None:
     for module in public_modules():
         if module.__name__.startswith("grpc_idempotency.testing"):
             continue  # most of it are tests
-        for owner in (module, *(one for one in own(module) if isinstance(one, type))):
+        owners: list[ModuleType | type] = [module, *(one for one in own(module) if isinstance(one, type))]
+        for owner in owners:
             for function in own(owner, module):
                 doc = inspect.getdoc(function) or ""
                 if isinstance(function, FunctionType) and ":meth:" not in doc and "See :" not in doc:

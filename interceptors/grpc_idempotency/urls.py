@@ -125,8 +125,8 @@ def store_from_url(url: str, *, migrate: bool = True, read_only: bool = False) -
         The store.
 
     Raises:
-        PolicyError: The URL is malformed, no package has registered its scheme, or the store needs a package that is not
-            installed.
+        PolicyError: The URL is malformed, no package has registered its scheme, or the store needs a package that is
+            not installed.
         StoreUnavailable: The store does not exist or can't be read, and is not to be created.
     """
     parsed = _parsed(url)

@@ -28,13 +28,13 @@ class Holder:
     """
     within: str | None = None
     """The holder in words, if it is not the handler itself."""
-    over: bool = False
+    ended: bool = False
     """True once the step has ended."""
 
     @property
     def asks(self) -> bool:
         """True if the calling task or thread is the holder, and has not only inherited its context."""
-        if self.over or (self.within is None and self.operation.ended):
+        if self.ended or (self.within is None and self.operation.ended):
             return False
         return self.owner is None or self.owner == caller_of(self.operation)
 
@@ -57,7 +57,7 @@ def holding(operation: Any, step: str) -> Iterator[None]:
     try:
         yield
     finally:
-        holder.over = True
+        holder.ended = True
         HOLDER.reset(token)
 
 

@@ -103,7 +103,7 @@ class Running:
         steps = self._steps
         if steps is None:
             steps = self.__dict__.setdefault("_steps", Steps(self._finished, unwinds=self._unwinds))  # atomic
-            steps.over = self.ended
+            steps.closed = self.ended
         return steps
 
     @property
@@ -112,7 +112,7 @@ class Running:
         scope = self._scope
         if scope is None:
             scope = self.__dict__.setdefault("_scope", scope_of(self.name))  # atomic
-            scope.over = self.ended
+            scope.ended = self.ended
         return scope
 
     def end(self) -> bool:
@@ -125,9 +125,9 @@ class Running:
         if self._moved is not None:
             self._stir()
         if self._scope is not None:
-            self._scope.over = True
+            self._scope.ended = True
         if self._steps is not None:
-            self._steps.over = True
+            self._steps.closed = True
             return self._steps.running or bool(self._transactions)
         return bool(self._transactions)
 

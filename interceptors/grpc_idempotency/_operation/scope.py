@@ -25,7 +25,7 @@ CURRENT: contextvars.ContextVar["Scope | None"] = contextvars.ContextVar("grpc_i
 class Ticket:
     """One call's place in a scope."""
 
-    __slots__ = ("_call", "fingerprint", "key", "method", "number", "over", "unclear")
+    __slots__ = ("_call", "fingerprint", "key", "known_ended", "method", "number", "unclear")
 
     def __init__(self, key: str, method: str, number: int, fingerprint: bytes | None) -> None:
         self.key: str = key
@@ -34,7 +34,7 @@ class Ticket:
         self.fingerprint: bytes | None = fingerprint
         """The digest of the call's requests, if they are known beforehand."""
         self._call: Callable[[], Any] | None = None
-        self.over: bool = False
+        self.known_ended: bool = False
         """True if the call has ended; used when there is no call object to ask."""
         self.unclear: bool = False
         """True if the call has ended, and nobody knows whether it took effect."""
@@ -59,14 +59,14 @@ class Ticket:
     @property
     def ended(self) -> bool:
         """True if the call is not under way any more."""
-        if self.over or self._call is None:
-            return self.over
+        if self.known_ended or self._call is None:
+            return self.known_ended
         done = getattr(self._call(), "done", None)  # an interceptor may have put something else in the call's place
         return done is None or bool(done())
 
     def abandon(self) -> None:
         """Notes that the call could not be begun, or was cancelled while it began."""
-        self.over = self.unclear = True
+        self.known_ended = self.unclear = True
 
 
 class Scope:
@@ -88,7 +88,7 @@ class Scope:
         self._vouched: bool | None = None
         self.last: Ticket | None = None
         """The latest call that was given a key."""
-        self.over: bool = False
+        self.ended: bool = False
         """True once its operation, step or block has ended. Tasks left behind then make calls with new keys."""
 
     def child(self, name: str) -> "Scope":
@@ -102,7 +102,7 @@ class Scope:
         try:
             yield self
         finally:
-            self.over = True
+            self.ended = True
             CURRENT.reset(token)
 
     def begin(self, method: str, fingerprint: bytes | None = None) -> Ticket:
@@ -130,7 +130,7 @@ class Scope:
     def next_key(self, method: str) -> str:
         """Returns the next key, for a caller that makes no call itself, or whose call ends at once."""
         ticket = self.begin(method)
-        ticket.over = True
+        ticket.known_ended = True
         return ticket.key
 
     @staticmethod
@@ -181,7 +181,7 @@ class Block:
 
     def __exit__(self, *_: object) -> None:
         if self._place is not None:
-            self._place.over = True
+            self._place.known_ended = True
 
 
 def current_scope() -> Scope | None:
@@ -191,7 +191,7 @@ def current_scope() -> Scope | None:
         holder = HOLDER.get()
         if holder is not None and not holder.operation.ended:
             scope = holder.operation.scope
-    return None if scope is None or scope.over else scope
+    return None if scope is None or scope.ended else scope
 
 
 def scope_of(operation: bytes) -> Scope:

@@ -48,7 +48,7 @@ class Steps:
         """The position of each running step."""
         self._latest: tuple[int, str] = (-1, "")
         """The highest position that the handler itself has come to, and its step."""
-        self.over = False
+        self.closed = False
         """True once the handler has ended, so that no further step begins."""
 
     @property
@@ -86,7 +86,7 @@ class Steps:
     def _check(self, name: str) -> None:
         if not name or name.startswith(UNDO):
             raise StepMisuse(f"{name!r} can't be a step's name: it is empty, or begins with {UNDO}")
-        if self.over:
+        if self.closed:
             raise StepMisuse(f"step {name!r} can't begin any more: the handler has ended")
         if name in self._asked:
             raise StepMisuse(f"there are two steps {name!r} in one run: each needs a name of its own")

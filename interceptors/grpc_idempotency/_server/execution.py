@@ -91,7 +91,7 @@ class ExecutionBase:
     """
     followers = 0
     """How many calls follow it, the one that leads included."""
-    over = False
+    ended = False
     """True once it has ended: nothing of it runs any more."""
     worker: Worker | None = None
     """The thread that is kept for its handler until the handler begins."""
@@ -266,14 +266,14 @@ class ExecutionBase:
         """False if its handler runs without a claim, so that the store has no record of the operation yet."""
         return self._operation is None or self._operation.claim is None
 
-    def _settled(self, conclusion: Conclusion, *, over: bool) -> None:
+    def _settled(self, conclusion: Conclusion, *, ended: bool) -> None:
         """Keeps the outcome in memory for replays, if it is stored whole.
 
         Args:
             conclusion: The conclusion of the execution.
-            over: True if the execution has ended, so that its lease is not renewed any more.
+            ended: True if the execution has ended, so that its lease is not renewed any more.
         """
-        if over and self._lease is not None:
+        if ended and self._lease is not None:
             self._leases.drop(self._lease)
         if isinstance(conclusion, Executed) and conclusion.at is not None:
             call = self.call

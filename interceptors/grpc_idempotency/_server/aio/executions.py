@@ -95,7 +95,7 @@ class Execution(ExecutionBase):
             return Followed(end.result() if ended else None, begun)
         finally:
             self.followers -= 1
-            if not self.followers and not self.over:
+            if not self.followers and not self.ended:
                 self._executions.detached.add(self)
 
     async def _wait(self, until: float | None) -> Conclusion | None:
@@ -246,17 +246,17 @@ class Execution(ExecutionBase):
         if self._executions.torn_down:
             raise asyncio.CancelledError
 
-    def _conclude(self, conclusion: Conclusion, *, over: bool = True) -> None:
+    def _conclude(self, conclusion: Conclusion, *, ended: bool = True) -> None:
         # Out of the register first: waiting calls that get no outcome join or lead the next execution.
-        if over:
-            self.over = True
+        if ended:
+            self.ended = True
             if self.worker is not None:
                 self._executions.give_back(self.worker)
                 self.worker = None
-        if not over and is_only_told(conclusion, claimed=self._has_record):
+        if not ended and is_only_told(conclusion, claimed=self._has_record):
             self.early = conclusion
         else:
-            self._settled(conclusion, over=over)
+            self._settled(conclusion, ended=ended)
             self._executions.forget(self)
             self.conclusion = self.conclusion or conclusion
         waiters, self._waiters = self._waiters, set()
@@ -338,7 +338,7 @@ class Execution(ExecutionBase):
     async def _conclude_early(self) -> None:
         if self._claim is not None:
             plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-            self._conclude(await drive_async(plan, self.perform, self._cut), over=False)
+            self._conclude(await drive_async(plan, self.perform, self._cut), ended=False)
 
     def _answer_at_least(self) -> None:
         """Answers the waiting calls if the task that should have answered them was cancelled."""
@@ -348,7 +348,7 @@ class Execution(ExecutionBase):
     def give_up(self) -> None:
         """Answers the waiting calls of an execution that can't be finished. Its record is left as it is."""
         if self.conclusion is None:
-            self._conclude(shut_down(), over=False)
+            self._conclude(shut_down(), ended=False)
 
 
 async def _answer_of(reply: Awaitable[T]) -> T:
@@ -428,7 +428,7 @@ class Executions:
         """Removes an execution that has concluded, so that the next call of its name leads another."""
         if self._executions.get(execution.call.name) is execution:
             del self._executions[execution.call.name]
-        if execution.over:
+        if execution.ended:
             self.detached.discard(execution)
             self._overdue.discard(execution)
             if self._quiet is not None and not self._runs() and not self._quiet.done():

@@ -168,8 +168,8 @@ class Execution(ExecutionBase):
                 begin()
             return self.follow(until, gone)
         told = self.early
-        over, begun = yield from self.run.play(lambda: self.heard(told) is not None or gone(), until, begin)
-        return Followed(self.heard(told) if over else None, begun)
+        ended, begun = yield from self.run.play(lambda: self.heard(told) is not None or gone(), until, begin)
+        return Followed(self.heard(told) if ended else None, begun)
 
     def stir(self) -> None:
         """Wakes the followers, so that each checks whether its client has gone away."""
@@ -177,18 +177,18 @@ class Execution(ExecutionBase):
             with self.moved:
                 self.moved.notify_all()
 
-    def _conclude(self, conclusion: Conclusion, *, over: bool = True) -> None:
-        if over and self.worker is not None:
+    def _conclude(self, conclusion: Conclusion, *, ended: bool = True) -> None:
+        if ended and self.worker is not None:
             self._executions.give_back(self.worker)
             self.worker = None
-        if not over and is_only_told(conclusion, claimed=self._has_record):
+        if not ended and is_only_told(conclusion, claimed=self._has_record):
             with self.moved:
                 self.early = conclusion
                 self.moved.notify_all()
             return
-        self._settled(conclusion, over=over)
+        self._settled(conclusion, ended=ended)
         # Out of the register first: waiting calls that get no outcome join or lead the next execution.
-        self._executions.forget(self, over)
+        self._executions.forget(self, ended)
         with self.moved:
             self.conclusion = self.conclusion or conclusion
             self.moved.notify_all()
@@ -232,12 +232,12 @@ class Execution(ExecutionBase):
             self.abandon()
             return
         plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-        self._executions.asker.carry(plan, self.perform, partial(self._conclude, over=False))
+        self._executions.asker.carry(plan, self.perform, partial(self._conclude, ended=False))
 
     def abandon(self) -> None:
         """Answers the waiting calls, and leaves the record as that of a dead server."""
         self._stop_renewing()
-        self._conclude(shut_down(), over=False)
+        self._conclude(shut_down(), ended=False)
 
 
 class Executions:
@@ -305,18 +305,18 @@ class Executions:
         """True if an operation has an execution here."""
         return name in self._executions
 
-    def forget(self, execution: Execution, over: bool) -> None:
+    def forget(self, execution: Execution, ended: bool) -> None:
         """Removes an execution that has concluded, so that the next call leads another.
 
         Args:
             execution: The execution.
-            over: True if its handler has ended, too.
+            ended: True if its handler has ended, too.
         """
         with self._changed:
             if self._executions.get(execution.call.name) is execution:
                 del self._executions[execution.call.name]
-            if over:
-                execution.over = True
+            if ended:
+                execution.ended = True
                 self.detached.discard(execution)
             if self._closed:
                 self._changed.notify_all()
@@ -331,7 +331,7 @@ class Executions:
         """Removes a call from the followers. An execution that is left without followers is detached."""
         with self._changed:
             execution.followers -= 1
-            if not execution.followers and not execution.over:
+            if not execution.followers and not execution.ended:
                 self.detached.add(execution)
 
     @contextmanager

@@ -60,14 +60,14 @@ class SyncRun(Run):
                 self.moved.wait()
 
     def play(
-        self, over: Callable[[], bool], until: float | None, begin: Callable[[], object] | None = None
+        self, ended: Callable[[], bool], until: float | None, begin: Callable[[], object] | None = None
     ) -> Generator[bytes, None, tuple[bool, bool]]:
         """Yields the messages of the stream, from the first one on, until the run has ended.
 
         It gives up at once if the first message is gone already, and before the first message when the time is up.
 
         Args:
-            over: Returns True if the run has ended, or the caller has gone.
+            ended: Returns True if the run has ended, or the caller has gone.
             until: When to give up before the first message, in seconds of ``time.monotonic``; ``None``: never.
             begin: Starts the run, for the call that leads. It is called once the buffer has this follower, since the
                 first messages could be gone otherwise.
@@ -86,7 +86,7 @@ class SyncRun(Run):
             while True:
                 with self.moved:
                     message = self.buffer.read(follower)
-                    if message is None and over():
+                    if message is None and ended():
                         return True, begun
                     if message is None and not self._wait(None if begun else until):
                         return False, begun

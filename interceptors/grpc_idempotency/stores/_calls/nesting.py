@@ -12,7 +12,7 @@ class View(Protocol):
     """The database as a transaction's function sees it."""
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """True once the function has ended."""
 
 
@@ -27,5 +27,5 @@ def refuse_inside() -> None:
     by itself does not.
     """
     view = inside.get()
-    if view is not None and not view.over:
+    if view is not None and not view.ended:
         raise TransactionMisuse(MISUSE)

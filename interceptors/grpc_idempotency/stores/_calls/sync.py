@@ -122,7 +122,7 @@ class Calls(abc.ABC):
         The request goes to the store's engine, unless ``opened`` names another one.
         """
         view = inside.get()
-        if view is not None and not view.over:
+        if view is not None and not view.ended:
             raise TransactionMisuse(MISUSE)
         if opened is None:
             opened = self._opened

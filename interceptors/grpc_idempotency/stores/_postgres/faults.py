@@ -31,7 +31,7 @@ def is_conflict(error: BaseException | None) -> bool:
     return state_of(error) in _CONFLICTS
 
 
-def is_newcomers(error: BaseException) -> bool:
+def lost_race(error: BaseException) -> bool:
     """Returns ``True`` if tables could not be created because another process creates them at the same time."""
     return state_of(error) in _NEWCOMERS
 
@@ -41,7 +41,7 @@ def is_missing(error: BaseException) -> bool:
     return state_of(error) in _MISSING
 
 
-def is_poolers(error: BaseException) -> bool:
+def lost_session(error: BaseException) -> bool:
     """Returns ``True`` if the connection's session is not the one that statements were prepared in."""
     return state_of(error) in _POOLER
 

@@ -64,19 +64,19 @@ def _word(text: str) -> tuple[str, str]:
 class Guard:
     """The state of one transaction, as its function sees it."""
 
-    __slots__ = ("lost_by", "over", "reads")
+    __slots__ = ("ended", "lost_by", "reads")
 
     def __init__(self, *, reads: bool) -> None:
         self.reads = reads
-        self.over = False
+        self.ended = False
         """True once the function has ended and its reply is processed."""
         self.lost_by: BaseException | None = None
         """The last error of a statement: the transaction is lost if it was not rolled back to a savepoint."""
 
     def require(self, status: TransactionStatus) -> None:
         """Raises unless the transaction is open and can be used."""
-        if self.over:
-            raise TransactionMisuse("the transaction is over: its db must not be used after its function has returned")
+        if self.ended:
+            raise TransactionMisuse("the transaction has ended: its db can't be used after its function has returned")
         if status is TransactionStatus.INTRANS:
             return
         if self.lost_by is not None and faults.is_fault(self.lost_by) and not self._wrote(self.lost_by):

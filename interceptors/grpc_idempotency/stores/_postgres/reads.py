@@ -41,7 +41,7 @@ class Reads:
                     request.value = _READS[type(request)](self, db, request)
                 return
             except (psycopg.Error, ValueError, TypeError, OverflowError) as error:
-                again = faults.is_conflict(error) or faults.is_broken(error) or faults.is_poolers(error)
+                again = faults.is_conflict(error) or faults.is_broken(error) or faults.lost_session(error)
                 if n == _TRIES - 1 or not again:
                     raise faults.translated(error, sent=False) from error
 

@@ -187,7 +187,7 @@ def _again(error: BaseException, n: int) -> None:
     assert lost is not None
     again = faults.is_conflict(lost)
     if isinstance(error, Unrun):
-        again = again or faults.is_broken(lost) or faults.is_poolers(lost)
+        again = again or faults.is_broken(lost) or faults.lost_session(lost)
     if again and n < _TRIES - 1:
         return
     if faults.is_fault(lost) and not isinstance(lost, StoreUnavailable | TransactionMisuse):

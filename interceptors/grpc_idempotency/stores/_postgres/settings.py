@@ -119,7 +119,7 @@ class Sessions:
 
     def fell_back(self, error: BaseException) -> bool:
         """Returns ``True`` if the error shows that there is a pooler. From now on nothing is prepared."""
-        if self.pooled or not faults.is_poolers(error):
+        if self.pooled or not faults.lost_session(error):
             return False
         _log.warning("%s is behind a pooler in transaction mode: give transaction_pooler=True", self._place)
         self.pooled = True

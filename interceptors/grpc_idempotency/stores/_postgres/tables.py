@@ -39,7 +39,7 @@ def prepare(db: Connection, sql: Sql, *, migrate: bool) -> str:
             with db.transaction():
                 _migrate(db, sql)
         except psycopg.Error as error:
-            if not faults.is_newcomers(error):
+            if not faults.lost_race(error):
                 raise
             # Another process creates the tables at this moment.
             time.sleep(_jitter.uniform(0, _LONGEST_PAUSE))

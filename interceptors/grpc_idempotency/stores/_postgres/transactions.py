@@ -96,7 +96,7 @@ def transacted(request: TransactionRequest) -> Plan[None]:
             raise guard.lost_by from error  # whatever the function made of the conflict, it is run again
         raise
     finally:
-        guard.over = True
+        guard.ended = True
     if not keeps or request.reads:
         request.committed = request.step = None
         yield Rollback()

@@ -59,9 +59,9 @@ class View:
         self.guard = guard
 
     @property
-    def over(self) -> bool:
+    def ended(self) -> bool:
         """True once the function has ended."""
-        return self.guard.over
+        return self.guard.ended
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Runs one statement."""
@@ -100,7 +100,7 @@ class View:
         try:
             yield
         except BaseException:
-            if not self.guard.over and self._status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+            if not self.guard.ended and self._status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                 self._control(f"ROLLBACK TO {name}")
                 self._control(f"RELEASE {name}")
                 self.guard.lost_by = None

@@ -49,7 +49,7 @@ class View:
     this before each statement, so that no statement is ever committed by itself.
     """
 
-    __slots__ = ("_db", "_depth", "_guard", "lost_by", "mode", "over")
+    __slots__ = ("_db", "_depth", "_guard", "ended", "lost_by", "mode")
 
     Warning: type[Exception] = sqlite3.Warning
     Error: type[Exception] = sqlite3.Error
@@ -68,7 +68,7 @@ class View:
         self.mode = mode
         """The statements that the function may run (guard.py)."""
         self._depth = 0
-        self.over = False
+        self.ended = False
         """True once the function has ended and its reply is processed."""
         self.lost_by: BaseException | None = None
         """The error by which SQLite has rolled back the transaction; ``None`` if it has not."""
@@ -127,12 +127,12 @@ class View:
     def close(self) -> None:
         """Closes the view, however its function ended. The guard ignores the store's own statements from now on."""
         self._db = None
-        self.over = True
+        self.ended = True
         self._guard.mode, self._guard.view = STORE, None
 
     def _open(self) -> GuardedConnection:
         if self._db is None:
-            raise TransactionMisuse("the transaction is over: its db must not be used after its function has returned")
+            raise TransactionMisuse("the transaction has ended: its db can't be used after its function has returned")
         if not self._db.in_transaction:
             if self.lost_by is not None and fault_of(self.lost_by) is not None:
                 raise self.lost_by  # a failure of the database, such as a full disk, is no misuse
