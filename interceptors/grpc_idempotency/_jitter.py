@@ -6,5 +6,10 @@ these processes would then be the same.
 
 import random
 
-uniform = random.SystemRandom().uniform
+_random = random.SystemRandom()
+
+uniform = _random.uniform
 """Returns a random number between two bounds."""
+
+choice = _random.choice
+"""Returns a random element of a sequence."""

@@ -1,4 +1,4 @@
-"""Hears of the ends of runs in other processes, for calls of this process that wait for them (4.3).
+"""Receives messages about runs that have ended in other processes, for calls of this process that wait for them (4.3).
 
 A process that waits registers its channel with the operations. The script that ends a run publishes the operation's
 name to the channels that are registered with it. So nothing is published where nobody waits. A message may be lost: the
@@ -6,12 +6,12 @@ poll of the waiting calls finds the change 50 ms later.
 """
 
 import logging
-import random
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 
+from grpc_idempotency import _jitter
 from grpc_idempotency.stores._redis.faults import DRIVER
 from grpc_idempotency.stores._redis.keys import Keys
 from grpc_idempotency.stores._redis.nodes import Connection, Nodes
@@ -21,7 +21,7 @@ WATCHED_MS = 10_000
 _REGISTER_EVERY = WATCHED_MS / 2000
 _LOOK_EVERY = 0.25
 _IDLE_FOR = 5.0
-"""How long the thread goes on when nobody listens any more, in seconds."""
+"""How long the thread continues without listeners, in seconds."""
 _log = logging.getLogger("grpc_idempotency.stores.redis")
 
 
@@ -38,7 +38,7 @@ class Watch:
         self._listeners: dict[object, Callable[[], object]] = {}
         self._registered: dict[bytes, float] = {}
         """When each operation was registered last."""
-        self._hears = False
+        self._subscribed = False
         """True while the server has confirmed the subscription."""
         self._nodes: Nodes | None = None
         self._runs = False
@@ -69,7 +69,7 @@ class Watch:
 
     def to_register(self, names: Iterable[bytes]) -> Sequence[bytes]:
         """Returns those of the operations that have to be registered now, and takes them for registered."""
-        if not (self._hears and self._listeners):
+        if not (self._subscribed and self._listeners):
             return ()
         now = time.monotonic()
         with self._lock:
@@ -92,10 +92,10 @@ class Watch:
                     connection = self._connected()
                     connection.send_packed_command(connection.pack_commands([(b"SUBSCRIBE", self.channel)]))
                 if connection.can_read(_LOOK_EVERY):
-                    self._heard(connection.read_response())
+                    self._receive(connection.read_response())
             except DRIVER:
                 _log.info("the ends of runs are found by polls alone for a while", exc_info=True)
-                self._deafen()
+                self._forget()
                 if connection is not None:
                     connection.disconnect()
                     connection = None
@@ -107,7 +107,7 @@ class Watch:
         """Returns a connection to any server: in a cluster each of them passes messages on."""
         nodes = self._nodes
         assert nodes is not None
-        connection = nodes.connection(random.choice(nodes.addresses))  # noqa: S311  # which one does not matter
+        connection = nodes.connection(_jitter.choice(nodes.addresses))
         connection.connect()
         return connection
 
@@ -116,19 +116,19 @@ class Watch:
             idle = not self._listeners and time.monotonic() - used > _IDLE_FOR
             self._runs = not (self._stopped or idle)
             if not self._runs:
-                self._hears = False
+                self._subscribed = False
                 self._registered.clear()
             return self._runs
 
-    def _deafen(self) -> None:
+    def _forget(self) -> None:
         with self._lock:
-            self._hears = False
+            self._subscribed = False
             self._registered.clear()
 
-    def _heard(self, message: Sequence[bytes]) -> None:
+    def _receive(self, message: Sequence[bytes]) -> None:
         kind, _, name = message
         if kind == b"subscribe":
-            self._hears = True
+            self._subscribed = True
             return
         with self._lock:
             self._registered.pop(name, None)
