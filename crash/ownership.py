@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 from crash.evidence import Evidence
@@ -51,7 +50,8 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
     opaque = False
     ran = False
     overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
-    overtaken |= _lost(story, falls)
+    lost = _lost(story, falls)
+    overtaken |= lost
     runners: dict[str, set[str]] = defaultdict(set)
     left = {event["fence"]: event["t"] for event in story if event["e"] == "left"}
     for event in story:
@@ -74,8 +74,7 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
         if what == "claim":
             if done:
                 yield "claimed after its outcome was stored"
-            lost = event["over"] is None and owner in overtaken
-            if owner and event["t"] < until - _TOLERANCE and not lost:
+            if owner and event["t"] < until - _TOLERANCE and lost.get(owner) != event["t"]:
                 yield f"a lease ignored: claimed {until - event['t']:.2f} s before its end"
             # If there was no record, the previous run released it. Its server may have died before it wrote that.
             if claimed and opaque and owner and not (ran and event["over"] is None):
@@ -121,12 +120,18 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
 
 
 def _lost(story: list[dict[str, Any]], falls: Sequence[float]) -> dict[str, float]:
-    """Returns the fences of claims that the engine has lost, each with the time of the claim in its place."""
-    claims = sorted((event for event in story if event["e"] == "claim"), key=lambda event: float(event["t"]))
-    return {
-        claim["fence"]: after["t"]
-        for claim, after in pairwise(claims)
-        if after["over"] is None
-        and claim["effects"] == "transactional"
-        and any(claim["t"] - _TOLERANCE < fall < after["t"] for fall in falls)
-    }
+    """Returns the fences of claims that the engine may have lost, each with the time of the claim in its place.
+
+    A later claim shows it: it found the record as it had been before.
+    """
+    lost: dict[str, float] = {}
+    standing: list[dict[str, Any]] = []
+    for claim in sorted((event for event in story if event["e"] == "claim"), key=lambda event: float(event["t"])):
+        if claim["over"] is None or claim["over"] in [one["fence"] for one in standing]:
+            while standing and standing[-1]["fence"] != claim["over"]:
+                gone = standing.pop()
+                fell = any(gone["t"] - _TOLERANCE < fall < claim["t"] for fall in falls)
+                if gone["effects"] == "transactional" and fell:
+                    lost[gone["fence"]] = claim["t"]
+        standing.append(claim)
+    return lost

@@ -161,10 +161,12 @@ def test_handlers_without_a_claim_run_beside_each_other_only_in_two_processes() 
 def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() -> None:
     """Such a claim is not waited for until it is on the disk. The run that has lost it may go on, and keeps nothing."""
 
-    def lost(*falls: float, effects: str = "transactional", then: str = "ran") -> list[str]:
+    def lost(*falls: float, effects: str = "transactional", then: str = "ran", over: str | None = None) -> list[str]:
+        before = [] if over is None else [event("claim", 8.0, over, asked=7.99, over=None)]
         story = [
-            event("claim", 10.0, FIRST, asked=9.99, over=None, effects=effects),
-            event("claim", 10.5, SECOND, asked=10.4, over=None, effects=effects),
+            *before,
+            event("claim", 10.0, FIRST, asked=9.99, over=over, effects=effects),
+            event("claim", 10.5, SECOND, asked=10.4, over=over, effects=effects),
             event("run", 10.51, SECOND),
             event("run", 10.52, FIRST),
             event(then, 10.6, FIRST, status=0),
@@ -172,8 +174,9 @@ def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() 
         return list(check_operation(1.5, story, falls))
 
     ignored = "a lease ignored: claimed 0.99 s before its end"
-    assert lost(10.2) == []
+    assert lost(10.2) == lost(10.2, over="3" * 32) == []
     assert lost(10.2, then="done") == ["done under a fence that is not the owner's"]
     assert ignored in lost()
+    assert ignored in lost(over="3" * 32)
     assert ignored in lost(10.6)
     assert ignored in lost(10.2, effects="repeatable")
