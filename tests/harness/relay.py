@@ -19,6 +19,8 @@ class Relay:
         self.port: int = self._listener.getsockname()[1]
         self.loses_answers = False
         """True if answers of the server are dropped, and the connection is cut instead."""
+        self.loses_in = 0
+        """If it is 1, that happens to the next answer alone; if it is 2, to the one after that; and so on."""
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -49,7 +51,7 @@ class Relay:
 
     def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         with suppress(OSError):
-            while (data := source.recv(1 << 16)) and not (answers and self.loses_answers):
+            while (data := source.recv(1 << 16)) and not (answers and self._loses()):
                 sink.sendall(data)
         for one in (source, sink):
             with suppress(OSError):
@@ -57,6 +59,12 @@ class Relay:
         if answers:
             source.close()
             sink.close()
+
+    def _loses(self) -> bool:
+        if self.loses_in:
+            self.loses_in -= 1
+            return not self.loses_in
+        return self.loses_answers
 
 
 @contextmanager

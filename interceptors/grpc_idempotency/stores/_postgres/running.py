@@ -34,6 +34,8 @@ from grpc_idempotency.stores._postgres.view import View
 
 _TRIES = 8
 """How often a function is run whose transaction meets conflicts."""
+_MOST_READ_ONLY = 2
+"""How often a function is run again whose connection could not write."""
 _SHORTEST_PAUSE = 0.005
 """Seconds between two runs, at most, after the first one; it doubles with each."""
 
@@ -185,7 +187,8 @@ def _again(error: BaseException, n: int) -> None:
     """Returns if a transaction is to be run again after its ``n``-th run; else raises the error of the call."""
     lost = error.__cause__ if isinstance(error, Unrun) else error
     assert lost is not None
-    again = faults.is_conflict(lost)
+    # A connection from before a failover, or from its midst: another one of the pool may be able to write.
+    again = faults.is_conflict(lost) or (faults.state_of(lost) == faults.READ_ONLY and n < _MOST_READ_ONLY)
     if isinstance(error, Unrun):
         again = again or faults.is_broken(lost) or faults.lost_session(lost)
     if again and n < _TRIES - 1:

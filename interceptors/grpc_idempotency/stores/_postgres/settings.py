@@ -1,12 +1,14 @@
 """The settings of an engine, and the connections that are made with them."""
 
 import logging
+import select
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ConnStatus
 
 from grpc_idempotency.errors import StoreUnusable
 from grpc_idempotency.stores._postgres import faults
@@ -130,3 +132,20 @@ def _configuring(wanted: Sequence[tuple[str, str]], *, local: bool) -> tuple[byt
     names, values = [name for name, _ in wanted], [value for _, value in wanted]
     query = b"SELECT set_config(s.name, s.value, %s) FROM unnest(%s::text[], %s::text[]) AS s (name, value)"
     return query, [local, names, values]
+
+
+def is_lost(db: Connection) -> bool:
+    """Returns ``True`` if an idle connection is closed, or was lost meanwhile: its server or the network has ended it.
+
+    It costs no round trip. What an idle connection may receive, such as changed settings, is read.
+    """
+    if db.closed:
+        return True
+    socket = select.poll()
+    socket.register(db.fileno(), select.POLLIN)
+    try:
+        while socket.poll(0):
+            db.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return db.pgconn.status != ConnStatus.OK

@@ -19,7 +19,7 @@ from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._postgres import faults, tables
 from grpc_idempotency.stores._postgres.group import Group
 from grpc_idempotency.stores._postgres.requests import Flush, Prepare
-from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings
+from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings, is_lost
 from grpc_idempotency.stores._postgres.sql import Sql
 
 _log = logging.getLogger("grpc_idempotency.stores.postgres")
@@ -132,7 +132,10 @@ class Writer:
 
     def _connected(self) -> Connection:
         db = self._db
-        if db is None or db.closed:
+        if db is not None and is_lost(db):
+            self._drop()
+            db = None
+        if db is None:
             try:
                 self._db = db = psycopg.connect(**self._settings.arguments)
                 self._sessions.begin(db, writes=True)
