@@ -115,9 +115,7 @@ class PostgreSQL(Engine):
                 db.execute(f"CREATE DATABASE {service}".encode())
 
     def store(self, service: str) -> str:
-        # The shop reads and then writes, as if it had the database to itself.
-        options = "options=-c%20default_transaction_isolation%3Dserializable"
-        return self._url.rpartition("/")[0] + f"/{service}?{options}"
+        return self._url.rpartition("/")[0] + f"/{service}"
 
     def rows(self, service: str, sql: str) -> list[Any]:
         with closing(psycopg.connect(self.store(service))) as db:

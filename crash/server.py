@@ -96,7 +96,7 @@ async def _serve(job: Job) -> None:
     _equip(job)
     config = Config(
         port=job.port,
-        store=f"sqlite:///{job.file}",
+        store=job.store if job.engine == "postgresql" else f"sqlite:///{job.file}",
         lease=timedelta(seconds=job.lease),
         services=frozenset(job.services),
         users=job.users,

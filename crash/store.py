@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 
 from crash.audit import Audit, TransactionAudit
 from crash.beside import Beside
-from crash.translated import Translated
 from grpc_idempotency.aio import PostgresStore, RedisStore, SQLiteStore
 from grpc_idempotency.records import Claim, Outcome, Record
 
@@ -21,7 +20,7 @@ class LabStore(TransactionAudit, SQLiteStore):
         return completed
 
 
-class PostgresLab(Translated, PostgresStore):  # type: ignore[misc]  # plain functions are enough here
+class PostgresLab(TransactionAudit, PostgresStore):  # type: ignore[misc]  # plain functions are enough here
     """Operations in PostgreSQL, with the handlers' rows."""
 
 
