@@ -6,6 +6,7 @@ ROWS ?= all
 KILLS ?= 25
 STORE ?= sqlite
 CASES ?= 2000
+WORKERS ?= $(SHOP_WORKERS)
 KEYS ?= 10000000
 
 VENV := .venv
@@ -31,8 +32,8 @@ setup: $(VENV)/.dev ## Set up .venv for development; the other targets do it whe
 demo: $(VENV)/.shop ## Play the story: a lost reply, a retry, one order
 	@$(BIN)/python -m shop.demo $(ARGS)
 
-run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/
-	@exec $(BIN)/python -m shop $(ARGS)
+run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/ (WORKERS=4: by so many processes)
+	@SHOP_WORKERS=$(WORKERS) exec $(BIN)/python -m shop $(ARGS)
 
 test: $(VENV)/.dev ## Run the fast tests (ARGS='-k name' for some)
 	@$(pytest) -m "not slow" $(ARGS)

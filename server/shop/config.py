@@ -1,6 +1,7 @@
 """The shop's settings, from environment variables (9.3)."""
 
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,10 +12,22 @@ from shop.database import Transactions, engine_of
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^:\s/\[\]]+):(?P<port>[0-9]{1,5})\Z")
 _LARGEST_PORT = 65535
-_SECONDS = re.compile(r"[0-9]{1,12}\Z")
+_NUMBER = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 _LONGEST_LEASE = 3600
 
+
+_MOST_WORKERS = 64
+_NAMES = (
+    "SHOP_LISTEN",
+    "SHOP_STORE",
+    "SHOP_DATABASE",
+    "SHOP_TTL",
+    "SHOP_LEASE",
+    "SHOP_SERVICES",
+    "SHOP_USERS",
+    "SHOP_WORKERS",
+)
 
 SERVICES = frozenset({"orders", "users"})
 
@@ -45,6 +58,10 @@ class Config:
     """The services to serve."""
     users: str | None = None
     """HOST:PORT of the user service, which checkouts call. ``None``: this server itself."""
+    workers: int = 1
+    """How many processes serve the port."""
+    shares_port: bool = False
+    """``True`` if other processes listen on the port, too."""
 
 
 def from_environment(environment: Mapping[str, str]) -> Config:
@@ -54,8 +71,7 @@ def from_environment(environment: Mapping[str, str]) -> Config:
         BadSetting: A variable has a value that can't be used.
     """
     usual = Config()
-    names = ("SHOP_LISTEN", "SHOP_STORE", "SHOP_DATABASE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_USERS")
-    listen, store, database, ttl, lease, services, users = (environment.get(name, "") for name in names)
+    listen, store, database, ttl, lease, services, users, workers = (environment.get(name, "") for name in _NAMES)
     host, port = _address("SHOP_LISTEN", listen) if listen else (usual.host, usual.port)
     config = Config(
         host=host,
@@ -66,6 +82,7 @@ def from_environment(environment: Mapping[str, str]) -> Config:
         lease=_seconds("SHOP_LEASE", lease, _LONGEST_LEASE) if lease else usual.lease,
         services=_services(services) if services else usual.services,
         users="{}:{}".format(*_address("SHOP_USERS", users)) if users else None,
+        workers=_workers(workers) if workers else usual.workers,
     )
     if config.users is None and "users" not in config.services:
         raise BadSetting(
@@ -90,7 +107,19 @@ def _services(value: str) -> frozenset[str]:
     return services
 
 
+def _workers(value: str) -> int:
+    if not _NUMBER.match(value) or not 1 <= int(value) <= _MOST_WORKERS:
+        raise BadSetting(f"SHOP_WORKERS must be a number of processes, 1 to {_MOST_WORKERS}, not {_shown(value)}.")
+    if int(value) > 1 and not hasattr(socket, "SO_REUSEPORT"):
+        raise BadSetting("SHOP_WORKERS must be 1 on this system: several processes can't serve one port here.")
+    return int(value)
+
+
 def _check_stores(config: Config) -> None:
+    if config.workers > 1 and config.store.partition(":")[0].lower() == "memory":
+        raise BadSetting(
+            "SHOP_STORE can't be memory: with several SHOP_WORKERS. Each would keep operations of its own."
+        )
     keeps_rows = _keeps_rows("SHOP_STORE", config.store)
     if config.database is None:
         if not keeps_rows:
@@ -117,7 +146,7 @@ def _keeps_rows(name: str, url: str) -> bool:
 
 
 def _seconds(name: str, value: str, most: int) -> timedelta:
-    if not _SECONDS.match(value) or not 1 <= int(value) <= most:
+    if not _NUMBER.match(value) or not 1 <= int(value) <= most:
         years = " (ten years)" if most == _LONGEST_TTL else ""
         raise BadSetting(f"{name} must be whole seconds, 1 to {most}{years}, not {_shown(value)}.")
     return timedelta(seconds=int(value))

@@ -103,8 +103,9 @@ def _services(config: Config) -> tuple[str, ...]:
 def _server(config: Config, store: Store, services: Sequence[str]) -> grpc.aio.Server:
     """Makes a server with its interceptors, and without services."""
     idempotency = IdempotencyInterceptor(store, methods=_policies(config, services))
-    # Two servers on one port would be a mistake here, so the port is not shared.
-    server = grpc.aio.server(interceptors=[CallLog(), idempotency], options=[("grpc.so_reuseport", 0)])
+    # Two servers on one port are a mistake, unless they are the workers of one shop.
+    options = [("grpc.so_reuseport", int(config.shares_port))]
+    server = grpc.aio.server(interceptors=[CallLog(), idempotency], options=options)
     # Before the services are added, so that it learns their methods. At a stop it drains and closes the store.
     idempotency.attach(server)
     return server

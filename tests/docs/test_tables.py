@@ -42,5 +42,5 @@ def test_the_table_of_the_policy_is_the_librarys() -> None:
 def test_the_table_of_the_environment_is_the_shops() -> None:
     """The variables of README exist, and their defaults are the shop's."""
     told = dict(re.findall(r"^\| `(SHOP_\w+)` \|.*\| `(\S+)` \|$", (ROOT / "README.md").read_text(), re.MULTILINE))
-    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES"}
+    assert set(told) == {"SHOP_LISTEN", "SHOP_STORE", "SHOP_TTL", "SHOP_LEASE", "SHOP_SERVICES", "SHOP_WORKERS"}
     assert from_environment(told) == Config()

@@ -39,6 +39,10 @@ def test_stores() -> None:
         ({"SHOP_STORE": "memory:", "SHOP_DATABASE": "memory:"}, "SHOP_DATABASE must be sqlite:///FILE or"),
         ({"SHOP_STORE": "memory:", "SHOP_DATABASE": "mysql://:secret@host"}, "SHOP_DATABASE: there is no store"),
         ({"SHOP_STORE": "mysql://:secret@host"}, "SHOP_STORE: there is no store for the URL scheme mysql"),
+        (
+            {"SHOP_STORE": "memory:", "SHOP_DATABASE": "sqlite:///x.db", "SHOP_WORKERS": "2"},
+            "Each would keep operations of its own",
+        ),
         ({"SHOP_DATABASE": "sqlite:///other.db"}, "SHOP_DATABASE is for a store that can't keep the shop's rows"),
     ],
 )
@@ -52,6 +56,12 @@ def test_stores_that_do_not_go_together(settings: dict[str, str], told: str) -> 
 def test_ttl() -> None:
     """SHOP_TTL counts seconds."""
     assert from_environment({"SHOP_TTL": "90"}).ttl == timedelta(seconds=90)
+
+
+def test_workers() -> None:
+    """SHOP_WORKERS counts processes; there is one by default."""
+    assert from_environment({"SHOP_WORKERS": "4"}).workers == 4
+    assert Config().workers == 1
 
 
 def test_two_processes() -> None:
@@ -86,6 +96,9 @@ def test_two_processes() -> None:
         ("SHOP_STORE", "sqlite:///shop.db?mode=ro"),
         ("SHOP_STORE", "sqlite://[/shop.db"),
         ("SHOP_STORE", "mysql://host/shop"),
+        ("SHOP_WORKERS", "0"),
+        ("SHOP_WORKERS", "65"),
+        ("SHOP_WORKERS", "many"),
         ("SHOP_TTL", "0"),
         ("SHOP_TTL", "-1"),
         ("SHOP_TTL", "1.5"),
