@@ -83,6 +83,19 @@ class PostgresBase:
         """
         return self._identity
 
+    def ddl(self, *, since: int = 0) -> str:
+        """Returns the SQL that creates or migrates the tables, as one transaction. Opens nothing.
+
+        For databases in which only an operator creates tables; servers then have ``migrate=False``.
+
+        Args:
+            since: The version of the tables that exist; 0 if there are none.
+
+        Raises:
+            PolicyError: There is no such version.
+        """
+        return Sql(self._settings.schema).ddl(since)
+
     # -- within
 
     def _acquire(self) -> PostgresEngine | None:

@@ -5,6 +5,7 @@ import importlib.resources
 import re
 from collections.abc import Iterator
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 
 SERVER_CLOCK = "clock_timestamp()"
@@ -69,6 +70,21 @@ class Sql:
     def version(self) -> int:
         """The version of the tables after all migrations."""
         return len(self._scripts)
+
+    def ddl(self, since: int) -> str:
+        """Returns the SQL that brings the tables from a version to the newest one, as one transaction.
+
+        Raises:
+            PolicyError: There is no such version.
+        """
+        if _checks.number("since", since) > self.version:
+            raise PolicyError(f"the newest version of the tables is {self.version}, got {since}")
+        begin = self["begin_meta"].replace(b"%(identity)s", b"replace(gen_random_uuid()::text, '-', '')")
+        parts = ["BEGIN"]
+        parts += [statement.decode() for statement in (self["create_schema"], self["create_meta"], begin)]
+        for reached, statements in self.migrations(since):
+            parts += [*statements, self["set_version"].decode().replace("%(version)s", f"'{reached}'")]
+        return ";\n".join([*parts, "COMMIT", ""])
 
     def migrations(self, since: int) -> Iterator[tuple[int, list[str]]]:
         """Yields the versions after ``since``, each with the statements that create it."""

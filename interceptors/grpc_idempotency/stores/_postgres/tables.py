@@ -66,7 +66,7 @@ def _check(meta: dict[str, str], sql: Sql, *, migrate: bool) -> None:
         found = f"has tables of version {version}" if version else "holds no operations"
         raise StoreUnusable(
             f"schema {sql.schema} {found}, and this store must not create or change tables (migrate=False): it needs "
-            f"version {sql.version}"
+            f"version {sql.version}, and `grpc-idempotency schema` prints the SQL that creates it"
         )
 
 
