@@ -1,7 +1,7 @@
-"""A server in a process of its own, as on a host of its own: ``python -m …host URL NAMESPACE EFFECTS``.
+"""A server in a process of its own, as on a host of its own: ``python -m …host URL EFFECTS``.
 
-It has nothing in common with other servers but the engine behind the URL. NAMESPACE is the schema or the prefix of its
-store, and EFFECTS is a file of its own. It prints ``listening on HOST:PORT``, and ``began NAME`` when a handler waits.
+It has nothing in common with other servers but the store with this URL. EFFECTS is a file of its own.
+It prints ``listening on HOST:PORT``, and ``began NAME`` when a handler waits.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, PostgresStore, RedisStore, current_operation
+from grpc_idempotency.aio import IdempotencyInterceptor, current_operation, store_from_url
 
 from ..handlers import full, generic_handler
 from ..waiting import ms
@@ -58,10 +58,8 @@ class Handlers:
         return StringValue(value=f"{request.value} in {os.getpid()}")
 
 
-async def main(url: str, namespace: str, effects: str) -> None:
-    in_tables = url.startswith("postgresql:")
-    store = PostgresStore(url, schema=namespace) if in_tables else RedisStore(url, prefix=namespace)
-    interceptor = IdempotencyInterceptor(store, policy=_LEASE, methods=_POLICIES)
+async def main(url: str, effects: str) -> None:
+    interceptor = IdempotencyInterceptor(store_from_url(url), policy=_LEASE, methods=_POLICIES)
     handlers = Handlers(effects)
     methods = {"Append": handlers.append, "Repeat": handlers.wait, "Opaque": handlers.wait, "Let": handlers.let}
     await serve_until_told("async", interceptor, generic_handler("async", methods))
