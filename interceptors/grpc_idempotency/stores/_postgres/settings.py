@@ -74,11 +74,18 @@ class Sessions:
         self._place = settings.place
 
     def learn(self, db: Connection) -> None:
-        """Reads the server's settings, once, and warns of those that can lose outcomes."""
+        """Finds out, once, whether there is a pooler, and what the server's settings are. Warns of risks.
+
+        A pooler answers with a number of its own where a server gives the id of its process.
+        """
         if not psycopg.Pipeline.is_supported():
             raise StoreUnusable("the PostgreSQL store needs libpq 14 or newer: install psycopg[binary]")
         if self._known is not None:
             return
+        (backend,) = db.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        if not self.pooled and backend != db.info.backend_pid:
+            _log.info("%s is behind a pooler", self._place)
+            self.pooled = True
         names = [*_PLANS, *_RISKS, "synchronous_commit", "lock_timeout"]
         self._known = dict(db.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall())
         for name in _RISKS:
@@ -120,11 +127,12 @@ class Sessions:
             db.execute(*self.session(writes=writes))
 
     def fell_back(self, error: BaseException) -> bool:
-        """Returns ``True`` if the error shows that there is a pooler. From now on nothing is prepared."""
-        if self.pooled or not faults.lost_session(error):
+        """Returns ``True`` if the error shows that there is a pooler. On new connections nothing is prepared then."""
+        if not faults.lost_session(error):
             return False
-        _log.warning("%s is behind a pooler in transaction mode: give transaction_pooler=True", self._place)
-        self.pooled = True
+        if not self.pooled:
+            self.pooled = True
+            _log.warning("%s is behind a pooler in transaction mode: give transaction_pooler=True", self._place)
         return True
 
 

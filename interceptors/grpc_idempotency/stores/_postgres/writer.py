@@ -122,13 +122,18 @@ class Writer:
 
     def _prepare(self, request: Prepare) -> None:
         request.value = None
-        try:
-            db = self._connected()
-            self.identity = tables.prepare(db, self._sql, migrate=self._settings.migrate)
-        except (psycopg.Error, StoreError) as error:
-            if faults.is_broken(error):
-                self._drop()
-            request.error = faults.translated(error, sent=False)
+        for last in (False, True):
+            try:
+                self.identity = tables.prepare(self._connected(), self._sql, migrate=self._settings.migrate)
+                return
+            except (psycopg.Error, StoreError) as error:
+                again = faults.is_broken(error)
+                if again or (isinstance(error, psycopg.Error) and self._sessions.fell_back(error)):
+                    self._drop()
+                    if not last:
+                        continue
+                request.error = faults.translated(error, sent=False)
+                return
 
     def _connected(self) -> Connection:
         db = self._db
@@ -142,6 +147,8 @@ class Writer:
             except psycopg.Error as error:
                 self._drop()
                 raise faults.translated(error, sent=False) from error
+        elif self._sessions.pooled:
+            db.prepare_threshold = None
         return db
 
     def _drop(self) -> None:
