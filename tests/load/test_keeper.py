@@ -65,30 +65,6 @@ def test_a_nearer_timer_wakes_it() -> None:
     keeper.close()
 
 
-def test_cancelling(held: Held) -> None:
-    """A callback that is cancelled before its time is not called (4.9)."""
-    done: list[str] = []
-    timers = [held.keeper.later(0.0, lambda: done.append("cancelled")) for _ in range(3)]
-    held.keeper.later(0.0, lambda: done.append("kept"))
-    for timer in timers:
-        timer.cancel()
-    held.settle()
-    assert done == ["kept"]
-
-
-def test_cancelled_timers_take_no_room(held: Held) -> None:
-    """Of 10,000 timers that were cancelled long before their time few are left; the others are done (4.11)."""
-    done: list[str] = []
-    for number in range(10_000):
-        timer = held.keeper.later(3600, lambda: done.append("cancelled"))
-        if number % 1000 == 0:
-            held.keeper.later(0.0, lambda: done.append("kept"))
-        timer.cancel()
-        assert len(held.keeper._due) < 200
-    held.settle()
-    assert done == ["kept"] * 10
-
-
 def test_what_fails_ends_nothing(held: Held, caplog: pytest.LogCaptureFixture) -> None:
     """Something that fails at its time is logged, and what comes after it is done all the same (4.9)."""
 
@@ -180,25 +156,3 @@ def test_a_plan_that_pauses_keeps_nobody_waiting(held: Held) -> None:
 
     held.keeper.carry(pausing(), performer())
     held.settle()
-
-
-def test_a_plan_cancelled_before_it_began(held: Held) -> None:
-    """A plan that is cancelled before its turn asks for nothing (4.9)."""
-    seen: list[Any] = []
-    held.keeper.carry(asking(seen), performer()).cancel()
-    held.settle()
-    assert seen == []
-
-
-def test_a_plan_cancelled_in_an_effect(held: Held) -> None:
-    """Of a plan that is cancelled while it waits for a reply nothing further is done (4.9)."""
-    seen: list[Any] = []
-    told: list[str] = []
-
-    def cancelled_meanwhile() -> int:
-        timer.cancel()
-        return 1
-
-    timer = held.keeper.carry(asking(seen), performer(cancelled_meanwhile), told.append)
-    held.settle(after=0.05)
-    assert (seen, told) == ([1], [])

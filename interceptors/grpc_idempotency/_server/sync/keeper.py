@@ -16,25 +16,6 @@ from grpc_idempotency.errors import IdempotencyError
 logger = logging.getLogger("grpc_idempotency")
 T = TypeVar("T")
 
-_FEW = 64
-"""Up to so many cancelled timers are not cleared away."""
-
-
-class Timer:
-    """A callback that is due at some time, unless it is cancelled first."""
-
-    __slots__ = ("_keeper", "cancelled", "do")
-
-    def __init__(self, keeper: "Keeper", do: Callable[[], None]) -> None:
-        self._keeper = keeper
-        self.do = do
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Cancels the callback unless it has started."""
-        self.cancelled = True
-        self._keeper.forget()
-
 
 class Keeper:
     """Runs timers in a daemon thread, one after another. The thread starts with the first timer.
@@ -45,31 +26,22 @@ class Keeper:
 
     def __init__(self, what: str) -> None:
         self._what = what
-        self._due: list[tuple[float, int, Timer]] = []
-        self._cancelled = 0
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._number = itertools.count()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def later(self, seconds: float, do: Callable[[], None]) -> Timer:
-        """Schedules a callback after ``seconds``.
-
-        If the thread can't be started now, the callback runs once it can.
-
-        Returns:
-            The timer, which can be cancelled.
-        """
-        timer = Timer(self, do)
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Schedules a callback after ``seconds``. If the thread can't be started now, the callback runs once it can."""
         with self._changed:
-            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), timer))
-            if self._due[0][2] is timer:
+            heapq.heappush(self._due, (time.monotonic() + seconds, next(self._number), do))
+            if self._due[0][2] is do:
                 self._changed.notify()
         try:
             self.start()
         except RuntimeError as exc:
             logger.warning("what is to be done at its time has to wait: %s", exc)
-        return timer
 
     def start(self) -> None:
         """Starts the thread, unless there is one.
@@ -87,34 +59,19 @@ class Keeper:
             thread.start()
             self._thread = thread  # set only now: if the thread could not be started, the next call tries again
 
-    def forget(self) -> None:
-        """Counts a cancelled timer. Most timers are cancelled long before they are due, so many are cleared away."""
-        with self._changed:
-            self._cancelled += 1
-            if self._cancelled > _FEW and self._cancelled * 2 > len(self._due):
-                self._due = [due for due in self._due if not due[2].cancelled]
-                heapq.heapify(self._due)
-                self._cancelled = 0
-
-    def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> Timer:
+    def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> None:
         """Runs a plan in the keeper's thread, which is free for other timers while the plan pauses.
 
         Args:
             plan: The plan.
             perform: Performs an effect.
             then: Called with the plan's result.
-
-        Returns:
-            A timer that cancels the plan. The effect that is being performed then is still completed.
         """
-        carried = Timer(self, lambda: None)
 
         def step(resume: Callable[[], Effect[Any]]) -> None:
             try:
                 effect = resume()
                 while not isinstance(effect, Pause):
-                    if carried.cancelled:
-                        return
                     try:
                         reply = perform(effect)
                     except IdempotencyError as exc:
@@ -124,11 +81,9 @@ class Keeper:
             except StopIteration as done:
                 then(done.value)
                 return
-            if not carried.cancelled:
-                self.later(jittered(effect.seconds), lambda: step(lambda: plan.send(None)))
+            self.later(jittered(effect.seconds), lambda: step(lambda: plan.send(None)))
 
         self.later(0.0, lambda: step(lambda: next(plan)))
-        return carried
 
     def close(self) -> None:
         """Ends the thread, after what it is doing now."""
@@ -139,22 +94,20 @@ class Keeper:
             self._thread.join()
 
     def _run(self) -> None:
-        while (timer := self._next()) is not None:
+        while (do := self._next()) is not None:
             try:
-                timer.do()
+                do()
             except Exception:
                 logger.exception("something that was to be done at its time failed")
 
-    def _next(self) -> Timer | None:
+    def _next(self) -> Callable[[], None] | None:
         with self._changed:
             while not self._closed:
                 wait = self._due[0][0] - time.monotonic() if self._due else None
                 if wait is None or wait > 0:
                     self._changed.wait(wait)
                     continue
-                timer = heapq.heappop(self._due)[2]
-                if not timer.cancelled:
-                    return timer
+                return heapq.heappop(self._due)[2]
             return None
 
 
