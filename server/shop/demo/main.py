@@ -1,4 +1,4 @@
-"""The command: starts a server in a new folder, plays the story against it, and always ends the server."""
+"""The command: starts the hosts in a new folder, plays the story against them, and always ends them."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
 
+from shop.demo.places import PLACES, NoPlace, Place
 from shop.demo.process import ServerFailed, ShopProcess
 from shop.demo.proxy import Proxy
 from shop.demo.stage import AudienceLeft, Stage, console
@@ -22,11 +23,16 @@ _LONGEST = 90.0
 """The most seconds for the whole story, which takes a few."""
 
 
-def main(server: Sequence[str] = SERVER) -> int:
-    """Starts a server with this command, plays the story against it, and returns the exit code."""
+def main(server: Sequence[str] = SERVER, *, store: str = "sqlite") -> int:
+    """Plays the story against hosts that this command starts, and returns the exit code.
+
+    Args:
+        server: Starts a host.
+        store: Where the hosts keep operations and rows: a name of ``PLACES``.
+    """
     stage = Stage(console())
     try:
-        asyncio.run(_play(stage, server))
+        asyncio.run(_play(stage, server, PLACES[store]))
     except (KeyboardInterrupt, asyncio.CancelledError):
         stage.broken("The demo was interrupted.")
     except AudienceLeft:
@@ -35,31 +41,38 @@ def main(server: Sequence[str] = SERVER) -> int:
     return stage.verdict()
 
 
-async def _play(stage: Stage, command: Sequence[str]) -> None:
+async def _play(
+    stage: Stage, command: Sequence[str], opened: Callable[[Path], AbstractAsyncContextManager[Place]]
+) -> None:
     _end_on_signals()
-    with tempfile.TemporaryDirectory(prefix="shop-demo-", ignore_cleanup_errors=True) as folder:
-        shop = ShopProcess(command, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="shop-demo-", ignore_cleanup_errors=True) as name:
+        folder, hosts = Path(name), list[ShopProcess]()
         try:
-            async with _served(shop) as proxy:
-                await asyncio.wait_for(Story(stage, shop, proxy).play(), _LONGEST)
-        except ServerFailed as error:
+            async with opened(folder) as place:
+                names = ["server"] if place.hosts == 1 else [f"host {letter}" for letter in "AB"]
+                hosts += [ShopProcess(name, command, place.settings, folder) for name in names]
+                async with _served(hosts) as proxy:
+                    await asyncio.wait_for(Story(stage, place, hosts, proxy).play(), _LONGEST)
+        except (NoPlace, ServerFailed) as error:
             stage.broken(str(error))
         except grpc.aio.AioRpcError as error:
             stage.broken(f"A call beside the story failed with {error.code().name}: {error.details()}")
         except asyncio.TimeoutError:
             stage.broken("Something that had to happen did not, and the story could not go on.")
         if stage.failures:
-            stage.server_log(shop.log_tail())
+            stage.server_log("\n".join(filter(None, (host.log_tail() for host in hosts))))
 
 
 @asynccontextmanager
-async def _served(shop: ShopProcess) -> AsyncIterator[Proxy]:
+async def _served(hosts: Sequence[ShopProcess]) -> AsyncIterator[Proxy]:
     try:
-        await shop.start()
-        async with Proxy(shop.address) as proxy:
+        for host in hosts:
+            await host.start()
+        async with Proxy(hosts[0].address) as proxy:
             yield proxy
     finally:
-        await shop.stop()
+        for host in hosts:
+            await host.stop()
 
 
 def _end_on_signals() -> None:

@@ -1,9 +1,9 @@
-"""The server as a separate process, which can be killed and started again on the same file."""
+"""A host of the shop: a separate process, which can be killed and started again."""
 
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _READY = "listening on "
@@ -17,14 +17,22 @@ class ServerFailed(Exception):
 
 
 class ShopProcess:
-    """A shop with its data in ``folder``; one process at a time."""
+    """A shop with the settings of a place; one process at a time.
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
-        self.database = folder / "shop.db"
+    Args:
+        name: What the story calls it.
+        command: Starts it.
+        settings: Its environment variables.
+        folder: The folder of its log.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], settings: Mapping[str, str], folder: Path) -> None:
+        self.name = name
         self.address = ""
         """HOST:PORT of the running process; a new one after each start."""
         self._command = command
-        self._log = folder / "server.log"
+        self._settings = settings
+        self._log = folder / f"{name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._drain: asyncio.Task[bytes] | None = None
 
@@ -75,7 +83,7 @@ class ShopProcess:
 
     def _environment(self) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
-        return own | {"SHOP_LISTEN": "127.0.0.1:0", "SHOP_STORE": f"sqlite:///{self.database}"}
+        return own | {"SHOP_LISTEN": "127.0.0.1:0"} | dict(self._settings)
 
     async def _gone(self, process: asyncio.subprocess.Process) -> None:
         await process.wait()

@@ -1,9 +1,8 @@
 """The story: each act shows one promise of the project with an ordinary client, and checks it."""
 
 import asyncio
-import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from google.type.money_pb2 import Money
 
 from shop.demo import ledger
 from shop.demo.calls import Reply, new_key, resend, send, shown_key
+from shop.demo.places import Place
 from shop.demo.process import ShopProcess
 from shop.demo.proxy import Proxy
 from shop.demo.stage import Stage
@@ -29,11 +29,16 @@ _PATIENCE = 20.0
 
 
 class Story:
-    """Plays all acts, one after the other, on one stage."""
+    """Plays all acts, one after the other, on one stage.
 
-    def __init__(self, stage: Stage, shop: ShopProcess, proxy: Proxy) -> None:
+    With two hosts the client's retries go to the host that has not seen the call before.
+    """
+
+    def __init__(self, stage: Stage, place: Place, hosts: Sequence[ShopProcess], proxy: Proxy) -> None:
         self._stage = stage
-        self._shop = shop
+        self._place = place
+        self._hosts = list(hosts)
+        """The host to which the network leads now comes first."""
         self._proxy = proxy
         self._key = new_key()
         self._order = _order("cust_123", ("SKU001", 2), ("SKU002", 1))
@@ -42,9 +47,9 @@ class Story:
         """Plays every act, even if a promise before it broke."""
         self._stage.title(
             "A retry must not charge a card twice",
-            f"A shop on {self._shop.address}, behind the idempotency interceptor. Its client reaches it through a "
-            "network that can fail. The client retries by sending the same call again, with the same key in its "
-            "metadata; it has no other code for that.",
+            f"A shop on {' and '.join(host.address for host in self._hosts)}, behind the idempotency interceptor, on "
+            f"{self._place.name}. Its client reaches it through a network that can fail. The client retries by sending "
+            "the same call again, with the same key in its metadata; it has no other code for that.",
         )
         async with grpc.aio.insecure_channel(self._proxy.address) as channel:
             self._orders, self._users = OrderServiceStub(channel), UserServiceStub(channel)
@@ -64,7 +69,7 @@ class Story:
         call = asyncio.create_task(send(self._orders.CreateOrder, self._order, self._key))
         async with self._past_the_network() as direct:
             stored = await asyncio.wait_for(self._stored(OrderServiceStub(direct)), _PATIENCE)
-        self._stage.says("server", f"stores {stored.id}, and answers with it")
+        self._stage.says(self._host.name, f"stores {stored.id}, and answers with it")
         self._proxy.cut()
         reply = await call
         self._stage.says("network", f"fails; the {len(self._proxy.withheld)} bytes of that answer never arrive")
@@ -83,6 +88,8 @@ class Story:
 
     async def _retry_gets_the_first_reply(self) -> Reply[Order]:
         self._stage.act("The retry gets the reply that was lost")
+        if len(self._hosts) > 1:
+            self._lead_to_the_other()
         self._stage.says("client", "sends the same call again, with the same key", shown_key(self._key))
         reply = await asyncio.wait_for(resend(self._orders.CreateOrder, self._order, self._key), _PATIENCE)
         self._got(reply)
@@ -97,7 +104,12 @@ class Story:
         self._stage.act(f"{_BURST} duplicates at once")
         key, order = new_key(), _order("cust_456", ("SKU003", 1))
         self._stage.says("client", f"CreateOrder {_shown(order)}, {_BURST} times at once", shown_key(key))
-        replies = await asyncio.gather(*(send(self._orders.CreateOrder, order, key) for _ in range(_BURST)))
+        if len(self._hosts) > 1:
+            self._stage.says("network", f"leads half of them to {self._hosts[1].name}")
+        async with grpc.aio.insecure_channel(self._hosts[-1].address) as channel:  # to the other host, if there is one
+            ways = (self._orders, OrderServiceStub(channel))
+            calls = [send(ways[number % 2].CreateOrder, order, key) for number in range(_BURST)]
+            replies = await asyncio.gather(*calls)
         how = Counter(reply.how or reply.status for reply in replies)
         ids = {reply.message.id if reply.message else reply.status for reply in replies}
         self._stage.says(
@@ -130,7 +142,7 @@ class Story:
         late = await self._rename(user_id, "Ada King", key)
         async with self._past_the_network() as direct:
             now = await UserServiceStub(direct).GetUser(GetUserRequest(id=user_id), timeout=_PATIENCE)
-        self._stage.says("server", f"keeps {now.display_name}, etag {now.etag}")
+        self._stage.says(self._host.name, f"keeps {now.display_name}, etag {now.etag}")
         self._stage.promise(
             "The late duplicate got the first reply.",
             bool(first.same) and (late.same, late.how) == (first.same, "replayed"),
@@ -148,30 +160,42 @@ class Story:
 
     async def _replayed_after_kill(self, first: Reply[Order]) -> None:
         self._stage.act("The server is killed")
-        killed = await self._shop.kill()
-        self._stage.says("server", f"process {killed} is ended by kill -9")
-        await self._shop.start()
-        self._proxy.target = self._shop.address
-        self._stage.says("server", f"another process starts on the same file, on {self._shop.address}")
+        killed = await self._host.kill()
+        self._stage.says(self._host.name, f"process {killed} is ended by kill -9")
+        if len(self._hosts) > 1:
+            self._lead_to_the_other()
+        else:
+            await self._host.start()
+            self._proxy.target = self._host.address
+            self._stage.says("server", f"another process starts on the same file, on {self._host.address}")
         self._stage.says("client", "sends the call of act 1 once more", shown_key(self._key))
         reply = await asyncio.wait_for(resend(self._orders.CreateOrder, self._order, self._key), _PATIENCE)
         self._got(reply)
         held = bool(first.same) and (reply.same, reply.how) == (first.same, "replayed")
-        self._stage.promise("The new process replayed the reply of the one that was killed.", held)
+        self._stage.promise("Another process replayed the reply of the one that was killed.", held)
 
     def _count(self) -> None:
         self._stage.act("The rows are counted")
-        self._stage.says("sqlite3", f"opens {self._shop.database.name} read only, and counts")
+        self._stage.says(self._place.driver, "reads the rows of the database, and counts")
         try:
-            counted = ledger.counted(self._shop.database)
-        except sqlite3.Error as error:
-            self._stage.promise(f"The database could be read ({error}).", False)
+            counted = ledger.counted(self._place)
+        except Exception as error:
+            self._stage.promise(f"The database could be read ({type(error).__name__}).", False)
             return
-        rows = [(line.what, str(line.expected), str(found)) for line, found in counted]
+        rows = [(line.what, str(line.expected), str(line.found)) for line in counted]
         self._stage.table(("rows", "expected", "found"), rows)
-        self._stage.promise(
-            "Every operation left its rows once.", all(line.expected == found for line, found in counted)
-        )
+        self._stage.promise("Every operation left its rows once.", all(line.expected == line.found for line in counted))
+
+    @property
+    def _host(self) -> ShopProcess:
+        return self._hosts[0]
+
+    def _lead_to_the_other(self) -> None:
+        """Makes the network lead new connections to the other host, and cuts the present ones."""
+        self._hosts.reverse()
+        self._proxy.target = self._host.address
+        self._proxy.cut()
+        self._stage.says("network", f"leads to {self._host.name} now, on {self._host.address}")
 
     def _got(self, reply: "Reply[Order] | Reply[User]") -> None:
         message = reply.message
@@ -186,7 +210,7 @@ class Story:
     @asynccontextmanager
     async def _past_the_network(self) -> AsyncIterator[grpc.aio.Channel]:
         """Opens a channel directly to the server, to observe it."""
-        async with grpc.aio.insecure_channel(self._shop.address) as channel:
+        async with grpc.aio.insecure_channel(self._host.address) as channel:
             yield channel
 
 
