@@ -97,7 +97,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--pauses", type=float, default=0.0, help="share of kills that only pause a server")
     parser.add_argument("--misuse", type=float, default=0.03, help="share of transactions that misbehave")
     parser.add_argument("--claims", type=float, help="share of transactional methods with a claim (default: 0.5)")
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds after which a client gives up")
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds after which a client gives up")
     parser.add_argument("--walk", action="store_true", help="instead: kill one checkout at each of its points")
     parser.add_argument(
         "--folder", type=Path, help="folder to run in (default: a new one, deleted if nothing was found)"

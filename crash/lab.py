@@ -21,7 +21,7 @@ from crash.server import TRANSACTIONAL, Job
 
 LEASE = 1.0
 _WARM_UP = 0.5
-_FALLS = 0.5
+_FALLS = 0.35
 """The share of kills from outside that hit the engine."""
 SETTLED_WITHIN = LEASE + 8.0
 """The maximum time in seconds until all operations have ended, once no more servers are killed."""
@@ -44,7 +44,7 @@ class Plan:
     claims: float = 0.5
     """The share of transactional methods whose operations a server claims. Each start chooses the methods again."""
     fault: str = ""
-    patience: float = 60.0
+    patience: float = 120.0
     """Seconds after which a client gives up, which should never happen."""
 
 

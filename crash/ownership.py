@@ -127,11 +127,10 @@ def _lost(story: list[dict[str, Any]], falls: Sequence[float]) -> dict[str, floa
     lost: dict[str, float] = {}
     standing: list[dict[str, Any]] = []
     for claim in sorted((event for event in story if event["e"] == "claim"), key=lambda event: float(event["t"])):
-        if claim["over"] is None or claim["over"] in [one["fence"] for one in standing]:
-            while standing and standing[-1]["fence"] != claim["over"]:
-                gone = standing.pop()
-                fell = any(gone["t"] - _TOLERANCE < fall < claim["t"] for fall in falls)
-                if gone["effects"] == "transactional" and fell:
-                    lost[gone["fence"]] = claim["t"]
-        standing.append(claim)
+        place = next((n for n, one in enumerate(standing) if one["over"] == claim["over"]), len(standing))
+        for gone in standing[place:]:
+            fell = any(gone["t"] - _TOLERANCE < fall < claim["t"] for fall in falls)
+            if gone["effects"] == "transactional" and fell:
+                lost[gone["fence"]] = claim["t"]
+        standing[place:] = [claim]
     return lost

@@ -5,7 +5,7 @@ from typing import Any
 from crash.ownership import check_operation
 from crash.server import OPAQUE
 
-FIRST, SECOND = "1" * 32, "2" * 32
+FIRST, SECOND, THIRD = "1" * 32, "2" * 32, "3" * 32
 
 
 def event(what: str, t: float, fence: str, **more: Any) -> dict[str, Any]:
@@ -77,7 +77,6 @@ def test_a_retry_beside_a_handler_that_still_runs_is_found() -> None:
 
 def test_a_handler_that_was_taken_over_may_still_run() -> None:
     """A process that comes back from a pause can't know, and those that came after it are innocent, too."""
-    third = "3" * 32
     assert not findings(
         event("claim", 10.0, FIRST, asked=10.0, over=None),
         event("entered", 10.1, FIRST),
@@ -85,10 +84,10 @@ def test_a_handler_that_was_taken_over_may_still_run() -> None:
         event("entered", 12.1, SECOND),
         event("left", 12.2, SECOND),
         event("release", 12.3, SECOND),
-        event("claim", 12.4, third, asked=12.4, over=None),
-        event("entered", 12.5, third),
+        event("claim", 12.4, THIRD, asked=12.4, over=None),
+        event("entered", 12.5, THIRD),
         event("left", 12.6, FIRST),
-        event("left", 12.7, third),
+        event("left", 12.7, THIRD),
     )
 
 
@@ -162,7 +161,7 @@ def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() 
     """Such a claim is not waited for until it is on the disk. The run that has lost it may go on, and keeps nothing."""
 
     def lost(*falls: float, effects: str = "transactional", then: str = "ran", over: str | None = None) -> list[str]:
-        before = [] if over is None else [event("claim", 8.0, over, asked=7.99, over=None)]
+        before = [event("claim", 8.0, over, asked=7.99, over=None)] if over == THIRD else []
         story = [
             *before,
             event("claim", 10.0, FIRST, asked=9.99, over=over, effects=effects),
@@ -174,9 +173,9 @@ def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() 
         return list(check_operation(1.5, story, falls))
 
     ignored = "a lease ignored: claimed 0.99 s before its end"
-    assert lost(10.2) == lost(10.2, over="3" * 32) == []
+    assert lost(10.2) == lost(10.2, over=THIRD) == lost(10.2, over="4" * 32) == []
     assert lost(10.2, then="done") == ["done under a fence that is not the owner's"]
     assert ignored in lost()
-    assert ignored in lost(over="3" * 32)
+    assert ignored in lost(over=THIRD)
     assert ignored in lost(10.6)
     assert ignored in lost(10.2, effects="repeatable")
