@@ -114,6 +114,11 @@ def cluster(*, primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator
             client.execute_command("CLUSTER", "REPLICATE", first)
         reached(lambda: all(state(client)["cluster_state"] == "ok" for client in clients))
         followed(clients[0], replicas)
+        # Each node tells a client of all of them.
+        ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
+        reached(
+            lambda: all(str(client.execute_command("CLUSTER", "SLOTS")).count(one) for client in clients for one in ids)
+        )
         yield nodes
 
 

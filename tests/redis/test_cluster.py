@@ -82,6 +82,7 @@ async def test_a_failover_loses_nothing_that_a_replica_had(make: Make) -> None:
         with pytest.raises(StoreUnavailable):
             await store.claim(late)
         await _once_available(store, late)
+        _settled(clients[1:])
         names = {record.name for record in await store.list(limit=500)}
         assert names >= {claim.name for claim in claims} | {elsewhere.name, late.name}
         for claim in claims:
@@ -110,6 +111,7 @@ async def test_a_failover_loses_what_no_replica_had(replicas: int, make: Make) -
         nodes[0].kill()
         nodes[3].resume()
         await _once_available(store, _claim_in(0, 5000))
+        _settled(clients[1:])
         states = {record.name: record.state for record in await store.list(limit=500)}
         kept = [states[claim.name] is State.COMPLETED for claim in claims]
         # What reached the replica is a beginning of what was written.
@@ -128,6 +130,11 @@ def _claim_in(first: int, last: int) -> Claim:
     while not first <= SLOTS[tag_of((claim := a_claim(lease=LEASE)).name)] <= last:
         pass
     return claim
+
+
+def _settled(clients: Sequence[Any]) -> None:
+    """Waits until all nodes that are left know who took over."""
+    valkey.reached(lambda: all(valkey.state(client)["cluster_state"] == "ok" for client in clients))
 
 
 async def _once_available(store: Any, claim: Claim) -> None:
