@@ -83,6 +83,28 @@ async def test_a_value_that_no_server_can_keep_fails_alone(make: Make) -> None:
     assert [record.name for record in await store.list()] == [odd[2].name]
 
 
+async def test_a_bug_in_a_driver_mixes_up_no_answers(make: Make) -> None:
+    """If reading a reply fails in a way that nobody expects, its group fails, and later calls get their own answers."""
+    store = make()
+    first = a_claim()
+    assert await store.claim(first) is None
+    assert store._opened is not None
+    (writer,) = store._opened[0]._short._writers.values()  # type: ignore[attr-defined]  # the engine's own
+    connection, calls = writer._connection, [a_claim() for _ in range(3)]
+    read = connection.read_response
+
+    def broken() -> object:
+        connection.read_response = read
+        raise ValueError("a bug")
+
+    connection.read_response = broken
+    answers = await asyncio.gather(*(store.claim(claim) for claim in calls), return_exceptions=True)
+    assert [(type(one), getattr(one, "landed", False)) for one in answers[:1]] == [(StoreUnavailable, None)]
+    record = await store.get(first.name)
+    assert record is not None
+    assert record.fence == first.fence
+
+
 async def test_a_call_without_a_thread_fails_alone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the process can't start threads, calls are refused with nothing written; the store works once it can."""
     store = make()

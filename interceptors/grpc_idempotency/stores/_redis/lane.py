@@ -146,20 +146,25 @@ class Writer:
             forgotten = [command for command in group if isinstance(command.error, NoScriptError)]
             if forgotten:  # the server was restarted, is another one since a failover, or never had the scripts
                 self._exchange(forgotten, load=True)
-        except Exception as exc:  # a bug must not leave callers without an answer
+        except Exception as exc:  # a bug must not leave callers without an answer, nor with that of another command
             _log.exception("commands to Redis at %s failed", self._address)
             _fail(group, exc)
-        finished: list[Request[Any]] = []
-        for command in group:
-            if command.error is not None:
-                if self._passed_on(command, seen):
-                    continue
-                command.error = translated(command.error, self._address, sent=command.sent)
-            request = command.answer()
-            if request is not None:
-                finished.append(request)
+            if self._connection is not None:
+                self._connection.disconnect()
+        finished = [request for command in group if (request := self._finish(command, seen)) is not None]
         if finished:
             self._lane.deliver(finished)
+
+    def _finish(self, command: Command, seen: Sequence[str]) -> Request[Any] | None:
+        """Answers a command, or passes it on. Returns the request if it is answered."""
+        if command.error is not None:
+            try:
+                if self._passed_on(command, seen):
+                    return None
+            except RuntimeError as exc:  # no thread can be started for the other server's writer
+                command.error = exc
+            command.error = translated(command.error, self._address, sent=command.sent)
+        return command.answer()
 
     def _exchange(self, group: Sequence[Command], *, load: bool = False) -> None:
         """Sends commands in one pipeline, and sets their replies and errors."""
