@@ -11,7 +11,8 @@ from grpc_idempotency import Effects, Policy, State
 
 from ..harness.replies import new_key, refused, text
 from ..harness.servers import Servers
-from ..harness.waiting import ms
+from ..harness.stores import FlakyStore
+from ..harness.waiting import ms, until
 from .operations import Log, here, insert, inserted, make_table
 
 
@@ -198,3 +199,41 @@ async def test_the_execution_limit_of_an_undo(serve: Servers, log: Log) -> None:
     service = await serve({"Do": do}, policy=policy)
     assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
     assert log.done == ["a", "undo a"]
+
+
+async def test_a_run_that_lost_its_lease_is_no_failed_undo(serve: Servers, log: Log) -> None:
+    """A run that is refused its steps, since its lease ran out, has undone nothing, and is not counted (5.2)."""
+    runs: list[int] = []
+    tries: list[int] = []
+
+    def undo(_result: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConnectionError
+        log.done.append("undo a")
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        operation = here()
+        runs.append(1)
+        if len(runs) == 2:
+            store.down.add("renew")
+
+            async def lapsed() -> bool:
+                return not operation.operation._running._leased()
+
+            await until(lapsed)
+        try:
+            await operation.step("a", log.does("a"), undo=undo)
+        finally:
+            store.down.discard("renew")
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        raise AssertionError
+
+    store = FlakyStore(serve.path)
+    policy = Policy(
+        effects=Effects.REPEATABLE, retry_delay=ms(20), lease=ms(300), renew_every=ms(100), max_tries=2, wait=ms(15_000)
+    )
+    service = await serve({"Do": do}, policy=policy, store=store)
+    assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
+    assert (len(tries), log.done) == (2, ["a", "undo a"])
+    assert len(runs) >= 3

@@ -151,6 +151,7 @@ class AsyncRunning(Running):
             FenceRefused: The lease was lost, or the operation has another owner.
         """
         try:
+            self._check_undos()
             self.steps.learn(await self.store.steps(self.name))
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()

@@ -68,6 +68,8 @@ class Running:
         self._make_outcome = make_outcome
         self._accepts = accepts
         self._leased = leased
+        self._lapsed = False
+        """True if a step was refused because the lease had run out. It may have been renewed since."""
         self._finished = finished
         self.has_steps = bool(finished)
         """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
@@ -197,7 +199,17 @@ class Running:
             FenceRefused: The lease has run out, or was lost.
         """
         if not self._leased():
-            raise FenceRefused("the operation's lease has run out, so that another run of it may have begun")
+            self._lapsed = True
+            raise FenceRefused(_LAPSED)
+
+    def _check_undos(self) -> None:
+        """Checks that the handler was not kept from making known how its steps are undone.
+
+        Raises:
+            FenceRefused: A step of this run was refused because the lease had run out.
+        """
+        if self._lapsed:
+            raise FenceRefused(_LAPSED)
 
     def _is_beside(self, name: str) -> bool:
         """True if the caller is another task or thread than the handler's.
@@ -239,6 +251,7 @@ class Kept:
         return self.step
 
 
+_LAPSED = "the operation's lease has run out, so that another run of it may have begun"
 NOT_OURS = "the operation has another owner by now, or has kept a step of this name: nothing was kept"
 
 

@@ -124,6 +124,7 @@ class SyncRunning(Running):
             FenceRefused: The lease was lost, or the operation has another owner.
         """
         try:
+            self._check_undos()
             self.steps.learn(self._asked(partial(self.store.steps, self.name)))
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
