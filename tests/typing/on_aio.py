@@ -4,10 +4,19 @@ from datetime import timedelta
 from typing import Any
 
 import grpc.aio
+import psycopg
 from typing_extensions import assert_type
 
 from grpc_idempotency import Code, Database, Disposition, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, MemoryStore, Operation, SQLiteStore, current_operation
+from grpc_idempotency.aio import (
+    IdempotencyInterceptor,
+    MemoryStore,
+    Operation,
+    PostgresStore,
+    RedisStore,
+    SQLiteStore,
+    current_operation,
+)
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -97,3 +106,23 @@ async def serve() -> None:
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(store), server)
     await interceptor.close()
     IdempotencyInterceptor(MemoryStore())
+
+
+async def on_many_hosts() -> None:
+    """Stores that many hosts share, and both kinds of functions of their transactions."""
+    IdempotencyInterceptor(RedisStore("redis://127.0.0.1", prefix="shop", replicas=1))
+    store = PostgresStore("postgresql://127.0.0.1/shop", schema="shop", max_connections=4, migrate=False)
+
+    def plain(db: Database) -> orders_pb2.Order:
+        db.execute("INSERT INTO orders VALUES (%s)", ("a",))
+        return orders_pb2.Order()
+
+    async def awaited(connection: psycopg.AsyncConnection[Any]) -> orders_pb2.Order:
+        async with connection.transaction():
+            await connection.execute("INSERT INTO orders VALUES (%s)", ("a",))
+        return orders_pb2.Order()
+
+    assert_type(await store.transaction(plain), orders_pb2.Order)
+    assert_type(await store.transaction(awaited), orders_pb2.Order)
+    async with await psycopg.AsyncConnection.connect() as connection:
+        assert_type(await store.complete_in(connection, orders_pb2.Order()), orders_pb2.Order)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import psycopg
 from typing_extensions import assert_type
 
 import grpc_idempotency
@@ -15,7 +16,9 @@ from grpc_idempotency import (
     MemoryStore,
     Operation,
     Policy,
+    PostgresStore,
     PrincipalFunction,
+    RedisStore,
     SQLiteStore,
     current_operation,
     mtls_or_shared,
@@ -92,3 +95,12 @@ def serve() -> None:
         interceptor.close()
     IdempotencyInterceptor(MemoryStore())
     assert_type(grpc_idempotency.__version__, str)
+
+
+def on_many_hosts() -> None:
+    """Stores that many hosts share."""
+    IdempotencyInterceptor(RedisStore(["redis://127.0.0.1:7000", "redis://127.0.0.1:7001"]))
+    store = PostgresStore("postgresql://127.0.0.1/shop", transaction_pooler=True)
+    assert_type(store.transaction(lambda db: db.execute("SELECT 1").fetchall()), list[tuple[Any, ...]])
+    with psycopg.connect() as connection:
+        assert_type(store.complete_in(connection, orders_pb2.Order()), orders_pb2.Order)

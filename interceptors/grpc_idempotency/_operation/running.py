@@ -71,7 +71,7 @@ class Running:
         self._lapsed = False
         """True if a step was refused because the lease had run out. It may have been renewed since."""
         self._finished = finished
-        self.has_steps = bool(finished)
+        self.has_steps: bool = bool(finished)
         """True if a step is finished, in this run or an earlier one; or has begun, and may be finished."""
         self._unwinds = unwinds
         self._loop = loop
