@@ -74,7 +74,7 @@ crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that n
 misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, and check every promise
 	@$(BIN)/python -W ignore -m tests.misuse --cases $(CASES) $(ARGS)
 
-compat: $(VENV)/.dev ## Try it with grpcio 1.62 to newest, protobuf 4.25 to newest (ROWS=ends: two rows)
+compat: $(VENV)/.dev ## Try it with oldest to newest grpcio, protobuf and drivers of stores (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)
 
 clean: ## Remove what make made: .venv, build output, caches (data/ stays)

@@ -1,18 +1,24 @@
-"""Proves that the library and its method option work with the grpcio and protobuf that people have.
+"""Proves that the library and its method option work with the grpcio, protobuf and drivers that people have.
 
 Each row gets a venv of its own under ``.venvs/`` with the wheel and its versions. The sample proto is compiled by the
 row's own compiler where there is one that fits both, else by those of other rows; then ``check.py`` runs there, with
-both implementations of protobuf and both kinds of server.
+both implementations of protobuf and both kinds of server, on SQLite, PostgreSQL and Valkey.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import tempfile
+import uuid
 import venv
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..harness import valkey
+from ..harness.postgres import Server
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -60,7 +66,13 @@ ROWS = [
         protobuf="==4.25.0",
         grpcio="==1.62.0",
         tools="==1.62.0",
-        others=("googleapis-common-protos==1.62.0", "aiosqlite==0.20.0"),
+        others=(
+            "googleapis-common-protos==1.62.0",
+            "aiosqlite==0.20.0",
+            "psycopg[binary]==3.1.18",
+            "psycopg-pool==3.2.0",
+            "redis==5.0.0",
+        ),
     ),
     Row(name="protobuf-5", protobuf="==5.29.*", grpcio="==1.68.*", tools="==1.68.*"),
     Row(name="protobuf-6", protobuf="==6.33.*", grpcio="==1.76.*", tools="==1.76.*"),
@@ -70,8 +82,16 @@ ROWS = [
     Row(name="old-grpcio", grpcio="==1.62.*", messages_by="newest", services_by="oldest"),
 ]
 ENDS = [row for row in ROWS if row.name in ("oldest", "newest")]
-HEAD = ["row", "protobuf", "grpcio", "compiled by", *(f"{implementation} {kind}" for implementation, kind in CHECKS)]
-WIDTHS = [12, 8, 7, 17, *map(len, HEAD[4:])]
+HEAD = [
+    "row",
+    "protobuf",
+    "grpcio",
+    "psycopg",
+    "redis",
+    "compiled by",
+    *(f"{implementation} {kind}" for implementation, kind in CHECKS),
+]
+WIDTHS = [12, 8, 7, 7, 6, 17, *map(len, HEAD[6:])]
 
 
 def run(command: Sequence[str | Path], **environment: str) -> str:
@@ -96,7 +116,7 @@ def install(row: Row, wheel: Path) -> None:
     command = [*pip, "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
     # No new version number comes with a change, so the wheel is installed anew, and by itself.
     run([*command, "--force-reinstall", "--no-deps", str(wheel)])
-    run([*command, "--upgrade", str(wheel), *row.requirements])
+    run([*command, "--upgrade", f"{wheel}[postgres,redis]", *row.requirements])
 
 
 def compile_stubs(row: Row) -> Path:
@@ -109,18 +129,19 @@ def compile_stubs(row: Row) -> Path:
     return made
 
 
-def check(row: Row, wheel: Path) -> Iterator[str]:
+def check(row: Row, wheel: Path, servers: Sequence[str]) -> Iterator[str]:
     """What came of the row: its versions, and how each check went."""
     install(row, wheel)
     made = compile_stubs(row)
-    yield from (version(row, name) for name in ("protobuf", "grpcio"))
+    yield from (version(row, name) for name in ("protobuf", "grpcio", "psycopg", "redis"))
     yield " and ".join(dict.fromkeys(version(by, "grpcio-tools") for by in row.compilers))
     for implementation, kind in CHECKS:
-        run(
-            [row.python, "-W", "error", HERE / "check.py", kind],
-            PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation,
-            PYTHONPATH=str(made),
-        )
+        for server in servers:
+            run(
+                [row.python, "-W", "error", HERE / "check.py", kind, server.format(uuid.uuid4().hex)],
+                PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=implementation,
+                PYTHONPATH=str(made),
+            )
         yield "ok"
 
 
@@ -135,6 +156,17 @@ def build() -> Path:
     return max((VENVS / "dist").glob("*.whl"), key=lambda wheel: wheel.stat().st_mtime)
 
 
+def start_servers(stack: ExitStack) -> list[str]:
+    """The URLs of stores on each engine, with a place for the name of a new one."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    postgres = Server(fsync="on")
+    stack.callback(postgres.discard)
+    postgres.start()
+    [port] = valkey.free_ports(1)
+    redis = stack.enter_context(valkey.started(port=port))
+    return [f"sqlite:///{folder}/{{}}.db", f"{postgres.url}?schema=s{{}}", f"{redis.url}?prefix={{}}"]
+
+
 def main() -> int:
     """Prints the table; answers 1 where a check failed."""
     parser = argparse.ArgumentParser(prog="make compat", description=__doc__)
@@ -144,15 +176,17 @@ def main() -> int:
     wheel = build()
     print_row(HEAD)
     failures: dict[str, str] = {}
-    for row in rows:
-        cells = [row.name]
-        try:
-            for cell in check(row, wheel):
-                cells.append(cell)  # one by one, so that those before a failure are there
-        except Failure as exc:
-            failures[row.name] = str(exc)
-            cells.append("FAILED")
-        print_row([*cells, *"-" * (len(HEAD) - len(cells))])
+    with ExitStack() as stack:
+        servers = start_servers(stack)
+        for row in rows:
+            cells = [row.name]
+            try:
+                for cell in check(row, wheel, servers):
+                    cells.append(cell)  # one by one, so that those before a failure are there
+            except Failure as exc:
+                failures[row.name] = str(exc)
+                cells.append("FAILED")
+            print_row([*cells, *"-" * (len(HEAD) - len(cells))])
     for name, said in failures.items():
         print(f"\n{name}:\n{said}")
     return bool(failures)

@@ -1,13 +1,14 @@
-"""Runs in a row's own venv, beside the stubs that were made for it: keyed calls to a server of each kind."""
+"""Runs in a row's own venv, beside the stubs that were made for it: keyed calls to a server of one kind.
+
+Its arguments are the kind, ``aio`` or ``threads``, and the URL of an empty store.
+"""
 
 import asyncio
 import os
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -116,9 +117,9 @@ def reason(method: Any, request: Any, metadata: Sequence[tuple[str, str]]) -> st
     raise AssertionError("it was not refused")
 
 
-async def on_aio(folder: Path) -> None:
+async def on_aio(url: str) -> None:
     """A ``grpc.aio`` server."""
-    interceptor = aio.IdempotencyInterceptor(aio.SQLiteStore(folder / "aio.db"))
+    interceptor = aio.IdempotencyInterceptor(aio.store_from_url(url))
     server = grpc.aio.server(interceptors=[interceptor])
     interceptor.attach(server)
     payments = AioPayments()
@@ -131,9 +132,9 @@ async def on_aio(folder: Path) -> None:
         await server.stop(None)
 
 
-def on_threads(folder: Path) -> None:
+def on_threads(url: str) -> None:
     """A ``grpc.server``."""
-    interceptor = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.SQLiteStore(folder / "threads.db"))
+    interceptor = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.store_from_url(url))
     server = grpc.server(ThreadPoolExecutor(8), interceptors=[interceptor])
     interceptor.attach(server)
     payments = Payments()
@@ -146,15 +147,14 @@ def on_threads(folder: Path) -> None:
         server.stop(None).wait()
 
 
-def main(kind: str) -> None:
-    """Checks one kind of server: ``aio`` or ``threads``."""
+def main(kind: str, url: str) -> None:
+    """Checks one kind of server on one store."""
     assert api_implementation.Type() == os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"]
-    with tempfile.TemporaryDirectory() as folder:
-        if kind == "aio":
-            asyncio.run(on_aio(Path(folder)))
-        else:
-            on_threads(Path(folder))
+    if kind == "aio":
+        asyncio.run(on_aio(url))
+    else:
+        on_threads(url)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
