@@ -101,7 +101,9 @@ async def use(store: AsyncTransactionalStore) -> None:
 def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncOneCommitStore]:
     """The library's own stores are of the kinds that they say."""
     awaited: list[AsyncStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(SQLiteStore(path))]
-    return awaited, [MemoryStore(), SQLiteStore(path)], AsyncSQLiteStore(path)
+    awaited.append(redis.AsyncRedisStore(["redis://a", "redis://b"], replicas=1, replica_timeout=timedelta(seconds=1)))
+    blocking: list[Store] = [MemoryStore(), SQLiteStore(path), redis.RedisStore("redis://a", list_completed=False)]
+    return awaited, blocking, AsyncSQLiteStore(path)
 
 
 def factories() -> tuple[list[StoreFactory], list[AsyncStoreFactory]]:
