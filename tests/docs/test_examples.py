@@ -24,6 +24,7 @@ from .pages import ADDRESS, EXAMPLES
 from .servers import call, example, free_address, running, shop
 
 
+@pytest.mark.slow
 def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
     """The store of the page on writing one keeps every promise of a store (6.1)."""
     for name in ("own_store.py", "own_store_test.py"):

@@ -35,7 +35,8 @@ class Harness:
 
 
 class TestStores(AsyncStoreContract):
-    @pytest.fixture(params=["aio", "threads"])
+    # What differs between the two is in the calls, which the SQLite store tests on both in every run.
+    @pytest.fixture(params=["aio", pytest.param("threads", marks=pytest.mark.slow)])
     def harness(
         self, request: pytest.FixtureRequest, place: Place, make: Make, make_blocking: MakeBlocking
     ) -> AsyncStoreHarness:
