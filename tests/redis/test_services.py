@@ -1,6 +1,7 @@
 """Servers on several hosts, as it were: each with a store of its own, on one Redis (4.1, 4.3, 6.2)."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -148,3 +149,46 @@ async def test_a_watch_that_loses_its_server_hears_again(make: Make) -> None:
             end = store.subscribe(told.open)
             await other.open()
         end()
+
+
+async def test_a_listener_that_fails_deafens_no_other(make: Make) -> None:
+    """After its error the store subscribes again, and all that listen are told."""
+    store, other = make(), make()
+    claims = [a_claim(), a_claim()]
+    await store.open()
+    told = Gate()
+
+    def fail() -> None:
+        told.open()
+        raise ValueError("a bug of a listener")
+
+    end = store.subscribe(fail)
+    for claim in claims:
+        assert await other.claim(claim) is None
+
+        async def registered(name: bytes = claim.name) -> bool:
+            await store.standing([name])
+            return name in store._watch._registered
+
+        await until(registered)
+        assert await other.release(claim.name, claim.fence)
+        await told.wait()
+        end()
+        told = Gate()
+        end = store.subscribe(told.open)
+    end()
+
+
+async def test_a_subscription_without_a_thread_can_be_tried_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started the caller is told, and the next one gets one."""
+    store = make()
+    await store.open()
+
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError):
+            store.subscribe(lambda: None)
+    store.subscribe(lambda: None)()

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 
 from grpc_idempotency import _jitter
-from grpc_idempotency.stores._redis.faults import DRIVER
 from grpc_idempotency.stores._redis.keys import Keys
 from grpc_idempotency.stores._redis.nodes import Connection, Nodes
 
@@ -53,6 +52,9 @@ class Watch:
 
         Returns:
             A function that removes it.
+
+        Raises:
+            RuntimeError: No thread can be started.
         """
         key = object()
         with self._lock:
@@ -60,7 +62,12 @@ class Watch:
             starts = not self._runs
             self._nodes, self._runs, self._stopped = nodes, True, False
         if starts:
-            threading.Thread(target=self._run, name="grpc-idempotency watch", daemon=True).start()
+            try:
+                threading.Thread(target=self._run, name="grpc-idempotency watch", daemon=True).start()
+            except RuntimeError:  # no thread can be started: the next caller tries again
+                self._runs = False
+                del self._listeners[key]
+                raise
         return lambda: self._listeners.pop(key, None)
 
     def stop(self) -> None:
@@ -93,7 +100,7 @@ class Watch:
                     connection.send_packed_command(connection.pack_commands([(b"SUBSCRIBE", self.channel)]))
                 if connection.can_read(_LOOK_EVERY):
                     self._receive(connection.read_response())
-            except DRIVER:
+            except Exception:  # the server's, or a listener's: the thread must go on for the others
                 _log.info("the ends of runs are found by polls alone for a while", exc_info=True)
                 self._forget()
                 if connection is not None:
