@@ -59,14 +59,14 @@ format: $(VENV)/.dev ## Put code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/buf format --write protos
 
-bench: $(VENV)/.dev ## Measure what the interceptor costs, beside targets and a guard written by hand
-	@$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.dev ## Measure what the interceptor costs, beside targets (STORE=postgresql, redis, memory)
+	@$(BIN)/python -m bench --store $(STORE) $(ARGS)
 
 bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, and after a million calls
 	@$(BIN)/python -m bench.scale --keys $(KEYS) $(ARGS)
 
 flame: $(VENV)/.dev ## Draw where a server's time goes under load (ARGS='--case first-sync --callers 1')
-	@$(BIN)/python -m bench.flame $(ARGS)
+	@$(BIN)/python -m bench.flame --store $(STORE) $(ARGS)
 
 crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that nothing went wrong (STORE=postgresql, redis)
 	@$(BIN)/python -m crash --kills $(KILLS) --store $(STORE) $(ARGS)

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -10,14 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench import report
 from bench.arguments import positive
-from bench.cases import CALLERS, CASES, KINDS, Case
-from bench.measure import SIDES, Figure, Setting, measure
+from bench.cases import CALLERS, KINDS, STORES, cases_on
+from bench.engines import Engine, started
+from bench.measure import SIDES, Setting, measure
 from bench.places import folder_on_disk
 from bench.processes import Failed
+from bench.report import Results
 from bench.setup import Tuning
+from bench.storage import measure_storage
 
 _FULL = Setting(pairs=7, seconds=2.0, warm_up=0.3)
 _QUICK = Setting(pairs=2, seconds=0.4, warm_up=0.1)
+_KEYS, _FEW_KEYS = 20_000, 1_000
+_STORAGE = "storage"
+"""The name of the measurement of stored keys."""
 
 
 def main() -> int:
@@ -25,26 +32,23 @@ def main() -> int:
     arguments = _arguments()
     console = Console()
     if arguments.show:
-        figures, told = report.read(Path(arguments.show))
+        results = report.read(Path(arguments.show))
     else:
-        setting = _setting(arguments)
-        cases = [case for case in CASES if not arguments.only or case.name in arguments.only]
         try:
-            figures = _measure_all(cases, setting, console)
+            results = _measured(arguments, console)
         except Failed as error:
             console.print(f"[red]{escape(str(error))}[/red]")
             return 1
-        told = report.conditions(setting)
-    report.show(figures, told, console)
+    report.show(results, console)
     if arguments.json:
-        report.write(figures, told, Path(arguments.json))
+        report.write(results, Path(arguments.json))
     if arguments.markdown:
-        Path(arguments.markdown).write_text("\n".join(report.tables(figures)), encoding="utf-8")
+        Path(arguments.markdown).write_text("\n".join(report.tables(results)), encoding="utf-8")
     if arguments.plot:
         from bench.plot import draw  # only here, since matplotlib takes longer to load than everything else
 
-        draw(figures, report.sentence(told), Path(arguments.plot))
-    return 1 if any(figure.faults for figure in figures) else 0
+        draw(results.figures, report.sentence(results.told), Path(arguments.plot))
+    return 1 if results.faults else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,17 +56,23 @@ def _arguments() -> argparse.Namespace:
         prog="python -m bench",
         description="Measures servers with the interceptor, as ratios to servers without it or with another guard.",
     )
-    names = [case.name for case in CASES]
+    names = {store: [*(case.name for case in cases_on(store)), _STORAGE] for store in STORES}
+    every = list(dict.fromkeys(name for of_store in names.values() for name in of_store))
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="where operations are kept (default: sqlite)")
     parser.add_argument("--pairs", type=positive(int), help=f"pairs of bursts for each figure (default: {_FULL.pairs})")
     parser.add_argument("--seconds", type=positive(float), help=f"length of a burst (default: {_FULL.seconds:g})")
-    parser.add_argument("--only", nargs="+", metavar="CASE", choices=names, help=f"some of {', '.join(names)}")
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=every, help=f"some of {', '.join(every)}")
     parser.add_argument("--callers", nargs="+", type=positive(int), metavar="N", help="default: 1 16 64")
+    parser.add_argument(
+        "--keys", type=positive(int), help=f"keys to store and to sweep for {_STORAGE} (default: {_KEYS:,})"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
         help="short bursts, for a first impression: too noisy for a verdict about targets",
     )
-    parser.add_argument("--synchronous", choices=["NORMAL", "FULL", "EXTRA"], default="FULL", help="of every database")
+    parser.add_argument("--synchronous", choices=["NORMAL", "FULL", "EXTRA"], help="of SQLite (default: FULL)")
+    parser.add_argument("--appendfsync", choices=["everysec", "always"], help="of Valkey (default: everysec)")
     parser.add_argument("--uvloop", action="store_true", help=f"run the servers on {KINDS['aio']} on uvloop")
     parser.add_argument("--gc-threshold", type=positive(int), help="first threshold of the servers' garbage collector")
     parser.add_argument(
@@ -74,7 +84,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--show", metavar="FILE", help="measure nothing, and print the figures of this file, which --json wrote"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    _check(parser, arguments, names[arguments.store])
+    return arguments
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, names: list[str]) -> None:
+    """Ends the program if an argument does not fit the store."""
+    if arguments.synchronous and arguments.store != "sqlite":
+        parser.error("--synchronous is a setting of SQLite")
+    if arguments.appendfsync and arguments.store != "redis":
+        parser.error("--appendfsync is a setting of Valkey: --store redis")
+    for name in arguments.only or ():
+        if name not in names:
+            parser.error(f"{name} is not measured on {arguments.store}; choose from {', '.join(names)}")
 
 
 def _setting(arguments: argparse.Namespace) -> Setting:
@@ -84,20 +107,39 @@ def _setting(arguments: argparse.Namespace) -> Setting:
         seconds=arguments.seconds or default.seconds,
         warm_up=default.warm_up,
         callers=arguments.callers or CALLERS,
-        tuning=Tuning(synchronous=arguments.synchronous, uvloop=arguments.uvloop, gc_threshold=arguments.gc_threshold),
+        tuning=Tuning(
+            synchronous=arguments.synchronous or "FULL", uvloop=arguments.uvloop, gc_threshold=arguments.gc_threshold
+        ),
         tuned_alone=arguments.tuned_alone,
     )
 
 
-def _measure_all(cases: list[Case], setting: Setting, console: Console) -> list[Figure]:
+def _measured(arguments: argparse.Namespace, console: Console) -> Results:
+    """Starts the engine, and measures all cases and what stored keys take."""
+    setting = _setting(arguments)
+    with folder_on_disk() as folder, closing(_engine(arguments, Path(folder))) as engine:
+        cases = [case for case in cases_on(engine.store) if not arguments.only or case.name in arguments.only]
+        keys = arguments.keys or (_FEW_KEYS if arguments.quick else _KEYS)
+        with _progress(console) as progress:
+            task = progress.add_task("", total=len(cases) * len(setting.callers) * setting.pairs * len(SIDES))
+            figures = []
+            for case in cases:
+                progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")
+                figures += measure(case, setting, engine, lambda: progress.advance(task))
+            storage = None
+            if not arguments.only or _STORAGE in arguments.only:
+                task = progress.add_task("stored keys", total=2 * keys)
+                storage = measure_storage(engine, keys, lambda count: progress.advance(task, count))
+        return Results(figures=figures, storage=storage, told=report.conditions(setting, engine))
+
+
+def _engine(arguments: argparse.Namespace, folder: Path) -> Engine:
+    return started(arguments.store, folder, arguments.appendfsync or "everysec")
+
+
+def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with folder_on_disk() as folder, Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(cases) * len(setting.callers) * setting.pairs * len(SIDES))
-        figures = []
-        for case in cases:
-            progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")
-            figures += measure(case, setting, Path(folder), lambda: progress.advance(task))
-        return figures
+    return Progress(*columns, console=console, transient=True)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from bench import orders
 from bench.setup import Synchronous
-from grpc_idempotency.aio import SQLiteStore
-from grpc_idempotency.transactions import Database
+from grpc_idempotency.transactions import AsyncTransactionalStore, Database
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,20 +44,20 @@ class Orders:
     @classmethod
     async def open(cls, database: str, synchronous: Synchronous) -> "Orders":
         db = await connect(database, synchronous)
-        orders.create_tables(database)
+        orders.SQLITE.create(database)
         return cls(db, database)
 
     async def handle(self, request: CreateOrderRequest, _context: Context) -> Order:
         order = orders.new(request)
         async with self._turn:
             await self._db.execute("BEGIN IMMEDIATE")
-            await self._db.execute(orders.NEW_ORDER, orders.row(order))
-            await self._db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            await self._db.execute(orders.SQLITE.new_order, orders.row(order))
+            await self._db.executemany(orders.SQLITE.new_item, orders.item_rows(order))
             await self._db.execute("COMMIT")
         return order
 
     def effects(self) -> int:
-        return orders.count(self._database)
+        return orders.SQLITE.count(self._database)
 
     async def close(self) -> None:
         await self._db.close()
@@ -67,22 +66,23 @@ class Orders:
 class TransactionalOrders:
     """CreateOrder with ``store.transaction``."""
 
-    def __init__(self, store: SQLiteStore, database: str) -> None:
+    def __init__(self, store: AsyncTransactionalStore, tables: orders.Tables, database: str) -> None:
         self._store = store
+        self._tables = tables
         self._database = database
-        orders.create_tables(database)
+        tables.create(database)
 
     async def handle(self, request: CreateOrderRequest, _context: Context) -> Order:
         def create(db: Database) -> Order:
             order = orders.new(request)
-            db.execute(orders.NEW_ORDER, orders.row(order))
-            db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            db.execute(self._tables.new_order, orders.row(order))
+            db.executemany(self._tables.new_item, orders.item_rows(order))
             return order
 
         return await self._store.transaction(create)
 
     def effects(self) -> int:
-        return orders.count(self._database)
+        return self._tables.count(self._database)
 
     async def close(self) -> None:
         pass

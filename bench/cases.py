@@ -1,12 +1,14 @@
 """The cases that are measured: each is a pair of servers under the same load, with a target."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 Kind = Literal["aio", "sync"]
 """``grpc.aio.server`` or ``grpc.server``."""
+StoreName = Literal["sqlite", "postgresql", "redis", "memory"]
+"""Where the servers keep operations."""
 Role = Literal["bare", "guard", "ours"]
 """A server without a guard, with the hand-written guard of ``guard.py``, or with the interceptor."""
 Service = Literal["echo", "order"]
@@ -15,6 +17,7 @@ Keys = Literal["none", "unique", "hot", "cold"]
 after they were stored."""
 
 CALLERS = (1, 16, 64)
+STORES: tuple[StoreName, ...] = ("sqlite", "postgresql", "redis", "memory")
 KINDS: Mapping[Kind, str] = MappingProxyType({"aio": "grpc.aio", "sync": "grpc.server"})
 ROLES: Mapping[Role, str] = MappingProxyType({"bare": "bare", "guard": "by hand", "ours": "ours, untuned"})
 
@@ -34,6 +37,8 @@ class Case:
     """The ``idempotency-status`` that every reply of the server with the interceptor must have."""
     targets: Mapping[int, float]
     """The target: the smallest ratio to reach, by the number of callers. A missing number has no target."""
+    stores: tuple[StoreName, ...]
+    """The stores with which the case is measured."""
 
 
 def _everywhere(target: float) -> Mapping[int, float]:
@@ -49,6 +54,7 @@ def _cases(
     status: str | None,
     service: Service = "echo",
     reference: Role = "bare",
+    stores: tuple[StoreName, ...] = STORES,
 ) -> tuple[Case, ...]:
     """Makes one case for each kind of server in ``targets``."""
     return tuple(
@@ -61,6 +67,7 @@ def _cases(
             keys=keys,
             status=status,
             targets=MappingProxyType(dict(of_kind)),
+            stores=stores,
         )
         for kind, of_kind in targets.items()
     )
@@ -88,6 +95,7 @@ CASES: tuple[Case, ...] = (
         keys="unique",
         status="executed",
         reference="guard",
+        stores=("sqlite",),
     ),
     *_cases(
         "replay",
@@ -102,6 +110,15 @@ CASES: tuple[Case, ...] = (
         {"aio": _everywhere(0.80), "sync": _everywhere(0.80)},
         keys="cold",
         status="replayed",
+        stores=("sqlite",),
+    ),
+    *_cases(
+        "store",
+        "replay from the store",
+        {"aio": {}, "sync": {}},
+        keys="cold",
+        status="replayed",
+        stores=("postgresql", "redis"),
     ),
     *_cases(
         "order",
@@ -110,5 +127,12 @@ CASES: tuple[Case, ...] = (
         keys="unique",
         status="executed",
         service="order",
+        stores=("sqlite", "postgresql"),
     ),
 )
+
+
+def cases_on(store: StoreName) -> list[Case]:
+    """Returns the cases of a store. The targets are SQLite's: the cases of other stores have none."""
+    cases = [case for case in CASES if store in case.stores]
+    return cases if store == "sqlite" else [replace(case, targets=MappingProxyType({})) for case in cases]

@@ -4,14 +4,15 @@ import argparse
 import re
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from bench.arguments import positive
-from bench.cases import CALLERS, CASES, KINDS, Case
+from bench.cases import CALLERS, CASES, KINDS, STORES, Case, StoreName, cases_on
+from bench.engines import started
 from bench.measure import Load, Server, Setting, prepared
 from bench.places import folder_on_disk, processors
 from bench.processes import Failed
@@ -27,7 +28,7 @@ def main() -> int:
     console = Console()
     case = next(case for case in CASES if case.name == arguments.case)
     try:
-        faults = draw(case, arguments.callers, arguments.seconds, Path(arguments.file))
+        faults = draw(case, arguments.callers, arguments.seconds, Path(arguments.file), arguments.store)
     except Failed as error:
         faults = [str(error)]
     for fault in faults:
@@ -37,14 +38,17 @@ def main() -> int:
     return 1 if faults else 0
 
 
-def draw(case: Case, callers: int, seconds: float, file: Path) -> list[str]:
+def draw(case: Case, callers: int, seconds: float, file: Path, store: StoreName = "sqlite") -> list[str]:
     """Samples the server with the interceptor under load, writes an SVG, and returns the failures."""
     setting = Setting(pairs=1, seconds=seconds + 1, warm_up=0.5)
-    with folder_on_disk() as folder, ExitStack() as ends:
-        setup = Setup(kind=case.kind, role="ours", service=case.service, database=str(Path(folder) / f"{case.name}.db"))
+    with folder_on_disk() as folder, closing(started(store, Path(folder))) as engine, ExitStack() as ends:
+        place = engine.place(case.name)
+        setup = Setup(
+            name=case.name, kind=case.kind, role="ours", service=case.service, database=place, store=engine.store
+        )
         server = Server(setup)
         ends.callback(lambda: server.end())
-        load = Load(ends, case.service)
+        load = Load(ends, case.service, engine)
         faults = prepared(case, setting, server, load)
         if case.keys == "cold":
             server.restart()
@@ -63,7 +67,7 @@ def _sampler(pid: int, seconds: float, file: Path) -> "subprocess.Popen[str]":
     program = Path(sys.executable).with_name("py-spy")
     command = [str(program), "record", "--pid", str(pid), "--duration", str(round(seconds)), "--rate", str(_RATE)]
     command += ["--nonblocking", "--function", "--format", "flamegraph", "--output", str(file)]
-    _, cpus = processors()
+    cpus = processors().load
     if cpus:
         command = ["taskset", "--cpu-list", ",".join(map(str, sorted(cpus))), *command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -84,10 +88,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--case", choices=[case.name for case in CASES], default="first-aio", help="the case to measure"
     )
+    parser.add_argument("--store", choices=STORES, default="sqlite", help="where operations are kept")
     parser.add_argument("--callers", type=positive(int), default=CALLERS[-1], help="how many calls at once")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="how long to sample")
     parser.add_argument("--file", default="flame.svg", help="where to write the SVG")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.case not in [case.name for case in cases_on(arguments.store)]:
+        parser.error(f"{arguments.case} is not measured on {arguments.store}")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ from pathlib import Path
 from rich.progress import Progress
 
 from bench.cases import CALLERS, Kind
+from bench.engines import SQLite
 from bench.files import multiply, swept
 from bench.measure import SIDES, Bursts, Load, Server, Setting, Side
-from bench.setup import Setup
+from bench.setup import REPLY_OF_200, Setup
 
 _MIB = 1 << 20
-_REPLY_LENGTH = 197
-"""The characters of a reply. The message has three bytes more: 200."""
 _LOOK_EVERY = 0.02
 """Seconds between two readings of the size of a WAL."""
 _CALLS_AT_ONCE = 5_000
@@ -71,7 +70,7 @@ class Growth:
     def __init__(self, kind: Kind, sizes: Sizes, folder: Path, progress: Progress) -> None:
         self._kind: Kind = kind
         self._sizes = sizes
-        self._folder = folder
+        self._engine = SQLite(folder)
         self._progress = progress
         self._setting = Setting(pairs=sizes.pairs, seconds=sizes.seconds, warm_up=sizes.warm_up)
         self.faults: list[str] = []
@@ -80,7 +79,7 @@ class Growth:
         """Compares first calls on files with many and with few keys, and the memory of both servers after that."""
         sizes = self._sizes
         with ExitStack() as ends:
-            load = Load(ends, "echo")
+            load = Load(ends, "echo", self._engine)
             counts: dict[Side, int] = {"reference": sizes.few, "measured": sizes.keys}
             for side, count in counts.items():
                 self._fill(load, f"{side}-keys", count)
@@ -120,7 +119,7 @@ class Growth:
         """
         sizes = self._sizes
         with ExitStack() as ends:
-            load = Load(ends, "echo")
+            load = Load(ends, "echo", self._engine)
             self._fill(load, "resting", 1)
             self._fill(load, "sweeping", sizes.expired, ttl=0.001)
             resting, sweeping = self._started(ends, "resting"), self._started(ends, "sweeping", sweep_every=0.001)
@@ -154,7 +153,7 @@ class Growth:
         """Compares memory after many and after fewer keyed calls, and measures the size of the file for each key."""
         sizes = self._sizes
         with ExitStack() as ends:
-            load = Load(ends, "echo")
+            load = Load(ends, "echo", self._engine)
             server = self._server("calls")
             with self._ending(server), self._task(f"{sizes.calls:,} calls", sizes.calls) as advance:
                 self._make(load, server, sizes.first_calls, advance)
@@ -183,11 +182,12 @@ class Growth:
     def _server(self, name: str, *, ttl: float | None = None, sweep_every: float | None = None) -> Server:
         return Server(
             Setup(
+                name=name,
                 kind=self._kind,
                 role="ours",
                 service="echo",
-                database=str(self._folder / f"{name}.db"),
-                reply_length=_REPLY_LENGTH,
+                database=self._engine.place(name),
+                reply_length=REPLY_OF_200,
                 ttl=ttl,
                 sweep_every=sweep_every,
             )

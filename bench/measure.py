@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bench.cases import CALLERS, Case, Keys, Kind, Role, Service
+from bench.engines import Engine
 from bench.places import processors
 from bench.processes import Process
 from bench.setup import Setup, Tuning
@@ -51,6 +51,8 @@ class Burst:
     """The share of one processor that the load used."""
     cpu_per_call: float
     """The server's processor time per call, in seconds."""
+    engine_cpu_per_call: float | None = None
+    """That of the database server; ``None`` if there is none."""
 
 
 class Bursts:
@@ -73,12 +75,15 @@ class Bursts:
 
     def median(self, side: Side, what: str) -> float:
         """Returns the median of one value over the bursts of a side."""
-        values: list[float] = [getattr(burst, what) for burst in self.of[side]]
-        return statistics.median(values or [0.0])
+        return statistics.median(self._values(side, what) or [0.0])
 
     def medians(self, side: Side) -> dict[str, float]:
         """Returns the figures of all bursts."""
-        return {name: self.median(side, name) for name in Burst.__dataclass_fields__}
+        return {name: self.median(side, name) for name in Burst.__dataclass_fields__ if self._values(side, name)}
+
+    def _values(self, side: Side, what: str) -> list[float]:
+        values: list[float | None] = [getattr(burst, what) for burst in self.of[side]]
+        return [value for value in values if value is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +120,13 @@ class Figure:
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
 
 
-def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], None]) -> list[Figure]:
+def measure(case: Case, setting: Setting, engine: Engine, progress: Callable[[], None]) -> list[Figure]:
     """Runs all pairs of a case, for each number of callers. ``progress`` is called for each burst."""
     with ExitStack() as ends:
-        servers = {side: Server(_setup(case, side, setting, folder)) for side in SIDES}
+        servers = {side: Server(_setup(case, side, setting, engine)) for side in SIDES}
         for server in servers.values():
             ends.callback(server.end)
-        load = Load(ends, case.service)
+        load = Load(ends, case.service, engine)
         faults = [fault for server in servers.values() for fault in prepared(case, setting, server, load)]
         figures = []
         for callers in setting.callers:
@@ -136,12 +141,15 @@ def measure(case: Case, setting: Setting, folder: Path, progress: Callable[[], N
         return figures
 
 
-def _setup(case: Case, side: Side, setting: Setting, folder: Path) -> Setup:
+def _setup(case: Case, side: Side, setting: Setting, engine: Engine) -> Setup:
+    name = f"{case.name}-{side}"
     return Setup(
+        name=name,
         kind=case.kind,
         role="ours" if side == "measured" else _reference(case, setting),
         service=case.service,
-        database=str(folder / f"{case.name}-{side}.db"),
+        database=engine.place(name),
+        store=engine.store,
         tuning=Tuning() if side == "reference" and setting.tuned_alone else setting.tuning,
     )
 
@@ -199,7 +207,7 @@ class Server:
         self.process = self._start()
 
     def _start(self) -> Process:
-        return Process("bench.server", self.setup.as_argument(), cpus=processors()[0])
+        return Process("bench.server", self.setup.as_argument(), cpus=processors().servers)
 
     def restart(self) -> None:
         """Ends the process, and starts another one on the same file."""
@@ -218,8 +226,9 @@ class Server:
 class Load:
     """The process that makes the calls, and the checks of their results."""
 
-    def __init__(self, ends: ExitStack, service: Service) -> None:
-        self._process = ends.enter_context(Process("bench.load", cpus=processors()[1]))
+    def __init__(self, ends: ExitStack, service: Service, engine: Engine) -> None:
+        self._process = ends.enter_context(Process("bench.load", cpus=engine.processors.load))
+        self._engine = engine
         self._service = service
 
     def make(self, server: Server, count: int, *, keep: bool = False, callers: int = CALLERS[-1]) -> list[str]:
@@ -232,7 +241,8 @@ class Load:
         self, server: Server, keys: Keys, callers: int, setting: Setting, *, status: str | None
     ) -> tuple[Burst, list[str]]:
         """Measures for a time, and returns the figures and the failures."""
-        before, began = server.ask(), time.perf_counter()
+        before = server.ask()
+        engine_before, began = self._engine.cpu(), time.perf_counter()
         result = self._order(
             server,
             do="measure",
@@ -242,26 +252,32 @@ class Load:
             warm_up=setting.warm_up,
             seconds=setting.seconds,
         )
-        took, after = time.perf_counter() - began, server.ask()
-        cpu = after["cpu"] - before["cpu"]
+        took, engine_after = time.perf_counter() - began, self._engine.cpu()
+        after = server.ask()  # which may count effects in the database
+        cpu, calls = after["cpu"] - before["cpu"], max(1, result["calls"])
         burst = Burst(
             throughput=result["throughput"],
             p50=result["p50"],
             p99=result["p99"],
             server_cpu=cpu / took,
             load_cpu=result["cpu"],
-            cpu_per_call=cpu / max(1, result["calls"]),
+            cpu_per_call=cpu / calls,
+            engine_cpu_per_call=_per(calls, engine_before, engine_after),
         )
         return burst, _faults(server, result, after["effects"] - before["effects"], status)
 
     def _order(self, server: Server, **order: Any) -> dict[str, Any]:
-        return self._process.ask(service=self._service, server=server.setup.database, **order)
+        return self._process.ask(service=self._service, server=server.setup.name, **order)
+
+
+def _per(calls: int, before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else (after - before) / calls
 
 
 def _faults(server: Server, result: dict[str, Any], effects: int, status: str | None) -> list[str]:
     """Returns the failures: failed calls, replies with another mark, and missing effects."""
     setup = server.setup
-    where = f"{Path(setup.database).stem}, {setup.role}"
+    where = f"{setup.name}, {setup.role}"
     faults = [f"{where}: {count} calls failed with {why}" for why, count in result["failed"].items()]
     mark = status or ""
     others = {name: count for name, count in result["statuses"].items() if name != mark}

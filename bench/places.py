@@ -4,17 +4,53 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _IN_MEMORY = ("tmpfs", "ramfs")
 
 
-def processors() -> tuple[set[int] | None, set[int] | None]:
-    """Returns the servers' one processor and those for the load; ``None`` if processes can't be pinned."""
-    if sys.platform != "linux":
-        return None, None
-    cpus = sorted(os.sched_getaffinity(0))
-    return ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (None, None)
+class Processors(NamedTuple):
+    """The processors of each part; ``None`` if processes can't be pinned."""
+
+    servers: set[int] | None
+    load: set[int] | None
+    engine: set[int] | None
+    """Those of a database server, if there is one."""
+
+    @property
+    def shared(self) -> bool:
+        """True if a database server and the load share their processors."""
+        return self.engine is not None and self.load == self.engine
+
+
+def processors(*, engine: bool = False) -> Processors:
+    """Returns one processor for the servers, and others for the load.
+
+    Args:
+        engine: True if there is a database server. It gets a processor of its own if there are three.
+    """
+    cpus = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+    if len(cpus) < 2:
+        return Processors(None, None, None)
+    first, *others = cpus
+    own = 1 if engine and len(others) > 1 else 0
+    return Processors({first}, set(others[own:]), set(others[:own] or others))
+
+
+@contextmanager
+def on_processors(cpus: set[int] | None) -> Iterator[None]:
+    """Pins all processes that this thread starts in the block."""
+    if cpus is None or sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def folder_on_disk() -> "tempfile.TemporaryDirectory[str]":

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 Answering = Callable[[dict[str, Any]], dict[str, Any]]
@@ -68,7 +68,8 @@ class Process:
     def end(self) -> None:
         """Closes the worker's input, so that it ends by itself, and kills it after 60 seconds."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
+            with suppress(BrokenPipeError):  # an order may be left that a failed worker did not read
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:

@@ -5,7 +5,7 @@ import os
 import platform
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,44 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cases import KINDS, ROLES
+from bench.engines import Engine
 from bench.load import CONNECTIONS
 from bench.measure import SIDES, Figure, Setting
 from bench.places import processors
+from bench.storage import Storage
 
 _LOAD_LIMIT = 0.7
 """The share of its processor above which the load may have limited a server."""
+_LEFT = ("case", "server", "against", "store", "what", "note", "")
+"""The headings of columns of text."""
 _CASE, _FULL_CASE = ("case", "n"), ("case", "server", "callers", "against")
 _RATIOS = ("calls/s", "ours", "ratio", "min-max", "by CPU", "target", "")
-_DETAILS = ("p50 ms", "p99 ms", "server µs/call", "load %")
+_COLUMNS = {
+    "p50 ms": ("p50", 1e3, 1),
+    "p99 ms": ("p99", 1e3, 1),
+    "server µs/call": ("cpu_per_call", 1e6, 0),
+    "engine µs": ("engine_cpu_per_call", 1e6, 0),
+    "load %": ("load_cpu", 100, 0),
+}
+"""The name, the factor and the digits of each value of the second table, by its heading."""
+_STORAGE = ("store", "keys", "bytes/key", "compacted", "logged/key", "swept/s", "engine µs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Results:
+    """All that a run has found, as in the JSON file."""
+
+    figures: Sequence[Figure]
+    storage: Storage | None
+    """What stored keys take; ``None`` if it was not measured."""
+    told: dict[str, Any]
+    """The conditions."""
+
+    @property
+    def faults(self) -> list[str]:
+        """All failures."""
+        found = [fault for figure in self.figures for fault in figure.faults]
+        return found + (self.storage.faults if self.storage else [])
 
 
 def _case(figure: Figure) -> tuple[str, ...]:
@@ -50,33 +79,63 @@ def _ratios(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
     ]
 
 
-def _details(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
-    """Returns the cells for latencies and processor time, reference / ours."""
-    columns = (("p50", 1e3, 1), ("p99", 1e3, 1), ("cpu_per_call", 1e6, 0), ("load_cpu", 100, 0))
-    return [
+def _details(figures: Sequence[Figure]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the headings and the cells for latencies and processor time, reference / ours."""
+    served = any("engine_cpu_per_call" in figure.measured for figure in figures)
+    columns = {heading: column for heading, column in _COLUMNS.items() if served or not heading.startswith("engine")}
+    lines = [
         tuple(
-            " / ".join(f"{side[name] * factor:.{digits}f}" for side in (figure.reference, figure.measured))
-            for name, factor, digits in columns
+            " / ".join(f"{side.get(name, 0.0) * factor:.{digits}f}" for side in (figure.reference, figure.measured))
+            for name, factor, digits in columns.values()
         )
         for figure in figures
     ]
+    return tuple(columns), lines
 
 
-def show(figures: Sequence[Figure], told: dict[str, Any], console: Console) -> None:
-    """Prints both tables, their conditions, and warnings."""
+def _stored(storage: Storage) -> tuple[str, ...]:
+    """Returns the cells for what stored keys take."""
+    compacted, logged, cpu = storage.compacted, storage.logged, storage.engine_cpu_per_swept
+    return (
+        storage.store,
+        f"{storage.keys:,}",
+        f"{storage.bytes_per_key:,.0f}",
+        "" if compacted is None else f"{compacted:,.0f}",
+        "" if logged is None else f"{logged:,.0f}",
+        f"{storage.swept_per_second:,.0f}",
+        "" if cpu is None else f"{cpu * 1e6:.0f}",
+    )
+
+
+def show(results: Results, console: Console) -> None:
+    """Prints all tables, their conditions, and warnings."""
+    figures, told = results.figures, results.told
     titles = ("Calls per second of the reference and ours", "Reference / ours: latency and processor time")
-    for title, headings, lines in zip(titles, (_RATIOS, _DETAILS), (_ratios(figures), _details(figures)), strict=True):
-        table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        for heading in (*_CASE, *headings):
-            table.add_column(heading, justify="left" if heading in ("case", "") else "right", no_wrap=True)
-        for figure, line in zip(figures, lines, strict=True):
-            table.add_row(*_case(figure), *(coloured(cell) for cell in line))
-        console.print(table)
+    parts = ((_RATIOS, _ratios(figures)), _details(figures))
+    for title, (headings, lines) in zip(titles, parts, strict=True):
+        if figures:
+            _print(
+                title,
+                (*_CASE, *headings),
+                [_case(one) + cells for one, cells in zip(figures, lines, strict=True)],
+                console,
+            )
+    if results.storage:
+        _print("Stored keys, with replies of 200 bytes", _STORAGE, [_stored(results.storage)], console)
     targets = [figure.met for figure in figures if figure.met is not None]
     if targets:
         console.print(f"{sum(targets)} of {len(targets)} targets met.")
     console.print(sentence(told))
-    _warn(figures, console)
+    _warn(results, console)
+
+
+def _print(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(coloured, line))
+    console.print(table)
 
 
 def coloured(cell: str) -> str:
@@ -84,51 +143,66 @@ def coloured(cell: str) -> str:
     return {"met": "[green]met[/green]", "missed": "[red]missed[/red]"}.get(cell, cell)
 
 
-def _warn(figures: Sequence[Figure], console: Console) -> None:
-    for figure in figures:
+def _warn(results: Results, console: Console) -> None:
+    shared = results.told.get("engine", {}).get("shares_load", False)
+    who = "the load and the engine" if shared else "the load"
+    for figure in results.figures:
         for side, values in zip(SIDES, (figure.reference, figure.measured), strict=True):
-            if values["load_cpu"] > _LOAD_LIMIT:
+            busy = values["load_cpu"]
+            if shared:
+                busy += values.get("engine_cpu_per_call", 0.0) * values["throughput"]
+            if busy > _LOAD_LIMIT:
                 console.print(
-                    f"[yellow]{figure.case}, {figure.callers} callers, {side}: the load used {values['load_cpu']:.0%} "
-                    "of its processor, and may have been the bottleneck.[/yellow]"
+                    f"[yellow]{figure.case}, {figure.callers} callers, {side}: {who} used {busy:.0%} of the processor, "
+                    "and may have been the bottleneck.[/yellow]"
                 )
-        for fault in figure.faults:
-            console.print(f"[red]{escape(fault)}[/red]")
+    for fault in results.faults:
+        console.print(f"[red]{escape(fault)}[/red]")
 
 
-def tables(figures: Sequence[Figure]) -> tuple[str, str]:
-    """Returns both tables as Markdown."""
-    ratios, details = (
+def tables(results: Results) -> tuple[str, ...]:
+    """Returns the tables of what was measured as Markdown: ratios, details, and what stored keys take."""
+    figures = results.figures
+    found = [
         markdown(
             (*_FULL_CASE, *headings), [(*_full_case(one), *line) for one, line in zip(figures, lines, strict=True)]
         )
-        for headings, lines in ((_RATIOS, _ratios(figures)), (_DETAILS, _details(figures)))
-    )
-    return ratios, details
+        for headings, lines in ((_RATIOS, _ratios(figures)), _details(figures))
+        if figures
+    ]
+    if results.storage:
+        found.append(markdown(_STORAGE, [_stored(results.storage)]))
+    return tuple(found)
 
 
 def markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Returns a table as Markdown."""
-    rule = [":--" if heading in ("case", "server", "against", "what", "note", "") else "--:" for heading in headings]
+    rule = [":--" if heading in _LEFT else "--:" for heading in headings]
     return "".join(f"| {' | '.join(line)} |\n" for line in (headings, rule, *lines))
 
 
-def conditions(setting: Setting) -> dict[str, Any]:
+def conditions(setting: Setting, engine: Engine) -> dict[str, Any]:
     """Returns the conditions on which the figures depend."""
-    return {
+    told = {
         "pairs": setting.pairs,
         "seconds": setting.seconds,
         "connections": CONNECTIONS,
         **asdict(setting.tuning),
         **machine(),
+        "store": engine.store,
     }
+    if engine.store == "sqlite":
+        return told
+    del told["synchronous"], told["sqlite"]
+    shares = engine.served and engine.processors.shared
+    return told | {"engine": {"title": engine.title, "settings": engine.settings, "shares_load": shares}}
 
 
 def machine() -> dict[str, Any]:
     """Returns a description of the machine."""
     return {
         "processors": os.cpu_count(),
-        "pinned": processors()[0] is not None,
+        "pinned": processors().servers is not None,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "sqlite": sqlite3.sqlite_version,
         "grpcio": grpc.__version__,
@@ -141,21 +215,43 @@ def sentence(told: dict[str, Any]) -> str:
     pinned = "servers on one of them, the load on the others" if told["pinned"] else "nothing pinned"
     loop = ", uvloop" if told["uvloop"] else ""
     collector = "" if told["gc_threshold"] is None else f", gc threshold {told['gc_threshold']}"
+    if "engine" in told:
+        engine = _engine(told["engine"], pinned=told["pinned"])
+        versions = told["python"]
+    else:
+        engine = f"synchronous={told['synchronous']}"
+        versions = f"{told['python']}, SQLite {told['sqlite']}"
     return (
         f"{told['pairs']} pairs of {told['seconds']:g} s each, reference and ours in turn; ratio: the median of the "
         f"pairs' ratios; by CPU: of the servers' processor time per call. {told['processors']} processors, {pinned}; "
-        f"synchronous={told['synchronous']}{loop}{collector}; {told['python']}, SQLite {told['sqlite']}, "
-        f"grpcio {told['grpcio']}, {told['system']}."
+        f"{engine}{loop}{collector}; {versions}, grpcio {told['grpcio']}, {told['system']}."
     )
 
 
-def write(figures: Sequence[Figure], told: dict[str, Any], file: Path) -> None:
-    """Writes the figures as JSON."""
-    values = {"conditions": told, "figures": [figure.as_json() for figure in figures]}
+def _engine(engine: dict[str, Any], *, pinned: bool) -> str:
+    """Returns the engine as text: its version, its settings, and where it runs."""
+    if not engine["settings"]:
+        return str(engine["title"])
+    place = "" if not pinned else " on the load's processor" if engine["shares_load"] else " on one of its own"
+    return f"{engine['title']}{place} with {engine['settings']}"
+
+
+def write(results: Results, file: Path) -> None:
+    """Writes the results as JSON."""
+    values = {
+        "conditions": results.told,
+        "figures": [figure.as_json() for figure in results.figures],
+        "storage": asdict(results.storage) if results.storage else None,
+    }
     file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def read(file: Path) -> tuple[list[Figure], dict[str, Any]]:
+def read(file: Path) -> Results:
     """Reads a file that :func:`write` wrote."""
     values = json.loads(file.read_text(encoding="utf-8"))
-    return [Figure.of_json(figure) for figure in values["figures"]], values["conditions"]
+    storage = values.get("storage")
+    return Results(
+        figures=[Figure.of_json(figure) for figure in values["figures"]],
+        storage=Storage(**storage) if storage else None,
+        told=values["conditions"],
+    )

@@ -20,6 +20,7 @@ import grpc_idempotency.aio
 from bench import aio_handlers, sync_handlers
 from bench.guard import TABLE, Guard
 from bench.load import METHODS
+from bench.orders import SQLITE, Tables
 from bench.processes import stay_on_cpus, take_orders, take_orders_blocking
 from bench.setup import Setup
 from grpc_idempotency import Effects, Policy
@@ -73,15 +74,22 @@ def _sweep_every(setup: Setup) -> timedelta | None:
     return None if setup.sweep_every is None else timedelta(seconds=setup.sweep_every)
 
 
+def _tables(setup: Setup) -> Tables:
+    if setup.store == "sqlite":
+        return SQLITE
+    from bench.postgres_orders import POSTGRESQL  # on use: other servers shall not have psycopg in memory
+
+    return POSTGRESQL
+
+
 async def _serve_aio(setup: Setup) -> None:
     """Serves on ``grpc.aio`` until the standard input ends."""
     synchronous = setup.tuning.synchronous
     interceptors: list[Any] = []
     closing: list[Callable[[], Coroutine[Any, Any, None]]] = []
-    service: aio_handlers.Echo | aio_handlers.Orders | aio_handlers.TransactionalOrders
-    service = aio_handlers.Echo(setup.reply_length)
+    service: Any = aio_handlers.Echo(setup.reply_length)
     if setup.role == "ours":
-        store = grpc_idempotency.aio.SQLiteStore(setup.database, synchronous=synchronous)
+        store: Any = grpc_idempotency.aio.store_from_url(setup.url)
         await store.open()
         interceptor = grpc_idempotency.aio.IdempotencyInterceptor(
             store, policy=_policy(setup), sweep_every=_sweep_every(setup)
@@ -89,12 +97,16 @@ async def _serve_aio(setup: Setup) -> None:
         interceptors.append(interceptor)
         closing.append(interceptor.close)
         if setup.service == "order":
-            service = aio_handlers.TransactionalOrders(store, setup.database)
+            service = aio_handlers.TransactionalOrders(store, _tables(setup), setup.database)
     elif setup.role == "guard":
         db = await aio_handlers.connect(setup.database, synchronous, isolation_level="DEFERRED")
         await db.execute(TABLE)
         interceptors.append(Guard(db))
         closing.append(db.close)
+    elif setup.service == "order" and setup.store == "postgresql":
+        from bench.postgres_orders import AsyncOrders
+
+        service = await AsyncOrders.open(setup.database)
     elif setup.service == "order":
         service = await aio_handlers.Orders.open(setup.database, synchronous)
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
@@ -109,13 +121,11 @@ async def _serve_aio(setup: Setup) -> None:
 
 def _serve_sync(setup: Setup) -> None:
     """Serves on ``grpc.server`` until the standard input ends."""
-    synchronous = setup.tuning.synchronous
     interceptors: list[grpc.ServerInterceptor] = []
     closing: list[Callable[[], None]] = []
-    service: sync_handlers.Echo | sync_handlers.Orders | sync_handlers.TransactionalOrders
-    service = sync_handlers.Echo(setup.reply_length)
+    service: Any = sync_handlers.Echo(setup.reply_length)
     if setup.role == "ours":
-        store = grpc_idempotency.SQLiteStore(setup.database, synchronous=synchronous)
+        store: Any = grpc_idempotency.store_from_url(setup.url)
         store.open()
         interceptor = grpc_idempotency.IdempotencyInterceptor(
             store, policy=_policy(setup), sweep_every=_sweep_every(setup)
@@ -123,9 +133,13 @@ def _serve_sync(setup: Setup) -> None:
         interceptors.append(interceptor)
         closing.append(interceptor.close)
         if setup.service == "order":
-            service = sync_handlers.TransactionalOrders(store, setup.database)
+            service = sync_handlers.TransactionalOrders(store, _tables(setup), setup.database)
+    elif setup.service == "order" and setup.store == "postgresql":
+        from bench.postgres_orders import Orders
+
+        service = Orders(setup.database)
     elif setup.service == "order":
-        service = sync_handlers.Orders(setup.database, synchronous)
+        service = sync_handlers.Orders(setup.database, setup.tuning.synchronous)
     server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
     serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)

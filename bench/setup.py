@@ -3,10 +3,13 @@
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
+from urllib.parse import quote
 
-from bench.cases import Kind, Role, Service
+from bench.cases import Kind, Role, Service, StoreName
 
 Synchronous = Literal["NORMAL", "FULL", "EXTRA"]
+REPLY_OF_200 = 197
+"""The characters of a reply whose message has 200 bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +27,14 @@ class Tuning:
 class Setup:
     """The setup of one server."""
 
+    name: str
+    """The name of the server in messages."""
     kind: Kind
     role: Role
     service: Service
     database: str
+    """The place that the engine made: the path of a file for SQLite, the URL of a store for others."""
+    store: StoreName = "sqlite"
     tuning: Tuning = field(default_factory=Tuning)
     reply_length: int = 8
     """The number of characters of the echo's reply."""
@@ -35,6 +42,13 @@ class Setup:
     """How many seconds an outcome is kept; ``None``: the library's default."""
     sweep_every: float | None = None
     """Seconds between two sweeps; ``None``: no sweeps."""
+
+    @property
+    def url(self) -> str:
+        """The URL of the store."""
+        if self.store == "sqlite":
+            return f"sqlite:///{quote(self.database)}?synchronous={self.tuning.synchronous}"
+        return self.database
 
     def as_argument(self) -> str:
         """Returns the setup as text."""

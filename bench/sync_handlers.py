@@ -8,8 +8,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from bench import orders
 from bench.setup import Synchronous
-from grpc_idempotency import SQLiteStore
-from grpc_idempotency.transactions import Database
+from grpc_idempotency.transactions import Database, TransactionalStore
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 
 
@@ -43,19 +42,19 @@ class Orders:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(f"PRAGMA synchronous = {synchronous}")
         self._turn = threading.Lock()
-        orders.create_tables(database)
+        orders.SQLITE.create(database)
 
     def handle(self, request: CreateOrderRequest, _context: grpc.ServicerContext) -> Order:
         order = orders.new(request)
         with self._turn:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(orders.NEW_ORDER, orders.row(order))
-            self._db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            self._db.execute(orders.SQLITE.new_order, orders.row(order))
+            self._db.executemany(orders.SQLITE.new_item, orders.item_rows(order))
             self._db.execute("COMMIT")
         return order
 
     def effects(self) -> int:
-        return orders.count(self._database)
+        return orders.SQLITE.count(self._database)
 
     def close(self) -> None:
         self._db.close()
@@ -64,22 +63,23 @@ class Orders:
 class TransactionalOrders:
     """CreateOrder with ``store.transaction``."""
 
-    def __init__(self, store: SQLiteStore, database: str) -> None:
+    def __init__(self, store: TransactionalStore, tables: orders.Tables, database: str) -> None:
         self._store = store
+        self._tables = tables
         self._database = database
-        orders.create_tables(database)
+        tables.create(database)
 
     def handle(self, request: CreateOrderRequest, _context: grpc.ServicerContext) -> Order:
         def create(db: Database) -> Order:
             order = orders.new(request)
-            db.execute(orders.NEW_ORDER, orders.row(order))
-            db.executemany(orders.NEW_ITEM, orders.item_rows(order))
+            db.execute(self._tables.new_order, orders.row(order))
+            db.executemany(self._tables.new_item, orders.item_rows(order))
             return order
 
         return self._store.transaction(create)
 
     def effects(self) -> int:
-        return orders.count(self._database)
+        return self._tables.count(self._database)
 
     def close(self) -> None:
         pass

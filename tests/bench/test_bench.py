@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import report
-from bench.cases import CASES
+from bench.cases import StoreName, cases_on
 from bench.measure import SIDES
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def printed(folder: Path) -> str:
     """What one run with the shortest settings printed."""
-    short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--callers", *map(str, CALLERS))
+    short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--keys", "100", "--callers", *map(str, CALLERS))
     files = ("--json", "figures.json", "--markdown", "table.md", "--plot", "plot.svg")
     command = [sys.executable, "-m", "bench", *short]
     command += [str(folder / part) if part.count(".") and part[0] != "-" else part for part in files]
@@ -45,7 +45,7 @@ def figures(folder: Path, printed: str) -> list[dict[str, Any]]:
 
 def test_every_figure_is_there(figures: list[dict[str, Any]]) -> None:
     """One run measures every case with each number of callers, on both sides."""
-    expected = [(case.name, callers) for case in CASES for callers in CALLERS]
+    expected = [(case.name, callers) for case in cases_on("sqlite") for callers in CALLERS]
     assert [(figure["case"], figure["callers"]) for figure in figures] == expected
     for figure in figures:
         assert len(figure["ratios"]) == 1
@@ -71,10 +71,10 @@ def test_the_table_says_whether_targets_were_met(printed: str, figures: list[dic
 
 def test_figures_can_be_shown_again(folder: Path, figures: list[dict[str, Any]]) -> None:
     """The JSON file has all that the tables and the plot need."""
-    again, told = report.read(folder / "figures.json")
-    assert [figure.as_json() for figure in again] == figures
+    again = report.read(folder / "figures.json")
+    assert [figure.as_json() for figure in again.figures] == figures
     assert "\n".join(report.tables(again)) == (folder / "table.md").read_text()
-    assert "synchronous=FULL" in report.sentence(told)
+    assert "synchronous=FULL" in report.sentence(again.told)
 
 
 def test_the_plot_is_drawn(folder: Path, printed: str) -> None:
@@ -95,3 +95,53 @@ def test_a_tuning_is_compared_with_none(tmp_path: Path) -> None:
     assert [(one["versus"], one["target"], one["faults"]) for one in written["figures"]] == [("ours", None, [])] * 3
     assert "targets met" not in run.stdout
     assert "synchronous=NORMAL, uvloop, gc threshold 50000" in " ".join(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("store", "more", "told"),
+    [
+        ("postgresql", (), "fsync=on, synchronous_commit=on"),
+        ("redis", ("--appendfsync", "always"), "appendonly=yes, appendfsync=always"),
+        ("memory", (), "MemoryStore"),
+    ],
+)
+def test_every_figure_of_an_engine_is_there(store: StoreName, more: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    """A real server of the engine is measured: its processor time, and what it keeps. There are no targets."""
+    json_file, markdown = tmp_path / "figures.json", tmp_path / "table.md"
+    short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--keys", "100", "--callers", "4")
+    files = ("--json", str(json_file), "--markdown", str(markdown))
+    command = [sys.executable, "-m", "bench", "--store", store, *more, *short, *files]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = report.read(json_file)
+    assert results.faults == []
+    assert [figure.case for figure in results.figures] == [case.name for case in cases_on(store)]
+    assert all(figure.target is None for figure in results.figures)
+    assert told in report.sentence(results.told)
+    assert "".join(f"{line}\n" for line in markdown.read_text().splitlines() if line) == "".join(report.tables(results))
+    if store == "memory":
+        assert results.storage is None
+        return
+    assert results.storage is not None
+    assert results.storage.bytes_per_key > 200
+    assert results.storage.logged is not None
+    assert results.storage.logged > 200
+    if sys.platform == "linux":
+        [first] = [figure for figure in results.figures if figure.case == "first-aio"]
+        assert first.measured["engine_cpu_per_call"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--store", "redis", "--only", "order-aio"), "order-aio is not measured on redis"),
+        (("--store", "memory", "--synchronous", "FULL"), "--synchronous is a setting of SQLite"),
+        (("--appendfsync", "always"), "--appendfsync is a setting of Valkey"),
+    ],
+)
+def test_arguments_that_do_not_fit_the_store_are_refused(arguments: tuple[str, ...], told: str) -> None:
+    """Nothing is measured, rather than something else than was asked for."""
+    command = [sys.executable, "-m", "bench", *arguments]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 2
+    assert told in run.stderr

@@ -36,11 +36,11 @@ class Server:
     """A PostgreSQL server with a folder of its own.
 
     PostgreSQL refuses to run as root, so root starts it as another user. This user may not be able to read the
-    installation, which is copied for it.
+    installation, which is copied for it. The server's folder is made in ``parent``, or else among temporary files.
     """
 
-    def __init__(self, **settings: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="grpc-idempotency-postgres-"))
+    def __init__(self, *, parent: Path | None = None, **settings: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="grpc-idempotency-postgres-", dir=parent))
         self.port = free_port()
         self._settings = {"fsync": "off", "max_connections": "200", "shared_buffers": "32MB"} | settings
         self._runner: list[str] = []

@@ -29,10 +29,13 @@ def free_ports(count: int) -> list[int]:
 
 
 class Valkey:
-    """One server. It listens on a Unix socket, or on a port if it is given one."""
+    """One server. It listens on a Unix socket, or on a port if it is given one.
 
-    def __init__(self, *, port: int = 0, **config: Any) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="valkey-"))
+    The server's folder is made in ``parent``, or else among temporary files.
+    """
+
+    def __init__(self, *, port: int = 0, parent: Path | None = None, **config: Any) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="valkey-", dir=parent))
         path = None if port else self.folder / "socket"
         self.url = f"redis://127.0.0.1:{port}" if port else f"unix://{path}"
         self.port = port
@@ -41,6 +44,11 @@ class Valkey:
         defaults = {"maxmemory-policy": "noeviction", "repl-diskless-sync-delay": "0", "logfile": log}
         config = defaults | {name.replace("_", "-"): value for name, value in config.items()}
         self._server = ValkeyServer(port=port, data_dir=self.folder, config=config, unix_socket_path=path)
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._server._process.pid
+        return pid
 
     def start(self) -> None:
         self._server.start()
@@ -61,7 +69,7 @@ class Valkey:
         self._send(signal.SIGCONT)
 
     def _send(self, number: signal.Signals) -> None:
-        self._server._process.send_signal(number)
+        os.kill(self.pid, number)
 
     def client(self) -> Any:
         return redis.Redis.from_url(self.url)
