@@ -53,7 +53,7 @@ async def _run(workers: Sequence["Worker"], address: str) -> int:
     if not await workers[0].start():
         return workers[0].code or 1
     await asyncio.gather(_announce(workers, address), *(worker.keep() for worker in workers))
-    return 0 if all(worker.code == 0 for worker in workers) else 1
+    return 0 if all(worker.code in (0, None) for worker in workers) else 1
 
 
 async def _announce(workers: Sequence["Worker"], address: str) -> None:
@@ -71,7 +71,7 @@ class Worker:
         """Set once a process has served, or is not to serve any more."""
         self.stopping = asyncio.Event()
         self.code: int | None = None
-        """How the last process has ended."""
+        """How the last process has ended; ``None`` if none has."""
         self._command = command
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -79,10 +79,10 @@ class Worker:
 
     async def keep(self) -> None:
         """Starts a process if there is none yet, and another one when it ends, until it is to stop."""
-        if self._process is None:
-            await self.start()
         delay = _FIRST_DELAY
-        while True:
+        while not self.stopping.is_set():
+            if self._process is None:
+                await self.start()
             pid = await self._ended()
             if self.stopping.is_set():
                 return
@@ -91,10 +91,10 @@ class Worker:
             _log.warning("worker %d has ended with %s: another one starts in %.1f s", pid, self.code, delay)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.stopping.wait(), delay)
-            if self.stopping.is_set():
-                return
             delay = min(delay * 2, _LONGEST_DELAY)
-            await self.start()
+            self._process = None
+        if self._process is not None:
+            await self._ended()
 
     async def start(self) -> bool:
         """Starts a process. Returns ``True`` once it serves, or ``False`` if it has ended before."""

@@ -153,6 +153,35 @@ async def test_a_second_signal_ends_all_at_once(tmp_path: Path) -> None:
         assert await shop.stopped() == 1
 
 
+async def test_a_stop_during_the_start(tmp_path: Path) -> None:
+    """A stop that comes before all workers are started starts no further ones, and is no failure."""
+    process = await asyncio.create_subprocess_exec(
+        *COMMAND,
+        cwd=tmp_path,
+        env=environment(SHOP_WORKERS="3"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    shop = Workers(process)
+    await shop.serving()
+    assert await shop.stopped() == 0
+    assert process.stdout is not None
+    assert await process.stdout.read() == b""
+
+
+async def test_a_worker_that_dies_again_and_again(tmp_path: Path) -> None:
+    """The pauses before another start grow."""
+    async with workers(tmp_path) as (shop, pids):
+        pauses = []
+        for _ in range(3):
+            os.kill(pids[0], signal.SIGKILL)
+            pauses.append(float((await shop.logged(r"another one starts in ([\d.]+) s"))[1]))
+            pids[0] = await shop.serving()
+        assert pauses == [0.1, 0.2, 0.4]
+        assert await shop.stopped() == 0
+
+
 @pytest.mark.parametrize("count", ["1", "2"])
 async def test_the_port_is_not_shared_with_another_shop(tmp_path: Path, count: str) -> None:
     """A port that another shop's workers share is taken, for one process and for several."""
