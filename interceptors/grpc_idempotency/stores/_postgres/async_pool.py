@@ -85,4 +85,4 @@ class AsyncPools:
         if self._sessions.pooled:
             db.prepare_threshold = None
         else:
-            await db.execute(*self._sessions.session(writes=False))
+            await db.execute(*self._sessions.session(own=False))

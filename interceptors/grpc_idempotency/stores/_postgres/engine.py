@@ -32,9 +32,9 @@ class PostgresEngine:
         self._lock = threading.Lock()
         sessions = Sessions(settings)
         self._writer = Writer(settings, self.sql, sessions, self._end)
-        self._reads = Lane(settings, sessions, _READERS, Reads(self.sql).answer)
+        self._reads = Lane(settings, sessions, _READERS, Reads(self.sql, sessions).answer, own=True)
         self._running = Transactions(self.sql, sessions)
-        self._transactions = Lane(settings, sessions, settings.max_connections, self._running.answer)
+        self._transactions = Lane(settings, sessions, settings.max_connections, self._running.answer, own=False)
         self._awaited = AsyncPools(settings, sessions)
 
     @property

@@ -157,9 +157,9 @@ class Group:
                 answers = [self._execute(db, works[0])]
             else:
                 with db.pipeline():
-                    db.execute("BEGIN")
+                    db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                     if pooled or not durable:
-                        db.execute(*self._sessions.local(writes=True, durable=durable))
+                        db.execute(*self._sessions.local(own=True, durable=durable))
                     answers = [self._execute(db, work) for work in works]
                     db.execute("COMMIT")
             return {

@@ -30,10 +30,14 @@ class Lane:
         size: The maximum number of connections.
         run: Called with the lane and a request in one of the lane's threads or in the caller's; it sets the value, or
             raises.
+        own: True if the connections run the store's statements alone.
     """
 
-    def __init__(self, settings: Settings, sessions: Sessions, size: int, run: Callable[["Lane", Any], object]) -> None:
+    def __init__(
+        self, settings: Settings, sessions: Sessions, size: int, run: Callable[["Lane", Any], object], *, own: bool
+    ) -> None:
         self._run = run
+        self._own = own
         self._size = size
         self._sessions = sessions
         self._lock = threading.Lock()
@@ -103,7 +107,7 @@ class Lane:
                 pool.check()  # the others are likely to be lost, too
 
     def _configure(self, db: Connection) -> None:
-        self._sessions.begin(db, writes=False)
+        self._sessions.begin(db, own=self._own)
 
     def _serve(self) -> None:
         while True:

@@ -18,7 +18,7 @@ from grpc_idempotency.stores._calls.requests import (
 )
 from grpc_idempotency.stores._postgres import faults, rows
 from grpc_idempotency.stores._postgres.pool import Lane
-from grpc_idempotency.stores._postgres.settings import Connection
+from grpc_idempotency.stores._postgres.settings import Connection, Sessions
 from grpc_idempotency.stores._postgres.sql import Sql
 
 _READ_AT_ONCE = 32
@@ -30,8 +30,9 @@ _BEGINNING = datetime(1, 1, 1, tzinfo=timezone.utc)
 class Reads:
     """Answers requests that only read, and sweeps."""
 
-    def __init__(self, sql: Sql) -> None:
+    def __init__(self, sql: Sql, sessions: Sessions) -> None:
         self._sql = sql
+        self._sessions = sessions
 
     def answer(self, lane: Lane, request: Request[Any]) -> None:
         """Answers a request. It is made again if the connection was lost, or in conflict with others."""
@@ -94,7 +95,14 @@ class Reads:
         return Swept(deleted=deleted, more=more and deleted == request.limit)
 
     def _execute(self, db: Connection, statement: str, **parameters: Any) -> psycopg.Cursor[Any]:
-        return db.execute(self._sql[statement], parameters, binary=True)
+        if not self._sessions.pooled:
+            return db.execute(self._sql[statement], parameters, binary=True)
+        with db.pipeline():
+            db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            db.execute(*self._sessions.local(own=True))
+            cursor = db.execute(self._sql[statement], parameters, binary=True)
+            db.execute("COMMIT")
+        return cursor
 
 
 _READS: dict[type[Request[Any]], Callable[[Reads, Connection, Any], Any]] = {

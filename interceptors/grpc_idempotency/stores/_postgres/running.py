@@ -82,7 +82,7 @@ class Transactions:
             case Begin(statement):
                 db.execute(statement.encode())
                 if self._sessions.pooled:
-                    db.execute(*self._sessions.local(writes=False))
+                    db.execute(*self._sessions.local(own=False))
             case Call(guard):
                 return request.context.run(_call, request, View(db, guard))
             case Commit():
@@ -132,7 +132,7 @@ class Transactions:
             case Begin(statement):
                 await db.execute(statement.encode())
                 if self._sessions.pooled:
-                    await db.execute(*self._sessions.local(writes=False))
+                    await db.execute(*self._sessions.local(own=False))
             case Call(guard):
                 return await _call_async(request, db, guard)
             case Commit():

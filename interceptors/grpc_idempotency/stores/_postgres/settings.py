@@ -27,10 +27,10 @@ _DEFAULTS = {
     "tcp_user_timeout": 10_000,
 }
 _PLANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin")
-"""The planner's settings that are off on the writer, where the engine has them.
+"""The planner's settings that are off for the store's own statements, where the engine has them.
 
 Of a table that was never analysed, the planner thinks that it is small. It would read all of it for each batch, and
-keep this plan.
+keep this plan. And it thinks that a third of all rows have expired.
 """
 _RISKS = ("fsync", "full_page_writes")
 
@@ -94,37 +94,37 @@ class Sessions:
         if self._known.get("synchronous_commit") == "off":
             _log.warning("%s has synchronous_commit off: this store sets it on for its own connections", self._place)
 
-    def session(self, *, writes: bool) -> tuple[bytes, list[Any]]:
-        """Returns the statement that makes the settings of a session; ``writes`` for the writer's."""
-        return _configuring(self._wanted(writes=writes), local=False)
+    def session(self, *, own: bool) -> tuple[bytes, list[Any]]:
+        """Returns the statement that makes the settings of a session. See :meth:`local` for ``own``."""
+        return _configuring(self._wanted(own=own), local=False)
 
-    def local(self, *, writes: bool, durable: bool = True) -> tuple[bytes, list[Any]]:
+    def local(self, *, own: bool, durable: bool = True) -> tuple[bytes, list[Any]]:
         """Returns the statement that makes settings for one transaction.
 
         Args:
-            writes: True for the writer's.
+            own: True if the session runs the store's statements alone.
             durable: False if its commit need not wait for the disk.
         """
-        wanted = self._wanted(writes=writes) if self.pooled else []
+        wanted = self._wanted(own=own) if self.pooled else []
         return _configuring(wanted if durable else [*wanted, ("synchronous_commit", "off")], local=True)
 
-    def _wanted(self, *, writes: bool) -> list[tuple[str, str]]:
+    def _wanted(self, *, own: bool) -> list[tuple[str, str]]:
         known = self._known or {}
         wanted = [("lock_timeout", self._patience)] if "lock_timeout" in known else []
         if known.get("synchronous_commit") == "off":
             wanted.append(("synchronous_commit", "on"))
-        if writes:
+        if own:
             wanted += [(name, "off") for name in _PLANS if name in known]
             wanted.append(("default_transaction_isolation", "read committed"))
         return wanted
 
-    def begin(self, db: Connection, *, writes: bool) -> None:
+    def begin(self, db: Connection, *, own: bool) -> None:
         """Sets up a new connection."""
         self.learn(db)
         if self.pooled:
             db.prepare_threshold = None
         else:
-            db.execute(*self.session(writes=writes))
+            db.execute(*self.session(own=own))
 
     def fell_back(self, error: BaseException) -> bool:
         """Returns ``True`` if the error shows that there is a pooler. On new connections nothing is prepared then."""

@@ -48,11 +48,11 @@ class AsyncPostgresStore(PostgresBase, AsyncTransactionalCalls):
 
     @overload
     def transaction(
-        self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]], *, step: Callable[[T], Step] | None = None
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]: ...
     @overload
     def transaction(
-        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+        self, fn: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]], *, step: Callable[[T], Step] | None = None
     ) -> Coroutine[Any, Any, T]: ...
     def transaction(self, fn: Any, *, step: Any = None) -> Coroutine[Any, Any, Any]:
         """Runs a function in one transaction, with a keyed call's outcome or a step in it (5.1).

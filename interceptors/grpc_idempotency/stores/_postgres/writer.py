@@ -143,7 +143,7 @@ class Writer:
         if db is None:
             try:
                 self._db = db = psycopg.connect(**self._settings.arguments)
-                self._sessions.begin(db, writes=True)
+                self._sessions.begin(db, own=True)
             except psycopg.Error as error:
                 self._drop()
                 raise faults.translated(error, sent=False) from error
