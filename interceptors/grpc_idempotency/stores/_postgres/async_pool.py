@@ -10,7 +10,6 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.stores._postgres import faults
 from grpc_idempotency.stores._postgres.guard import LentConnection, LentCursor
 from grpc_idempotency.stores._postgres.pool import PATIENCE
 from grpc_idempotency.stores._postgres.settings import Sessions, Settings
@@ -34,6 +33,10 @@ class AsyncPools:
         try:
             await pool.open()
             db = await pool.getconn()
+            while self._sessions.is_stale(db):
+                await db.close()
+                await pool.putconn(db)
+                db = await pool.getconn()
         except (PoolTimeout, PoolClosed) as error:
             raise StoreUnavailable(f"PostgreSQL gave no connection: {error}") from error
         broken = True
@@ -45,7 +48,7 @@ class AsyncPools:
         except asyncio.CancelledError:
             raise  # the statement may still run
         except psycopg.Error as error:
-            broken = faults.is_broken(error) or self._sessions.fell_back(error)
+            broken = self._sessions.noted(error)
             raise
         except BaseException:
             broken = False
@@ -82,6 +85,7 @@ class AsyncPools:
             return pool
 
     async def _configure(self, db: LentConnection) -> None:
+        self._sessions.began(db)
         if self._sessions.pooled:
             db.prepare_threshold = None
         else:

@@ -12,7 +12,6 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._calls.requests import Request, deliver
-from grpc_idempotency.stores._postgres import faults
 from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings
 
 _log = logging.getLogger("grpc_idempotency.stores.postgres")
@@ -89,6 +88,10 @@ class Lane:
         try:
             pool.open()
             db = pool.getconn()
+            while self._sessions.is_stale(db):
+                db.close()
+                pool.putconn(db)
+                db = pool.getconn()
         except (PoolTimeout, PoolClosed) as error:
             raise StoreUnavailable(f"PostgreSQL gave no connection: {error}") from error
         broken = False
@@ -97,8 +100,8 @@ class Lane:
                 db.prepare_threshold = None
             yield db
         except psycopg.Error as error:
-            broken = faults.is_broken(error)
-            if broken or self._sessions.fell_back(error):
+            broken = self._sessions.noted(error)
+            if broken:
                 db.close()
             raise
         finally:

@@ -2,6 +2,8 @@
 
 import logging
 import select
+import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +74,8 @@ class Sessions:
         self._patience = f"{int(settings.lock_timeout * 1000)}ms"
         self._known: Mapping[str, str] | None = None
         self._place = settings.place
+        self._begun: weakref.WeakKeyDictionary[object, float] = weakref.WeakKeyDictionary()
+        self._read_only_at = 0.0
 
     def learn(self, db: Connection) -> None:
         """Finds out, once, whether there is a pooler, and what the server's settings are. Warns of risks.
@@ -118,8 +122,26 @@ class Sessions:
             wanted.append(("default_transaction_isolation", "read committed"))
         return wanted
 
+    def noted(self, error: BaseException) -> bool:
+        """Returns ``True`` if a connection is of no use after this error.
+
+        If its server is read-only since a failover, all connections that were there before it are.
+        """
+        if faults.state_of(error) == faults.READ_ONLY:
+            self._read_only_at = time.monotonic()
+        return faults.is_broken(error) or self.fell_back(error)
+
+    def is_stale(self, db: object) -> bool:
+        """Returns ``True`` if a connection may lead to a server that has become read-only."""
+        return self._begun.get(db, 0.0) < self._read_only_at
+
+    def began(self, db: object) -> None:
+        """Notes that a connection is new."""
+        self._begun[db] = time.monotonic()
+
     def begin(self, db: Connection, *, own: bool) -> None:
         """Sets up a new connection."""
+        self.began(db)
         self.learn(db)
         if self.pooled:
             db.prepare_threshold = None
