@@ -57,9 +57,10 @@ def test_settings_arrive() -> None:
     assert (store._settings.schema, store._settings.lock_timeout, store._settings.migrate) == ("mine", 2.0, True)
     store = grpc_idempotency.store_from_url("postgresql://host/db", migrate=False)
     assert store._settings.migrate is False
-    store = grpc_idempotency.store_from_url("valkey://host:7/3?prefix=mine&client_name=shop")
+    store = grpc_idempotency.store_from_url("valkey://host:7/3?prefix=mine&client_name=shop&migrate=false")
     assert store._server.urls == ("redis://host:7/3?client_name=shop",)
     assert store._keys.meta.startswith(b"mine:")
+    assert store._migrate is False
 
 
 @pytest.mark.parametrize("url", ["memory:", "sqlite:///none.db"])

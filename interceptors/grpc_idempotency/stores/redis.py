@@ -7,6 +7,8 @@ except ModuleNotFoundError as _exc:
         "the Redis store needs redis-py: pip install 'grpc-idempotency[redis]'", name="redis"
     ) from _exc
 
+from typing import Any
+
 from grpc_idempotency.stores._redis.store import AsyncRedisStore, RedisStore
 from grpc_idempotency.urls import Options, StoreUrl, flag, number, seconds
 
@@ -23,6 +25,7 @@ _OPTIONS: Options = {
     "replicas": number,
     "replica_timeout": seconds,
     "list_completed": flag,
+    "migrate": flag,
 }
 _DRIVERS = frozenset(
     (
@@ -46,12 +49,17 @@ _DRIVERS = frozenset(
 
 def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> RedisStore:
     """See :class:`grpc_idempotency.urls.StoreFactory`."""
-    return RedisStore(_drivers_url(url), migrate=migrate, **url.settings(_OPTIONS, drivers=_DRIVERS))
+    return RedisStore(_drivers_url(url), **_settings(url, migrate))
 
 
 def async_from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> AsyncRedisStore:
     """See :class:`grpc_idempotency.urls.AsyncStoreFactory`."""
-    return AsyncRedisStore(_drivers_url(url), migrate=migrate, **url.settings(_OPTIONS, drivers=_DRIVERS))
+    return AsyncRedisStore(_drivers_url(url), **_settings(url, migrate))
+
+
+def _settings(url: StoreUrl, migrate: bool) -> dict[str, Any]:
+    settings = url.settings(_OPTIONS, drivers=_DRIVERS)
+    return settings | {"migrate": migrate and settings.get("migrate", True)}
 
 
 def _drivers_url(url: StoreUrl) -> str:
