@@ -32,7 +32,7 @@ setup: $(VENV)/.dev ## Set up .venv for development; the other targets do it whe
 demo: $(VENV)/$(if $(filter sqlite,$(STORE)),.shop,.dev) ## Play the story: a lost reply, a retry, one order (STORE=postgresql, redis: on two hosts)
 	@$(BIN)/python -m shop.demo --store $(STORE) $(ARGS)
 
-run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/ (WORKERS=4: by so many processes)
+run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/ (WORKERS=4: by four processes)
 	@SHOP_WORKERS=$(WORKERS) exec $(BIN)/python -m shop $(ARGS)
 
 test: $(VENV)/.dev ## Run the fast tests (ARGS='-k name' for some)

@@ -36,7 +36,7 @@ class Call:
 
 
 class Evidence:
-    """What a run has left behind: what was promised, what is true, and how it happened."""
+    """The evidence that a run has left: the replies, the databases and the audit."""
 
     def __init__(self, folder: Path, lease: float, engine: Engine) -> None:
         self.lease: float = lease

@@ -253,7 +253,7 @@ class AsyncStore(Protocol):
 
 
 class NotifyingStore(Protocol):
-    """What a store of either kind may have besides: its database tells it of changes, so that waits end sooner (4.3).
+    """A call that a store of either kind may have: its database notifies it of changes, so that waits end sooner (4.3).
 
     Without it, waiting calls learn of a change by their process's next poll. With it, that poll is made at once.
     """

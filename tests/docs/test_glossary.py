@@ -57,9 +57,20 @@ def test_the_glossary_is_in_order_and_whole() -> None:
     assert [one for one in [*named, "attached", "replay", "refusal", "unprotected"] if one not in text] == []
 
 
+AVOIDED = re.compile(
+    r"(?<!in )\bflights?\b|\bfound(?:s|ed)\b|\bboard(?:s|ed)\b|\blandings?\b|\btapes?\b", re.IGNORECASE
+)
+
+
 @each_page
 def test_a_page_has_no_word_that_the_glossary_avoids(page: Path) -> None:
     """The words that the glossary replaces are on no other page."""
-    avoided = r"(?<!in )\bflights?\b|\bfound(?:s|ed)\b|\bboard(?:s|ed)\b|\blandings?\b|\btapes?\b"
     if page.name != "glossary.md":
-        assert re.findall(avoided, page.read_text(), re.IGNORECASE) == []
+        assert AVOIDED.findall(page.read_text()) == []
+
+
+def test_the_library_has_no_word_that_the_glossary_avoids() -> None:
+    """Nor are they in the names, the docstrings or the messages of the library and the shop."""
+    for folder in ("interceptors", "server"):
+        for file in (ROOT / folder).rglob("*.py"):
+            assert AVOIDED.findall(f"{file.stem}\n{file.read_text()}") == [], file

@@ -1,4 +1,4 @@
-"""Subscribes a poll to the changes that a store is told of, if the store is told of any (4.3)."""
+"""Subscribes a poll to the notifications of a store whose database sends them (4.3)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ logger = logging.getLogger("grpc_idempotency")
 
 @contextmanager
 def subscribe(store: Any, changed: Callable[[], object]) -> Iterator[None]:
-    """Has ``changed`` called within the block when the store is told of a change. Without that, polls alone tell.
+    """Calls ``changed`` when the store is notified of a change, within the block. Other stores are only polled.
 
     Args:
         store: A store, which may be a :class:`~grpc_idempotency.store.NotifyingStore`.
@@ -22,7 +22,7 @@ def subscribe(store: Any, changed: Callable[[], object]) -> Iterator[None]:
         try:
             end = subscribe_to(changed)
         except Exception:
-            logger.warning("the store can't tell of changes: waiting calls learn of them by polls", exc_info=True)
+            logger.warning("the store can't be subscribed to: waiting calls learn of changes by polls", exc_info=True)
     try:
         yield
     finally:

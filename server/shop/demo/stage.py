@@ -63,7 +63,7 @@ class Stage:
         self._out.print(Text(f"{self._acts}  {headline}", style="bold cyan"))
 
     def says(self, who: str, what: str, *more: str) -> None:
-        """Prints what somebody does or gets. Further lines are details of it."""
+        """Prints what a client or a server does or gets. Further lines are details of it."""
         text = Text(short(what))
         for line in more:
             text.append("\n" + short(line), style="dim")

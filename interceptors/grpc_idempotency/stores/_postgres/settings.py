@@ -39,7 +39,7 @@ _RISKS = ("fsync", "full_page_writes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What decides whether stores can share an engine."""
+    """The settings of an engine. Stores with equal ones share it."""
 
     conninfo: str
     schema: str

@@ -98,9 +98,9 @@ class RedisBase:
         return self._identity
 
     def subscribe(self, changed: Callable[[], object]) -> Callable[[], object]:
-        """See :class:`grpc_idempotency.store.NotifyingStore`: whoever ends a run publishes it to those who wait."""
+        """See :class:`grpc_idempotency.store.NotifyingStore`: the script that ends a run publishes it."""
         opened = self._opened
-        if opened is None:  # without a server, nobody waits for anything that it could tell
+        if opened is None:  # no call has asked a server for an operation yet
             return lambda: None
         engine = opened[0]
         assert isinstance(engine, Engine)

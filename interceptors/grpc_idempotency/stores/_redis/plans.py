@@ -1,4 +1,4 @@
-"""What each request asks the server: commands go out, replies come in, and the value of the request is returned."""
+"""The plan of each request: it yields commands, gets their replies, and returns the value of the request."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -120,7 +120,7 @@ class Plans:
     # -- many records
 
     def standing(self, asked: StandingRequest) -> Plan[Mapping[bytes, Standing]]:
-        """Reads the heads of the values, after it has asked to be told of their changes, if anybody listens."""
+        """Reads the heads of the values. If calls wait, it first registers for notifications of changes."""
         watched = self._watch.to_register(asked.names)
         watching = [
             self._at(tag, "watch", [self._keys.waiters[tag] + name for name in names], self._watch.channel, _WATCHED)

@@ -34,7 +34,7 @@ from grpc_idempotency.stores._sqlite import reads, room, rows
 from grpc_idempotency.stores._sqlite.changes import Changes
 from grpc_idempotency.stores._sqlite.faults import Fault, fault_of, translated
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
-from grpc_idempotency.stores._sqlite.landing import landed, owner
+from grpc_idempotency.stores._sqlite.landed import landed, owner
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, PADDED
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.transactions import Transactions
