@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
 from grpc_idempotency.store import AsyncStore, Store
 
@@ -230,7 +231,7 @@ def _registered(group: str, scheme: str) -> Any:
 
 def _parsed(url: str) -> StoreUrl:
     """Takes a URL apart. No error repeats a part of it that may belong to a password."""
-    match = _URL.match(url)
+    match = _URL.match(_checks.one_of("url", url, str))
     if match is None:
         raise PolicyError(
             "a store's URL begins with its scheme, such as sqlite:///FILE or postgresql://HOST/DATABASE, and has no #; "

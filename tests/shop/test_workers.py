@@ -15,6 +15,7 @@ import pytest
 from tests.shop.helpers import create_order, trailer
 from tests.shop.test_command import COMMAND, complaint, environment
 
+from shop.config import Config
 from shop.orders.v1.orders_pb2 import Order, WatchOrderRequest
 from shop.orders.v1.orders_pb2_grpc import OrderServiceStub
 
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="a port can't be shared here"),
 ]
 
+ENGINES = ["sqlite", "postgresql", "redis"]
 START_LIMIT = 60
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
@@ -93,9 +95,10 @@ async def create(address: str) -> tuple[Order, str | None]:
         return await call, trailer(await call.trailing_metadata(), "idempotency-status")
 
 
-async def test_another_worker_replays(tmp_path: Path) -> None:
+async def test_another_worker_replays(tmp_path: Path, config: Config) -> None:
     """Connections are spread over the workers, and a retry that comes to another one gets the first reply."""
-    async with workers(tmp_path) as (shop, pids):
+    database = config.database or ""
+    async with workers(tmp_path, SHOP_STORE=config.store, SHOP_DATABASE=database) as (shop, pids):
         answers = [await create(shop.address) for _ in range(40)]
         assert len({order.id for order, _ in answers}) == 1
         assert [how for _, how in answers] == ["executed", *["replayed"] * 39]

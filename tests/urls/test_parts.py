@@ -1,6 +1,7 @@
 """The parts of a store's URL, and what is said of a wrong one."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,13 @@ def test_a_wrong_url(bad: str, told: str) -> None:
     assert "s3" not in seen
     assert "cret" not in seen
     assert "\n" not in seen
+
+
+def test_no_text() -> None:
+    """What is no text is refused as such, as an environment variable that is not set."""
+    nothing: Any = None
+    with pytest.raises(PolicyError, match="url must be a str"):
+        store_from_url(nothing)
 
 
 def test_its_repr_shows_no_password() -> None:
