@@ -224,7 +224,7 @@ class Lab:
             if rounds % 4 == 0:
                 self._meddle(shopping)
             server = self._rng.choice(self._servers)
-            if self._engine.server is not None and self._rng.random() < _FALLS:
+            if self._engine.server is not None and (rounds == 1 or self._rng.random() < _FALLS):
                 await self._fall(self._engine.server)
             elif server.up and self._rng.random() < self._plan.pauses:
                 await server.pause(LEASE * 2.5)

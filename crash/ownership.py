@@ -91,7 +91,8 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
                 yield "committed over a record that was not its own"
         elif what in ("run", "step", "done") and fence != owner:
             yield f"{what} under a fence that is not the owner's"
-        if what in ("claim", "renew") and (what == "claim" or fence == owner):
+        # Once its run has ended, the operation may be released at any time; a renewal may come in between.
+        if what == "claim" or (what == "renew" and fence == owner and not ran):
             owner, until = fence, event["asked"] + lease
         elif what == "ran" and fence == owner:
             # Its end may be stored although the line is missing: its server was killed before it wrote it.

@@ -179,3 +179,11 @@ def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() 
     assert ignored in lost(over=THIRD)
     assert ignored in lost(10.6)
     assert ignored in lost(10.2, effects="repeatable")
+
+
+def test_a_lease_counts_until_its_run_has_ended() -> None:
+    """From then on the operation may be released at any time, also while the last renewal is answered."""
+    claim, renewal = event("claim", 10.0, FIRST, asked=10.0, over=None), event("renew", 10.5, FIRST, asked=10.5)
+    other, release = event("claim", 10.6, SECOND, asked=10.6, over=None), event("release", 10.61, FIRST)
+    assert findings(claim, event("ran", 10.4, FIRST), renewal, other, release) == []
+    assert findings(claim, renewal, other, release) == ["a lease ignored: claimed 1.40 s before its end"]
