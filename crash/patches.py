@@ -69,7 +69,7 @@ def forget_cut_steps() -> None:
     operation: Any = AsyncRunning
     operation._run = forgetful
     steps: Any = Steps
-    steps.learn = lambda *_: None
+    steps.learn = lambda *_: []
 
 
 def leave_threads() -> None:

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency import Effects, Policy, State, StoreUnavailable
 
 from ..harness.replies import new_key, refused, text
 from ..harness.servers import Servers
@@ -237,3 +237,32 @@ async def test_a_run_that_lost_its_lease_is_no_failed_undo(serve: Servers, log: 
     assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
     assert (len(tries), log.done) == (2, ["a", "undo a"])
     assert len(runs) >= 3
+
+
+async def test_a_step_that_could_not_be_kept_is_undone_however_often_that_is_tried(serve: Servers, log: Log) -> None:
+    """It took effect, and the store could not be asked. It is kept before its undo, which may fail and come again."""
+    tries: list[int] = []
+
+    def undo(_result: Any) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise ConnectionError
+        log.done.append("undo a")
+
+    async def do(_request: StringValue, context: Any) -> StringValue:
+        if not tries:
+            store.down.add("record_step")
+        try:
+            await here().step("a", log.does("a"), undo=undo)
+        except StoreUnavailable:
+            pass
+        finally:
+            store.down.discard("record_step")
+        await context.abort(grpc.StatusCode.NOT_FOUND, "no")
+        raise AssertionError
+
+    store = FlakyStore(serve.path)
+    service = await serve({"Do": do}, store=store)
+    assert (await service.call("Do", key=new_key())).status is grpc.StatusCode.NOT_FOUND
+    assert (len(tries), log.done) == (2, ["a", "undo a"])
+    assert await service.steps() == ["a", "undo:a"]

@@ -152,7 +152,9 @@ class AsyncRunning(Running):
         """
         try:
             self._check_undos()
-            self.steps.learn(await self.store.steps(self.name))
+            # If an undo fails, a later run has to know all steps that took effect.
+            for step in self.steps.learn(await self.store.steps(self.name)):
+                await self._record(step)
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)

@@ -154,9 +154,15 @@ class Steps:
         if self._unwinds:
             raise Unwinding
 
-    def learn(self, finished: Sequence[Step]) -> None:
-        """Adds the steps that the store has, in its order. One may be kept though the answer to its run was lost."""
-        self._finished = {step.name: step for step in finished} | self._finished
+    def learn(self, kept: Sequence[Step]) -> list[Step]:
+        """Adds the steps that the store has, in its order. One may be kept though the answer to its run was lost.
+
+        Returns:
+            The finished steps that the store does not have, since it could not be asked to keep them.
+        """
+        finished, self._finished = self._finished, {step.name: step for step in kept} | self._finished
+        names = {step.name for step in kept}
+        return [step for step in finished.values() if step.name not in names]
 
     def missing(self, *, beside: bool) -> bool:
         """True if another task or thread than the caller may still reach a finished step.

@@ -69,7 +69,9 @@ class SyncRunning(Running):
                 self._stir()
 
     def _do(self, name: str, fn: Callable[..., Any]) -> Any:
-        step = self.steps.made(name, fn())
+        return self._record(self.steps.made(name, fn()))
+
+    def _record(self, step: Step) -> Any:
         try:
             kept = self._asked(partial(self.store.record_step, self.name, self.fence, step))
         except BaseException:
@@ -125,7 +127,9 @@ class SyncRunning(Running):
         """
         try:
             self._check_undos()
-            self.steps.learn(self._asked(partial(self.store.steps, self.name)))
+            # If an undo fails, a later run has to know all steps that took effect.
+            for step in self.steps.learn(self._asked(partial(self.store.steps, self.name))):
+                self._record(step)
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)
