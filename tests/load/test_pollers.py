@@ -168,7 +168,7 @@ async def test_a_poller_that_closes_ends_its_waits(rig: Rig) -> None:
 
 
 async def test_a_store_that_fails_to_subscribe_is_polled(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
-    """It can't tell of changes, and its waits end by polls."""
+    """Its calls end by polls."""
 
     def fails(changed: object) -> Callable[[], object]:
         raise OSError("no connection")
@@ -176,4 +176,4 @@ async def test_a_store_that_fails_to_subscribe_is_polled(rig: Rig, caplog: pytes
     rig.store.subscribe = fails  # type: ignore[method-assign]  # a store whose messages are down
     rig.store.standings[b"one"] = ENDED
     assert await rig.wait(b"one")
-    assert "waiting calls learn of them by polls" in caplog.text
+    assert "waiting calls learn of changes by polls" in caplog.text

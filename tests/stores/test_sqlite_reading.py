@@ -190,7 +190,7 @@ def test_another_user_leaves_nothing(running: bool, command: str) -> None:
         before = files(path)
         arguments = [command, f"sqlite:///{path}", *(["00" * 16, "--never-happened"] if command == "resolve" else [])]
         script = (
-            "import os, sys, sqlite3, importlib.readers, encodings.ascii, encodings.idna; "
+            "import os, sys, sqlite3, importlib.metadata, importlib.readers, encodings.ascii, encodings.idna; "
             "from grpc_idempotency.__main__ import main; "
             "from grpc_idempotency.stores.sqlite import SQLiteStore; SQLiteStore('x'); "
             f"os.setuid(65534); sys.exit(main({arguments!r}))"

@@ -1,6 +1,7 @@
 """The interceptor for ``grpc.aio.server``."""
 
 import asyncio
+import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -82,7 +83,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         max_detached: int = 10_000,
         replay_cache_bytes: int = 16 * 1024 * 1024,
     ) -> None:
-        if not asyncio.iscoroutinefunction(getattr(store, "open", None)):
+        if not inspect.iscoroutinefunction(getattr(store, "open", None)):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency.aio, whose calls are awaited.")
         super().__init__(
             store,
