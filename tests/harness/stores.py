@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import grpc_idempotency
 from grpc_idempotency import Database, StoreUnavailable
-from grpc_idempotency.aio import SQLiteStore
+from grpc_idempotency.aio import PostgresStore, SQLiteStore
 from grpc_idempotency.records import Claim, Step
 from grpc_idempotency.stores._calls import requests
 from grpc_idempotency.stores.memory import AsyncMemoryStore
@@ -121,7 +121,9 @@ class FlakyStore(SQLiteStore, Faults):
         return super().transaction(fn, step=step)
 
 
-async def _blocked(twin: "FlakyTwin", fn: Callable[[Database], T], step: Callable[[T], Step] | None) -> T:
+async def _blocked(
+    twin: "FlakyTwin | FlakyPostgresTwin", fn: Callable[[Database], T], step: Callable[[T], Step] | None
+) -> T:
     return twin.transaction(fn, step=step)
 
 
@@ -130,6 +132,45 @@ class FlakyTwin(grpc_idempotency.SQLiteStore):
 
     def __init__(self, path: Any, flaky: FlakyStore, options: dict[str, Any]) -> None:
         super().__init__(path, **options)
+        self._flaky = flaky
+
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked_blocking(self._flaky, super()._ask, request, opened)
+
+    def transaction(self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None) -> T:
+        self._flaky.before_transaction()
+        return super().transaction(fn, step=step)
+
+
+class FlakyPostgres(PostgresStore, Faults):
+    """A PostgreSQL store with faults."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(url, **options)
+        Faults.__init__(self)
+        self.twin: FlakyPostgresTwin | None = None
+        self._url, self._options = url, options
+
+    def for_threads(self) -> "FlakyPostgresTwin":
+        self.twin = FlakyPostgresTwin(self._url, self, self._options)
+        return self.twin
+
+    def _ask(self, request: Any, opened: Any = None) -> Any:
+        return _asked(self, super()._ask, request, opened)
+
+    def transaction(self, fn: Any, *, step: Any = None) -> Coroutine[Any, Any, Any]:
+        """As that of :class:`FlakyStore`."""
+        if self.twin is not None:
+            return _blocked(self.twin, fn, step)
+        self.before_transaction()
+        return super().transaction(fn, step=step)
+
+
+class FlakyPostgresTwin(grpc_idempotency.PostgresStore):
+    """The threads' store on the same tables, which fails when the other one would."""
+
+    def __init__(self, url: str, flaky: FlakyPostgres, options: dict[str, Any]) -> None:
+        super().__init__(url, **options)
         self._flaky = flaky
 
     def _ask(self, request: Any, opened: Any = None) -> Any:
@@ -165,7 +206,7 @@ class FlakyMemoryTwin(grpc_idempotency.MemoryStore):
 
 def for_threads(store: Any) -> Any:
     """Returns the store that a ``grpc.server`` gets: of a store for asyncio, its twin on the same records."""
-    if isinstance(store, FlakyStore):
+    if isinstance(store, FlakyStore | FlakyPostgres):
         return store.for_threads()
     if isinstance(store, FlakyMemory):
         return FlakyMemoryTwin(store)

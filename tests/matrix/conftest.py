@@ -8,9 +8,13 @@ import pytest
 import pytest_asyncio
 
 from ..harness.handlers import ALL_KINDS
+from ..postgres.conftest import Place
+from ..postgres.conftest import server as postgresql
 from .echo import SHAPES
-from .rig import STORES, Cell, Column, serving
+from .rig import SLOW, STORES, Cell, Column, serving
 from .table import CELL
+
+__all__ = ["postgresql"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,8 +30,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     reasons = _reasons(metafunc.definition)
     assert set(reasons) <= {*ALL_KINDS, *SHAPES, *STORES}, reasons
     stores = STORES if metafunc.definition.get_closest_marker("any_store") is None else ("memory",)
-    columns = [(kind, store) for kind in ALL_KINDS for store in stores if not {kind, store} & set(reasons)]
-    metafunc.parametrize("column", columns, ids="-".join, indirect=True)
+    columns = [
+        pytest.param((kind, store), id=f"{kind}-{store}", marks=[pytest.mark.slow] if store in SLOW else [])
+        for kind in ALL_KINDS
+        for store in stores
+        if not {kind, store} & set(reasons)
+    ]
+    metafunc.parametrize("column", columns, indirect=True)
     metafunc.parametrize("shape", [shape for shape in SHAPES if shape not in reasons])
 
 
@@ -38,8 +47,13 @@ def _reasons(definition: Any) -> dict[str, str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def column(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Column]:
     kind, store = request.param
-    async with serving(kind, store, tmp_path_factory.mktemp("matrix")) as serves:
-        yield serves
+    place = Place(request.getfixturevalue("postgresql")) if store == "postgresql" else None
+    try:
+        async with serving(kind, store, tmp_path_factory.mktemp("matrix"), place) as serves:
+            yield serves
+    finally:
+        if place is not None:
+            place.drop()
 
 
 @pytest.fixture

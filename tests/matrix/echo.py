@@ -68,7 +68,7 @@ class Play:
         return [text(one) for one in (f"run {self.runs if self.counted else 'of many'}", *texts)]
 
     def insert(self, db: Database) -> None:
-        db.execute("INSERT INTO rows (play) VALUES (?)", (self.name,))
+        db.execute(f"INSERT INTO rows (play) VALUES ('{self.name}')")  # engines write parameters differently
 
 
 class Echo:

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State
+from grpc_idempotency.aio import PostgresStore, SQLiteStore
 from grpc_idempotency.records import Claim
 
 from ..harness import clients
@@ -20,11 +21,14 @@ from ..harness.clients import Client, Metadata
 from ..harness.handlers import generic_handler
 from ..harness.replies import Reply, new_key
 from ..harness.servers import Server, interceptor_of
-from ..harness.stores import FlakyMemory, FlakyStore, for_threads
+from ..harness.stores import Faults, FlakyMemory, FlakyPostgres, FlakyStore, for_threads
 from ..harness.waiting import Gate, ms, until
+from ..postgres.conftest import Place
 from .echo import BIDI, CLIENT, SERVER, Echo, Play
 
-STORES = ("sqlite", "memory")
+STORES = ("sqlite", "memory", "postgresql")
+SLOW = ("postgresql",)
+"""The stores whose cells are left to the slow tests."""
 
 VARIANTS = {
     "plain": Policy(),
@@ -58,11 +62,12 @@ def said(reply: Reply) -> list[str]:
 class Column:
     """A server, with a store of its own, and a channel to it."""
 
-    def __init__(self, kind: str, store: str, faults: "FlakyStore | FlakyMemory", path: Path) -> None:
+    def __init__(self, kind: str, store: str, faults: Any, beside: Any) -> None:
         self.kind = kind
         self.store_kind = store
-        self.faults = faults
-        self.path = path
+        self.faults: Faults = faults
+        self.beside = beside
+        """A store on the same database, to look into it while the server uses its own."""
         self.records: Any = faults
         """The store's calls, awaited, for the test."""
         self.clients: dict[str, Client]
@@ -98,18 +103,22 @@ def _principal(caller: Caller) -> str | None:
 
 
 @asynccontextmanager
-async def serving(kind: str, store: str, folder: Path) -> AsyncIterator[Column]:
-    """Starts the server of a column, and stops it."""
-    path = folder / "matrix.db"
-    faults = FlakyStore(path) if store == "sqlite" else FlakyMemory()
-    column = Column(kind, store, faults, path)
+async def serving(kind: str, store: str, folder: Path, place: Place | None) -> AsyncIterator[Column]:
+    """Starts the server of a column, and stops it. ``place`` is where the column has PostgreSQL to itself."""
+    faults: Any = FlakyMemory()
+    beside: Any = None
+    if store == "sqlite":
+        faults, beside = FlakyStore(folder / "matrix.db"), SQLiteStore(folder / "matrix.db")
+    elif place is not None:
+        faults, beside = (one(place.url, schema=place.schema) for one in (FlakyPostgres, PostgresStore))
+    column = Column(kind, store, faults, beside)
     policies = {
-        name: one for name, one in VARIANTS.items() if store == "sqlite" or one.effects is not Effects.TRANSACTIONAL
+        name: one for name, one in VARIANTS.items() if store != "memory" or one.effects is not Effects.TRANSACTIONAL
     }
     options: dict[str, Any] = {"max_waiters": 16} if kind == "sync" else {}
     own = for_threads(faults) if kind == "sync" else faults
-    if isinstance(faults, FlakyStore):
-        await faults.transaction(lambda db: db.execute("CREATE TABLE rows (play TEXT)"))
+    if beside is not None:
+        await beside.transaction(lambda db: db.execute("CREATE TABLE rows (play TEXT)"))
     elif kind == "sync":
         column.records = _Awaited(own)
     column.interceptor = interceptor_of(
@@ -124,8 +133,9 @@ async def serving(kind: str, store: str, folder: Path) -> AsyncIterator[Column]:
     column.interceptor.attach(server.real)
     server.add(*(generic_handler(kind, methods, f"matrix.{name}.Echo") for name in policies))
     async with AsyncExitStack() as stack:
-        if isinstance(faults, FlakyStore):
+        if beside is not None:
             stack.push_async_callback(faults.close)
+            stack.push_async_callback(beside.close)
         target = await server.start()
         stack.push_async_callback(server.stop)
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(target))
