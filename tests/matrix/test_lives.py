@@ -264,7 +264,7 @@ async def test_expiry(cell: Cell) -> None:
 async def rows(cell: Cell, play: Play) -> int:
     """How many rows the play has left."""
     found = await cell.column.beside.read(lambda db: db.execute("SELECT play FROM rows").fetchall())
-    return found.count((play.name,))
+    return int(found.count((play.name,)))
 
 
 @no_operation
