@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from grpc_idempotency._operation import ambient
 from grpc_idempotency._operation.running import NOT_OURS, PATIENCE, Kept, Running, trouble, undoing
 from grpc_idempotency._operation.steps import Unwinding
-from grpc_idempotency.errors import FenceRefused, StepMisuse
+from grpc_idempotency.errors import FenceRefused, StepMisuse, StoreUnavailable
 from grpc_idempotency.records import Step
 
 T = TypeVar("T")
@@ -154,7 +154,8 @@ class AsyncRunning(Running):
             self._check_undos()
             # If an undo fails, a later run has to know all steps that took effect.
             for step in self.steps.learn(await self.store.steps(self.name)):
-                await self._record(step)
+                with suppress(StoreUnavailable):  # it is undone all the same
+                    await self._record(step)
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)

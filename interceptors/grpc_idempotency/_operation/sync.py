@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -129,7 +130,8 @@ class SyncRunning(Running):
             self._check_undos()
             # If an undo fails, a later run has to know all steps that took effect.
             for step in self.steps.learn(self._asked(partial(self.store.steps, self.name))):
-                self._record(step)
+                with suppress(StoreUnavailable):  # it is undone all the same
+                    self._record(step)
             for name, undo, result in self.steps.to_undo():
                 self._check_lease()
                 self.steps.begin_undo(name)
