@@ -12,7 +12,8 @@ import pytest
 
 from grpc_idempotency import PolicyError
 from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
-from grpc_idempotency.records import Effects
+from grpc_idempotency.records import Effects, Record
+from grpc_idempotency.stores._calls.requests import GetRequest
 from grpc_idempotency.stores._postgres import registry
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim
 from grpc_idempotency.testing.states import put_running
@@ -296,3 +297,25 @@ def test_threads_that_close_while_others_work(make_blocking: MakeBlocking) -> No
         thread.join(30)
     assert len(answers) == 80
     assert set(answers) <= {None, False}
+
+
+async def test_reads_that_meet_the_end_of_the_store(make: Make) -> None:
+    """They are answered, or refused; none is left without an answer."""
+    for _ in range(5):
+        store = make()
+        claim = await put_running(store)
+        engine = store._engine
+        assert engine is not None
+        calls = [asyncio.ensure_future(store.get(claim.name)) for _ in range(20)]
+        closing = asyncio.ensure_future(store.close())
+        await asyncio.sleep(0)
+        late = GetRequest(claim.name)
+        late.loop, late.future, late.tables = (
+            asyncio.get_running_loop(),
+            asyncio.get_running_loop().create_future(),
+            None,
+        )
+        engine._reads.submit(late)  # as if it had looked before the end, and came after it
+        answers = await asyncio.gather(*calls, late.future, return_exceptions=True)
+        await closing
+        assert [one for one in answers if not isinstance(one, Record | StoreUnavailable)] == []

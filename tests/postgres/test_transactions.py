@@ -204,6 +204,22 @@ async def test_an_error_that_is_caught_without_a_savepoint_has_ended_the_transac
     assert await ORDERS.names(store) == ["there"]
 
 
+async def test_errors_of_statements_are_the_drivers(store: AsyncPostgresStore) -> None:
+    """Of a missing table, a timeout that the function has set, and a value of the wrong type."""
+    for sql, error in (
+        ("SELECT * FROM missing", psycopg.errors.UndefinedTable),
+        ("SELECT pg_sleep(30)", psycopg.errors.QueryCanceled),
+        ("SELECT 1 / 0", psycopg.errors.DivisionByZero),
+    ):
+
+        def fn(db: Database, sql: str = sql) -> None:
+            db.execute("SET LOCAL statement_timeout = 50")
+            db.execute(sql)
+
+        with pytest.raises(error):
+            await store.transaction(fn)
+
+
 async def test_a_deferred_constraint_fails_its_own_transaction(store: AsyncPostgresStore, place: Place) -> None:
     """A constraint that fails at the commit raises the driver's error, and nothing is kept."""
     place.db.execute("CREATE TABLE parts (id text REFERENCES orders DEFERRABLE INITIALLY DEFERRED)")

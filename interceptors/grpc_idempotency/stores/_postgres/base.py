@@ -34,7 +34,8 @@ class PostgresBase:
             words.
         schema: The schema of the store's tables: letters, digits and underscores.
         lock_timeout: How long a statement waits for a lock that another transaction holds, at most a day.
-        max_connections: The maximum number of ``transaction`` and ``read`` calls at a time; others wait.
+        max_connections: The maximum number of ``transaction`` and ``read`` calls at a time; others wait. Those with an
+            ``async def`` function are counted by themselves, for each event loop.
         transaction_pooler: True if the connections go through a pooler in transaction mode. Then no statement is
             prepared, and settings are made for each transaction. PgBouncer is recognised without it.
         migrate: False to refuse tables that are missing or old, instead of creating or migrating them.

@@ -1,9 +1,10 @@
 """Writes an outcome in a transaction that a handler has opened itself, on the connection of any driver (5.6)."""
 
-import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from psycopg.pq import TransactionStatus
 
 from grpc_idempotency.errors import FenceRefused, TransactionMisuse
 from grpc_idempotency.records import Code, Outcome
@@ -55,7 +56,7 @@ def write(connection: Any, sql: Sql, operation: RunningOperation, outcome: Outco
     values = _values(operation, outcome)
     match _driver(connection):
         case "psycopg":
-            _require(not connection.autocommit or connection.info.transaction_status != 0)
+            _require(not connection.autocommit or connection.info.transaction_status is not TransactionStatus.IDLE)
             found = connection.execute(_statement(sql, "psycopg"), values).fetchall()
         case "sqlalchemy":
             bound = connection.connection() if callable(getattr(connection, "connection", None)) else connection
@@ -76,7 +77,7 @@ async def write_async(connection: Any, sql: Sql, operation: RunningOperation, ou
     values = _values(operation, outcome)
     match _driver(connection):
         case "psycopg":
-            _require(not connection.autocommit or connection.info.transaction_status != 0)
+            _require(not connection.autocommit or connection.info.transaction_status is not TransactionStatus.IDLE)
             cursor = await connection.execute(_statement(sql, "psycopg"), values)
             found = await cursor.fetchall()
         case "sqlalchemy":
@@ -114,7 +115,6 @@ def _driver(connection: object) -> str:
     return next((package for package in packages if package in _DRIVERS), "")
 
 
-@functools.cache
 def _statement(sql: Sql, style: str) -> str:
     """Returns the statement with parameters in a driver's style."""
     text = sql["complete_one"].decode()

@@ -19,6 +19,8 @@ _FORBIDDEN = frozenset(["28000", "28P01", "3D000", "42501", *_MISSING])
 _FAILING = ("08", "53", "57", "58", "XX")
 """Classes of errors of the server, as opposed to errors of a statement: connection, resources, operator, system."""
 _LOCKED = "55P03"
+_CANCELED = "57014"
+"""A statement took longer than a ``statement_timeout``, for example."""
 
 
 def state_of(error: BaseException | None) -> str:
@@ -51,17 +53,24 @@ def is_broken(error: BaseException) -> bool:
     if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.InternalError):
         return False
     state = state_of(error)
-    return not state or state[:2] in ("08", "57") or state == READ_ONLY
+    return not state or (state[:2] in ("08", "57") and state != _CANCELED) or state == READ_ONLY
+
+
+def is_forbidden(error: BaseException) -> bool:
+    """Returns ``True`` if an operator has to act."""
+    return state_of(error) in _FORBIDDEN
 
 
 def is_fault(error: BaseException | None) -> bool:
-    """Returns ``True`` if the server failed, and not the statement."""
-    if not isinstance(error, psycopg.Error):
-        return False
+    """Returns ``True`` if the server or the connection failed, and not the statement."""
+    if isinstance(error, StoreError):
+        return True
     state = state_of(error)
+    if not isinstance(error, psycopg.Error) or state == _CANCELED:
+        return False
     if not state:
         return isinstance(error, psycopg.OperationalError)
-    return state[:2] in _FAILING or state in (_LOCKED, READ_ONLY) or state in _CONFLICTS or state in _FORBIDDEN
+    return state[:2] in _FAILING or state in (_LOCKED, READ_ONLY) or state in _CONFLICTS
 
 
 def translated(error: BaseException, *, sent: bool = True) -> StoreError:
@@ -82,7 +91,7 @@ def translated(error: BaseException, *, sent: bool = True) -> StoreError:
     elif state in _FORBIDDEN:
         failure = StoreUnusable(f"PostgreSQL refuses: {told}")
     elif state:
-        unknown = sent and state[:2] in ("08", "57")
+        unknown = sent and state[:2] in ("08", "57") and state != _CANCELED
         failure = StoreUnavailable(f"PostgreSQL failed: {told}", landed=None if unknown else False)
     else:
         failure = StoreUnavailable(f"PostgreSQL can't be reached: {told}", landed=None if sent else False)

@@ -8,7 +8,7 @@ server fails and loses one, then the transaction of its handler is refused, and 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -42,10 +42,8 @@ class Work:
     requests: list[AnyRequest]
     columns: dict[str, list[Any]]
     size: int = 0
-
-
-class Lost(Exception):
-    """The connection is lost; the cause is the reason. The group can be sent again on another one."""
+    found: dict[bytes, rows.Row] = field(default_factory=dict)
+    """What the server has answered, by operation."""
 
 
 class Group:
@@ -92,27 +90,27 @@ class Group:
         """Makes requests once, and returns those that have to be made again."""
         again: list[AnyRequest] = []
         works = _works(requests, fresh)
-        found = self._insist(works, durable=durable)
+        self._insist(works, durable=durable)
         for work in works:
             for one in work.requests:
                 if one.error is not None:
                     continue
-                answer = work.kind.answer(one, found.get((work.kind.statement, name_of(one), id(work))))
+                answer = work.kind.answer(one, work.found.get(name_of(one)))
                 if answer is Answer.BUSY:
                     busy.append(one)
                 elif answer is Answer.AGAIN:
                     again.append(one)
         return again
 
-    def _insist(self, works: list[Work], *, durable: bool) -> dict[tuple[str, bytes, int], rows.Row]:
+    def _insist(self, works: list[Work], *, durable: bool) -> None:
         """Sends statements in one transaction. A request that can't be made gets an error."""
-        works = [work for work in works if work.requests]
         sent = False
         for n in range(_TRIES):
             if not works:
-                return {}
+                return
             try:
-                return self._send(works, durable=durable)
+                self._send(works, durable=durable)
+                return
             except (psycopg.Error, StoreUnavailable, ValueError, TypeError, OverflowError) as error:
                 if faults.is_conflict(error):
                     time.sleep(_jitter.uniform(0, 0.01 * 2**n))
@@ -124,32 +122,30 @@ class Group:
                     self._drop()
                     works = _repeatable(works, error) if sent else works
                 else:
-                    return self._failed(works, error, sent=sent, durable=durable)
-        return self._failed(works, StoreUnavailable("conflicts with other transactions did not end"), durable=durable)
+                    self._failed(works, error, sent=sent, durable=durable)
+                    return
+        self._failed(works, StoreUnavailable("conflicts with other transactions did not end"), durable=durable)
 
-    def _failed(
-        self, works: list[Work], error: BaseException, *, durable: bool, sent: bool = False
-    ) -> dict[tuple[str, bytes, int], rows.Row]:
+    def _failed(self, works: list[Work], error: BaseException, *, durable: bool, sent: bool = False) -> None:
         """Fails the requests, or makes each by itself if only one of them is at fault."""
         whose = [one for work in works for one in work.requests]
-        if faults.is_fault(error) or isinstance(error, StoreUnavailable) or len(whose) == 1:
+        if faults.is_fault(error) or faults.is_forbidden(error) or len(whose) == 1:
             if faults.is_broken(error):
                 self._drop()
             for one in whose:
                 one.error = faults.translated(error)
                 if sent and isinstance(one.error, StoreUnavailable):
                     one.error.landed = None  # it had been sent before
-            return {}
-        found: dict[tuple[str, bytes, int], rows.Row] = {}
+            return
         for work in works:
             for at, one in enumerate(work.requests):
                 columns = {name: values[at : at + 1] for name, values in work.columns.items()}
-                alone = self._insist([Work(work.kind, [one], columns)], durable=durable)
-                found |= {(statement, name, id(work)): row for (statement, name, _), row in alone.items()}
-        return found
+                alone = Work(work.kind, [one], columns)
+                self._insist([alone], durable=durable)
+                work.found |= alone.found
 
-    def _send(self, works: list[Work], *, durable: bool) -> dict[tuple[str, bytes, int], rows.Row]:
-        """Sends statements in one transaction, and returns their rows by statement, name and work."""
+    def _send(self, works: list[Work], *, durable: bool) -> None:
+        """Sends statements in one transaction, and keeps their answers."""
         db = self._connect()
         pooled = self._sessions.pooled
         try:
@@ -162,11 +158,8 @@ class Group:
                         db.execute(*self._sessions.local(own=True, durable=durable))
                     answers = [self._execute(db, work) for work in works]
                     db.execute("COMMIT")
-            return {
-                (work.kind.statement, row[0], id(work)): row
-                for work, cursor in zip(works, answers, strict=True)
-                for row in cursor.fetchall()
-            }
+            for work, cursor in zip(works, answers, strict=True):
+                work.found = {row[0]: row for row in cursor.fetchall()}
         except psycopg.Error:
             if not db.closed:
                 db.rollback()

@@ -43,6 +43,7 @@ class Lane:
         self._queue: queue.SimpleQueue[AnyRequest | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._idle = 0
+        self._closed = False
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             kwargs=settings.arguments,
             min_size=0,
@@ -61,16 +62,16 @@ class Lane:
             self._answer(request)
             return
         with self._lock:
-            self._queue.put(request)
-            if self._queue.qsize() > self._idle and len(self._threads) < self._size:
-                name = f"grpc-idempotency-postgres-{len(self._threads)}"
-                thread = threading.Thread(target=self._serve, name=name, daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            if not self._closed and (self._queue.qsize() < self._idle or self._grow()):
+                self._queue.put(request)
+                return
+        request.error = StoreUnavailable("the store is closed, or the process can start no thread for the call")
+        deliver([request])
 
     def close(self) -> None:
         """Ends the threads after the requests that are queued, and closes the connections. Blocks until then."""
         with self._lock:
+            self._closed = True
             threads = list(self._threads)
             for _ in threads:
                 self._queue.put(None)
@@ -111,6 +112,18 @@ class Lane:
 
     def _configure(self, db: Connection) -> None:
         self._sessions.begin(db, own=self._own)
+
+    def _grow(self) -> bool:
+        """Starts one more thread, if there may be more. Returns ``False`` if there is none."""
+        if len(self._threads) < self._size:
+            name = f"grpc-idempotency-postgres-{len(self._threads)}"
+            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the process can have no more
+                return bool(self._threads)
+            self._threads.append(thread)
+        return True
 
     def _serve(self) -> None:
         while True:

@@ -5,7 +5,7 @@ import select
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -41,7 +41,8 @@ _RISKS = ("fsync", "full_page_writes")
 class Settings:
     """The settings of an engine. Stores with equal ones share it."""
 
-    conninfo: str
+    conninfo: str = field(repr=False)
+    """It may contain a password."""
     schema: str
     lock_timeout: float
     """Seconds that a statement waits for a lock."""

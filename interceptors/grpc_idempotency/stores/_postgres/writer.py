@@ -72,7 +72,7 @@ class Writer:
         locked: list[AnyRequest] = []
         more = True
         while more or locked:
-            more, batch = self._take(wait=not locked and more)
+            more, batch = self._take(_LOOK_AGAIN if locked else None, wait=more)
             requests = [*locked, *batch]
             try:
                 locked = self._run(requests)
@@ -84,17 +84,23 @@ class Writer:
                     one.error = one.error or faults.translated(error)
             waiting = set(map(id, locked))
             deliver([one for one in requests if id(one) not in waiting])
-            if locked:
-                time.sleep(_LOOK_AGAIN)
         self._drop()
         self._ended(self._farewells)
 
-    def _take(self, *, wait: bool) -> tuple[bool, list[AnyRequest]]:
-        """Takes all requests that there are, and tells whether others may follow."""
+    def _take(self, patience: float | None, *, wait: bool) -> tuple[bool, list[AnyRequest]]:
+        """Takes all requests that there are, and tells whether others may follow.
+
+        Args:
+            patience: Seconds to wait for a first one; ``None`` for as long as it takes.
+            wait: False if none can come any more.
+        """
+        if not wait:
+            time.sleep(patience or 0.0)
+            return False, []
         batch: list[AnyRequest] = []
         while len(batch) < _MOST_AT_ONCE:
             try:
-                one = self._queue.get(wait and not batch)
+                one = self._queue.get(not batch, patience)
             except queue.Empty:
                 break
             if one is None:
