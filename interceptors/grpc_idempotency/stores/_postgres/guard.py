@@ -127,8 +127,11 @@ class LentCursor(psycopg.AsyncCursor[Any]):
         """See :meth:`psycopg.AsyncCursor.execute`."""
         guard = self._guard(query)
         try:
-            async with self.connection.pipeline():
+            if params:
                 await super().execute(query, params, **options)
+            else:
+                async with self.connection.pipeline():  # so the server refuses several statements
+                    await super().execute(query, params, **options)
         except psycopg.Error as error:
             if guard is not None:
                 guard.failed(error)

@@ -60,6 +60,7 @@ class LookAgain:
     send: Send
 
 
+_COMMITTED = "a keyed call has one transaction: its first has committed the reply already"
 Want = Send | Begin | Call | Commit | Rollback | LookAgain
 Plan = Generator[Want, Any, T]
 
@@ -78,14 +79,12 @@ def transacted(request: TransactionRequest) -> Plan[None]:
     """
     request.committed = request.completed_at = request.step = None
     operation, guard = request.operation, Guard(reads=request.reads)
+    if operation is not None and operation.committed is not None:
+        raise TransactionMisuse(_COMMITTED)
     try:
         yield Begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if request.reads else "BEGIN")
-        refusal = None if operation is None else (yield from _refusal(operation))
     except psycopg.Error as error:
         raise Unrun from error
-    if refusal is not None:
-        yield Rollback()
-        raise refusal
     try:
         keeps = yield Call(guard)
         if keeps and operation is not None:
@@ -109,23 +108,20 @@ def transacted(request: TransactionRequest) -> Plan[None]:
         yield from _look_up(request, error)
 
 
-def _refusal(operation: RunningOperation) -> Plan[TransactionMisuse | FenceRefused | None]:
-    """Returns the reason why an operation may not commit; ``None`` if it may."""
-    if operation.committed is not None:
-        return TransactionMisuse("a keyed call has one transaction: its first has committed the reply already")
+def _refusal(operation: RunningOperation) -> Plan[TransactionMisuse | FenceRefused]:
+    """Returns the reason why the outcome of an operation could not be stored."""
     found: list[tuple[bytes, int]] = yield Send("look", {"name": operation.name})
-    if not found or found[0][0] != operation.fence:
-        return FenceRefused("the operation has another owner by now: its transaction was not run")
-    state = found[0][1]
-    if state == rows.COMPLETED:
-        return TransactionMisuse("a keyed call has one transaction: its outcome is stored already")
-    if rows.STATES[state] not in rows.OWNED:
-        return FenceRefused("the operation waits for its next run: its transaction was not run")
-    return None
+    if found == [(operation.fence, rows.COMPLETED)]:
+        return TransactionMisuse(_COMMITTED)
+    return FenceRefused("the operation has another owner by now: its transaction was rolled back")
 
 
 def _keep(request: TransactionRequest, operation: RunningOperation) -> Plan[None]:
-    """Stores the outcome or the step in the transaction."""
+    """Stores the outcome or the step in the transaction, if the operation still has its fence.
+
+    This is the last statement before the commit, so that the record is locked for a moment only. Before the function
+    there is no check, which would take a round trip: what a spent fence has let run is rolled back.
+    """
     own = {"name": operation.name, "fence": operation.fence}
     try:
         if request.step is not None:
@@ -135,7 +131,7 @@ def _keep(request: TransactionRequest, operation: RunningOperation) -> Plan[None
             columns = own | rows.outcome_columns(request.committed, operation.ttl)
             stored = yield Send("complete_one", columns)
             if not stored:
-                raise (yield from _refusal(operation)) or FenceRefused("the operation's record was changed meanwhile")
+                raise (yield from _refusal(operation))
             request.completed_at = rows.utc(stored[0][0])
     except (FenceRefused, TransactionMisuse):
         raise

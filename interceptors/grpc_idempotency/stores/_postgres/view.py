@@ -69,8 +69,11 @@ class View:
         self._require()
         cursor = self._db.cursor()
         try:
-            with self._db.pipeline():  # it sends one statement, and the server refuses several
-                cursor.execute(sql, parameters or None)
+            if parameters:
+                cursor.execute(sql, parameters)
+            else:
+                with self._db.pipeline():  # so the server refuses several statements, as it does with parameters
+                    cursor.execute(sql)
         except psycopg.Error as error:
             self.guard.failed(error)
             raise
