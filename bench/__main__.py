@@ -31,8 +31,10 @@ def main() -> int:
     """Measures, and returns 1 if calls failed, else 0, whether the targets are met or not."""
     arguments = _arguments()
     console = Console()
+    if arguments.show and len(arguments.show) > 1:
+        return _compare(arguments, console)
     if arguments.show:
-        results = report.read(Path(arguments.show))
+        results = report.read(Path(arguments.show[0]))
     else:
         try:
             results = _measured(arguments, console)
@@ -49,6 +51,15 @@ def main() -> int:
 
         draw(results.figures, report.sentence(results.told), Path(arguments.plot))
     return 1 if results.faults else 0
+
+
+def _compare(arguments: argparse.Namespace, console: Console) -> int:
+    """Compares runs that were made before."""
+    runs = [report.read(Path(file)) for file in arguments.show]
+    report.show_compared(runs, console)
+    if arguments.markdown:
+        Path(arguments.markdown).write_text("\n".join(report.comparison(runs)), encoding="utf-8")
+    return 1 if any(run.faults for run in runs) else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -82,7 +93,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", metavar="FILE", help="also write the tables to this file")
     parser.add_argument("--plot", metavar="FILE", help="draw the figures to this file, as .svg and as .png")
     parser.add_argument(
-        "--show", metavar="FILE", help="measure nothing, and print the figures of this file, which --json wrote"
+        "--show",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing, and print the figures of a file that --json wrote, or compare several such files",
     )
     arguments = parser.parse_args()
     _check(parser, arguments, names[arguments.store])
@@ -95,6 +109,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, names
         parser.error("--synchronous is a setting of SQLite")
     if arguments.appendfsync and arguments.store != "redis":
         parser.error("--appendfsync is a setting of Valkey: --store redis")
+    if len(arguments.show or ()) > 1 and (arguments.json or arguments.plot):
+        parser.error("a comparison is no run: it has no --json and no --plot")
     for name in arguments.only or ():
         if name not in names:
             parser.error(f"{name} is not measured on {arguments.store}; choose from {', '.join(names)}")

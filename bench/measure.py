@@ -271,7 +271,8 @@ class Load:
 
 
 def _per(calls: int, before: float | None, after: float | None) -> float | None:
-    return None if before is None or after is None else (after - before) / calls
+    # The time of a process is rounded down when it ends.
+    return None if before is None or after is None else max(0.0, after - before) / calls
 
 
 def _faults(server: Server, result: dict[str, Any], effects: int, status: str | None) -> list[str]:

@@ -85,8 +85,8 @@ def _details(figures: Sequence[Figure]) -> tuple[tuple[str, ...], list[tuple[str
     columns = {heading: column for heading, column in _COLUMNS.items() if served or not heading.startswith("engine")}
     lines = [
         tuple(
-            " / ".join(f"{side.get(name, 0.0) * factor:.{digits}f}" for side in (figure.reference, figure.measured))
-            for name, factor, digits in columns.values()
+            " / ".join(_cell(side, *column) for side in (figure.reference, figure.measured))
+            for column in columns.values()
         )
         for figure in figures
     ]
@@ -105,6 +105,64 @@ def _stored(storage: Storage) -> tuple[str, ...]:
         f"{storage.swept_per_second:,.0f}",
         "" if cpu is None else f"{cpu * 1e6:.0f}",
     )
+
+
+def _compared(runs: Sequence[Results]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Returns the headings and the cells of a table that compares runs, for the cases that two of them have."""
+    callers = sorted({figure.callers for run in runs for figure in run.figures})
+    headings = (
+        *("case", "server", "store"),
+        *(f"calls/s of {count}" for count in callers),
+        *(f"p50 ms of {count}" for count in callers),
+        *(f"server µs of {callers[-1]}", f"engine µs of {callers[-1]}"),
+    )
+    lines = []
+    for case, kind in dict.fromkeys((_common(figure), figure.kind) for run in runs for figure in run.figures):
+        of_case = [
+            (run, {one.callers: one.measured for one in run.figures if (_common(one), one.kind) == (case, kind)})
+            for run in runs
+        ]
+        having = [(run, measured) for run, measured in of_case if measured]
+        for run, measured in having if len(having) > 1 else ():
+            cells = (
+                *(_cell(measured.get(count), "throughput", 1, 0) for count in callers),
+                *(_cell(measured.get(count), "p50", 1e3, 1) for count in callers),
+                _cell(measured.get(callers[-1]), "cpu_per_call", 1e6, 0),
+                _cell(measured.get(callers[-1]), "engine_cpu_per_call", 1e6, 0),
+            )
+            lines.append((case, KINDS[kind], _engine_title(run.told), *cells))
+    return headings, lines
+
+
+def _common(figure: Figure) -> str:
+    """Returns a case's title, which is the same with all stores."""
+    return figure.title.replace("from the file", "from the store")
+
+
+def _cell(values: dict[str, float] | None, name: str, factor: float, digits: int) -> str:
+    if values is None or name not in values:
+        return ""
+    return f"{round(values[name] * factor, digits) + 0.0:,.{digits}f}"  # + 0.0, since nobody writes -0
+
+
+def _engine_title(told: dict[str, Any]) -> str:
+    """Returns the name and the version of the engine of a run."""
+    return str(told["engine"]["title"]) if "engine" in told else f"SQLite {told['sqlite']}"
+
+
+def show_compared(runs: Sequence[Results], console: Console) -> None:
+    """Prints a comparison of several runs, and what stored keys take in each."""
+    _print("The interceptor on several stores", *_compared(runs), console)
+    _print("Stored keys, with replies of 200 bytes", _STORAGE, _stored_in(runs), console)
+
+
+def comparison(runs: Sequence[Results]) -> tuple[str, str]:
+    """Returns both tables of :func:`show_compared` as Markdown."""
+    return markdown(*_compared(runs)), markdown(_STORAGE, _stored_in(runs))
+
+
+def _stored_in(runs: Sequence[Results]) -> list[tuple[str, ...]]:
+    return [_stored(run.storage) for run in runs if run.storage]
 
 
 def show(results: Results, console: Console) -> None:

@@ -131,12 +131,28 @@ def test_every_figure_of_an_engine_is_there(store: StoreName, more: tuple[str, .
         assert first.measured["engine_cpu_per_call"] > 0
 
 
+def test_runs_can_be_compared(folder: Path, figures: list[dict[str, Any]]) -> None:
+    """A table has the interceptor's figures of each run, side by side, and another what stored keys take in each."""
+    file, markdown = str(folder / "figures.json"), folder / "compared.md"
+    command = [sys.executable, "-m", "bench", "--show", file, file, "--markdown", str(markdown)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    runs = [report.read(Path(file))] * 2
+    assert markdown.read_text() == "\n".join(report.comparison(runs))
+    lines = markdown.read_text().splitlines()
+    assert sum(line.startswith("| first call |") for line in lines) == 2 * 2
+    assert sum(line.startswith("| SQLite") for line in lines) == 2
+    [first] = [one for one in figures if (one["case"], one["callers"]) == ("first-aio", CALLERS[-1])]
+    assert f"{first['measured']['throughput']:,.0f}" in markdown.read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("--store", "redis", "--only", "order-aio"), "order-aio is not measured on redis"),
         (("--store", "memory", "--synchronous", "FULL"), "--synchronous is a setting of SQLite"),
         (("--appendfsync", "always"), "--appendfsync is a setting of Valkey"),
+        (("--show", "a.json", "b.json", "--json", "c.json"), "a comparison is no run"),
     ],
 )
 def test_arguments_that_do_not_fit_the_store_are_refused(arguments: tuple[str, ...], told: str) -> None:

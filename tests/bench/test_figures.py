@@ -10,6 +10,8 @@ from bench.growth import Row
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "explanation" / "performance.md").read_text()
+SCALE = (DOCS / "explanation" / "scale.md").read_text()
+STORES = ("sqlite", "postgresql", "redis")
 
 
 def test_the_tables_of_the_page_are_the_figures() -> None:
@@ -36,3 +38,14 @@ def test_the_table_of_growth_is_the_figures() -> None:
     rows = [Row(**{name: value for name, value in row.items() if name != "met"}) for row in written["figures"]]
     assert scale.table(rows) in PAGE
     assert written["faults"] == []
+
+
+def test_the_tables_of_stores_are_the_figures() -> None:
+    """Both tables that compare the stores, to the letter, and the conditions of each run."""
+    runs = [report.read(DOCS / "figures" / f"bench-{store}.json") for store in STORES]
+    assert [run.told["store"] for run in runs] == list(STORES)
+    for table in report.comparison(runs):
+        assert table in SCALE
+    for run in runs:
+        assert report.sentence(run.told) in " ".join(SCALE.split())
+        assert run.faults == []
