@@ -51,6 +51,7 @@ class Checker:
             "def handlers cancelled": audit["cancelled"],
             "orders confirmed": evidence.orders.rows("SELECT count(*) FROM shop_orders WHERE state = 2")[0][0],
             "held": sum(one.state is State.HELD for one in evidence.orders.stored),
+            "left to their clients": sum(one.left for side in (evidence.orders, evidence.users) for one in side.stored),
             "seconds": round(evidence.history[-1]["t"] - evidence.history[0]["t"], 1),
             "longest wait after a start, s": round(self._longest(), 1),
         }

@@ -82,10 +82,10 @@ def money(evidence: Evidence) -> Iterator[str]:
 
 
 def records(evidence: Evidence) -> Iterator[str]:
-    """Checks that no operation is still running, and that only opaque ones are held."""
+    """Checks that no operation is left running, unless only its client can run it again; only opaque ones are held."""
     for database in (evidence.orders, evidence.users):
         for one in database.stored:
-            if one.state is not State.COMPLETED and (one.method, one.state) != (OPAQUE, State.HELD):
+            if one.state is not State.COMPLETED and not one.left and (one.method, one.state) != (OPAQUE, State.HELD):
                 yield f"stuck: an operation of {one.method} is left {one.state.value}"
 
 

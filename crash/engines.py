@@ -35,6 +35,11 @@ class Stored:
     method: str
     state: State
     message: bytes | None
+    left: bool = False
+    """True if it is transactional, has no steps and is not recovered: its server died, and nothing has happened (4.5).
+
+    Only a retry of its client runs it again. If the client has no need of it any more, the record stays.
+    """
 
 
 class Killable(Protocol):
@@ -82,9 +87,10 @@ class Engine(ABC):
             return db.execute(sql).fetchall()
 
     def under_way(self) -> list[Stored]:
-        """Returns the operations that have not ended."""
+        """Returns the operations that have not ended, and that will."""
         ended = (State.COMPLETED, State.HELD)
-        return [one for service in SERVICES for one in self.stored(service) if one.state not in ended]
+        found = [one for service in SERVICES for one in self.stored(service)]
+        return [one for one in found if one.state not in ended and not one.left]
 
 
 class SQLite(Engine):
@@ -122,7 +128,10 @@ class PostgreSQL(Engine):
             return db.execute(sql.encode()).fetchall()
 
     def stored(self, service: str) -> list[Stored]:
-        sql = "SELECT encode(name, 'hex'), encode(fence, 'hex'), method, state, message FROM idempotency.operations"
+        sql = (
+            "SELECT encode(name, 'hex'), encode(fence, 'hex'), method, state, message, state = 0 AND effects = 1 AND "
+            "request IS NULL AND steps = 0 AND lease_until <= clock_timestamp() FROM idempotency.operations"
+        )
         return list(_stored(self.rows(service, sql)))
 
 
@@ -149,8 +158,8 @@ ENGINES: dict[str, type[Engine]] = {one.name: one for one in (SQLite, PostgreSQL
 
 
 def _stored(rows: list[Any]) -> Iterator[Stored]:
-    for name, fence, method, state, message in rows:
-        yield Stored(name, fence, method, _STATES[state], message)
+    for name, fence, method, state, message, *left in rows:
+        yield Stored(name, fence, method, _STATES[state], message, *left)
 
 
 def _listed(store: RedisStore) -> Iterator[Record]:
