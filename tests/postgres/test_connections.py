@@ -221,15 +221,15 @@ class Cutting:
         self._relay = relay
         self._every = every
         self._lock = threading.Lock()
-        self._calls = 0
+        self.calls = 0
         self.failures = 0
 
     def until_answered(self, call: Callable[[], T]) -> T:
         """Makes a call again and again until it is answered."""
         while True:
             with self._lock:
-                self._calls += 1
-                cuts = self._calls % self._every == 0
+                self.calls += 1
+                cuts = self.calls % self._every == 0
             if cuts:
                 self._relay.cut()
             try:
@@ -263,7 +263,7 @@ def test_connections_are_cut_under_load(
         assert record is not None
         assert (record.state, record.fence, record.outcome) == (State.COMPLETED, claim.fence, OUTCOME)
         assert [step.name for step in direct.steps(claim.name)] == ["charge"]
-    assert cutting.failures < 100, "hardly any call needs its caller to make it again"
+    assert cutting.failures * 2 < cutting.calls, "most calls are answered, though every fifth one cuts all connections"
 
 
 # A failover

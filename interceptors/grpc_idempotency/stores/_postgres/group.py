@@ -1,8 +1,8 @@
 """One group: all requests that wait, in one transaction, with one statement for each kind of request (6.2).
 
 All statements are sent at once, in a pipeline. A group that is one statement is sent by itself: the server commits it.
-Claims of transactional operations are a group of their own, which is committed without waiting for the disk: if the
-server fails and loses one, then the transaction of its handler is refused, and nothing has happened (5.1).
+A group that has only claims of transactional operations is committed without waiting for the disk. If the server fails
+and loses such a claim, then the transaction of its handler is refused, and nothing has happened (5.1).
 """
 
 import logging
@@ -70,18 +70,17 @@ class Group:
         Returns:
             The requests whose records others have locked. They have no answer yet.
         """
-        lazy = [one for one in requests if _needs_no_disk(one)]
-        others = [one for one in requests if not _needs_no_disk(one)] if lazy else list(requests)
+        durable = not all(map(_needs_no_disk, requests))
         busy: list[AnyRequest] = []
-        for part, durable in ((lazy, False), (others, True)):
-            fresh: set[int] = set()
-            for _ in range(_ROUNDS):
-                if not part:
-                    break
-                part = self._round(part, fresh, busy, durable=durable)
-                fresh |= set(map(id, part))
-            for one in part:
-                one.error = StoreUnavailable("the operation's record appears and vanishes all the time")
+        fresh: set[int] = set()
+        left = list(requests)
+        for _ in range(_ROUNDS):
+            if not left:
+                break
+            left = self._round(left, fresh, busy, durable=durable)
+            fresh |= set(map(id, left))
+        for one in left:
+            one.error = StoreUnavailable("the operation's record appears and vanishes all the time")
         return busy
 
     def _round(
