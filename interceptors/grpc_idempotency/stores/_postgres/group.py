@@ -5,7 +5,6 @@ A group that has only claims of transactional operations is committed without wa
 and loses such a claim, then the transaction of its handler is refused, and nothing has happened (5.1).
 """
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ from grpc_idempotency.stores._postgres.kinds import Answer, Kind, kind_of, name_
 from grpc_idempotency.stores._postgres.settings import Connection, Sessions
 from grpc_idempotency.stores._postgres.sql import Sql
 
-_log = logging.getLogger("grpc_idempotency.stores.postgres")
 AnyRequest = Request[Any]
 _MOST_ROWS = 256
 """The maximum number of rows in one statement."""

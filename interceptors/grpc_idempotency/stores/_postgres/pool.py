@@ -1,6 +1,5 @@
 """Pools of connections, with the threads that use them, for reads and for transactions (6.2)."""
 
-import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings
 
-_log = logging.getLogger("grpc_idempotency.stores.postgres")
 AnyRequest = Request[Any]
 PATIENCE = 5.0
 """Seconds that a request waits for a connection."""
