@@ -59,9 +59,10 @@ def prefix() -> str:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """Every test ends with no thread of a store running, once its stores are closed."""
+    """Every test ends with no thread of its stores running, once they are closed."""
+    before = set(threading.enumerate())
     yield
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("grpc-idempotency"):
             thread.join(5)
             assert not thread.is_alive()
