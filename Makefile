@@ -7,7 +7,7 @@ KILLS ?= 25
 STORE ?= sqlite
 CASES ?= 2000
 WORKERS ?= $(SHOP_WORKERS)
-KEYS ?= 10000000
+KEYS ?= $(if $(filter sqlite,$(STORE)),10000000,1000000)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -62,8 +62,8 @@ format: $(VENV)/.dev ## Put code into shape
 bench: $(VENV)/.dev ## Measure what the interceptor costs, beside targets (STORE=postgresql, redis, memory)
 	@$(BIN)/python -m bench --store $(STORE) $(ARGS)
 
-bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, and after a million calls
-	@$(BIN)/python -m bench.scale --keys $(KEYS) $(ARGS)
+bench-scale: $(VENV)/.dev ## Measure it with KEYS stored keys, under a sweep, and after a million calls (STORE=postgresql)
+	@$(BIN)/python -m bench.scale --store $(STORE) --keys $(KEYS) $(ARGS)
 
 flame: $(VENV)/.dev ## Draw where a server's time goes under load (ARGS='--case first-sync --callers 1')
 	@$(BIN)/python -m bench.flame --store $(STORE) $(ARGS)

@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench import report
+from bench.alone import engine_rows, measure_alone
 from bench.arguments import positive
-from bench.cases import CALLERS, KINDS, STORES, cases_on
+from bench.cases import CALLERS, ENGINES, KINDS, STORES, Kind, cases_on
+from bench.elsewhere import measure_elsewhere
 from bench.engines import Engine, started
 from bench.measure import SIDES, Setting, measure
 from bench.places import folder_on_disk
@@ -21,10 +23,14 @@ from bench.setup import Tuning
 from bench.storage import measure_storage
 
 _FULL = Setting(pairs=7, seconds=2.0, warm_up=0.3)
+_SHORTER = Setting(pairs=5, seconds=0.8, warm_up=0.2)
+"""On PostgreSQL and Valkey, where more is measured: a run takes less than ten minutes."""
 _QUICK = Setting(pairs=2, seconds=0.4, warm_up=0.1)
 _KEYS, _FEW_KEYS = 20_000, 1_000
 _STORAGE = "storage"
 """The name of the measurement of stored keys."""
+_ELSEWHERE: dict[str, Kind] = {f"elsewhere-{kind}": kind for kind in KINDS}
+"""The kinds of servers by the names of the measurements of replays on another host."""
 
 
 def main() -> int:
@@ -67,11 +73,22 @@ def _arguments() -> argparse.Namespace:
         prog="python -m bench",
         description="Measures servers with the interceptor, as ratios to servers without it or with another guard.",
     )
-    names = {store: [*(case.name for case in cases_on(store)), _STORAGE] for store in STORES}
+    names = {
+        store: [*(case.name for case in cases_on(store)), _STORAGE, *(_ELSEWHERE if store in ENGINES else ())]
+        for store in STORES
+    }
     every = list(dict.fromkeys(name for of_store in names.values() for name in of_store))
     parser.add_argument("--store", choices=STORES, default="sqlite", help="where operations are kept (default: sqlite)")
-    parser.add_argument("--pairs", type=positive(int), help=f"pairs of bursts for each figure (default: {_FULL.pairs})")
-    parser.add_argument("--seconds", type=positive(float), help=f"length of a burst (default: {_FULL.seconds:g})")
+    parser.add_argument(
+        "--pairs",
+        type=positive(int),
+        help=f"pairs of bursts for each figure (default: {_FULL.pairs}; {_SHORTER.pairs} on engines)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive(float),
+        help=f"length of a burst (default: {_FULL.seconds:g}; {_SHORTER.seconds:g} on engines)",
+    )
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=every, help=f"some of {', '.join(every)}")
     parser.add_argument("--callers", nargs="+", type=positive(int), metavar="N", help="default: 1 16 64")
     parser.add_argument(
@@ -117,7 +134,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, names
 
 
 def _setting(arguments: argparse.Namespace) -> Setting:
-    default = _QUICK if arguments.quick else _FULL
+    default = _QUICK if arguments.quick else _SHORTER if arguments.store in ENGINES else _FULL
     return Setting(
         pairs=arguments.pairs or default.pairs,
         seconds=arguments.seconds or default.seconds,
@@ -135,18 +152,30 @@ def _measured(arguments: argparse.Namespace, console: Console) -> Results:
     setting = _setting(arguments)
     with folder_on_disk() as folder, closing(_engine(arguments, Path(folder))) as engine:
         cases = [case for case in cases_on(engine.store) if not arguments.only or case.name in arguments.only]
+        if setting.tuned_alone:
+            cases = [case for case in cases if case.service != "store"]  # it has no server to tune
+        elsewhere = [name for name in _ELSEWHERE if engine.store in ENGINES and name in (arguments.only or _ELSEWHERE)]
         keys = arguments.keys or (_FEW_KEYS if arguments.quick else _KEYS)
         with _progress(console) as progress:
             task = progress.add_task("", total=len(cases) * len(setting.callers) * setting.pairs * len(SIDES))
             figures = []
             for case in cases:
                 progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")
-                figures += measure(case, setting, engine, lambda: progress.advance(task))
+                measured = measure_alone if case.service == "store" else measure
+                figures += measured(case, setting, engine, lambda: progress.advance(task))
+            rows = engine_rows(figures)
+            faults: list[str] = []
+            task = progress.add_task("replays on another host", total=len(elsewhere) * setting.pairs)
+            for name in elsewhere:
+                row, failed = measure_elsewhere(_ELSEWHERE[name], setting, engine, lambda: progress.advance(task))
+                rows.append(row)
+                faults += failed
             storage = None
             if not arguments.only or _STORAGE in arguments.only:
                 task = progress.add_task("stored keys", total=2 * keys)
                 storage = measure_storage(engine, keys, lambda count: progress.advance(task, count))
-        return Results(figures=figures, storage=storage, told=report.conditions(setting, engine))
+        told = report.conditions(setting, engine)
+        return Results(figures=figures, storage=storage, told=told, rows=rows, other_faults=faults)
 
 
 def _engine(arguments: argparse.Namespace, folder: Path) -> Engine:

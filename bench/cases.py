@@ -1,7 +1,7 @@
 """The cases that are measured: each is a pair of servers under the same load, with a target."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -9,17 +9,28 @@ Kind = Literal["aio", "sync"]
 """``grpc.aio.server`` or ``grpc.server``."""
 StoreName = Literal["sqlite", "postgresql", "redis", "memory"]
 """Where the servers keep operations."""
-Role = Literal["bare", "guard", "ours"]
-"""A server without a guard, with the hand-written guard of ``guard.py``, or with the interceptor."""
-Service = Literal["echo", "order"]
+Role = Literal["bare", "guard", "sqlite", "pool", "ours"]
+"""A server without a guard, with the hand-written guard of ``guard.py``, with the interceptor on SQLite, or with the
+interceptor on the measured store. ``pool`` is no server, but the store's statements, one per call, on a pool."""
+Service = Literal["echo", "order", "store"]
+"""What is called: a trivial method, CreateOrder, or a store by itself, without gRPC."""
 Keys = Literal["none", "unique", "hot", "cold"]
 """No key; a new key for each call; stored keys, again and again; stored keys, each once, on a server that was started
 after they were stored."""
 
 CALLERS = (1, 16, 64)
 STORES: tuple[StoreName, ...] = ("sqlite", "postgresql", "redis", "memory")
+ENGINES: tuple[StoreName, ...] = ("postgresql", "redis")
 KINDS: Mapping[Kind, str] = MappingProxyType({"aio": "grpc.aio", "sync": "grpc.server"})
-ROLES: Mapping[Role, str] = MappingProxyType({"bare": "bare", "guard": "by hand", "ours": "ours, untuned"})
+ROLES: Mapping[Role, str] = MappingProxyType(
+    {
+        "bare": "bare",
+        "guard": "by hand",
+        "sqlite": "ours on SQLite",
+        "pool": "a statement per call",
+        "ours": "ours, untuned",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +46,14 @@ class Case:
     keys: Keys
     status: str | None
     """The ``idempotency-status`` that every reply of the server with the interceptor must have."""
-    targets: Mapping[int, float]
-    """The target: the smallest ratio to reach, by the number of callers. A missing number has no target."""
+    targets: Mapping[StoreName, Mapping[int, float]]
+    """The target: the smallest ratio to reach, by store and number of callers. A missing one has no target."""
     stores: tuple[StoreName, ...]
     """The stores with which the case is measured."""
+
+    def target(self, store: StoreName, callers: int) -> float | None:
+        """Returns the target on a store, if there is one."""
+        return self.targets.get(store, {}).get(callers)
 
 
 def _everywhere(target: float) -> Mapping[int, float]:
@@ -55,8 +70,12 @@ def _cases(
     service: Service = "echo",
     reference: Role = "bare",
     stores: tuple[StoreName, ...] = STORES,
+    of_engines: Mapping[int, float] = MappingProxyType({}),
 ) -> tuple[Case, ...]:
-    """Makes one case for each kind of server in ``targets``."""
+    """Makes one case for each kind of server in ``targets``, which are those on SQLite.
+
+    On PostgreSQL and Valkey the targets of both kinds of servers are ``of_engines``.
+    """
     return tuple(
         Case(
             name=f"{name}-{kind}",
@@ -66,7 +85,7 @@ def _cases(
             reference=reference,
             keys=keys,
             status=status,
-            targets=MappingProxyType(dict(of_kind)),
+            targets=MappingProxyType({"sqlite": of_kind, **dict.fromkeys(ENGINES, of_engines)}),
             stores=stores,
         )
         for kind, of_kind in targets.items()
@@ -118,7 +137,17 @@ CASES: tuple[Case, ...] = (
         {"aio": {}, "sync": {}},
         keys="cold",
         status="replayed",
-        stores=("postgresql", "redis"),
+        stores=ENGINES,
+    ),
+    *_cases(
+        "against-sqlite",
+        "first call, against the same on SQLite",
+        {"aio": {}, "sync": {}},
+        keys="unique",
+        status="executed",
+        reference="sqlite",
+        stores=ENGINES,
+        of_engines={64: 0.85},
     ),
     *_cases(
         "order",
@@ -128,11 +157,22 @@ CASES: tuple[Case, ...] = (
         status="executed",
         service="order",
         stores=("sqlite", "postgresql"),
+        of_engines={64: 0.75},
+    ),
+    *_cases(
+        "pairs",
+        "claim and complete, store alone",
+        {"aio": {}, "sync": {}},
+        keys="unique",
+        status=None,
+        service="store",
+        reference="pool",
+        stores=("postgresql",),
+        of_engines={64: 5.0},
     ),
 )
 
 
 def cases_on(store: StoreName) -> list[Case]:
-    """Returns the cases of a store. The targets are SQLite's: the cases of other stores have none."""
-    cases = [case for case in CASES if store in case.stores]
-    return cases if store == "sqlite" else [replace(case, targets=MappingProxyType({})) for case in cases]
+    """Returns the cases of a store."""
+    return [case for case in CASES if store in case.stores]

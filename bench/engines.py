@@ -48,6 +48,10 @@ class Engine(ABC):
     def place(self, name: str) -> str:
         """Makes an empty database: returns the path of a file for SQLite, the URL of a store for others."""
 
+    def file(self, name: str) -> str:
+        """Returns the path of an SQLite file on the same disk."""
+        return str(self._folder / f"{name}.db")
+
     def cpu(self) -> float | None:
         """Returns the seconds of processor time that the engine's own processes have used, if the system can tell."""
         return None if self.pid is None else _processor_time(self.pid)
@@ -76,7 +80,7 @@ class SQLite(Engine):
     title = f"SQLite {sqlite3.sqlite_version}"
 
     def place(self, name: str) -> str:
-        return str(self._folder / f"{name}.db")
+        return self.file(name)
 
     def size(self, place: str) -> int | None:
         return Path(place).stat().st_size if Path(place).exists() else 0

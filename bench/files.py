@@ -1,11 +1,14 @@
-"""Makes a store's file with millions of completed operations, much faster than by calls."""
+"""Makes databases with millions of completed operations, much faster than by calls."""
 
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
+
 TABLE = "grpc_idempotency_operations"
+_ROWS = "idempotency.operations"
 _PART = 50_000
 """The rows of one transaction."""
 _OWN = {"name": "randomblob(length(name))", "fence": "randomblob(length(fence))"}
@@ -48,6 +51,31 @@ def multiply(database: Path, count: int, progress: Callable[[int], None]) -> Non
             left -= part
             progress(part)
         db.execute("PRAGMA journal_mode = WAL")
+
+
+def multiply_rows(url: str, count: int, progress: Callable[[int], None]) -> None:
+    """Does the same as :func:`multiply` in a database of PostgreSQL.
+
+    At the end there is nothing left for autovacuum or a checkpoint to do: what they have to write is not the calls'.
+    """
+    with closing(psycopg.connect(url, autocommit=True)) as db:
+        db.execute("SET synchronous_commit = off")
+        asked = f"SELECT attname FROM pg_attribute WHERE attrelid = '{_ROWS}'::regclass AND attnum > 0 ORDER BY attnum"
+        columns = [name for (name,) in db.execute(asked.encode()).fetchall()]
+        values = ", ".join("uuid_send(gen_random_uuid())" if name in _OWN else name for name in columns)
+        [(model,)] = db.execute(f"SELECT name FROM {_ROWS}".encode()).fetchall()
+        statement = (
+            f"INSERT INTO {_ROWS} ({', '.join(columns)}) "
+            f"SELECT {values} FROM generate_series(1, %s) CROSS JOIN {_ROWS} WHERE name = %s"
+        )
+        left = count - 1
+        while left:
+            part = min(left, _PART)
+            db.execute(statement.encode(), (part, model))
+            left -= part
+            progress(part)
+        db.execute("VACUUM (ANALYZE)")
+        db.execute("CHECKPOINT")
 
 
 def swept(database: Path, count: int) -> int:

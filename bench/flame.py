@@ -11,13 +11,15 @@ from rich.console import Console
 from rich.markup import escape
 
 from bench.arguments import positive
-from bench.cases import CALLERS, CASES, KINDS, STORES, Case, StoreName, cases_on
+from bench.cases import CALLERS, CASES, KINDS, STORES, Case, StoreName
 from bench.engines import started
 from bench.measure import Load, Server, Setting, prepared
 from bench.places import folder_on_disk, processors
 from bench.processes import Failed
 from bench.setup import Setup
 
+_CASES = [case for case in CASES if case.service != "store"]
+"""Those with a server."""
 _RATE = 250
 """Samples per second."""
 
@@ -26,7 +28,7 @@ def main() -> int:
     """Draws one case, and returns 1 if calls or py-spy failed, else 0."""
     arguments = _arguments()
     console = Console()
-    case = next(case for case in CASES if case.name == arguments.case)
+    case = _named(arguments.case)
     try:
         faults = draw(case, arguments.callers, arguments.seconds, Path(arguments.file), arguments.store)
     except Failed as error:
@@ -36,6 +38,10 @@ def main() -> int:
     if not faults:
         console.print(f"{arguments.file}: {case.title}, {arguments.callers} callers, {arguments.seconds:g} s.")
     return 1 if faults else 0
+
+
+def _named(name: str) -> Case:
+    return next(case for case in _CASES if case.name == name)
 
 
 def draw(case: Case, callers: int, seconds: float, file: Path, store: StoreName = "sqlite") -> list[str]:
@@ -86,14 +92,14 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--case", choices=[case.name for case in CASES], default="first-aio", help="the case to measure"
+        "--case", choices=[case.name for case in _CASES], default="first-aio", help="the case to measure"
     )
     parser.add_argument("--store", choices=STORES, default="sqlite", help="where operations are kept")
     parser.add_argument("--callers", type=positive(int), default=CALLERS[-1], help="how many calls at once")
     parser.add_argument("--seconds", type=positive(float), default=10.0, help="how long to sample")
     parser.add_argument("--file", default="flame.svg", help="where to write the SVG")
     arguments = parser.parse_args()
-    if arguments.case not in [case.name for case in cases_on(arguments.store)]:
+    if arguments.store not in _named(arguments.case).stores:
         parser.error(f"{arguments.case} is not measured on {arguments.store}")
     return arguments
 

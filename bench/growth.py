@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.progress import Progress
 
 from bench.cases import CALLERS, Kind
-from bench.engines import SQLite
-from bench.files import multiply, swept
+from bench.engines import Engine, PostgreSQL
+from bench.files import multiply, multiply_rows, swept
 from bench.measure import SIDES, Bursts, Load, Server, Setting, Side
+from bench.rows import Row
 from bench.setup import REPLY_OF_200, Setup
 
 _MIB = 1 << 20
@@ -35,48 +36,27 @@ class Sizes:
     warm_up: float = 0.3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One figure, and its target."""
-
-    name: str
-    what: str
-    value: float | None
-    """The value; ``None`` if the system can't measure it."""
-    unit: str
-    target: float
-    at_least: bool = False
-    """True if the target is a minimum, and not a maximum."""
-    note: str = ""
-
-    @property
-    def met(self) -> bool | None:
-        """True if the target was met; ``None`` if there is no value."""
-        if self.value is None:
-            return None
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-
 class Growth:
     """Runs the measurements one after another.
 
     Args:
         kind: The kind of server.
         sizes: The sizes of the measurements.
-        folder: The folder for the files.
+        engine: SQLite, or PostgreSQL for :meth:`stored_keys` alone.
         progress: Called with a text about the progress.
     """
 
-    def __init__(self, kind: Kind, sizes: Sizes, folder: Path, progress: Progress) -> None:
+    def __init__(self, kind: Kind, sizes: Sizes, engine: Engine, progress: Progress) -> None:
         self._kind: Kind = kind
         self._sizes = sizes
-        self._engine = SQLite(folder)
+        self._engine = engine
         self._progress = progress
         self._setting = Setting(pairs=sizes.pairs, seconds=sizes.seconds, warm_up=sizes.warm_up)
+        self._places: dict[str, str] = {}
         self.faults: list[str] = []
 
     def stored_keys(self) -> list[Row]:
-        """Compares first calls on files with many and with few keys, and the memory of both servers after that."""
+        """Compares first calls on databases with many and with few keys, and the memory of both servers after that."""
         sizes = self._sizes
         with ExitStack() as ends:
             load = Load(ends, "echo", self._engine)
@@ -101,7 +81,8 @@ class Growth:
                 unit="",
                 target=0.90,
                 at_least=True,
-                note=f"{min(ratios):.2f}-{max(ratios):.2f}; by CPU {1 / bursts.ratio('cpu_per_call'):.2f}",
+                note=f"{min(ratios):.2f}-{max(ratios):.2f}; by CPU {1 / bursts.ratio('cpu_per_call'):.2f}"
+                + _engine_time(bursts),
             ),
             Row(
                 name="keys-memory",
@@ -186,12 +167,18 @@ class Growth:
                 kind=self._kind,
                 role="ours",
                 service="echo",
-                database=self._engine.place(name),
+                database=self._place(name),
+                store=self._engine.store,
                 reply_length=REPLY_OF_200,
                 ttl=ttl,
                 sweep_every=sweep_every,
             )
         )
+
+    def _place(self, name: str) -> str:
+        if name not in self._places:
+            self._places[name] = self._engine.place(name)
+        return self._places[name]
 
     @staticmethod
     @contextmanager
@@ -207,12 +194,15 @@ class Growth:
         return server
 
     def _fill(self, load: Load, name: str, count: int, *, ttl: float | None = None) -> None:
-        """Makes a file with ``count`` operations: one by a call, the others as copies of it."""
+        """Makes a database with ``count`` operations: one by a call, the others as copies of it."""
         server = self._server(name, ttl=ttl)
         with self._ending(server):
             self.faults += load.make(server, 1, callers=1)
-        with self._task(f"{count:,} keys into a file", count) as advance:
-            multiply(Path(server.setup.database), count, advance)
+        with self._task(f"{count:,} keys", count) as advance:
+            if isinstance(self._engine, PostgreSQL):
+                multiply_rows(server.setup.database, count, advance)
+            else:
+                multiply(Path(server.setup.database), count, advance)
 
     def _make(self, load: Load, server: Server, count: int, advance: Callable[[int], None]) -> None:
         while count:
@@ -253,6 +243,12 @@ def largest(file: Path) -> Iterator[list[int]]:
     finally:
         done.set()
         watcher.join()
+
+
+def _engine_time(bursts: Bursts) -> str:
+    """Returns the processor time of a database server as text, if there is one."""
+    values = [bursts.median(side, "engine_cpu_per_call") * 1e6 for side in SIDES]
+    return f"; engine {values[0]:.0f} / {values[1]:.0f} µs" if all(values) else ""
 
 
 def _more(before: int | None, after: int | None) -> float | None:

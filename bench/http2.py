@@ -39,7 +39,10 @@ class Call:
 
 
 class Connection(asyncio.Protocol):
-    """Makes calls, one after the other in each of its callers, until ``next_call`` returns none."""
+    """Makes calls, one after the other in each of its callers, until ``next_call`` returns none.
+
+    Without callers it makes those that it is told to start, until it is closed.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,17 @@ class Connection(asyncio.Protocol):
         self._unread = b""
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
+
+    def start(self, call: Call) -> None:
+        """Begins a call."""
+        self._send(call)
+        self._flush()
+
+    def close(self) -> None:
+        """Closes the connection. No call may be under way."""
+        assert self._transport is not None
+        self.closed.set_result(None)
+        self._transport.close()
 
     # Called by asyncio
 
@@ -156,10 +170,11 @@ class Connection(asyncio.Protocol):
         if call is None:
             self._callers -= 1
             if not self._callers and not self.closed.done():
-                self.closed.set_result(None)
-                assert self._transport is not None
-                self._transport.close()
+                self.close()
             return
+        self._send(call)
+
+    def _send(self, call: Call) -> None:
         self._window -= len(self._message)
         if self._window < 0:
             raise LoadError("the server gives no room for requests")
@@ -182,7 +197,8 @@ class Connection(asyncio.Protocol):
     def _end(self, call: Call) -> None:
         call.ended = time.perf_counter()
         self._ended(call)
-        self._begin()
+        if self._callers:
+            self._begin()
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

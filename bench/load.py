@@ -14,7 +14,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from google.type.money_pb2 import Money
 
 from bench.cases import Service
-from bench.http2 import Call, Connection
+from bench.http2 import Call, Connection, LoadError
 from bench.processes import stay_on_cpus, take_orders_blocking
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, OrderItem
 
@@ -123,7 +123,13 @@ class Load:
         """The replies of each server, by the server's name."""
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Makes ``count`` first calls, or measures for a number of seconds."""
+        """Makes ``count`` first calls, or measures for a number of seconds: one server, or replays of a second one."""
+        method, request = METHODS[order["service"]]
+        if order["do"] == "elsewhere":
+            first = Burst(self._unique(), warm_up=order["warm_up"], seconds=order["seconds"], keep=True)
+            replay = Burst(iter(()), warm_up=order["warm_up"], seconds=order["seconds"], expected=first.bodies)
+            asyncio.run(_play_elsewhere(first, replay, method, request, order["ports"]))
+            return {"first": first.result(), "replay": replay.result()}
         if order["do"] == "make":
             burst = Burst(self._unique(), most=order["count"], keep=order["keep"])
         else:
@@ -134,7 +140,6 @@ class Load:
                 seconds=order["seconds"],
                 expected=self._stored[order["server"]] if replays else None,
             )
-        method, request = METHODS[order["service"]]
         asyncio.run(_play(burst, method, request, order["port"], order["callers"]))
         if burst.bodies:
             self._stored[order["server"]] = burst.bodies
@@ -163,6 +168,32 @@ async def _play(burst: Burst, method: str, request: bytes, port: int, callers: i
     loop = asyncio.get_running_loop()
     made = [await loop.create_connection(partial(connection, share), "127.0.0.1", port) for share in shares]
     await asyncio.gather(*(each.closed for _, each in made))
+
+
+async def _play_elsewhere(first: Burst, replay: Burst, method: str, request: bytes, ports: list[int]) -> None:
+    """Makes each call to the first port, and then, once its reply has come, to the second one with the same key."""
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Queue[Call | None] = asyncio.Queue()
+
+    def connection() -> Connection:
+        return Connection(method, request, callers=0, next_call=lambda: None, ended=ended.put_nowait)
+
+    connections = [(await loop.create_connection(connection, "127.0.0.1", port))[1] for port in ports]
+    for each in connections:
+        each.closed.add_done_callback(lambda _: ended.put_nowait(None))
+
+    async def made(connection: Connection, call: Call) -> Call:
+        connection.start(call)
+        reply = await ended.get()
+        if reply is None:
+            raise LoadError("a connection broke")
+        return reply
+
+    while (call := first.next_call()) is not None:
+        first.ended(await made(connections[0], call))
+        replay.ended(await made(connections[1], Call(call.key)))
+    for each in connections:
+        each.close()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from bench.cases import CALLERS, Case, Keys, Kind, Role, Service
+from bench.cases import CALLERS, KINDS, Case, Keys, Kind, Role, Service
 from bench.engines import Engine
 from bench.places import processors
 from bench.processes import Process
@@ -110,6 +110,11 @@ class Figure:
         """True if the target was met, rounded as in the table; ``None`` if there is no target."""
         return None if self.target is None else round(self.ratio, 2) >= self.target
 
+    @property
+    def server(self) -> str:
+        """What makes the calls take effect: a kind of server, or for a store by itself, what its callers are."""
+        return KINDS[self.kind] if self.versus != "pool" else {"aio": "tasks", "sync": "threads"}[self.kind]
+
     def as_json(self) -> dict[str, Any]:
         """Returns the result for JSON."""
         return {**asdict(self), "met": self.met}
@@ -123,7 +128,7 @@ class Figure:
 def measure(case: Case, setting: Setting, engine: Engine, progress: Callable[[], None]) -> list[Figure]:
     """Runs all pairs of a case, for each number of callers. ``progress`` is called for each burst."""
     with ExitStack() as ends:
-        servers = {side: Server(_setup(case, side, setting, engine)) for side in SIDES}
+        servers = {side: Server(setup_of(case, side, setting, engine)) for side in SIDES}
         for server in servers.values():
             ends.callback(server.end)
         load = Load(ends, case.service, engine)
@@ -136,20 +141,23 @@ def measure(case: Case, setting: Setting, engine: Engine, progress: Callable[[],
                 for side in SIDES:
                     _burst(bursts, case, callers, setting, side, servers[side], load)
                     progress()
-            figures.append(_figure(case, callers, setting, bursts))
+            figures.append(figure_of(case, callers, setting, engine, bursts))
             faults = []
         return figures
 
 
-def _setup(case: Case, side: Side, setting: Setting, engine: Engine) -> Setup:
+def setup_of(case: Case, side: Side, setting: Setting, engine: Engine) -> Setup:
+    """Returns the setup of one side of a case, with a new database."""
     name = f"{case.name}-{side}"
+    role: Role = "ours" if side == "measured" else _reference(case, setting)
+    on_sqlite = role == "sqlite"
     return Setup(
         name=name,
         kind=case.kind,
-        role="ours" if side == "measured" else _reference(case, setting),
+        role="ours" if on_sqlite else role,
         service=case.service,
-        database=engine.place(name),
-        store=engine.store,
+        database=engine.file(name) if on_sqlite else engine.place(name),
+        store="sqlite" if on_sqlite else engine.store,
         tuning=Tuning() if side == "reference" and setting.tuned_alone else setting.tuning,
     )
 
@@ -181,7 +189,8 @@ def _burst(
     bursts.faults += faults
 
 
-def _figure(case: Case, callers: int, setting: Setting, bursts: Bursts) -> Figure:
+def figure_of(case: Case, callers: int, setting: Setting, engine: Engine, bursts: Bursts) -> Figure:
+    """Makes the figure of all bursts with one number of callers."""
     cpu = bursts.ratio("cpu_per_call")
     return Figure(
         case=case.name,
@@ -192,7 +201,7 @@ def _figure(case: Case, callers: int, setting: Setting, bursts: Bursts) -> Figur
         ratio=bursts.ratio("throughput"),
         ratios=bursts.ratios("throughput"),
         cpu_ratio=1 / cpu if cpu else 0.0,
-        target=None if setting.tuned_alone else case.targets.get(callers),
+        target=None if setting.tuned_alone else case.target(engine.store, callers),
         reference=bursts.medians("reference"),
         measured=bursts.medians("measured"),
         faults=bursts.faults,
@@ -262,15 +271,35 @@ class Load:
             server_cpu=cpu / took,
             load_cpu=result["cpu"],
             cpu_per_call=cpu / calls,
-            engine_cpu_per_call=_per(calls, engine_before, engine_after),
+            engine_cpu_per_call=per_call(calls, engine_before, engine_after),
         )
         return burst, _faults(server, result, after["effects"] - before["effects"], status)
+
+    def elsewhere(self, first: Server, other: Server, setting: Setting) -> tuple[dict[str, Any], list[str]]:
+        """Makes first calls to one server, one after the other, each with a replay from another one right after it.
+
+        Returns:
+            The load's results for the first calls (``first``) and for the replays (``replay``), and the failures.
+        """
+        servers = (first, other)
+        before = [server.ask() for server in servers]
+        result = self._order(
+            first,
+            do="elsewhere",
+            ports=[told["port"] for told in before],
+            warm_up=setting.warm_up,
+            seconds=setting.seconds,
+        )
+        effects = [server.ask()["effects"] - told["effects"] for server, told in zip(servers, before, strict=True)]
+        faults = _faults(first, result["first"], effects[0], "executed")
+        return result, faults + _faults(other, result["replay"], effects[1], "replayed")
 
     def _order(self, server: Server, **order: Any) -> dict[str, Any]:
         return self._process.ask(service=self._service, server=server.setup.name, **order)
 
 
-def _per(calls: int, before: float | None, after: float | None) -> float | None:
+def per_call(calls: int, before: float | None, after: float | None) -> float | None:
+    """Returns the processor time of each call from that of a process before and after all."""
     # The time of a process is rounded down when it ends.
     return None if before is None or after is None else max(0.0, after - before) / calls
 

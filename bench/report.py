@@ -5,7 +5,7 @@ import os
 import platform
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from bench.engines import Engine
 from bench.load import CONNECTIONS
 from bench.measure import SIDES, Figure, Setting
 from bench.places import processors
+from bench.rows import HEADINGS, MARKS, Row
 from bench.storage import Storage
 
 _LOAD_LIMIT = 0.7
 """The share of its processor above which the load may have limited a server."""
 _LEFT = ("case", "server", "against", "store", "what", "note", "")
 """The headings of columns of text."""
+_WRAPPED = ("what", "note")
 _CASE, _FULL_CASE = ("case", "n"), ("case", "server", "callers", "against")
 _RATIOS = ("calls/s", "ours", "ratio", "min-max", "by CPU", "target", "")
 _COLUMNS = {
@@ -36,7 +38,8 @@ _COLUMNS = {
     "load %": ("load_cpu", 100, 0),
 }
 """The name, the factor and the digits of each value of the second table, by its heading."""
-_STORAGE = ("store", "keys", "bytes/key", "compacted", "logged/key", "swept/s", "engine µs")
+_STORE = "store"
+_STORAGE = (_STORE, "keys", "bytes/key", "compacted", "logged/key", "swept/s", "engine µs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +51,16 @@ class Results:
     """What stored keys take; ``None`` if it was not measured."""
     told: dict[str, Any]
     """The conditions."""
+    rows: Sequence[Row] = ()
+    """Other figures that have targets."""
+    other_faults: list[str] = field(default_factory=list)
+    """The failures that belong to no case."""
 
     @property
     def faults(self) -> list[str]:
         """All failures."""
         found = [fault for figure in self.figures for fault in figure.faults]
-        return found + (self.storage.faults if self.storage else [])
+        return found + (self.storage.faults if self.storage else []) + self.other_faults
 
 
 def _case(figure: Figure) -> tuple[str, ...]:
@@ -61,7 +68,7 @@ def _case(figure: Figure) -> tuple[str, ...]:
 
 
 def _full_case(figure: Figure) -> tuple[str, ...]:
-    return figure.title, KINDS[figure.kind], str(figure.callers), ROLES[figure.versus]
+    return figure.title, figure.server, str(figure.callers), ROLES[figure.versus]
 
 
 def _ratios(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
@@ -73,7 +80,7 @@ def _ratios(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
             f"{min(figure.ratios, default=0):.2f}-{max(figure.ratios, default=0):.2f}",
             f"{figure.cpu_ratio:.2f}",
             "" if figure.target is None else f"≥ {figure.target:.2f}",
-            {None: "", True: "met", False: "missed"}[figure.met],
+            MARKS[figure.met],
         )
         for figure in figures
     ]
@@ -109,7 +116,9 @@ def _stored(storage: Storage) -> tuple[str, ...]:
 
 def _compared(runs: Sequence[Results]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns the headings and the cells of a table that compares runs, for the cases that two of them have."""
-    callers = sorted({figure.callers for run in runs for figure in run.figures})
+    # The interceptor's figures on the measured store: those beside SQLite are first calls once more.
+    figures = {id(run): [one for one in run.figures if one.versus not in ("sqlite", "pool")] for run in runs}
+    callers = sorted({figure.callers for of_run in figures.values() for figure in of_run})
     headings = (
         *("case", "server", "store"),
         *(f"calls/s of {count}" for count in callers),
@@ -117,9 +126,9 @@ def _compared(runs: Sequence[Results]) -> tuple[tuple[str, ...], list[tuple[str,
         *(f"server µs of {callers[-1]}", f"engine µs of {callers[-1]}"),
     )
     lines = []
-    for case, kind in dict.fromkeys((_common(figure), figure.kind) for run in runs for figure in run.figures):
+    for case, kind in dict.fromkeys((_common(figure), figure.kind) for run in runs for figure in figures[id(run)]):
         of_case = [
-            (run, {one.callers: one.measured for one in run.figures if (_common(one), one.kind) == (case, kind)})
+            (run, {one.callers: one.measured for one in figures[id(run)] if (_common(one), one.kind) == (case, kind)})
             for run in runs
         ]
         having = [(run, measured) for run, measured in of_case if measured]
@@ -154,11 +163,45 @@ def show_compared(runs: Sequence[Results], console: Console) -> None:
     """Prints a comparison of several runs, and what stored keys take in each."""
     _print("The interceptor on several stores", *_compared(runs), console)
     _print("Stored keys, with replies of 200 bytes", _STORAGE, _stored_in(runs), console)
+    if lines := _engine_targets(runs):
+        _print("Targets on engines", (_STORE, *HEADINGS), lines, console)
 
 
-def comparison(runs: Sequence[Results]) -> tuple[str, str]:
-    """Returns both tables of :func:`show_compared` as Markdown."""
-    return markdown(*_compared(runs)), markdown(_STORAGE, _stored_in(runs))
+def comparison(runs: Sequence[Results]) -> tuple[str, ...]:
+    """Returns the tables of :func:`show_compared` as Markdown."""
+    found = [markdown(*_compared(runs)), markdown(_STORAGE, _stored_in(runs))]
+    if lines := _engine_targets(runs):
+        found.append(markdown((_STORE, *HEADINGS), lines))
+    return tuple(found)
+
+
+def _engine_targets(runs: Sequence[Results]) -> list[tuple[str, ...]]:
+    """Returns the cells of all figures that have targets, on stores other than SQLite."""
+    return [
+        (_engine_title(run.told), *row.cells())
+        for run in runs
+        if "engine" in run.told
+        for row in (*_ratio_rows(run.figures), *run.rows)
+    ]
+
+
+def _ratio_rows(figures: Sequence[Figure]) -> list[Row]:
+    return [
+        Row(
+            name=f"{figure.case}-{figure.callers}",
+            what=f"{figure.title}, {figure.server}, {figure.callers} callers"
+            + (", against a server without us" if figure.versus == "bare" else "")
+            + (f", against {ROLES[figure.versus]}" if figure.versus == "pool" else ""),
+            value=figure.ratio,
+            unit="",
+            target=figure.target,
+            at_least=True,
+            note=f"{min(figure.ratios, default=0):.2f}-{max(figure.ratios, default=0):.2f}; "
+            f"by CPU {figure.cpu_ratio:.2f}",
+        )
+        for figure in figures
+        if figure.target is not None
+    ]
 
 
 def _stored_in(runs: Sequence[Results]) -> list[tuple[str, ...]]:
@@ -180,7 +223,10 @@ def show(results: Results, console: Console) -> None:
             )
     if results.storage:
         _print("Stored keys, with replies of 200 bytes", _STORAGE, [_stored(results.storage)], console)
-    targets = [figure.met for figure in figures if figure.met is not None]
+    if results.rows:
+        _print("Other targets", HEADINGS, [row.cells() for row in results.rows], console)
+    every = [*(figure.met for figure in figures), *(row.met for row in results.rows)]
+    targets = [met for met in every if met is not None]
     if targets:
         console.print(f"{sum(targets)} of {len(targets)} targets met.")
     console.print(sentence(told))
@@ -190,7 +236,7 @@ def show(results: Results, console: Console) -> None:
 def _print(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]], console: Console) -> None:
     table = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading in _LEFT else "right", no_wrap=heading not in _WRAPPED)
     for line in lines:
         table.add_row(*map(coloured, line))
     console.print(table)
@@ -219,7 +265,7 @@ def _warn(results: Results, console: Console) -> None:
 
 
 def tables(results: Results) -> tuple[str, ...]:
-    """Returns the tables of what was measured as Markdown: ratios, details, and what stored keys take."""
+    """Returns the tables of what was measured as Markdown: ratios, details, stored keys, and other targets."""
     figures = results.figures
     found = [
         markdown(
@@ -230,6 +276,8 @@ def tables(results: Results) -> tuple[str, ...]:
     ]
     if results.storage:
         found.append(markdown(_STORAGE, [_stored(results.storage)]))
+    if results.rows:
+        found.append(markdown(HEADINGS, [row.cells() for row in results.rows]))
     return tuple(found)
 
 
@@ -300,6 +348,8 @@ def write(results: Results, file: Path) -> None:
         "conditions": results.told,
         "figures": [figure.as_json() for figure in results.figures],
         "storage": asdict(results.storage) if results.storage else None,
+        "rows": [row.as_json() for row in results.rows],
+        "faults": results.other_faults,
     }
     file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -312,4 +362,6 @@ def read(file: Path) -> Results:
         figures=[Figure.of_json(figure) for figure in values["figures"]],
         storage=Storage(**storage) if storage else None,
         told=values["conditions"],
+        rows=[Row.of_json(row) for row in values.get("rows", ())],
+        other_faults=values.get("faults", []),
     )

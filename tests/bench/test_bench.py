@@ -106,7 +106,7 @@ def test_a_tuning_is_compared_with_none(tmp_path: Path) -> None:
     ],
 )
 def test_every_figure_of_an_engine_is_there(store: StoreName, more: tuple[str, ...], told: str, tmp_path: Path) -> None:
-    """A real server of the engine is measured: its processor time, and what it keeps. There are no targets."""
+    """A real server of the engine is measured: its processor time, what it keeps, and its own targets."""
     json_file, markdown = tmp_path / "figures.json", tmp_path / "table.md"
     short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--keys", "100", "--callers", "4")
     files = ("--json", str(json_file), "--markdown", str(markdown))
@@ -116,12 +116,14 @@ def test_every_figure_of_an_engine_is_there(store: StoreName, more: tuple[str, .
     results = report.read(json_file)
     assert results.faults == []
     assert [figure.case for figure in results.figures] == [case.name for case in cases_on(store)]
-    assert all(figure.target is None for figure in results.figures)
     assert told in report.sentence(results.told)
     assert "".join(f"{line}\n" for line in markdown.read_text().splitlines() if line) == "".join(report.tables(results))
     if store == "memory":
         assert results.storage is None
+        assert results.rows == []
         return
+    assert [row.name for row in results.rows] == ["elsewhere-aio", "elsewhere-sync"]
+    assert all(row.value for row in results.rows)
     assert results.storage is not None
     assert results.storage.bytes_per_key > 200
     assert results.storage.logged is not None
@@ -129,6 +131,37 @@ def test_every_figure_of_an_engine_is_there(store: StoreName, more: tuple[str, .
     if sys.platform == "linux":
         [first] = [figure for figure in results.figures if figure.case == "first-aio"]
         assert first.measured["engine_cpu_per_call"] > 0
+
+
+def test_the_targets_of_an_engine_are_told(tmp_path: Path) -> None:
+    """Ratios and other figures stand in one table, each with its target and whether it was met."""
+    json_file, markdown = tmp_path / "figures.json", tmp_path / "tables.md"
+    cases = ("pairs-aio", "pairs-sync", "against-sqlite-sync", "order-aio")
+    short = ("--quick", "--pairs", "1", "--seconds", "0.2", "--callers", "64", "--json", str(json_file))
+    command = [sys.executable, "-m", "bench", "--store", "postgresql", *short, "--only", *cases, "elsewhere-aio"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = report.read(json_file)
+    assert results.faults == []
+    assert {figure.case: figure.target for figure in results.figures} == {
+        "pairs-aio": 5,
+        "pairs-sync": 5,
+        "against-sqlite-sync": 0.85,
+        "order-aio": 0.75,
+    }
+    assert {row.name: row.target for row in results.rows} == {
+        "pairs-aio-engine": 80,
+        "pairs-sync-engine": 80,
+        "elsewhere-aio": 3,
+    }
+    every = [*(figure.met for figure in results.figures), *(row.met for row in results.rows)]
+    met = [one for one in every if one is not None]
+    assert f"{sum(met)} of {len(met)} targets met." in run.stdout
+    show = [sys.executable, "-m", "bench", "--show", str(json_file), str(json_file), "--markdown", str(markdown)]
+    assert subprocess.run(show, cwd=ROOT, capture_output=True, timeout=60, check=False).returncode == 0
+    *_, targets = report.comparison([results, results])
+    assert targets in markdown.read_text()
+    assert len(targets.splitlines()) == 2 + 2 * (len(results.figures) + len(results.rows))
 
 
 def test_runs_can_be_compared(folder: Path, figures: list[dict[str, Any]]) -> None:

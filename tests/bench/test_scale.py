@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from bench.files import TABLE, multiply, swept
-from bench.growth import Row, largest
-from grpc_idempotency import Effects, SQLiteStore, State
+from bench import scale
+from bench.files import TABLE, multiply, multiply_rows, swept
+from bench.growth import largest
+from bench.rows import Row
+from grpc_idempotency import Effects, PostgresStore, SQLiteStore, State
 from grpc_idempotency.records import Claim, Code, Fingerprint, Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -22,11 +24,9 @@ SIZES = {"keys": 3000, "few": 100, "expired": 3000, "calls": 600, "first-calls":
 FIGURES = ["keys-throughput", "keys-memory", "sweep-p99", "sweep-wal", "bytes-per-key", "calls-memory"]
 
 
-def filled(folder: Path, count: int, ttl: timedelta) -> Path:
-    """A file with so many completed operations."""
-    file = folder / "filled.db"
-    store = SQLiteStore(file)
-    claim = Claim(
+def claimed() -> Claim:
+    """A claim of a new operation."""
+    return Claim(
         name=os.urandom(32),
         method="/bench.Echo/Say",
         fence=os.urandom(16),
@@ -34,6 +34,13 @@ def filled(folder: Path, count: int, ttl: timedelta) -> Path:
         effects=Effects.OPAQUE,
         lease=timedelta(seconds=30),
     )
+
+
+def filled(folder: Path, count: int, ttl: timedelta) -> Path:
+    """A file with so many completed operations."""
+    file = folder / "filled.db"
+    store = SQLiteStore(file)
+    claim = claimed()
     assert store.claim(claim) is None
     assert store.complete(claim.name, claim.fence, Outcome(status=Code.OK, message=b"reply"), ttl)
     store.close()
@@ -106,3 +113,36 @@ def test_every_figure_of_growth_is_there(server: str, tmp_path: Path) -> None:
         assert all(figure["value"] is not None for figure in written["figures"])
     assert written["conditions"]["keys"] == SIZES["keys"]
     assert "met" in run.stdout
+
+
+@pytest.mark.slow
+def test_many_keys_on_postgresql_are_compared_with_few(tmp_path: Path) -> None:
+    """One run with tiny sizes measures both figures of stored keys on a real server, and finds nothing wrong."""
+    file = tmp_path / "figures.json"
+    sizes = ["--keys", "3000", "--few", "100", "--pairs", "1", "--seconds", "0.2", "--json", str(file)]
+    command = [sys.executable, "-m", "bench.scale", "--store", "postgresql", *sizes]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    written: dict[str, Any] = json.loads(file.read_text())
+    assert written["faults"] == []
+    assert [figure["name"] for figure in written["figures"]] == ["keys-throughput", "keys-memory"]
+    assert "PostgreSQL" in scale.sentence(written["conditions"])
+
+
+@pytest.mark.slow
+def test_multiplied_rows_are_a_stores_rows(postgresql: str) -> None:
+    """The store reads every copy as an operation of its own."""
+    store = PostgresStore(postgresql)
+    claim = claimed()
+    assert store.claim(claim) is None
+    assert store.complete(claim.name, claim.fence, Outcome(status=Code.OK, message=b"reply"), timedelta(hours=1))
+    added: list[int] = []
+    multiply_rows(postgresql, 1200, added.append)
+    assert sum(added) == 1199
+    records = store.list(state=State.COMPLETED, limit=2000)
+    assert len({record.name for record in records}) == len({record.fence for record in records}) == 1200
+    record = store.get(records[-1].name)
+    assert record is not None
+    assert record.outcome is not None
+    assert record.outcome.message == b"reply"
+    store.close()
