@@ -58,10 +58,10 @@ class Audit(AsyncCalls):
             self.point.reach("after-completion")
         return completed
 
-    async def release(self, name: bytes, fence: bytes) -> bool:
-        released = await super().release(name, fence)
+    async def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> bool:
+        released = await super().release(name, fence, lapsed_only=lapsed_only)
         if released:
-            self._note("release", name, fence)
+            self._note("release", name, fence, lapsed=lapsed_only)
         return released
 
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:

@@ -43,6 +43,7 @@ class Entry:
 
 
 LEASED = State.RUNNING, State.UNDOING
+LAPSING = *LEASED, State.WAITING
 OWNED = *LEASED, State.HELD
 
 
@@ -141,11 +142,12 @@ class OwnStore:
                 return None
             return entry.record.completed_at
 
-    def release(self, name: bytes, fence: bytes) -> bool:
-        with self._owned(name, fence, *OWNED) as entry:
-            if entry is not None:
-                entry.gone = True
-            return entry is not None
+    def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> bool:
+        with self._owned(name, fence, *(LAPSING if lapsed_only else OWNED)) as entry:
+            if entry is None or (lapsed_only and (entry.steps or not entry.seen(self._now()).lapsed)):
+                return False
+            entry.gone = True
+            return True
 
     def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         with self._owned(name, fence, *LEASED) as entry:
@@ -179,11 +181,13 @@ class OwnStore:
 
     def pending(self, methods: Collection[str], limit: int = 100) -> Sequence[Record]:
         with self._database() as db:
-            found = [replace(entry.seen(self._now()), request=entry.request) for entry in self._all(db)]
-        lapsed = [record for record in found if record.lapsed and record.method in methods]
-        doubtful = [record for record in lapsed if _in_doubt(record)]
-        others = [record for record in lapsed if not _in_doubt(record) and record.request is not None]
-        return [*doubtful, *others][:limit]
+            found = [(replace(entry.seen(self._now()), request=entry.request), entry.steps) for entry in self._all(db)]
+        lapsed = [(record, steps) for record, steps in found if record.lapsed and record.method in methods]
+        doubtful = [record for record, _ in lapsed if _in_doubt(record)]
+        to_run = [record for record, _ in lapsed if not _in_doubt(record) and record.request is not None]
+        unasked = [(record, steps) for record, steps in lapsed if record.request is None]
+        no_effect = [one for one, steps in unasked if one.effects is Effects.TRANSACTIONAL and not steps]
+        return [*doubtful, *to_run, *no_effect][:limit]
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> bool:
         with self._owned(name, fence, *LEASED) as entry:

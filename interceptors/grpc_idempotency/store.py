@@ -100,12 +100,14 @@ class AsyncStore(Protocol):
             ``completed_at`` is returned, so that a completion whose answer was lost can be tried again.
         """
 
-    def release(self, name: bytes, fence: bytes) -> Awaitable[bool]:
+    def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> Awaitable[bool]:
         """Deletes a running, undoing or held record and its steps: the operation is absent, and its fence is invalid.
 
         Args:
             name: The operation's name.
             fence: The fence that the record must have.
+            lapsed_only: Changes nothing unless the record is lapsed, also as a waiting one, and has no finished steps.
+                For callers that do not own the record. It does not wait for a lock that a handler's transaction holds.
 
         Returns:
             ``True`` if the record was deleted.
@@ -173,7 +175,8 @@ class AsyncStore(Protocol):
 
         Returns:
             Records with their requests. First the records that are opaque and running or undoing, which must not be run
-            again, then those that were claimed with a request; each group with the oldest claims first.
+            again, then those that were claimed with a request, then those that are transactional, were claimed without
+            a request, and have no finished steps; each group with the oldest claims first.
         """
 
     def hold(self, name: bytes, fence: bytes, reason: str, *, lapsed_only: bool = False) -> Awaitable[bool]:
@@ -288,7 +291,7 @@ class Store(Protocol):
     def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         """See :meth:`AsyncStore.complete`."""
 
-    def release(self, name: bytes, fence: bytes) -> bool:
+    def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> bool:
         """See :meth:`AsyncStore.release`."""
 
     def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:

@@ -22,6 +22,7 @@ _NAMES: dict[type, str] = {
     requests.UnclaimedRequest: "complete",
     requests.RenewRequest: "renew",
     requests.ReleaseRequest: "release",
+    requests.ReleaseLapsedRequest: "release",
     requests.HoldRequest: "hold",
     requests.WaitRequest: "wait",
     requests.StepRequest: "record_step",

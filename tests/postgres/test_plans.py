@@ -50,7 +50,20 @@ ONE: dict[str, Any] = {
 }
 """A value for each parameter of a statement."""
 BATCHED = (
-    *("claim", "take_over", "complete", "renew", "release", "forget", "resolve", "hold", "wait", "undo", "record_step"),
+    *(
+        "claim",
+        "take_over",
+        "complete",
+        "renew",
+        "release",
+        "release_lapsed",
+        "forget",
+        "resolve",
+        "hold",
+        "wait",
+        "undo",
+        "record_step",
+    ),
     *("get", "standing"),
 )
 SINGLE = ("steps", "list", "list_open", "pending", "sweep")

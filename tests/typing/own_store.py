@@ -38,7 +38,7 @@ class RedisStore:
     async def complete(self, name: bytes, fence: bytes, outcome: Outcome, ttl: timedelta) -> datetime | None:
         return None
 
-    async def release(self, name: bytes, fence: bytes) -> bool:
+    async def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> bool:
         return False
 
     async def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:

@@ -29,6 +29,7 @@ from grpc_idempotency.stores._calls.requests import (
     HoldRequest,
     ListRequest,
     PendingRequest,
+    ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
     Request,
@@ -44,6 +45,7 @@ from grpc_idempotency.stores._calls.sync import Calls
 from grpc_idempotency.urls import StoreUrl
 
 _LEASED = (State.RUNNING, State.UNDOING)
+_LAPSING = (State.RUNNING, State.UNDOING, State.WAITING)
 _OWNED = (State.RUNNING, State.UNDOING, State.HELD)
 """The states in which the owner of the record's fence may change the record."""
 
@@ -113,6 +115,12 @@ class _Records:
     def release(self, asked: ReleaseRequest) -> bool:
         return self._forget(self._owned(asked, *_OWNED))
 
+    def release_lapsed(self, asked: ReleaseLapsedRequest) -> bool:
+        entry = self._owned(asked, *_LAPSING)
+        if entry is None or entry.steps or not self._seen(entry).lapsed:
+            return False
+        return self._forget(entry)
+
     def wait(self, asked: WaitRequest) -> bool:
         entry = self._owned(asked, *_LEASED)
         if entry is None:
@@ -145,11 +153,13 @@ class _Records:
         return [] if entry is None else [*entry.steps.values()]
 
     def pending(self, asked: PendingRequest) -> Sequence[Record]:
-        found = [replace(self._seen(entry), request=entry.request) for entry in self._entries.values()]
-        lapsed = [one for one in found if one.lapsed and one.method in asked.methods]
-        in_doubt = sorted((one for one in lapsed if _is_in_doubt(one)), key=_age)
-        others = sorted((one for one in lapsed if not _is_in_doubt(one) and one.request is not None), key=_age)
-        return [*in_doubt, *others][: asked.limit]
+        seen = ((replace(self._seen(entry), request=entry.request), entry.steps) for entry in self._entries.values())
+        lapsed = [(one, steps) for one, steps in seen if one.lapsed and one.method in asked.methods]
+        in_doubt = [one for one, _ in lapsed if _is_in_doubt(one)]
+        to_run = [one for one, _ in lapsed if not _is_in_doubt(one) and one.request is not None]
+        transactional = (pair for pair in lapsed if pair[0].effects is Effects.TRANSACTIONAL)
+        without_effect = [one for one, steps in transactional if one.request is None and not steps]
+        return [one for group in (in_doubt, to_run, without_effect) for one in sorted(group, key=_age)][: asked.limit]
 
     def hold(self, asked: HoldRequest) -> bool:
         entry = self._owned(asked, *_LEASED)
@@ -273,6 +283,7 @@ _ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
     RenewRequest: _Records.renew,
     CompleteRequest: _Records.complete,
     ReleaseRequest: _Records.release,
+    ReleaseLapsedRequest: _Records.release_lapsed,
     WaitRequest: _Records.wait,
     UndoRequest: _Records.undo,
     StepRequest: _Records.record_step,

@@ -44,6 +44,11 @@ def a_recoverable_claim(*messages: bytes) -> Claim:
     return a_claim(effects=Effects.REPEATABLE, request=a_request(*messages))
 
 
+def a_transactional_claim() -> Claim:
+    """Returns a claim of a transactional operation that recovery can't run again: it has no request."""
+    return a_claim(effects=Effects.TRANSACTIONAL)
+
+
 def a_step(name: str, *, position: int = 0, result: bytes = b"done", undoable: bool = False) -> Step:
     """Returns a finished step."""
     return Step(name=name, position=position, result=result, undoable=undoable)

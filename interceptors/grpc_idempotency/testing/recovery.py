@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
 from grpc_idempotency.testing.makers import (
     FAILURE,
@@ -14,8 +15,10 @@ from grpc_idempotency.testing.makers import (
     a_claim,
     a_recoverable_claim,
     a_request,
+    a_step,
+    a_transactional_claim,
 )
-from grpc_idempotency.testing.states import names_of, record_of
+from grpc_idempotency.testing.states import assert_refused, names_of, put_completed, put_held, record_of
 
 
 class RecoveryContract:
@@ -82,6 +85,111 @@ class RecoveryContract:
         assert list(await store.pending([METHOD], limit=1)) == expected[:1]
         assert await store.hold(doubtful[0].name, doubtful[0].fence, "in doubt", lapsed_only=True)
         assert list(await store.pending([METHOD])) == expected[1:]
+
+    async def test_what_has_had_no_effect_is_pending_last(self, harness: AsyncStoreHarness) -> None:
+        """Lapsed transactional records without request and steps come last, whether running or waiting."""
+        store = await harness.store()
+        waiting, running = a_transactional_claim(), a_transactional_claim()
+        later = [a_recoverable_claim(), a_claim(), replace(a_transactional_claim(), request=a_request(b"a"))]
+        assert await store.claim(waiting) is None
+        assert await store.wait(waiting.name, waiting.fence, LEASE, 0, 0)
+        for claim in (running, *later):
+            await harness.elapse(TICK)
+            assert await store.claim(claim) is None
+        await harness.elapse(LEASE - TICK * 5)
+        assert list(await store.pending([METHOD])) == []
+        await harness.elapse(TICK * 5)
+        to_run, in_doubt, requested = later
+        expected = [in_doubt.name, to_run.name, requested.name, waiting.name, running.name]
+        found = await store.pending([METHOD])
+        assert [one.name for one in found] == expected
+        assert [one.request is None for one in found] == [True, False, False, True, True]
+        assert [one.name for one in await store.pending([METHOD], limit=4)] == expected[:4]
+
+    async def test_a_transactional_record_with_a_step_is_not_pending(self, harness: AsyncStoreHarness) -> None:
+        """Its step has had an effect, and without a request nobody but its client can run it again.
+
+        The same holds after a take-over, and while it is waiting.
+        """
+        store = await harness.store()
+        claim = a_transactional_claim()
+        assert await store.claim(claim) is None
+        await harness.elapse(LEASE)
+        assert await names_of(store.pending([METHOD])) == {claim.name}
+        assert await store.record_step(claim.name, claim.fence, a_step("charge"))
+        assert list(await store.pending([METHOD])) == []
+        second = replace(claim, fence=os.urandom(16))
+        assert await store.claim(second, over=claim.fence) is None
+        await harness.elapse(LEASE)
+        assert list(await store.pending([METHOD])) == []
+        assert await store.wait(second.name, second.fence, TICK, 1, 0)
+        await harness.elapse(TICK)
+        assert list(await store.pending([METHOD])) == []
+
+    async def test_a_taken_over_record_is_pending_again(self, harness: AsyncStoreHarness) -> None:
+        """A transactional record is pending again when the lease of a take-over has run out, or was renewed and has."""
+        store = await harness.store()
+        first = a_transactional_claim()
+        assert await store.claim(first) is None
+        await harness.elapse(LEASE)
+        second = replace(first, fence=os.urandom(16))
+        assert await store.claim(second, over=first.fence) is None
+        assert list(await store.pending([METHOD])) == []
+        await harness.elapse(LEASE)
+        assert [one.fence for one in await store.pending([METHOD])] == [second.fence]
+        assert await store.renew(second.name, second.fence, LEASE) is Renewal.RENEWED
+        assert list(await store.pending([METHOD])) == []
+        await harness.elapse(LEASE)
+        assert [one.fence for one in await store.pending([METHOD])] == [second.fence]
+
+    async def test_lapsed_only_releases_no_live_record(self, harness: AsyncStoreHarness) -> None:
+        """``release`` with ``lapsed_only`` returns ``False`` until the lease has run out, and ``True`` from then on."""
+        store = await harness.store()
+        claim = a_transactional_claim()
+        assert await store.claim(claim) is None
+        await harness.elapse(LEASE - TICK)
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is False
+        assert (await record_of(store, claim)).state is State.RUNNING
+        await harness.elapse(TICK)
+        assert await store.release(claim.name, os.urandom(16), lapsed_only=True) is False
+        assert await store.release(os.urandom(16), claim.fence, lapsed_only=True) is False
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is True
+        assert await store.get(claim.name) is None
+        assert list(await store.pending([METHOD])) == []
+        await assert_refused(store, claim.name, claim.fence)
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is False
+
+    async def test_lapsed_only_releases_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
+        """A waiting record is released when it is due."""
+        store = await harness.store()
+        claim = a_transactional_claim()
+        assert await store.claim(claim) is None
+        assert await store.wait(claim.name, claim.fence, TICK, 0, 0)
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is False
+        await harness.elapse(TICK)
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is True
+        assert await store.get(claim.name) is None
+
+    async def test_lapsed_only_releases_no_finished_step(self, harness: AsyncStoreHarness) -> None:
+        """A slow owner may finish a step after its lease. The record and the step are kept then."""
+        store = await harness.store()
+        claim = a_transactional_claim()
+        assert await store.claim(claim) is None
+        await harness.elapse(LEASE)
+        assert await store.record_step(claim.name, claim.fence, a_step("charge"))
+        assert await store.release(claim.name, claim.fence, lapsed_only=True) is False
+        assert [one.name for one in await store.steps(claim.name)] == ["charge"]
+        assert (await record_of(store, claim)).state is State.RUNNING
+
+    async def test_lapsed_only_releases_no_ended_record(self, harness: AsyncStoreHarness) -> None:
+        """Held and completed records do not lapse."""
+        store = await harness.store()
+        for prepare in (put_held, put_completed):
+            claim = await prepare(store)
+            record = await record_of(store, claim)
+            await harness.elapse(LEASE)
+            assert await store.release(claim.name, claim.fence, lapsed_only=True) is False
+            assert replace(await record_of(store, claim), remaining=record.remaining) == record
 
     async def test_an_opaque_operation_that_waits_is_pending(self, harness: AsyncStoreHarness) -> None:
         """A waiting opaque operation is not in doubt: the end of its last run is known."""

@@ -57,7 +57,7 @@ class WaitContract:
             assert await record_of(store, claim) == record
 
     async def test_nobody_has_a_say_over_a_waiting_record(self, harness: AsyncStoreHarness) -> None:
-        """No fence can change a waiting record, not even its own: the next owner has to claim it, once it is due."""
+        """An owner can't change a waiting record, not even under its own fence: it has to be claimed once it is due."""
         store = await harness.store()
         claim = await put_waiting(store)
         await assert_refused(store, claim.name, claim.fence)

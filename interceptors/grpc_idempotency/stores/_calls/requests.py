@@ -106,6 +106,11 @@ class ReleaseRequest(FencedRequest[bool]):
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class ReleaseLapsedRequest(FencedRequest[bool]):
+    """``release`` with ``lapsed_only``."""
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class RenewRequest(FencedRequest[Renewal]):
     """``renew``."""
 

@@ -20,6 +20,7 @@ from grpc_idempotency.stores._calls.requests import (
     GetRequest,
     HoldRequest,
     PendingRequest,
+    ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
     Request,
@@ -64,9 +65,9 @@ class Calls(abc.ABC):
         """Stores the outcome of a running, undoing or held record."""
         return self._ask(CompleteRequest(name, fence, outcome, ttl))
 
-    def release(self, name: bytes, fence: bytes) -> bool:
+    def release(self, name: bytes, fence: bytes, *, lapsed_only: bool = False) -> bool:
         """Deletes a running, undoing or held record."""
-        return self._ask(ReleaseRequest(name, fence))
+        return self._ask((ReleaseLapsedRequest if lapsed_only else ReleaseRequest)(name, fence))
 
     def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int, failed_undos: int) -> bool:
         """Makes a running or undoing record waiting."""

@@ -11,6 +11,7 @@ from grpc_idempotency.stores._calls.requests import (
     CompleteRequest,
     FencedRequest,
     HoldRequest,
+    ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
     Request,
@@ -127,6 +128,11 @@ def _held(request: HoldRequest, row: rows.Row | None) -> Answer:
     return answer
 
 
+def _released_lapsed(request: ReleaseLapsedRequest, row: rows.Row | None) -> Answer:
+    request.value = row is not None and is_done(row)
+    return Answer.GIVEN  # a record that is locked has a live owner
+
+
 def _changed(states: tuple[State, ...]) -> Callable[[FencedRequest[bool], rows.Row | None], Answer]:
     """Returns the answer of a change of records in these states."""
 
@@ -173,6 +179,7 @@ _KINDS: dict[type[Request[Any]], Kind] = {
     ClaimRequest: Kind("claim", lambda one: rows.claim_columns(one.claim), _claimed, repeatable=True),
     CompleteRequest: Kind("complete", _outcome, _completed, repeatable=True),
     ReleaseRequest: Kind("release", _fenced, _changed(rows.OWNED)),
+    ReleaseLapsedRequest: Kind("release_lapsed", _fenced, _released_lapsed),
     StepRequest: Kind("record_step", lambda one: _fenced(one) | rows.step_columns(one.step), _changed(rows.OWNED)),
     HoldRequest: Kind("hold", lambda one: _fenced(one) | {"reason": one.reason, "lapsed_only": one.lapsed_only}, _held),
     WaitRequest: Kind("wait", _wait, _changed(rows.LEASED)),

@@ -144,6 +144,18 @@ done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name R
 steps AS (DELETE FROM {s}.steps AS s USING done AS d WHERE s.operation = d.name)
 {answer}
 
+-- name: release_lapsed
+-- Deletes lapsed operations that have no finished steps.
+WITH clock AS (SELECT {clock} AS now),
+given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
+free AS (
+    SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
+    WHERE o.fence = g.fence AND o.state IN (0, 3, 4) AND o.steps = 0 AND o.lease_until <= (SELECT now FROM clock)
+    ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
+),
+done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name)
+{answer}
+
 -- name: forget
 -- Deletes held operations, and their steps.
 WITH clock AS (SELECT {clock} AS now),
@@ -311,12 +323,14 @@ ORDER BY o.created_at, o.name LIMIT %(limit)b
 
 -- name: pending
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
--- (opaque, and running or undoing), then those that have a request; the oldest first in each group.
+-- (opaque, and running or undoing), then those that have a request, then those without effect (transactional, and without
+-- finished steps); the oldest first in each group.
 WITH clock AS (SELECT {clock} AS now)
 SELECT {record}, o.request, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
 WHERE o.state IN (0, 3, 4) AND o.state <> 1 AND o.lease_until <= c.now AND o.method = ANY(%(methods)b::text[])
-    AND (o.request IS NOT NULL OR (o.state IN (0, 4) AND o.effects = 0))
-ORDER BY o.state IN (0, 4) AND o.effects = 0 DESC, o.created_at, o.name LIMIT %(limit)b
+    AND (o.request IS NOT NULL OR (o.state IN (0, 4) AND o.effects = 0) OR (o.effects = 1 AND o.steps = 0))
+ORDER BY o.state IN (0, 4) AND o.effects = 0 DESC, o.effects = 1 AND o.request IS NULL, o.created_at, o.name
+LIMIT %(limit)b
 
 -- name: sweep
 -- Deletes up to the given number of expired operations, and their steps, unless another sweep is under way.

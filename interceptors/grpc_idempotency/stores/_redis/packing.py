@@ -11,7 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _STATES = (State.RUNNING, State.COMPLETED, State.HELD, State.WAITING, State.UNDOING)
 _EFFECTS = (Effects.OPAQUE, Effects.TRANSACTIONAL, Effects.REPEATABLE)
-_STREAMS, _RESOLVED = 1, 2
+_STREAMS, _RESOLVED, _REQUEST = 1, 2, 4
 _RETAINED, _MESSAGE = 1, 2
 _DIGEST = 32
 
@@ -113,6 +113,11 @@ def record(name: bytes, value: bytes, now: int, request: bytes | None = None) ->
         resolved=bool(flags & _RESOLVED),
         request=None if request is None else unpacked_request(request),
     )
+
+
+def has_request(value: bytes) -> bool:
+    """True if the record in a packed value was claimed with a request."""
+    return bool(_HEAD.unpack_from(value)[2] & _REQUEST)
 
 
 def standing(head: bytes, now: int) -> Standing | None:

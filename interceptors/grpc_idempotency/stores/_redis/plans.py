@@ -14,6 +14,7 @@ from grpc_idempotency.stores._calls.requests import (
     ListRequest,
     PendingRequest,
     Place,
+    ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
     Request,
@@ -78,12 +79,15 @@ class Plans:
 
     def resolve(self, asked: ResolveRequest) -> Plan[bool]:
         if asked.outcome is None:
-            return (yield from self._release(asked, _YES))
+            return (yield from self._release(asked, resolves=_YES))
         at = yield from self._complete(asked, packing.ending(asked.outcome), asked.ttl, _YES)
         return at is not None
 
     def release(self, asked: ReleaseRequest) -> Plan[bool]:
-        return (yield from self._release(asked, b""))
+        return (yield from self._release(asked))
+
+    def release_lapsed(self, asked: ReleaseLapsedRequest) -> Plan[bool]:
+        return (yield from self._release(asked, recovers=_YES))
 
     def renew(self, asked: RenewRequest) -> Plan[Renewal]:
         renewed = yield from self._change(asked, "renew", [self._keys.due], _duration(asked.lease))
@@ -91,7 +95,7 @@ class Plans:
 
     def wait(self, asked: WaitRequest) -> Plan[bool]:
         args = map(_number, (packing.delay_ms(asked.delay), asked.failed_runs, asked.failed_undos))
-        own = (self._keys.value, self._keys.waiters)
+        own = (self._keys.value, self._keys.steps, self._keys.waiters)
         return (yield from self._change(asked, "wait", [self._keys.due], *args, own=own))
 
     def undo(self, asked: UndoRequest) -> Plan[bool]:
@@ -105,7 +109,7 @@ class Plans:
     def record_step(self, asked: StepRequest) -> Plan[bool]:
         own = (self._keys.value, self._keys.steps)
         args = asked.step.name.encode(), packing.step_draft(asked.step)
-        return (yield from self._change(asked, "record_step", [], *args, own=own))
+        return (yield from self._change(asked, "record_step", [self._keys.due], *args, own=own))
 
     # -- one record's reads
 
@@ -227,10 +231,10 @@ class Plans:
         (changed,) = yield [command]
         return bool(changed)
 
-    def _release(self, asked: FencedRequest[bool], resolves: bytes) -> Plan[bool]:
+    def _release(self, asked: FencedRequest[bool], *, resolves: bytes = b"", recovers: bytes = b"") -> Plan[bool]:
         keys = self._keys
         own = (keys.value, keys.request, keys.steps, keys.waiters)
-        return (yield from self._change(asked, "release", [keys.open, keys.due], resolves, own=own))
+        return (yield from self._change(asked, "release", [keys.open, keys.due], resolves, recovers, own=own))
 
     def _complete(self, asked: FencedRequest[Any], ending: bytes, ttl: Any, resolves: bytes) -> Plan[datetime | None]:
         keys, tag = self._keys, tag_of(asked.name)
@@ -269,14 +273,17 @@ def _batches(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
 
 
 def _pending(names: Sequence[bytes], replies: Sequence[Any], methods: Sequence[str]) -> list[Record]:
-    """Returns the lapsed records of these methods, first those in doubt; each group with the oldest claims first."""
-    records = [packing.record(name, *reply) for name, reply in zip(names, replies, strict=True) if reply is not None]
-    lapsed = [record for record in records if record.lapsed and record.method in methods]
-    return sorted(lapsed, key=lambda record: (not _is_in_doubt(record), record.created_at, record.name))
+    """Returns the lapsed records of these methods: those in doubt, those with a request, and those without effect."""
+    found = ((packing.record(name, *reply), reply[0]) for name, reply in zip(names, replies, strict=True) if reply)
+    lapsed = [(record, value) for record, value in found if record.lapsed and record.method in methods]
+    return [record for record, _ in sorted(lapsed, key=lambda pair: _turn(*pair))]
 
 
-def _is_in_doubt(record: Record) -> bool:
-    return record.effects is Effects.OPAQUE and record.state in (State.RUNNING, State.UNDOING)
+def _turn(record: Record, value: bytes) -> tuple[Any, ...]:
+    """Returns the key by which pending records are sorted; the oldest claims come first in each group."""
+    in_doubt = record.effects is Effects.OPAQUE and record.state in (State.RUNNING, State.UNDOING)
+    without_effect = record.effects is Effects.TRANSACTIONAL and not packing.has_request(value)
+    return not in_doubt, without_effect, record.created_at, record.name
 
 
 _PLANS: dict[type[Request[Any]], Callable[[Plans, Any], Plan[Any]]] = {
@@ -284,6 +291,7 @@ _PLANS: dict[type[Request[Any]], Callable[[Plans, Any], Plan[Any]]] = {
     RenewRequest: Plans.renew,
     CompleteRequest: Plans.complete,
     ReleaseRequest: Plans.release,
+    ReleaseLapsedRequest: Plans.release_lapsed,
     WaitRequest: Plans.wait,
     UndoRequest: Plans.undo,
     StepRequest: Plans.record_step,

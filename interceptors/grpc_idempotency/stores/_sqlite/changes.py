@@ -10,6 +10,7 @@ from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.stores._calls.requests import (
     FencedRequest,
     HoldRequest,
+    ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
     ResolveRequest,
@@ -100,6 +101,8 @@ class Changes:
             return "undo", rows.failure_row(one.failure)
         if isinstance(one, HoldRequest):
             return "hold_lapsed" if one.lapsed_only else "hold", (one.reason, *([self.now] * one.lapsed_only))
+        if isinstance(one, ReleaseLapsedRequest):
+            return "release_lapsed", (self.now,)
         if isinstance(one, ResolveRequest) and one.outcome is not None:
             return "resolve", rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)[2:]
         return "forget_held", ()

@@ -58,6 +58,12 @@ DELETE FROM {p}operations WHERE id IN (
     JOIN {p}operations AS o ON o.name = v.column1 AND o.fence = v.column2 AND o.state IN (0, 2, 4)
 )
 
+-- name: release_lapsed
+-- Deletes one lapsed operation, if it has no finished steps.
+DELETE FROM {p}operations
+WHERE lease_until <= ? AND name = ? AND fence = ? AND state IN (0, 3, 4)
+    AND NOT EXISTS (SELECT 1 FROM {p}steps AS s WHERE s.operation = {p}operations.id)
+
 -- name: count_owned
 -- Counts the given names and fences that are running, undoing or held. It returns one row, because each row of a result
 -- costs a release of the GIL.
@@ -153,16 +159,19 @@ ORDER BY created_ms, name LIMIT ?
 
 -- name: pending
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
--- (opaque, and running or undoing), then those that have a request; the oldest first in each group. A NULL matches no
--- method.
+-- (opaque, and running or undoing), then those that have a request, then those without effect (transactional, and without
+-- finished steps); the oldest first in each group. A NULL matches no method.
 SELECT name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
     expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
 FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
-    WHERE state IN (0, 3, 4) AND state <> 1 AND lease_until <= ? AND (request IS NOT NULL OR (state IN (0, 4) AND effects = 0)) AND method IN ({rows})
-    ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name LIMIT ?
+    WHERE state IN (0, 3, 4) AND state <> 1 AND lease_until <= ? AND method IN ({rows}) AND (
+        request IS NOT NULL OR (state IN (0, 4) AND effects = 0)
+        OR (effects = 1 AND NOT EXISTS (SELECT 1 FROM {p}steps AS s WHERE s.operation = {p}operations.id))
+    )
+    ORDER BY state IN (0, 4) AND effects = 0 DESC, effects = 1 AND request IS NULL, created_ms, name LIMIT ?
 )
-ORDER BY state IN (0, 4) AND effects = 0 DESC, created_ms, name
+ORDER BY state IN (0, 4) AND effects = 0 DESC, effects = 1 AND request IS NULL, created_ms, name
 
 -- name: sweep
 -- Deletes up to the given number of expired operations.

@@ -32,8 +32,7 @@ else
 end
 redis.call('SET', KEYS[1], encode(new) .. body)
 redis.call('ZADD', KEYS[5], new.created, name)
--- Recovery has an index of its own, without operations that only a retry of their clients may run again.
-if new.effects == OPAQUE or bit.band(new.flags, REQUEST) ~= 0 then
+if is_for_recovery(new, KEYS[3]) then
   redis.call('ZADD', KEYS[6], new.till, name)
 elseif old then
   redis.call('ZREM', KEYS[6], name)

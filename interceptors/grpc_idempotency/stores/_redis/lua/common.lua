@@ -4,7 +4,7 @@
 -- A value is a head of fixed size, and after it: method, digests of the request, owner, reason, and the packed outcome or
 -- failure. packing.py has the same layout. Times are milliseconds since 1970, 0 for none.
 local RUNNING, COMPLETED, HELD, WAITING, UNDOING = 0, 1, 2, 3, 4
-local OPAQUE = 0
+local OPAQUE, TRANSACTIONAL = 0, 1
 local STREAMS, RESOLVED, REQUEST = 1, 2, 4
 local LAYOUT = '>BBBc16ddddI4I4I4HBHI4'
 local HEAD = 72
@@ -46,6 +46,14 @@ local function leased_head(fence)
   local r = head()
   if r and r.fence == fence and leased(r) then return r end
   return nil
+end
+
+-- Returns true if recovery can deal with an open record without its client: it is in doubt, has a request, or has had no
+-- effect. Recovery has an index of its own, which has only these.
+local function is_for_recovery(r, steps)
+  if bit.band(r.flags, REQUEST) ~= 0 then return true end
+  if r.effects == TRANSACTIONAL then return redis.call('HLEN', steps) == 0 end
+  return r.effects == OPAQUE and leased(r)
 end
 
 -- Returns the position before the reason, and the one before the outcome or failure.

@@ -1,14 +1,15 @@
 -- Makes a running or undoing record waiting.
--- KEYS: value, waiters, due. ARGV: time, name, fence, delay, failed runs, failed undos. Returns 1 if the record was changed.
+-- KEYS: value, steps, waiters, due. ARGV: time, name, fence, delay, failed runs, failed undos. Returns 1 if the record was
+-- changed.
 local r = leased_head(ARGV[3])
 if not r then return 0 end
 r.state, r.till, r.failed_runs, r.failed_undos = WAITING, now() + ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 begin()
 redis.call('SETRANGE', KEYS[1], 0, encode(r))
-if bit.band(r.flags, REQUEST) ~= 0 then
-  redis.call('ZADD', KEYS[3], r.till, ARGV[2])
+if is_for_recovery(r, KEYS[2]) then
+  redis.call('ZADD', KEYS[4], r.till, ARGV[2])
 else
-  redis.call('ZREM', KEYS[3], ARGV[2])
+  redis.call('ZREM', KEYS[4], ARGV[2])
 end
-tell(KEYS[2])
+tell(KEYS[3])
 return 1
