@@ -58,7 +58,7 @@ class Handlers:
             return self._end(execution)
         ended = self._claim(execution, claim, fault) if self._claims_next(execution) else None
         execution.stage = 2
-        self._take_effect(execution)
+        self._take_effect(execution, claim)
         return ended
 
     def _claim(self, execution: Execution, claim: Claim, fault: Fault | None) -> Ended | None:
@@ -76,12 +76,12 @@ class Handlers:
         self.witness.won(claim)
         return None
 
-    def _take_effect(self, execution: Execution) -> None:
+    def _take_effect(self, execution: Execution, claim: Claim) -> None:
         match self.behaviour(execution):
             case Behaviour.RELEASING:
                 self.witness.runs[execution.run].nothing_happened = True
             case Behaviour.STEPPING:
-                execution.steps = execution.claimed
+                execution.steps = execution.claimed and self.store.record_step(NAME, claim.fence)
             case Behaviour.REFUSING:
                 pass
             case _ if self.scenario.effects is not Effects.TRANSACTIONAL:

@@ -114,6 +114,10 @@ class Witness:
             self.promise(silent, "4.2: a write under a strange fence changed something")
         elif isinstance(effect, Hold) and effect.lapsed_only and not self.store.lapsed(before):
             self.promise(after == before, "4.9: a live lease was taken for a dead one")
+        elif isinstance(effect, Release) and effect.lapsed_only and (before.steps or not self.store.lapsed(before)):
+            self.promise(
+                after == before, "5.4: a live lease or a finished step was taken for an operation without effect"
+            )
         elif isinstance(effect, Renew) and reply is Renewal.RENEWED:
             self.live[fence] = self.store.now + effect.lease.total_seconds()
         elif reply:

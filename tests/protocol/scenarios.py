@@ -63,6 +63,8 @@ class Scenario:
     """How many store calls may fail, each in every way."""
     timeouts: int = 0
     """How many waits may come to the end of their budget, at any moment."""
+    recoveries: int = 0
+    """How often another server may look for lapsed operations without effect, at any moment."""
     renewing: bool = False
     """Whether leases are renewed."""
     earlier: str | None = None

@@ -39,6 +39,8 @@ class Row:
     expires: float | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    steps: bool = False
+    """Whether it has a finished step."""
 
 
 class Store:
@@ -59,8 +61,8 @@ class Store:
                 return self.complete(name, fence, outcome, ttl)
             case CompleteUnclaimed(claim, outcome, ttl):
                 return self.complete_unclaimed(claim, outcome, ttl)
-            case Release(name, fence):
-                return self.release(name, fence)
+            case Release(name, fence, lapsed_only):
+                return self.release_lapsed(name, fence) if lapsed_only else self.release(name, fence)
             case Wait(name, fence, delay, failed_runs):
                 return self.wait(name, fence, delay, failed_runs)
             case Hold(name, fence, reason, lapsed_only):
@@ -117,6 +119,7 @@ class Store:
             created=self.now if row is None else row.created,
             failed_runs=0 if row is None else row.failed_runs,
             lease_until=self.now + claim.lease.total_seconds(),
+            steps=row is not None and row.steps,
         )
         return None
 
@@ -147,6 +150,19 @@ class Store:
             return False
         del self.rows[name]
         return True
+
+    def release_lapsed(self, name: bytes, fence: bytes) -> bool:
+        row = self.owned(name, fence, State.RUNNING, State.WAITING)
+        if row is None or row.steps or not self.lapsed(row):
+            return False
+        del self.rows[name]
+        return True
+
+    def record_step(self, name: bytes, fence: bytes) -> bool:
+        row = self.owned(name, fence, State.RUNNING, State.HELD)
+        if row is not None:
+            self.rows[name] = replace(row, steps=True)
+        return row is not None
 
     def wait(self, name: bytes, fence: bytes, delay: timedelta, failed_runs: int) -> bool:
         row = self.owned(name, fence, State.RUNNING)

@@ -68,6 +68,17 @@ class HoldsLiveLeases(Store):
         return super().hold(name, fence, reason, lapsed_only=False)
 
 
+class ReleasesLiveLeases(Store):
+    def release_lapsed(self, name: bytes, fence: bytes) -> bool:
+        return self.release(name, fence)
+
+
+class ReleasesFinishedSteps(Store):
+    def release_lapsed(self, name: bytes, fence: bytes) -> bool:
+        row = self.row(name)
+        return row is not None and self.lapsed(row) and self.release(name, fence)
+
+
 class CommitsWithoutFence(Store):
     def commit(self, claim: Claim, outcome: Outcome, ttl: timedelta, *, claimed: bool) -> None:
         row = self.rows.get(claim.name)
@@ -108,6 +119,14 @@ STORES: dict[Callable[[], Store], tuple[str, Scenario]] = {
     ClaimsAlways: ("4.1", Scenario(effects=Effects.REPEATABLE, calls=TWO)),
     TakesOverLiveLeases: ("4.1", Scenario(effects=Effects.REPEATABLE, calls=TWO, lapses=1, renewing=True)),
     HoldsLiveLeases: ("4.9", Scenario(effects=Effects.OPAQUE, calls=TWO, lapses=1, renewing=True)),
+    ReleasesLiveLeases: (
+        "5.4",
+        Scenario(effects=Effects.TRANSACTIONAL, calls=TWO, lapses=1, recoveries=1, renewing=True),
+    ),
+    ReleasesFinishedSteps: (
+        "5.4",
+        Scenario(effects=Effects.TRANSACTIONAL, behaviour=Behaviour.STEPPING, calls=TWO, lapses=1, recoveries=1),
+    ),
     ForgetsRunningRecords: ("4.1", Scenario(effects=Effects.OPAQUE, crashes=1, retries=True)),
     ForgetsOutcomes: ("4.7", Scenario(effects=Effects.REPEATABLE, calls=TWO, crashes=1)),
     ForgetsEffects: ("4.5", Scenario(effects=Effects.OPAQUE, calls=TWO, lapses=1)),

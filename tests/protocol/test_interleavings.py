@@ -156,6 +156,36 @@ def test_what_was_answered_before_is_answered_again(way: str, layout: str) -> No
     assert explore(replace(WAYS[way], calls=calls, earlier="x")).schedules > 300
 
 
+RECOVERED = ["transactional", "transactional with some claims"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", RECOVERED)
+@pytest.mark.parametrize("behaviour", [Behaviour.OK, Behaviour.STEPPING, Behaviour.REFUSING, Behaviour.ABANDONED])
+def test_a_slow_owner_may_be_released_by_recovery(way: str, behaviour: Behaviour) -> None:
+    """Another server releases a lapsed record while its owner still runs, at whichever moment (4.2, 5.4).
+
+    The owner's transaction is refused, its finished step stays, and whoever waits gets one answer.
+    """
+    slow = replace(WAYS[way], behaviour=behaviour, calls=LAYOUTS["two processes"], lapses=1, recoveries=1)
+    assert explore(slow).schedules > explore(replace(slow, recoveries=0)).schedules
+
+
+def test_a_slow_owner_alone_may_be_released_by_recovery() -> None:
+    """It runs again for its client, renews its lease in time, or has committed first (4.9, 5.4)."""
+    alone = replace(WAYS["transactional"], calls=(("A", "p", "x"),), lapses=2, recoveries=2, renewing=True)
+    for behaviour in (Behaviour.OK, Behaviour.STEPPING, Behaviour.CATCHING, Behaviour.ABANDONED):
+        slow = replace(alone, behaviour=behaviour)
+        assert explore(slow).schedules > explore(replace(slow, recoveries=0)).schedules
+
+
+@pytest.mark.slow
+def test_a_dead_owner_is_released_by_recovery() -> None:
+    """Its server dies at any moment, and a call in another process comes beside its release (4.5, 5.4)."""
+    dies = replace(WAYS["transactional"], calls=LAYOUTS["two processes"], crashes=1, lapses=1, recoveries=1)
+    assert explore(dies).schedules > explore(replace(dies, recoveries=0)).schedules
+
+
 SAMPLES = 20_000 if CAMPAIGN else 150
 CROWDS = {
     "three calls": (("A", "p", "x"), ("B", "q", "x"), ("C", "q", "x")),
@@ -178,6 +208,7 @@ def test_samples_of_three_and_four_calls_keep_every_promise(crowd: str, way: str
             lapses=2,
             faults=2,
             timeouts=1,
+            recoveries=2,
             renewing=True,
         )
         for seed in range(SAMPLES // len(Behaviour)):

@@ -127,6 +127,7 @@ def test_recovery_of_what_waits_runs_it_again() -> None:
 
 REQUEST = StoredRequest(principal=b"ada", metadata=(), messages=(b"",))
 REPEATS = Policy(effects=Effects.REPEATABLE)
+TRANSACTS = Policy(effects=Effects.TRANSACTIONAL)
 FATES: dict[str, tuple[Record, Policy, Fate]] = {
     "in doubt": (record(lapsed=True), Policy(), Fate.HOLD),
     "in doubt, recover=True": (record(lapsed=True, request=REQUEST), Policy(recover=True), Fate.HOLD),
@@ -141,13 +142,34 @@ FATES: dict[str, tuple[Record, Policy, Fate]] = {
     "repeatable": (record(lapsed=True, effects=Effects.REPEATABLE, request=REQUEST), REPEATS, Fate.RUN),
     "opaque and waiting": (record(State.WAITING, lapsed=True, request=REQUEST), Policy(recover=True), Fate.RUN),
     "no request": (record(lapsed=True, effects=Effects.REPEATABLE), REPEATS, Fate.LEAVE),
+    "without effect": (record(lapsed=True, effects=Effects.TRANSACTIONAL), TRANSACTS, Fate.RELEASE),
+    "without effect, and waiting": (
+        record(State.WAITING, lapsed=True, effects=Effects.TRANSACTIONAL),
+        TRANSACTS,
+        Fate.RELEASE,
+    ),
+    "without effect, of another method by now": (
+        record(lapsed=True, effects=Effects.TRANSACTIONAL),
+        Policy(),
+        Fate.RELEASE,
+    ),
+    "transactional": (
+        record(lapsed=True, effects=Effects.TRANSACTIONAL, request=REQUEST),
+        replace(TRANSACTS, recover=True),
+        Fate.RUN,
+    ),
+    "transactional, no recovery": (
+        record(lapsed=True, effects=Effects.TRANSACTIONAL, request=REQUEST),
+        TRANSACTS,
+        Fate.LEAVE,
+    ),
     "no recovery": (record(lapsed=True, effects=Effects.REPEATABLE, request=REQUEST), Policy(), Fate.LEAVE),
 }
 
 
 @pytest.mark.parametrize("case", FATES)
 def test_what_recovery_does(case: str) -> None:
-    """In doubt it is held, as the record says; else it is run where the policy has recovery and a request is there."""
+    """In doubt it is held, and without effect released, as the record says; else policy and request decide (5.4)."""
     found, policy, expected = FATES[case]
     assert protocol.fate(found, policy) is expected
 
@@ -160,6 +182,16 @@ def test_recovery_holds_what_is_in_doubt(held: bool) -> None:
     assert (asked.name, asked.fence, asked.lapsed_only) == (b"name", b"theirs", True)
     hand.reply(Hold, held)
     assert (hand.result, hand.told) == (held, [Event.HELD] if held else [])
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_recovery_releases_what_has_had_no_effect(released: bool) -> None:
+    """Unless its owner has renewed the lease or finished a step, or somebody else was quicker (4.2, 5.4)."""
+    hand = Hand(protocol.release_lapsed(record(lapsed=True, effects=Effects.TRANSACTIONAL)))
+    asked = hand.asked(Release)
+    assert (asked.name, asked.fence, asked.lapsed_only) == (b"name", b"theirs", True)
+    hand.reply(Release, released)
+    assert (hand.result, hand.told) == (released, [Event.RELEASED] if released else [])
 
 
 def test_how_it_was_begun_decides_and_not_how_it_would_be_now() -> None:

@@ -4,6 +4,7 @@ Every effect of a plan is one step, performed whole; who takes the next step is 
 """
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from grpc_idempotency._protocol.effects import (
     Ended,
     EndWaits,
     Execute,
+    Fate,
     Follow,
     Followed,
     Get,
@@ -31,6 +33,7 @@ from grpc_idempotency._protocol.effects import (
     LoadSteps,
     LoseLease,
     Pause,
+    Plan,
     Ran,
     ReadStandings,
     Release,
@@ -42,7 +45,7 @@ from grpc_idempotency._protocol.effects import (
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Claim, Effects, Fingerprint, Renewal, State
+from grpc_idempotency.records import Claim, Effects, Fingerprint, Record, Renewal, State
 
 from .actors import Actor, Beside, Early, Execution, Process, number
 from .handlers import Handlers
@@ -68,6 +71,7 @@ class World:
             "lapse": scenario.lapses,
             "fault": scenario.faults,
             "timeout": scenario.timeouts,
+            "recover": scenario.recoveries,
         }
         """How often each kind of trouble may still come."""
         self.trace: list[Step] = []
@@ -101,10 +105,21 @@ class World:
         if self.left["timeout"] > 0:
             found += [("timeout", actor.name) for actor in self.actors.values() if self._waits(actor)]
         if self.left["crash"] > 0:
-            found += [("crash", name) for name, process in self.processes.items() if process.alive]
+            found += [
+                ("crash", name) for name, process in self.processes.items() if process.alive and name != "recovery"
+            ]
+        if self.left["recover"] > 0 and self._without_effect() is not None:
+            found.append(("recover",))
         if self._leases() and (self.left["lapse"] > 0 or not able):  # where nobody else can do anything, time passes
             found.append(("lapse",))
         return found
+
+    def _without_effect(self) -> Record | None:
+        """The record, if recovery may see it as pending, and releases what it sees so."""
+        record, row = self.store.get(NAME), self.store.row(NAME)
+        if record is None or row is None or not record.lapsed or row.steps:
+            return None
+        return record if protocol.fate(record, self.scenario.policy) is Fate.RELEASE else None
 
     def _leases(self) -> list[float]:
         """When what is waited for will be over: a lease, a delay, the tries of a write without a claim."""
@@ -166,11 +181,22 @@ class World:
                 self._dismiss_poller(actor.process)
             case ("crash", name):
                 self._crash(self.processes[name])
+            case ("recover",):
+                self._recover()
             case ("lapse",):
                 self.store.now = max(self._leases()) + 1.0
                 self.version += 1
             case _:
                 raise AssertionError(step)
+
+    def _recover(self) -> None:
+        """Another server has looked. It releases later what it has seen now."""
+        record = self._without_effect()
+        assert record is not None
+        name = f"recovery {self.left['recover'] + 1}"
+        releasing = Beside(name, self.processes.setdefault("recovery", Process("recovery")), _released(record))
+        releasing.history = number((name, record.fence))
+        self._begin(releasing)
 
     def _crash(self, process: Process) -> None:
         process.alive = False
@@ -445,6 +471,12 @@ class World:
             self.run_alone()
             told = another.result.reason if isinstance(another.result, Refusal) else another.result
             promise(told is Reason.KEY_REUSED, f"2.3: a record stands, and another request was told {told}")
+
+
+def _released(record: Record) -> Plan[None]:
+    """Releases a record, as a server does that gives up when its store does not answer."""
+    with suppress(StoreUnavailable):
+        yield from protocol.release_lapsed(record)
 
 
 def _told(reply: Any) -> object:

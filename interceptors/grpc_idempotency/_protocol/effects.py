@@ -192,6 +192,7 @@ class Event(enum.Enum):
     WAITS = "operation %s of %s failed in a way that may pass, and will run again"
     STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
     GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
+    RELEASED = "operation %s of %s is released: its server is gone, and it has had no effect"
 
 
 class Fate(enum.Enum):
@@ -199,6 +200,8 @@ class Fate(enum.Enum):
 
     HOLD = "hold"
     RUN = "run"
+    RELEASE = "release"
+    """It has had no effect, so nothing is lost with its record."""
     LEAVE = "leave"
     """Only a retry of its client finishes it."""
 
@@ -326,6 +329,7 @@ class Release(Effect[bool]):
 
     name: bytes
     fence: bytes
+    lapsed_only: bool = False
 
 
 @dataclass(slots=True, unsafe_hash=True)

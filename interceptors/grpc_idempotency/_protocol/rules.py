@@ -10,7 +10,8 @@ operation:
   the call that leads it (4.4). A process has at most one execution of a name, unless a handler could not be stopped.
 * :func:`keep_lease` runs beside an execution. :func:`poll` finds out for waiting calls when runs in other
   processes have ended.
-* :func:`fate` and :func:`hold_lapsed` are for recovery, which acts for clients that do not come back.
+* :func:`fate`, :func:`hold_lapsed` and :func:`release_lapsed` are for recovery, which acts for clients that do not come
+  back.
 """
 
 import enum
@@ -302,13 +303,34 @@ def hold_lapsed(record: Record) -> Plan[bool]:
     return True
 
 
+def release_lapsed(record: Record) -> Plan[bool]:
+    """Releases a lapsed record whose operation has had no effect (5.4).
+
+    If its owner is only slow, its transaction is refused by the fence (4.2). A step that the owner has finished in the
+    meantime keeps the record.
+
+    Returns:
+        False if the record was changed first, its lease has been renewed, or it has a finished step.
+    """
+    if not (yield Release(record.name, record.fence, lapsed_only=True)):
+        return False
+    yield Tell(Event.RELEASED)
+    return True
+
+
 def fate(record: Record, policy: Policy) -> Fate:
     """Returns the fate of a lapsed record in recovery, if its method has this policy now (5.4).
 
     The effects are those of the record and not of the policy: its run had those.
+
+    Args:
+        record: A pending record. If it is transactional and has no request, it has no finished steps.
+        policy: The policy of its method.
     """
     if _is_in_doubt(record):
         return Fate.HOLD
+    if record.effects is Effects.TRANSACTIONAL and record.request is None:
+        return Fate.RELEASE  # its transaction, if it had committed, would have completed the record
     return Fate.RUN if policy.recovers and record.request is not None else Fate.LEAVE
 
 

@@ -1,6 +1,7 @@
 """Recovery (5.4): the part that both wings share. It deals with lapsed operations without their clients.
 
-Those that are safe to run again are finished. Those in doubt are held, so that an operator sees them.
+Those that are safe to run again are finished. Those in doubt are held, so that an operator sees them. Those that
+have had no effect, and can't be run again from here, are released.
 """
 
 import logging
@@ -12,8 +13,8 @@ from typing import Any, NamedTuple
 import grpc
 
 from grpc_idempotency._methods.resolve import Methods
-from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Tell
-from grpc_idempotency._protocol.rules import fate
+from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Plan, Release, Tell
+from grpc_idempotency._protocol.rules import fate, hold_lapsed, release_lapsed
 from grpc_idempotency._server.admission import NotAdmitted, process_name, read
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import Perform
@@ -47,14 +48,14 @@ class Recoverable(NamedTuple):
 class Found(NamedTuple):
     """The operations to deal with after one look."""
 
-    in_doubt: list[Record]
-    """The records to hold."""
+    to_settle: list[tuple[Record, Plan[bool]]]
+    """The records to hold or release, each with the plan that does it."""
     to_run: list[Recoverable]
     """The operations to run."""
 
 
 class Recovery:
-    """Decides which lapsed operations this server runs or holds, and finds their handlers."""
+    """Decides which lapsed operations this server runs, holds or releases, and finds their handlers."""
 
     def __init__(self, methods: Methods, names: Iterable[str], handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         self._methods = methods
@@ -65,6 +66,8 @@ class Recovery:
         """The operations that are left to their clients. Each is logged once."""
         self._begun: set[bytes] = set()
         """The operations that recovery began here, and that are still under way."""
+        self._lapsed_since: dict[bytes, float] = {}
+        """By fence, when each record that is to be released was first seen lapsed; seconds of ``time.monotonic``."""
         self._passed_over = 0
         """How many records of the last look need nothing from this server. The next look asks for so many more."""
 
@@ -83,12 +86,26 @@ class Recovery:
         self._left &= {one.name for one in records}
         self._begun = {name for name in self._begun if has(name)}
         ours = [one for one in records if one.name not in self._left and not has(one.name)]
-        in_doubt = [one for one in ours if self._fate(one) is Fate.HOLD]
-        taken = (self._prepare(one) for one in ours if self._fate(one) is not Fate.HOLD)
+        without_effect = {one.fence for one in ours if self._fate(one) is Fate.RELEASE}
+        self._lapsed_since = {fence: self._lapsed_since.get(fence, time.monotonic()) for fence in without_effect}
+        to_settle = [(one, hold_lapsed(one)) for one in ours if self._fate(one) is Fate.HOLD]
+        to_release = (one for one in ours if one.fence in without_effect and self._is_long_lapsed(one))
+        to_settle += [(one, release_lapsed(one)) for one in to_release]
+        taken = (self._prepare(one) for one in ours if self._fate(one) in (Fate.RUN, Fate.LEAVE))
         to_run = list(islice((one for one in taken if one is not None), MOST_AT_ONCE - len(self._begun)))
         self._begun.update(one.call.name for one in to_run)
-        self._passed_over = sum(one.name in self._left or has(one.name) for one in records)
-        return Found(in_doubt, to_run)
+        passed_over = (one.name in self._left or has(one.name) or one.fence in without_effect for one in records)
+        self._passed_over = sum(passed_over)
+        return Found(to_settle, to_run)
+
+    def _is_long_lapsed(self, record: Record) -> bool:
+        """True if a record that is to be released has been lapsed for one lease longer.
+
+        Nobody waits for this: a retry takes the record over at once. But an owner that is only slow, as all are after
+        their store was away, could still renew its lease; a release would roll its work back.
+        """
+        lease = self._methods[record.method].policy.lease
+        return time.monotonic() - self._lapsed_since[record.fence] >= lease.total_seconds()
 
     def _fate(self, record: Record) -> Fate:
         return fate(record, self._methods[record.method].policy)
@@ -138,8 +155,8 @@ class Recovery:
         return next(handler for handler in found if handler is not None)
 
 
-def holding(store: Any, record: Record) -> Perform:
-    """Returns the function that performs the effects of the plan that holds a record.
+def settling(store: Any, record: Record) -> Perform:
+    """Returns the function that performs the effects of the plan that holds or releases a record.
 
     On asyncio the store's replies are awaitables.
     """
@@ -148,6 +165,8 @@ def holding(store: Any, record: Record) -> Perform:
         match effect:
             case Hold(name, fence, reason, lapsed_only):
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
+            case Release(name, fence, lapsed_only):
+                return store.release(name, fence, lapsed_only=lapsed_only)
             case Tell(event):
                 return logger.warning(event.value, record.name.hex(), record.method)
             case _:

@@ -13,7 +13,6 @@ import grpc.aio
 
 from grpc_idempotency import _checks
 from grpc_idempotency._jitter import uniform
-from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.aio.attach import Attachment
 from grpc_idempotency._server.aio.exchange import keyed
 from grpc_idempotency._server.aio.executions import Executions, pause
@@ -29,7 +28,7 @@ from grpc_idempotency._server.interceptor import (
     method_handler,
     misplaced,
 )
-from grpc_idempotency._server.recovery import EVERY, Recovery, holding
+from grpc_idempotency._server.recovery import EVERY, Recovery, settling
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
@@ -180,7 +179,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
                 logger.exception("could not look for operations to finish")
 
     async def _look(self, recovery: Recovery) -> bool:
-        """Holds or runs the operations that need it.
+        """Holds, releases or runs the operations that need it.
 
         Returns:
             True if there may be more of them already.
@@ -188,8 +187,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.join(one.call, one.target, one.messages, one.snapshot)
-        held = [await drive_async(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
-        return any(held)
+        settled = [await drive_async(plan, settling(self._store, record)) for record, plan in found.to_settle]
+        return any(settled)
 
     async def open(self) -> None:
         """Opens the store, so that a store which can't be used is found at start and not at the first call."""

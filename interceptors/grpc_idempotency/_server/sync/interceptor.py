@@ -11,7 +11,6 @@ import grpc
 
 from grpc_idempotency import _checks
 from grpc_idempotency._jitter import uniform
-from grpc_idempotency._protocol.rules import hold_lapsed
 from grpc_idempotency._server.drive import drive
 from grpc_idempotency._server.execution import STOPPING
 from grpc_idempotency._server.interceptor import (
@@ -22,7 +21,7 @@ from grpc_idempotency._server.interceptor import (
     check_kind,
     method_handler,
 )
-from grpc_idempotency._server.recovery import EVERY, Recovery, holding
+from grpc_idempotency._server.recovery import EVERY, Recovery, settling
 from grpc_idempotency._server.sync.attach import Attachment
 from grpc_idempotency._server.sync.exchange import keyed
 from grpc_idempotency._server.sync.executions import Executions
@@ -169,7 +168,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def _look(self, recovery: Recovery) -> bool:
-        """Holds or runs the operations that need it.
+        """Holds, releases or runs the operations that need it.
 
         Returns:
             True if there may be more of them already.
@@ -177,8 +176,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.launch(one.call, one.target, one.messages, one.snapshot)
-        held = [drive(hold_lapsed(record), holding(self._store, record)) for record in found.in_doubt]
-        return any(held)
+        settled = [drive(plan, settling(self._store, record)) for record, plan in found.to_settle]
+        return any(settled)
 
     def open(self) -> None:
         """Opens the store, so that a store which can't be used is found at start and not at the first call."""
