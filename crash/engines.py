@@ -36,7 +36,7 @@ class Stored:
     state: State
     message: bytes | None
     left: bool = False
-    """True if it is transactional, has no steps and is not recovered: its server died, and nothing has happened (4.5).
+    """True if it is transactional, has finished steps and no request: its server died, and recovery can't run it (5.4).
 
     Only a retry of its client runs it again. If the client has no need of it any more, the record stays.
     """
@@ -130,7 +130,7 @@ class PostgreSQL(Engine):
     def stored(self, service: str) -> list[Stored]:
         sql = (
             "SELECT encode(name, 'hex'), encode(fence, 'hex'), method, state, message, state = 0 AND effects = 1 AND "
-            "request IS NULL AND steps = 0 AND lease_until <= clock_timestamp() FROM idempotency.operations"
+            "request IS NULL AND steps > 0 AND lease_until <= clock_timestamp() FROM idempotency.operations"
         )
         return list(_stored(self.rows(service, sql)))
 

@@ -23,7 +23,7 @@ LEASE = 1.0
 _WARM_UP = 0.5
 _FALLS = 0.35
 """The share of kills from outside that hit the engine."""
-SETTLED_WITHIN = LEASE + 8.0
+SETTLED_WITHIN = 2 * LEASE + 8.0
 """The maximum time in seconds until all operations have ended, once no more servers are killed."""
 
 

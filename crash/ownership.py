@@ -50,6 +50,8 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
     opaque = False
     ran = False
     overtaken = {event["over"]: event["t"] for event in story if event["e"] == "claim"}
+    # Recovery releases an operation without effect, though its owner may only be paused (5.4).
+    overtaken |= {event["fence"]: event["t"] for event in story if event["e"] == "release" and event["lapsed"]}
     lost = _lost(story, falls)
     overtaken |= lost
     runners: dict[str, set[str]] = defaultdict(set)
@@ -101,6 +103,7 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
             owner, stands = "", what == "wait"
             if what == "release":
                 steps.clear()
+            if what == "release" and not event["lapsed"]:
                 claimed.clear()
         elif what == "began" and event["step"] in steps:
             yield f"the step {event['step']} was run again"

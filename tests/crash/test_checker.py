@@ -66,7 +66,7 @@ def test_a_retry_beside_a_handler_that_still_runs_is_found() -> None:
     story = [
         event("claim", 10.0, FIRST, asked=10.0, over=None),
         event("entered", 10.1, FIRST),
-        event("release", 10.2, FIRST),
+        event("release", 10.2, FIRST, lapsed=False),
         event("claim", 10.3, SECOND, asked=10.3, over=None),
         event("entered", 10.4, SECOND),
     ]
@@ -83,12 +83,25 @@ def test_a_handler_that_was_taken_over_may_still_run() -> None:
         event("claim", 12.0, SECOND, asked=12.0, over=FIRST),
         event("entered", 12.1, SECOND),
         event("left", 12.2, SECOND),
-        event("release", 12.3, SECOND),
+        event("release", 12.3, SECOND, lapsed=False),
         event("claim", 12.4, THIRD, asked=12.4, over=None),
         event("entered", 12.5, THIRD),
         event("left", 12.6, FIRST),
         event("left", 12.7, THIRD),
     )
+
+
+def test_an_owner_that_recovery_has_released_can_change_nothing() -> None:
+    """It was paused, and does not know of the release: it may begin its handler, but not store anything (4.2, 5.4)."""
+    story = [
+        event("claim", 10.0, FIRST, asked=10.0, over=None),
+        event("release", 14.0, FIRST, lapsed=True),
+        event("run", 14.1, FIRST),
+        event("claim", 14.2, SECOND, asked=14.2, over=None),
+        event("run", 14.3, SECOND),
+    ]
+    assert findings(*story, event("done", 14.4, SECOND, status=0)) == []
+    assert findings(*story, event("done", 14.4, FIRST, status=0)) == ["done under a fence that is not the owner's"]
 
 
 def test_an_opaque_operation_runs_again_only_where_it_was_released() -> None:
@@ -99,7 +112,7 @@ def test_an_opaque_operation_runs_again_only_where_it_was_released() -> None:
         second = event("claim", 12.0, SECOND, asked=12.0, over=over, method=OPAQUE)
         return findings(first, event("run", 10.1, FIRST), *between, second)
 
-    ran, release = event("ran", 10.2, FIRST), event("release", 10.3, FIRST)
+    ran, release = event("ran", 10.2, FIRST), event("release", 10.3, FIRST, lapsed=False)
     assert again(ran, release, over=None) == []
     assert again(ran, over=None) == []
     assert again(ran, over=FIRST) == again(over=FIRST) == again(over=None) == ["opaque, and run again"]
@@ -134,7 +147,7 @@ def test_a_commit_without_a_claim_over_a_record_is_found() -> None:
     ran = event("ran", 11.0, FIRST)
     assert findings(claim, run, commit) == over
     assert findings(claim, run, ran, event("wait", 11.1, FIRST), commit) == over
-    assert findings(claim, run, ran, event("release", 11.1, FIRST), commit) == []
+    assert findings(claim, run, ran, event("release", 11.1, FIRST, lapsed=False), commit) == []
     assert findings(claim, run, ran, commit) == []  # its server was killed before it could tell of the release
     assert findings(run, commit, event("claim", 14.0, FIRST, asked=14.0, over=None)) == [
         "claimed after its outcome was stored"
@@ -184,6 +197,6 @@ def test_only_a_killed_engine_may_lose_the_claim_of_a_transactional_operation() 
 def test_a_lease_counts_until_its_run_has_ended() -> None:
     """From then on the operation may be released at any time, also while the last renewal is answered."""
     claim, renewal = event("claim", 10.0, FIRST, asked=10.0, over=None), event("renew", 10.5, FIRST, asked=10.5)
-    other, release = event("claim", 10.6, SECOND, asked=10.6, over=None), event("release", 10.61, FIRST)
+    other, release = event("claim", 10.6, SECOND, asked=10.6, over=None), event("release", 10.61, FIRST, lapsed=False)
     assert findings(claim, event("ran", 10.4, FIRST), renewal, other, release) == []
     assert findings(claim, renewal, other, release) == ["a lease ignored: claimed 1.40 s before its end"]
