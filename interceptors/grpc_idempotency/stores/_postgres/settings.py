@@ -35,6 +35,10 @@ Of a table that was never analysed, the planner thinks that it is small. It woul
 keep this plan. And it thinks that a third of all rows have expired. A plan that can't do without what is off has a very
 high cost. So the engine would compile it each time, in some 100 ms: compilation is off, too.
 """
+_PLAN_CACHE = ("plan_cache_mode", "force_generic_plan")
+"""Keeps one plan for each statement. The cost of a plan for few operations looks lower than that of any number, so the
+engine would plan again for each small group: 900 µs of its processor time for a claim and a completion, instead of 615.
+"""
 _RISKS = ("fsync", "full_page_writes")
 
 
@@ -92,7 +96,7 @@ class Sessions:
         if not self.pooled and backend != db.info.backend_pid:
             _log.info("%s is behind a pooler", self._place)
             self.pooled = True
-        names = [*_PLANS, *_RISKS, "synchronous_commit", "lock_timeout"]
+        names = [*_PLANS, _PLAN_CACHE[0], *_RISKS, "synchronous_commit", "lock_timeout"]
         self._known = dict(db.execute("SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [names]).fetchall())
         for name in _RISKS:
             if self._known.get(name) == "off":
@@ -121,6 +125,8 @@ class Sessions:
             wanted.append(("synchronous_commit", "on"))
         if own:
             wanted += [(name, "off") for name in _PLANS if name in known]
+            if _PLAN_CACHE[0] in known:
+                wanted.append(_PLAN_CACHE)
             wanted.append(("default_transaction_isolation", "read committed"))
         return wanted
 
