@@ -113,6 +113,7 @@ class _Listening:
     def __init__(self, db: Database, statements: Statements) -> None:
         self._db = db
         self._statements = statements
+        self.IntegrityError = db.IntegrityError
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         answered: Any = self._db.execute(sql, parameters)
@@ -262,6 +263,7 @@ class _Unwatched:
     def __init__(self, db: Database, own: sqlite3.Connection) -> None:
         self._db = db
         self._own = own
+        self.IntegrityError = db.IntegrityError
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         try:
