@@ -255,8 +255,8 @@ class Writer:
         """Waits for further requests, so that they share the next batch.
 
         Callers that were answered together ask again at slightly different times. A batch costs hand-overs between the
-        threads and a commit, so a few large ones take much less processor time than many small ones. A lone caller is
-        never waited for.
+        threads and a commit, so a few large ones take much less processor time than many small ones. After a lone
+        request there is no wait, except every 64th time (``_PROBE_EVERY``).
 
         Args:
             answered: How many requests were just answered.
