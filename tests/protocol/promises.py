@@ -11,9 +11,9 @@ from grpc_idempotency._protocol.effects import (
     CompleteUnclaimed,
     Effect,
     Hold,
-    Mark,
     Release,
     Renew,
+    Status,
     Wait,
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
@@ -172,7 +172,7 @@ class Witness:
 
     def _answered(self, who: str, call: Call, answer: Answer) -> None:
         self._not_in_vain(who, answer.outcome)
-        replayed = answer.mark is Mark.REPLAYED
+        replayed = answer.mark is Status.REPLAYED
         self.promise((answer.created is not None) == replayed, f"2.2: {who} was answered {answer}")
         run = self.answers.get(answer.outcome)
         if run is None:
@@ -189,7 +189,7 @@ class Witness:
             self.promise(first, f"4.7: {who} was answered otherwise than others: {answer}")
             self.kept = answer.outcome
         else:
-            own = answer.mark is Mark.EXECUTED
+            own = answer.mark is Status.EXECUTED
             self.promise(own, f"4.6: {who} was answered {answer}, which set the operation free for a run of its own")
 
     def _not_in_vain(self, who: str, outcome: Outcome) -> None:

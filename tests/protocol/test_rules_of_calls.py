@@ -15,9 +15,9 @@ from grpc_idempotency._protocol.effects import (
     Found,
     Get,
     Join,
-    Mark,
     Refused,
     Released,
+    Status,
     Unprotected,
     Watch,
 )
@@ -34,7 +34,7 @@ def test_the_call_that_founds_a_execution_waits_for_its_end() -> None:
     hand.reply(Join, joined(leads=True))
     assert hand.asked(Follow).until is None
     hand.reply(Follow, Followed(Executed(OK)))
-    assert hand.result == Answer(OK, Mark.EXECUTED)
+    assert hand.result == Answer(OK, Status.EXECUTED)
 
 
 def test_a_duplicate_attaches_and_gets_the_first_reply() -> None:
@@ -43,7 +43,7 @@ def test_a_duplicate_attaches_and_gets_the_first_reply() -> None:
     hand.reply(Join, joined(leads=False))
     assert hand.asked(Follow).until == CALL.until
     hand.reply(Follow, Followed(Executed(OK)))
-    assert hand.result == Answer(OK, Mark.ATTACHED)
+    assert hand.result == Answer(OK, Status.ATTACHED)
 
 
 def test_a_duplicate_that_has_waited_long_enough_is_told_so() -> None:
@@ -70,24 +70,24 @@ def test_what_nobody_can_be_answered_is_told_to_all() -> None:
 
 def test_an_unprotected_answer_says_so() -> None:
     """The mark tells a client that its retry may run again (5.5)."""
-    assert concluded(Unprotected(OK)).result == Answer(OK, Mark.UNPROTECTED)
+    assert concluded(Unprotected(OK)).result == Answer(OK, Status.UNPROTECTED)
 
 
 def test_a_released_answer_is_the_founders_alone() -> None:
     """Its own call hears UNAVAILABLE; those who waited contend for one new claim (4.3, 4.6)."""
     gone = Outcome(status=Code.UNAVAILABLE, details="later")
-    assert concluded(Released(gone)).result == Answer(gone, Mark.EXECUTED)
+    assert concluded(Released(gone)).result == Answer(gone, Status.EXECUTED)
     hand = concluded(Released(gone), leads=False)
     hand.reply(Join, joined(leads=True))
     hand.reply(Follow, Followed(Found(record(State.COMPLETED))))
-    assert hand.result == Answer(OK, Mark.ATTACHED)  # it waited for this outcome, if not in one go
+    assert hand.result == Answer(OK, Status.ATTACHED)  # it waited for this outcome, if not in one go
 
 
 def test_a_stream_that_has_begun_ends_as_its_own_run_ended() -> None:
     """Who has part of a stream can't be given another run's: not by contending, not by a replay (4.3, 4.8)."""
     gone = Outcome(status=Code.UNAVAILABLE, message=b"")
-    assert begun(Released(gone), leads=False) == Answer(gone, Mark.ATTACHED)
-    assert begun(Released(gone), leads=True) == Answer(gone, Mark.EXECUTED)
+    assert begun(Released(gone), leads=False) == Answer(gone, Status.ATTACHED)
+    assert begun(Released(gone), leads=True) == Answer(gone, Status.EXECUTED)
     assert reason_of(begun(Found(record(State.COMPLETED)), leads=True)) is Reason.STORE_UNAVAILABLE
     assert reason_of(begun(Found(None), leads=False)) is Reason.STORE_UNAVAILABLE
 
@@ -107,19 +107,19 @@ def test_an_operation_that_is_gone_is_begun_again() -> None:
     hand = concluded(Found(None))
     hand.reply(Join, joined(leads=True))
     hand.reply(Follow, Followed(Executed(OK)))
-    assert hand.result == Answer(OK, Mark.EXECUTED)
+    assert hand.result == Answer(OK, Status.EXECUTED)
 
 
 def test_a_completed_operation_is_replayed() -> None:
     """The stored outcome, and when it was stored (2.2, 4.7)."""
-    assert concluded(Found(record(State.COMPLETED))).result == Answer(OK, Mark.REPLAYED, NOON)
+    assert concluded(Found(record(State.COMPLETED))).result == Answer(OK, Status.REPLAYED, NOON)
 
 
 def test_a_stored_failure_is_replayed() -> None:
     """An outcome without a message is whole unless it is OK (4.6, 4.7)."""
     failed = Outcome(status=Code.NOT_FOUND, details="no such thing")
     answer = concluded(Found(record(State.COMPLETED, outcome=failed))).result
-    assert answer == Answer(failed, Mark.REPLAYED, NOON)
+    assert answer == Answer(failed, Status.REPLAYED, NOON)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_run_in_another_process_is_watched() -> None:
     hand.reply(Watch, True)
     hand.reply(Join, joined(leads=True))
     hand.reply(Follow, Followed(Found(record(State.COMPLETED))))
-    assert hand.result == Answer(OK, Mark.ATTACHED)
+    assert hand.result == Answer(OK, Status.ATTACHED)
 
 
 def test_a_run_in_another_process_can_outlast_a_wait() -> None:
@@ -196,7 +196,7 @@ def test_a_call_that_meets_another_request_may_be_in_the_right() -> None:
     """The record says whose key it is: a repeat is replayed, though a stranger with its key came first (2.3)."""
     hand = beside_another()
     hand.reply(Get, record(State.COMPLETED))
-    assert hand.result == Answer(OK, Mark.REPLAYED, NOON)
+    assert hand.result == Answer(OK, Status.REPLAYED, NOON)
 
 
 def test_a_call_that_meets_another_request_and_no_store_may_come_again() -> None:

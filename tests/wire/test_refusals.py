@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpc_idempotency._protocol import rules as protocol
-from grpc_idempotency._protocol.effects import Answer, Call, Mark
+from grpc_idempotency._protocol.effects import Answer, Call, Status
 from grpc_idempotency._protocol.refusals import DOMAIN, Reason, Refusal
 from grpc_idempotency._wire.reply import reply_to, rfc3339
 from grpc_idempotency._wire.trailers import cap
@@ -141,8 +141,8 @@ def unpacked(detail: Any) -> Message:
 OUTCOME = Outcome(status=Code.NOT_FOUND, details="gone", trailers=(("a", "1"), ("b-bin", b"\x00"), ("a", "2")))
 
 
-@pytest.mark.parametrize("mark", [Mark.EXECUTED, Mark.ATTACHED, Mark.UNPROTECTED])
-def test_an_answer_adds_its_mark_behind_the_handlers_trailers(mark: Mark) -> None:
+@pytest.mark.parametrize("mark", [Status.EXECUTED, Status.ATTACHED, Status.UNPROTECTED])
+def test_an_answer_adds_its_mark_behind_the_handlers_trailers(mark: Status) -> None:
     """An answer has the handler's trailers, and behind them its mark and nothing else (2.2, 4.7)."""
     sent = reply_to(Answer(OUTCOME, mark))
     assert (sent.status, sent.details) == (OUTCOME.status, OUTCOME.details)
@@ -152,7 +152,7 @@ def test_an_answer_adds_its_mark_behind_the_handlers_trailers(mark: Mark) -> Non
 def test_a_replay_says_when_its_outcome_was_stored() -> None:
     """In RFC 3339, UTC (2.2)."""
     moment = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
-    sent = reply_to(Answer(OUTCOME, Mark.REPLAYED, moment))
+    sent = reply_to(Answer(OUTCOME, Status.REPLAYED, moment))
     ours = (("idempotency-status", "replayed"), ("idempotency-created", "2024-05-06T07:08:09.123Z"))
     assert sent.trailers == OUTCOME.trailers + ours
 

@@ -44,7 +44,7 @@ class Call:
     """True if its handler runs without a claim: the commit of its transaction writes the record (5.1)."""
 
 
-class Mark(enum.Enum):
+class Status(enum.Enum):
     """How a call was answered: the value of the trailer ``idempotency-status`` (2.2)."""
 
     EXECUTED = "executed"
@@ -58,7 +58,7 @@ class Answer:
     """The handler's answer, for one call."""
 
     outcome: Outcome
-    mark: Mark
+    mark: Status
     created: datetime | None = None
     """When the outcome was stored; only for a replay."""
     record: Record | None = field(default=None, compare=False)
@@ -199,7 +199,9 @@ class Fate(enum.Enum):
     """The decision of recovery about a lapsed record."""
 
     HOLD = "hold"
+    """It is in doubt: an operator has to resolve it."""
     RUN = "run"
+    """Its handler runs again, from the stored request."""
     RELEASE = "release"
     """It has had no effect, so nothing is lost with its record."""
     LEAVE = "leave"

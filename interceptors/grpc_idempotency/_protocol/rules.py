@@ -49,7 +49,6 @@ from grpc_idempotency._protocol.effects import (
     LeaseHolds,
     LoadSteps,
     LoseLease,
-    Mark,
     Pause,
     Plan,
     Raised,
@@ -60,6 +59,7 @@ from grpc_idempotency._protocol.effects import (
     Released,
     Renew,
     RolledBack,
+    Status,
     Tell,
     TryClaim,
     Undo,
@@ -97,12 +97,12 @@ def answer(call: Call) -> Plan[Answer | Refusal]:
             case Refused(refusal):
                 return refusal
             case Executed(outcome):
-                return Answer(outcome, Mark.EXECUTED if joined.leads else Mark.ATTACHED)
+                return Answer(outcome, Status.EXECUTED if joined.leads else Status.ATTACHED)
             case Unprotected(outcome):
-                return Answer(outcome, Mark.UNPROTECTED)
+                return Answer(outcome, Status.UNPROTECTED)
             case Released(outcome):
                 if joined.leads or begun:
-                    return Answer(outcome, Mark.EXECUTED if joined.leads else Mark.ATTACHED)
+                    return Answer(outcome, Status.EXECUTED if joined.leads else Status.ATTACHED)
                 waited = True  # contend for a new claim
             case Waits():
                 if begun:
@@ -163,8 +163,8 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     if not _is_whole(record.outcome):
         return _not_retained(record.outcome, record.completed_at, record.resolved)
     if waited:
-        return Answer(record.outcome, Mark.ATTACHED)
-    return Answer(record.outcome, Mark.REPLAYED, record.completed_at, record)
+        return Answer(record.outcome, Status.ATTACHED)
+    return Answer(record.outcome, Status.REPLAYED, record.completed_at, record)
 
 
 # One execution

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from datetime import datetime
 
-from grpc_idempotency._protocol.effects import Answer, Mark
+from grpc_idempotency._protocol.effects import Answer, Status
 from grpc_idempotency._protocol.refusals import Refusal
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._wire.reply import reply_to
@@ -57,7 +57,7 @@ class Replays:
                 self._forget(name)
             return None
         if entry.reply is None:
-            entry.reply = reply_to(Answer(entry.outcome, Mark.REPLAYED, entry.at))
+            entry.reply = reply_to(Answer(entry.outcome, Status.REPLAYED, entry.at))
         return entry.digest, entry.reply
 
     def keep(self, name: bytes, digest: bytes, outcome: Outcome, at: datetime, until: float) -> None:

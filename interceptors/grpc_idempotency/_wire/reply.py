@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from grpc_idempotency._protocol.effects import Answer, Mark
+from grpc_idempotency._protocol.effects import Answer, Status
 from grpc_idempotency._protocol.refusals import DOMAIN, Refusal
 from grpc_idempotency._wire.trailers import CREATED, PUSH_BACK, REFUSED, STATUS, STATUS_DETAILS
 from grpc_idempotency.records import Outcome, Trailers
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 
-MARKS: Mapping[Mark, Trailers] = {mark: ((STATUS, mark.value),) for mark in Mark}
+MARKS: Mapping[Status, Trailers] = {mark: ((STATUS, mark.value),) for mark in Status}
 """The trailer that says how a call was answered (2.2)."""
 
 
