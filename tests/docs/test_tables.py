@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from grpc_idempotency import Policy, Reason
+from grpc_idempotency import Policy, Reason, events
 from shop.config import Config, from_environment
 
 from .pages import ROOT
@@ -37,6 +37,18 @@ def test_the_table_of_the_policy_is_the_librarys() -> None:
     """The table has every field of a policy, in its order."""
     first = (ROOT / "docs/reference/policy.md").read_text().split("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", first, re.MULTILINE) == [field.name for field in fields(Policy)]
+
+
+def test_the_tables_of_events_are_the_librarys() -> None:
+    """The tables have every event with its fields, and every value of those that are an enumeration."""
+    page = (ROOT / "docs/reference/events.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|[^|]*\|$", page, re.MULTILINE)
+    told = {name: re.findall(r"`(\w+)`", names) for name, names in rows}
+    assert told == {kind.__name__: [field.name for field in fields(kind)] for kind in events.Event.__subclasses__()}
+    values = dict(re.findall(r"^\| `\w+\.(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    enums = ("status", events.Status), ("ended", events.Ending), ("became", events.Became), ("fate", events.Fate)
+    for name, enum in enums:
+        assert re.findall(r"`([A-Z_]+)`", values[name]) == [*enum.__members__]
 
 
 def test_the_table_of_the_environment_is_the_shops() -> None:
