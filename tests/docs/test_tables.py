@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from grpc_idempotency import Policy, Reason, events
+from grpc_idempotency import Policy, Reason, State, events, metrics
+from grpc_idempotency.prometheus import MetricsCollector
 from shop.config import Config, from_environment
 
 from .pages import ROOT
@@ -49,6 +50,31 @@ def test_the_tables_of_events_are_the_librarys() -> None:
     enums = ("status", events.Status), ("ended", events.Ending), ("became", events.Became), ("fate", events.Fate)
     for name, enum in enums:
         assert re.findall(r"`([A-Z_]+)`", values[name]) == [*enum.__members__]
+
+
+def test_the_tables_of_metrics_are_the_librarys() -> None:
+    """The tables have every metric as it is exported, and every value of the library's own attributes."""
+    page = (ROOT / "docs/reference/metrics.md").read_text()
+    rows = re.findall(
+        r"^\| `(grpc_idempotency\.[\w.]+)` \| `(\w+)` \| ([\w -]+) \| `(.+)` \|(.*)\|$", page, re.MULTILINE
+    )
+    assert [
+        (name, kind, unit, tuple(re.findall(r"`(.+?)`", attributes))) for name, _, kind, unit, attributes in rows
+    ] == [(one.name, one.kind.value, one.unit, one.attributes) for one in metrics.INSTRUMENTS]
+    families = MetricsCollector(metrics.Metrics()).describe()
+    suffix = {"counter": "_total"}
+    assert [name for _, name, *_ in rows] == [f"{one.name}{suffix.get(one.type, '')}" for one in families]
+    values = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]*) \|$", page, re.MULTILINE))
+    assert set(values) == {attribute for one in metrics.INSTRUMENTS for attribute in one.attributes}
+    enums = {
+        metrics.ENDING: events.Ending,
+        metrics.BECAME: events.Became,
+        metrics.FATE: events.Fate,
+        metrics.STATE: State,
+    }
+    for attribute, enum in enums.items():
+        assert set(re.findall(r"`(.+?)`", values[attribute])) == {one.value for one in enum}
+    assert {one.value for one in events.Status} < set(re.findall(r"`(.+?)`", values[metrics.STATUS]))
 
 
 def test_the_table_of_the_environment_is_the_shops() -> None:

@@ -1,0 +1,166 @@
+"""Metrics and traces by OpenTelemetry's API: ``pip install grpc-idempotency[otel]``.
+
+>>> metrics = Metrics()
+>>> otel.instrument(metrics)
+>>> interceptor = IdempotencyInterceptor(store, observers=[metrics, otel.Tracing()])
+
+The metrics are those of :mod:`grpc_idempotency.metrics`. Counters are read when they are exported. Histograms are
+recorded value by value, since the API has no other way: one for each call, and one more for each replay.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from contextvars import ContextVar, Token
+from importlib.metadata import version
+
+from opentelemetry.context import Context, attach, detach
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    StatusCode,
+    TraceFlags,
+    TracerProvider,
+    get_current_span,
+    get_tracer,
+    set_span_in_context,
+)
+
+from grpc_idempotency.events import CallAnswered, Ending, Event, ExecutionEnded, ExecutionStarted, Status
+from grpc_idempotency.metrics import ENDING, INSTRUMENTS, METHOD, STATUS, Instrument, Kind, Metrics, status_of
+
+OPERATION = "grpc_idempotency.operation"
+"""The attribute of a span with the operation's name, in hexadecimal, as in logs and commands."""
+REASON = "grpc_idempotency.reason"
+"""The attribute of a span with the reason of a refusal."""
+ATTEMPT = "grpc_idempotency.attempt"
+"""The attribute of a recovery's span with the number of the claim."""
+_SCOPE = "grpc_idempotency"
+
+
+def instrument(metrics: Metrics, meter_provider: MeterProvider | None = None) -> None:
+    """Exports metrics by OpenTelemetry. Call it once for each ``Metrics`` and provider.
+
+    Args:
+        metrics: The counters. They also have to be an observer of the interceptors.
+        meter_provider: The provider of the meter; ``None``: the global one.
+    """
+    meter = get_meter(_SCOPE, version("grpc-idempotency"), meter_provider)
+    for each in INSTRUMENTS:
+        _create(meter, metrics, each)
+
+
+def _create(meter: Meter, metrics: Metrics, each: Instrument) -> None:
+    if each.kind is Kind.HISTOGRAM:
+        histogram = meter.create_histogram(
+            each.name, each.unit, each.description, explicit_bucket_boundaries_advisory=each.bounds
+        )
+        metrics.record_to(each, histogram.record)
+        return
+    create: Callable[..., object] = {
+        Kind.COUNTER: meter.create_observable_counter,
+        Kind.UP_DOWN: meter.create_observable_up_down_counter,
+        Kind.GAUGE: meter.create_observable_gauge,
+    }[each.kind]
+
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(value.value, value.attributes) for value in metrics.values(each)]
+
+    create(each.name, callbacks=[observe], unit=each.unit, description=each.description)
+
+
+class Tracing:
+    """An observer that adds what it knows to the spans of calls, and makes spans for recovery.
+
+    The span of a call is made by an interceptor outside this library's, such as that of
+    ``opentelemetry-instrumentation-grpc``. It gets the attributes ``grpc_idempotency.status`` and
+    ``grpc_idempotency.operation``, and ``grpc_idempotency.reason`` if the call was refused. The span of a call that was
+    replayed or attached gets a link to the span of the call whose run made the outcome, if that was sampled.
+
+    A handler that recovery runs has no call, and so gets a span of its own, which links to that of the call whose run
+    was cut short.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+        """Makes the observer.
+
+        Args:
+            tracer_provider: The provider of the tracer for recovery; ``None``: the global one.
+        """
+        self._tracer = get_tracer(_SCOPE, version("grpc-idempotency"), tracer_provider)
+
+    @property
+    def events(self) -> Collection[type[Event]]:
+        """The classes of the events that it gets."""
+        return (CallAnswered, ExecutionStarted, ExecutionEnded)
+
+    def trace(self) -> bytes:
+        """Returns the trace context of the current span, 25 bytes; empty if it is not sampled."""
+        context = get_current_span().get_span_context()
+        if not (context.is_valid and context.trace_flags.sampled):
+            return b""
+        return b"%b%b%c" % (
+            context.trace_id.to_bytes(16, "big"),
+            context.span_id.to_bytes(8, "big"),
+            context.trace_flags,
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Writes an event to the spans.
+
+        Args:
+            event: An event of one of the classes in ``events``.
+        """
+        if isinstance(event, CallAnswered):
+            self._call_answered(event)
+        elif isinstance(event, ExecutionStarted):
+            if event.recovered:
+                self._recovery_started(event)
+        elif isinstance(event, ExecutionEnded):
+            self._recovery_ended(event)
+
+    def _call_answered(self, event: CallAnswered) -> None:
+        span = get_current_span()
+        if not span.is_recording():
+            return
+        if event.operation is not None:
+            span.set_attribute(OPERATION, event.operation.hex())
+        if event.operation is not None or event.reason is not None:
+            span.set_attribute(STATUS, status_of(event))
+        if event.reason is not None:
+            span.set_attribute(REASON, event.reason.name)
+        if event.trace and event.status in _OF_ANOTHER_CALL:
+            span.add_link(_context_of(event.trace))
+
+    def _recovery_started(self, event: ExecutionStarted) -> None:
+        method = event.method.removeprefix("/")
+        span = self._tracer.start_span(
+            method,
+            Context(),
+            attributes={METHOD: method, OPERATION: event.operation.hex(), ATTEMPT: event.attempt},
+            links=[Link(_context_of(event.trace))] if event.trace else None,
+        )
+        _recovering.set((event.operation, span, attach(set_span_in_context(span))))
+
+    def _recovery_ended(self, event: ExecutionEnded) -> None:
+        recovering = _recovering.get()
+        if recovering is None or recovering[0] != event.operation:
+            return
+        _, span, token = recovering
+        _recovering.set(None)
+        detach(token)
+        span.set_attribute(ENDING, event.ended.value)
+        if event.ended is not Ending.ANSWERED:
+            span.set_status(StatusCode.ERROR, event.ended.value)
+        span.end()
+
+
+_OF_ANOTHER_CALL = (Status.REPLAYED, Status.ATTACHED)
+_recovering: ContextVar[tuple[bytes, Span, Token[Context]] | None] = ContextVar("_recovering", default=None)
+"""The operation that recovery runs in this context, its span, and the token that detaches it."""
+
+
+def _context_of(trace: bytes) -> SpanContext:
+    """Returns the context of the span that a claim has kept."""
+    trace_id, span_id = int.from_bytes(trace[:16], "big"), int.from_bytes(trace[16:24], "big")
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(trace[24]))

@@ -1,0 +1,65 @@
+"""Events made by hand, as interceptors make them."""
+
+from datetime import timedelta
+from typing import Any
+
+from grpc_idempotency import Code, Reason, State
+from grpc_idempotency.events import (
+    BatchCommitted,
+    Became,
+    CallAnswered,
+    Claimed,
+    Ending,
+    Event,
+    ExecutionEnded,
+    ExecutionStarted,
+    Fate,
+    RecordsCounted,
+    Recovered,
+    Settled,
+    Status,
+    Swept,
+)
+
+METHOD = "/test.Service/Do"
+NAME = bytes(range(16))
+TRACE = bytes(range(1, 25)) + b"\x01"
+
+
+def answered(status: Status | None = Status.EXECUTED, *, method: str = METHOD, **fields: Any) -> CallAnswered:
+    """Makes the end of a call; without more, of one that was executed in 20 ms."""
+    fields = {
+        "operation": NAME,
+        "reason": None,
+        "code": Code.OK,
+        "seconds": 0.02,
+        "waited": 0.0,
+        "age": None,
+        "trace": b"",
+    } | fields
+    return CallAnswered(method=method, status=status, **fields)
+
+
+def refused(reason: Reason) -> CallAnswered:
+    return answered(None, reason=reason, code=reason.status)
+
+
+def of_each_kind() -> list[Event]:
+    """Returns one event at least of each class that is counted."""
+    operation: Any = {"method": METHOD, "operation": NAME}
+    return [
+        answered(),
+        answered(Status.REPLAYED, age=timedelta(seconds=7), code=Code.NOT_FOUND),
+        refused(Reason.KEY_REUSED),
+        answered(None, operation=None),
+        answered(None, code=Code.CANCELLED),
+        Claimed(**operation, attempt=2, taken_over=True),
+        ExecutionStarted(**operation, attempt=1, recovered=False, trace=b""),
+        ExecutionStarted(**operation, attempt=1, recovered=False, trace=b""),
+        ExecutionEnded(**operation, attempt=1, ended=Ending.ANSWERED, seconds=0.01),
+        Settled(**operation, became=Became.COMPLETED),
+        Recovered(**operation, fate=Fate.HOLD, reason=""),
+        RecordsCounted(counts={(METHOD, State.HELD): 1, (METHOD, State.COMPLETED): 9}, completed=True),
+        BatchCommitted(size=3, seconds=0.004),
+        Swept(deleted=5, freed_bytes=0, seconds=0.1),
+    ]
