@@ -19,13 +19,13 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat clean
+.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat docs-figures clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
 	@echo "Usage: make TARGET [PYTHON=python3.12] [ARGS='…']"
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## Set up .venv for development; the other targets do it when they need it
 
@@ -76,6 +76,10 @@ misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, 
 
 compat: $(VENV)/.dev ## Try it with oldest to newest grpcio, protobuf and drivers of stores (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)
+
+docs-figures: $(VENV)/.dev ## Draw the pictures of the documentation anew, and record the demo
+	@$(BIN)/python -m docsite.pictures
+	@$(BIN)/python -m docsite.recording
 
 clean: ## Remove what make made: .venv, build output, caches (data/ stays)
 	rm -rf $(VENV) .venvs build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from .pages import EXAMPLES, PAGES, ROOT, blocks, each_page
+from .pages import EXAMPLES, PAGES, ROOT, anchors, blocks, each_page, prose
 
 WIDEST = 130
 """Characters of a line of prose. A row of a table is one line, however long it is."""
@@ -19,9 +19,15 @@ def test_code_on_a_page_is_code_that_runs(page: Path) -> None:
 
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page leads to a file."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    """Every link of a page leads to a file or a heading; one to elsewhere has the form of an address."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if ":" in target:
+            assert re.fullmatch(r"https://[\w.-]+(:\d+)?(/\S*)?|mailto:\S+@\S+", target), target
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
 
 
 def test_make_has_the_commands_of_readme() -> None:
@@ -35,7 +41,6 @@ def test_make_has_the_commands_of_readme() -> None:
 
 def test_prose_is_wrapped() -> None:
     """No line of a page is so long that a diff or a terminal does not show it, but rows of tables and code."""
-    for page in {*PAGES, *ROOT.glob("*.md")}:
-        prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-        long = [line for line in prose.splitlines() if len(line) > WIDEST and not line.lstrip().startswith("|")]
+    for page in PAGES:
+        long = [line for line in prose(page).splitlines() if len(line) > WIDEST and not line.lstrip().startswith("|")]
         assert long == [], page
