@@ -19,7 +19,7 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat docs-figures clean
+.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat docs docs-figures clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -76,6 +76,9 @@ misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, 
 
 compat: $(VENV)/.dev ## Try it with oldest to newest grpcio, protobuf and drivers of stores (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)
+
+docs: $(VENV)/.docs ## Build the site of the documentation into build/site
+	@$(BIN)/python -m docsite
 
 docs-figures: $(VENV)/.dev ## Draw the pictures of the documentation anew, and record the demo
 	@$(BIN)/python -m docsite.pictures
@@ -138,6 +141,11 @@ $(VENV)/.shop: pyproject.toml | $(VENV)/.pip
 	$(call install,.[postgres$(comma)redis],shop,to run the shop)
 	@touch $@
 
+$(VENV)/.docs: pyproject.toml | $(VENV)/.pip
+	@echo "Setting up $(VENV) to build the documentation (once; some 30 s)"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --group docs
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
 	$(call install,.[postgres$(comma)redis$(comma)retry],dev,for development)
-	@touch $@ $(VENV)/.shop
+	@touch $@ $(VENV)/.shop $(VENV)/.docs

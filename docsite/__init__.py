@@ -1,1 +1,1 @@
-"""Draws the pictures of the documentation."""
+"""Builds the documentation site, and draws its pictures."""
