@@ -8,7 +8,9 @@
 --
 -- Each change first locks its rows, and passes over those that others have locked. So no statement waits for a user's
 -- transaction. An insertion can wait only for another insertion of the same name, which is never in a user's transaction.
--- Joins are nested loops over index look-ups: the writer switches all other plans off.
+-- Joins are nested loops over index look-ups: the writer switches all other plans off. "{state}" is the state, as an
+-- expression: for a condition on the column the planner would read the index of all open operations, instead of looking one
+-- up by its name.
 
 -- name: meta
 -- Reads the store's own data: the version of its tables, its identity.
@@ -76,7 +78,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.over AND o.state IN (0, 3, 4) AND o.lease_until <= (SELECT now FROM clock)
+    WHERE o.fence = g.over AND {state} IN (0, 3, 4) AND o.lease_until <= (SELECT now FROM clock)
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -100,7 +102,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 2, 4)
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -121,7 +123,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 4)
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -137,7 +139,7 @@ WITH clock AS (SELECT {clock} AS now),
 given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 2, 4)
     ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
 ),
 done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name),
@@ -150,7 +152,7 @@ WITH clock AS (SELECT {clock} AS now),
 given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 3, 4) AND o.steps = 0 AND o.lease_until <= (SELECT now FROM clock)
+    WHERE o.fence = g.fence AND {state} IN (0, 3, 4) AND o.steps = 0 AND o.lease_until <= (SELECT now FROM clock)
     ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
 ),
 done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name)
@@ -162,7 +164,7 @@ WITH clock AS (SELECT {clock} AS now),
 given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state = 2
+    WHERE o.fence = g.fence AND {state} = 2
     ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
 ),
 done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name),
@@ -180,7 +182,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state = 2
+    WHERE o.fence = g.fence AND {state} = 2
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -201,7 +203,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 4)
         AND (NOT g.lapsed_only OR o.lease_until <= (SELECT now FROM clock))
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
@@ -223,7 +225,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 4)
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -245,7 +247,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state = 0
+    WHERE o.fence = g.fence AND {state} = 0
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 done AS (
@@ -268,7 +270,7 @@ given AS (
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND o.state IN (0, 2, 4)
+    WHERE o.fence = g.fence AND {state} IN (0, 2, 4)
     ORDER BY o.name FOR NO KEY UPDATE OF o SKIP LOCKED
 ),
 counted AS (
@@ -371,14 +373,14 @@ UPDATE {s}.operations AS o SET
     retained = CAST(%(retained)b AS boolean), details = CAST(%(details)b AS bytea),
     trailers = CAST(%(trailers)b AS bytea), message = CAST(%(message)b AS bytea), request = NULL
 FROM clock AS c
-WHERE o.name = CAST(%(name)b AS bytea) AND o.fence = CAST(%(fence)b AS bytea) AND o.state IN (0, 2, 4)
+WHERE o.name = CAST(%(name)b AS bytea) AND o.fence = CAST(%(fence)b AS bytea) AND {state} IN (0, 2, 4)
 RETURNING o.completed_at
 
 -- name: record_one_step
 -- Stores a step in the transaction of its handler.
 WITH counted AS (
     UPDATE {s}.operations AS o SET steps = o.steps + 1
-    WHERE o.name = %(name)b AND o.fence = %(fence)b AND o.state IN (0, 2, 4)
+    WHERE o.name = %(name)b AND o.fence = %(fence)b AND {state} IN (0, 2, 4)
     RETURNING o.name, o.created_at, o.steps
 )
 INSERT INTO {s}.steps (operation, since, name, number, position, undoable, recorded_at, result)

@@ -56,6 +56,7 @@ class Sql:
             "answer": _ANSWER,
             "record": ", ".join(f"o.{column}" for column in _RECORD),
             "nulls": ", ".join(["NULL"] * (len(_RECORD) - 1)),
+            "state": "(o.state + 0)",
             "clock": clock,
             "s": f'"{schema}"',
         }
