@@ -19,7 +19,7 @@ SETTINGS = Path(__file__).with_name("zensical.toml")
 _PICTURES = (".svg", ".png")
 _LANGUAGES = {".py": "python", ".proto": "proto", ".json": "json", ".yaml": "yaml", ".toml": "toml", ".sql": "sql"}
 _ITEM = re.compile(r"(?:[-*]|\d+\.) ")
-_FENCE = re.compile(r"^ *(```+)", re.MULTILINE)
+_FENCE = re.compile(r" *(```+)")
 _LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(?=[)#])")
 
 
@@ -165,12 +165,10 @@ def _blocks(text: str) -> Iterator[tuple[str, bool]]:
     lines, fence = list[str](), ""
     for line in text.split("\n"):
         found = _FENCE.match(line)
-        opens, closes = bool(found) and not fence, found is not None and found[1] == fence
-        if opens:
+        if found and not fence:
             yield "\n".join(lines), False
-            assert found is not None
             lines, fence = [line], found[1]
-        elif closes:
+        elif found and found[1] == fence:
             yield "\n".join([*lines, line]), True
             lines, fence = [], ""
         else:
