@@ -92,6 +92,6 @@ def nothing_left() -> Iterator[None]:
     """Every test ends with no engine open."""
     yield
     gc.collect()
-    assert not registry._users
-    for engine in registry._leaving:
+    assert not registry.engines.users
+    for engine in registry.engines.leaving:
         assert engine.closed.wait(10)

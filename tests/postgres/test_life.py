@@ -69,7 +69,7 @@ async def test_many_stores_open_at_once(make: Make) -> None:
     stores = [make(max_connections=n + 1) for n in range(PROCESSES)]
     await asyncio.gather(*(store.open() for store in stores))
     assert len({store.identity for store in stores}) == 1
-    assert len(registry._users) == PROCESSES
+    assert len(registry.engines.users) == PROCESSES
 
 
 FORGETFUL = """
@@ -159,7 +159,7 @@ async def test_stores_with_equal_settings_share_an_engine(make: Make, make_block
     await asyncio.to_thread(other.open)
     await different.open()
     assert one._engine is other._engine is not different._engine
-    assert len(registry._users) == 2
+    assert len(registry.engines.users) == 2
     await asyncio.to_thread(other.close)
     assert await one.claim(a_claim()) is None
 

@@ -106,8 +106,8 @@ def nothing_left() -> Iterator[None]:
     """Every test ends with no file open and no thread of ours running."""
     yield
     gc.collect()
-    assert not registry._users
-    for writer in registry._leaving:
+    assert not registry.writers.users
+    for writer in registry.writers.leaving:
         assert writer.closed.wait(5)
     for thread in threading.enumerate():
         if "aiosqlite" in repr(thread) or "_connection_worker_thread" in thread.name:

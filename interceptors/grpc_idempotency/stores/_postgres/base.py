@@ -107,7 +107,7 @@ class PostgresBase:
             if engine is None or engine.failure is not None:
                 self._let_go()
                 self._engine = engine = registry.acquire(self._settings)
-                self._finalizer = weakref.finalize(self, registry.release, engine)
+                self._finalizer = weakref.finalize(self, registry.engines.release, engine)
                 self._finalizer.atexit = False  # at exit the registry closes all engines, and waits for them
             return None if self._opened is not None else engine
 
@@ -151,4 +151,4 @@ class _Leaving:
 
     def submit(self, request: Request[Any]) -> None:
         """See :class:`Engine`."""
-        registry.release(self._engine, request)
+        registry.engines.release(self._engine, request)

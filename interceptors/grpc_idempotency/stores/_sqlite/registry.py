@@ -1,23 +1,16 @@
 """The writers of this process: one per file, for all stores, event loops and servers that use the file (6.2)."""
 
-import atexit
 import os
-import threading
-import time
 from typing import Any
 
 from grpc_idempotency.errors import PolicyError, StoreUnusable
 from grpc_idempotency.stores._calls.requests import Request
+from grpc_idempotency.stores._calls.sharing import Shared
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.place import Place, identity_of
 from grpc_idempotency.stores._sqlite.writer import Writer
 
-_PATIENCE_AT_EXIT = 5.0
-
-# Re-entrant: the garbage collector may release a store's writer at any point, also in a thread that holds the lock.
-_lock = threading.RLock()
-_users: dict[Writer, int] = {}
-_leaving: list[Writer] = []
+writers = Shared[Writer]()
 _lost: dict[str, Place] = {}
 """The files that this process had open when they were removed, replaced or moved, by path."""
 
@@ -34,20 +27,19 @@ def acquire(given: str, settings: Settings) -> Writer:
         StoreUnusable: The file was open in this process and is gone, or its -wal file lies beside another file now.
     """
     path = os.path.realpath(given)
-    with _lock:
+    with writers.lock:
         _refuse_lost(path, given)
-        owners = [one for one in _users if _owns(one, path) and (settings.read_only or not one.settings.read_only)]
+        fitting = (one for one in writers.users if settings.read_only or not one.settings.read_only)
+        owners = [one for one in fitting if _owns(one, path)]
         writer = min(owners, key=lambda one: one.settings.read_only, default=None)
         if writer is None:
-            going = [*_leaving, *(one for one in _users if one.lost)]
+            going = [*writers.leaving, *(one for one in writers.users if one.lost)]
             before = [one for one in going if one.path == path and not one.closed.is_set()]
-            _leaving[:] = [one for one in _leaving if not one.closed.is_set()]
             writer = Writer(path, settings, before[-1].closed if before else None)
         elif writer.settings != settings and not settings.read_only:
             raise PolicyError(f"{path} is open in this process already, with other settings: {writer.settings}")
-        _users[writer] = _users.get(writer, 0) + 1
         writer.place.watch(given)
-        return writer
+        return writers.use(writer)
 
 
 def release(writer: Writer, farewell: Request[Any] | None = None) -> None:
@@ -55,18 +47,9 @@ def release(writer: Writer, farewell: Request[Any] | None = None) -> None:
 
     ``farewell`` is answered when all requests before it are done.
     """
-    with _lock:
-        left = _users.get(writer, 0) - 1
-        if left > 0:
-            _users[writer] = left
-            if farewell is not None:
-                writer.submit(farewell)
-            return
-        _users.pop(writer, None)
-        if writer.lost:
+    with writers.lock:
+        if writers.release(writer, farewell) and writer.lost:
             _remember(writer)
-        _leaving.append(writer)
-        writer.close(farewell)
 
 
 def _remember(writer: Writer) -> None:
@@ -77,7 +60,7 @@ def _remember(writer: Writer) -> None:
 def _refuse_lost(path: str, given: str) -> None:
     """Raises if a lost file would be created anew: its operations would be forgotten, and their retries run again."""
     identity = identity_of(path)
-    for writer in _users:
+    for writer in writers.users:
         if not writer.lost and writer.path == path and writer.place.identity not in (None, identity):
             writer.look()
             _remember(writer)
@@ -109,33 +92,3 @@ def _owns(writer: Writer, path: str) -> bool:
         return False
     identity = writer.place.identity
     return writer.path == path if identity is None else identity == identity_of(path)
-
-
-def _close_all() -> None:
-    """Finishes pending requests and closes all files at exit, for a process that did not close its stores.
-
-    So nobody is warned of an open file.
-    """
-    with _lock:
-        writers = [*_users, *_leaving]
-        _users.clear()
-    for writer in writers:
-        writer.close()
-    give_up_at = time.monotonic() + _PATIENCE_AT_EXIT
-    for writer in writers:
-        writer.closed.wait(max(0.0, give_up_at - time.monotonic()))
-
-
-def _abandon_all() -> None:
-    """Drops all writers in a forked child: locks, threads and connections belong to the parent."""
-    global _lock
-    _lock = threading.RLock()
-    for writer in [*_users, *_leaving]:
-        writer.abandon()
-    _users.clear()
-    _leaving.clear()
-
-
-atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_abandon_all)
