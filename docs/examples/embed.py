@@ -4,9 +4,9 @@ Start it with a secret: ``IDEMPOTENCY_SECRET=$(openssl rand -hex 16) python embe
 """
 
 import asyncio
-import contextlib
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -15,7 +15,7 @@ from typing import Any
 import grpc.aio
 
 from grpc_idempotency import Caller, Code, Disposition, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,7 +46,7 @@ def principal(caller: Caller) -> str | None:
     return user_of(caller.metadata)
 
 
-def idempotency(store: SQLiteStore) -> IdempotencyInterceptor:
+def idempotency(store: SQLiteStore, secret: bytes) -> IdempotencyInterceptor:
     return IdempotencyInterceptor(
         store,
         policy=Policy(ttl=timedelta(days=7)),
@@ -61,8 +61,15 @@ def idempotency(store: SQLiteStore) -> IdempotencyInterceptor:
             "/shop.orders.v1.OrderService/Cancel*": Policy(effects=Effects.REPEATABLE),
         },
         principal=principal,
-        secret=os.environ["IDEMPOTENCY_SECRET"].encode(),
+        secret=secret,
     )
+
+
+def secret_of_environment() -> bytes:
+    secret = os.environ.get("IDEMPOTENCY_SECRET", "")
+    if not secret:
+        sys.exit("IDEMPOTENCY_SECRET is not set. Make one, and keep it: openssl rand -hex 16")
+    return secret.encode()
 
 
 class Orders(orders_pb2_grpc.OrderServiceServicer):
@@ -70,20 +77,15 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
 
 
-async def serve() -> None:
+async def main() -> None:
     logging.basicConfig(level=logging.INFO)
-    interceptor = idempotency(SQLiteStore("idempotency.db"))
+    interceptor = idempotency(SQLiteStore("idempotency.db"), secret_of_environment())
     server = grpc.aio.server(interceptors=[Authenticate(), interceptor])
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-    try:
-        await server.wait_for_termination()
-    finally:
-        await server.stop(grace=5)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+    asyncio.run(main())

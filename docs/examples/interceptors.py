@@ -1,7 +1,6 @@
 """Interceptors on both sides: one that authenticates is outside, one that counts executions is inside."""
 
 import asyncio
-import contextlib
 import contextvars
 import uuid
 from collections.abc import Awaitable, Callable
@@ -10,7 +9,7 @@ from typing import Any
 import grpc.aio
 
 from grpc_idempotency import Caller
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -55,19 +54,14 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=user.get())
 
 
-async def serve() -> None:
+async def main() -> None:
     idempotency = IdempotencyInterceptor(SQLiteStore("idempotency.db"), principal=principal)
     server = grpc.aio.server(interceptors=[Authenticate(), idempotency, CountExecutions()])
     idempotency.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-    try:
-        await server.wait_for_termination()
-    finally:
-        await server.stop(grace=5)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve())
+    asyncio.run(main())

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import uuid
 from typing import Any
 
@@ -10,7 +9,7 @@ import grpc.aio
 import psycopg
 
 from grpc_idempotency import Database, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, PostgresStore
+from grpc_idempotency.aio import IdempotencyInterceptor, PostgresStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +34,7 @@ def create_tables(db: Database) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, customer_id TEXT NOT NULL)")
 
 
-async def serve() -> None:
+async def main() -> None:
     store = PostgresStore(os.environ["DATABASE_URL"])
     interceptor = IdempotencyInterceptor(store, policy=Policy(effects=Effects.TRANSACTIONAL))
     await store.transaction(create_tables)
@@ -44,14 +43,8 @@ async def serve() -> None:
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(store), server)
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await server.stop(grace=5)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())

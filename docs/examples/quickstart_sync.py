@@ -1,13 +1,11 @@
 """The shortest server on threads that is safe to retry."""
 
-import signal
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from grpc_idempotency import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency import IdempotencyInterceptor, SQLiteStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 
@@ -16,20 +14,14 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
 
 
-def serve() -> None:
+def main() -> None:
     interceptor = IdempotencyInterceptor(SQLiteStore("idempotency.db"))
     server = grpc.server(ThreadPoolExecutor(max_workers=10), interceptors=[interceptor])
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
-    server.start()
-
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
-    server.stop(grace=5).wait()
+    serve(server)
 
 
 if __name__ == "__main__":
-    serve()
+    main()

@@ -2,13 +2,12 @@
 
 import asyncio
 import os
-import signal
 import uuid
 from typing import Any
 
 import grpc.aio
 
-from grpc_idempotency.aio import IdempotencyInterceptor, store_from_url
+from grpc_idempotency.aio import IdempotencyInterceptor, serve, store_from_url
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -19,21 +18,15 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
 
 
-async def serve() -> None:
+async def main() -> None:
     store = store_from_url(os.environ.get("STORE", "sqlite:///idempotency.db"))
     interceptor = IdempotencyInterceptor(store)
     server = grpc.aio.server(interceptors=[interceptor])
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(), server)
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await server.stop(grace=5)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())

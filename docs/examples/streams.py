@@ -1,12 +1,11 @@
 """A server that imports a stream of orders once, and the client that sends it."""
 
-import contextlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from grpc_idempotency import ClientInterceptor, Database, Effects, IdempotencyInterceptor, Policy, SQLiteStore
+from grpc_idempotency import ClientInterceptor, Database, Effects, IdempotencyInterceptor, Policy, SQLiteStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 
@@ -36,7 +35,7 @@ def create_tables(db: Database) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, customer_id TEXT NOT NULL)")
 
 
-def serve() -> None:
+def main() -> None:
     store = SQLiteStore("orders.db")
     store.transaction(create_tables)
     interceptor = IdempotencyInterceptor(
@@ -47,13 +46,8 @@ def serve() -> None:
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(store), server)
     server.add_insecure_port("127.0.0.1:50051")
-    server.start()
-    try:
-        server.wait_for_termination()
-    finally:
-        server.stop(grace=5).wait()
+    serve(server)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
-        serve()
+    main()

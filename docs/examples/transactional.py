@@ -1,14 +1,13 @@
 """A handler whose rows and reply commit together, in a server that starts and stops cleanly."""
 
 import asyncio
-import signal
 import uuid
 from typing import Any
 
 import grpc.aio
 
 from grpc_idempotency import Database, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, serve
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,7 +33,7 @@ def create_tables(db: Database) -> None:
     db.execute("CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, customer_id TEXT NOT NULL)")
 
 
-async def serve() -> None:
+async def main() -> None:
     store = SQLiteStore("orders.db")
     await store.transaction(create_tables)
 
@@ -46,14 +45,8 @@ async def serve() -> None:
     interceptor.attach(server)
     orders_pb2_grpc.add_OrderServiceServicer_to_server(Orders(store), server)
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await server.stop(grace=10)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())

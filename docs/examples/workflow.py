@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,7 @@ import grpc.aio
 from google.type.money_pb2 import Money
 
 from grpc_idempotency import Database, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, client_interceptors, current_operation
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, client_interceptors, current_operation, serve
 from shop.orders.v1.orders_pb2 import CheckoutRequest, CreateOrderRequest, Order
 from shop.orders.v1.orders_pb2_grpc import OrderServiceServicer, add_OrderServiceServicer_to_server
 from shop.users.v1 import users_pb2, users_pb2_grpc
@@ -91,7 +90,7 @@ POLICIES = {
 }
 
 
-async def serve() -> None:
+async def main() -> None:
     store = SQLiteStore("orders.db")
     await store.transaction(create_tables)
     address = os.environ.get("USERS", "127.0.0.1:50052")
@@ -101,14 +100,8 @@ async def serve() -> None:
         interceptor.attach(server)
         add_OrderServiceServicer_to_server(Orders(store, channel), server)
         server.add_insecure_port("127.0.0.1:50051")
-        await server.start()
-
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await stop.wait()
-        await server.stop(grace=10)
+        await serve(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())

@@ -10,6 +10,7 @@ from grpc_idempotency._client.keys import ClientPolicy
 from grpc_idempotency._client.sync import ClientInterceptor
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency._server.sync.interceptor import IdempotencyInterceptor
+from grpc_idempotency._server.sync.serving import serve
 from grpc_idempotency.errors import (
     ConcurrentCalls,
     FenceRefused,
@@ -79,13 +80,14 @@ __all__ = [
     "current_operation",
     "mtls_or_shared",
     "refusal_of",
+    "serve",
     "status_of",
     "store_from_url",
     "token_subject",
 ]
 
 # Tracebacks, reprs and pickles then name the module that users import from, not the private one that defines the name.
-for _public in (ClientInterceptor, ClientPolicy, IdempotencyInterceptor, Reason, Refusal, refusal_of, status_of):
+for _public in (ClientInterceptor, ClientPolicy, IdempotencyInterceptor, Reason, Refusal, refusal_of, serve, status_of):
     _public.__module__ = __name__
 del _public
 

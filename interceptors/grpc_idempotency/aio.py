@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from grpc_idempotency._client.aio import client_interceptors, status_of
 from grpc_idempotency._server.aio.interceptor import IdempotencyInterceptor
+from grpc_idempotency._server.aio.serving import serve
 from grpc_idempotency.operation import AsyncOperation as Operation
 from grpc_idempotency.operation import current_async_operation as current_operation
 from grpc_idempotency.store import AsyncStore as Store
@@ -25,12 +26,13 @@ __all__ = [
     "Store",
     "client_interceptors",
     "current_operation",
+    "serve",
     "status_of",
     "store_from_url",
 ]
 
 # As in grpc_idempotency: users see the module that they import from.
-for _public in (IdempotencyInterceptor, client_interceptors, status_of):
+for _public in (IdempotencyInterceptor, client_interceptors, serve, status_of):
     _public.__module__ = __name__
 del _public
 

@@ -1,6 +1,7 @@
 """The examples of the documentation run, and do what the pages say."""
 
 import asyncio
+import os
 import runpy
 import shutil
 import sqlite3
@@ -91,6 +92,15 @@ def test_example_of_all_that_an_embedder_decides(tmp_path: Path) -> None:
             call(address, ada)
         with pytest.raises(grpc.RpcError, match="Send a token"):
             call(address, ("idempotency-key", "k1"))
+
+
+def test_example_of_an_embedder_without_a_secret(tmp_path: Path) -> None:
+    """It ends with one line that says how to make one."""
+    environment = {name: value for name, value in os.environ.items() if name != "IDEMPOTENCY_SECRET"}
+    command = [sys.executable, str(EXAMPLES / "embed.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "IDEMPOTENCY_SECRET is not set. Make one, and keep it: openssl rand -hex 16\n"
 
 
 @pytest.mark.slow
