@@ -71,6 +71,30 @@ class InvalidOutcome(IdempotencyError, ValueError):
     """
 
 
+class OutcomeUnknown(IdempotencyError):
+    """A handler can't know whether its call took effect: ``raise OutcomeUnknown("the provider did not answer")``.
+
+    Expected in normal use. Handlers raise it; this library does not. What becomes of the operation depends on the
+    method's effects (4.5): an opaque one is held, until an operator resolves it. A repeatable or transactional one runs
+    again, as after a failure that may pass. If the handler's transaction has committed the outcome already, that
+    outcome counts.
+
+    An exception that was raised from it (``raise ... from``), or an exception group that contains it, has the same
+    meaning.
+
+    Args:
+        reason: What operators should know. It is kept with the held operation and written to the log. No client sees
+            it.
+    """
+
+    reason: str = ""
+    """What operators should know."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = str(reason)
+
+
 class StepMisuse(IdempotencyError, RuntimeError):
     """A handler's steps are not the same in every run, or are not unique. Means a bug in the handler."""
 

@@ -104,6 +104,23 @@ def test_example_of_an_embedder_without_a_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_example_of_a_handler_in_doubt(tmp_path: Path) -> None:
+    """A charge that nobody knows of is held, and its customer's name is for operators alone."""
+    slow = CreateOrderRequest(customer_id="cust_slow")
+    with example("in_doubt.py", tmp_path) as address, grpc.insecure_channel(address) as channel:
+        assert call(address, ("idempotency-key", "k1"))[1] == "executed"
+        for _ in range(2):
+            with pytest.raises(grpc.RpcError, match="Nobody can know") as told:
+                OrderServiceStub(channel).CreateOrder(slow, metadata=(("idempotency-key", "k2"),), timeout=20)
+            assert "cust_slow" not in str(told.value.details())
+    with closing(sqlite3.connect(tmp_path / "idempotency.db")) as db:
+        reasons = [
+            reason for (reason,) in db.execute("SELECT reason FROM grpc_idempotency_operations WHERE reason != ''")
+        ]
+    assert reasons == ["its handler could not find out: look up the last charge of cust_slow"]
+
+
+@pytest.mark.slow
 def test_example_client(tmp_path: Path) -> None:
     """Two calls by the generated stubs: one id; executed, then replayed."""
     with shop(tmp_path) as address:

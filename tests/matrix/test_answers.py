@@ -10,6 +10,8 @@ import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from grpc_idempotency import OutcomeUnknown, State
+
 from ..harness.replies import CREATED, STATUS, STATUS_DETAILS, Reply, refused
 from .echo import Play
 from .rig import Cell, said
@@ -378,6 +380,51 @@ async def test_repeatable_that_raises(cell: Cell) -> None:
 async def test_transactional_that_raises(cell: Cell) -> None:
     """4.5 transactional: an exception rolls back and releases: a retry runs."""
     assert await raising(cell, "transactional") == (["executed", "executed"], 2)
+
+
+async def doubting(cell: Cell, variant: str) -> tuple[Play, list[Reply]]:
+    """Two calls of a handler whose first run can't know whether it took effect."""
+
+    async def doubts_first(_context: Any) -> None:
+        if play.runs == 1:
+            raise OutcomeUnknown("the text for operators")
+
+    play, key = Play(doubts_first, early=True), cell.key()
+    replies = [await cell.call(play, key=key, variant=variant) for _ in range(2)]
+    assert "operators" not in "".join(f"{reply.details}{reply.trailers}" for reply in replies)
+    return play, replies
+
+
+@no_operation
+async def test_opaque_that_can_not_know(cell: Cell) -> None:
+    """4.5 opaque: OutcomeUnknown holds the operation, with the reason for operators alone."""
+    play, replies = await doubting(cell, "plain")
+    for reply in replies:
+        refused(reply, "OUTCOME_UNKNOWN", grpc.StatusCode.FAILED_PRECONDITION)
+        assert "its handler could not find out" in reply.details
+    record = await cell.record()
+    assert record is not None
+    assert (record.state, play.runs) == (State.HELD, 1)
+    assert record.reason == "its handler could not find out: the text for operators"
+
+
+@no_operation
+async def test_repeatable_that_can_not_know(cell: Cell) -> None:
+    """4.5 repeatable: OutcomeUnknown releases with UNAVAILABLE: a retry runs."""
+    _, (first, second) = await doubting(cell, "repeatable")
+    assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
+    assert "Retry with the same key" in first.details
+    assert ("run 2" in said(second), second.mark) == (True, "executed")
+
+
+@no_operation
+@pytest.mark.left_out(memory="the memory store has no transactions (6.2)")
+@pytest.mark.parametrize("effects", ["transactional", "recovered"])
+async def test_transactional_that_can_not_know(cell: Cell, effects: str) -> None:
+    """4.5 transactional: OutcomeUnknown rolls back and releases with UNAVAILABLE: a retry runs."""
+    _, (first, second) = await doubting(cell, effects)
+    assert (first.status, first.mark) == (grpc.StatusCode.UNAVAILABLE, "executed")
+    assert ("run 2" in said(second), second.mark) == (True, "executed")
 
 
 @no_operation

@@ -23,6 +23,8 @@ RAISED = (
     "BaseException",
     "AssertionError",
     "bare Exception",
+    "OutcomeUnknown",
+    "from OutcomeUnknown",
 )
 ODD_METADATA = (
     "list",

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import aio, current_operation
+from grpc_idempotency import OutcomeUnknown, aio, current_operation
 
 from .grammar import Case, Op
 from .ledger import Ledger
@@ -53,7 +53,11 @@ def error(name: str) -> BaseException:
         "ValueError": ValueError("secret"),
         "KeyError": KeyError("secret"),
         "AssertionError": AssertionError("secret"),
+        "OutcomeUnknown": OutcomeUnknown("secret"),
+        "from OutcomeUnknown": LookupError("secret"),
     }
+    if name == "from OutcomeUnknown":
+        errors[name].__cause__ = OutcomeUnknown("secret \ud800 \0")
     return errors[name]
 
 

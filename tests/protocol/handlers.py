@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from grpc_idempotency._protocol.effects import Answered, CutShort, Ended, Raised, RolledBack
+from grpc_idempotency._protocol.effects import Answered, CutShort, Ended, InDoubt, Raised, RolledBack
 from grpc_idempotency.errors import FenceRefused
 from grpc_idempotency.records import Claim, Code, Effects, Outcome
 
@@ -124,6 +124,9 @@ class Handlers:
                 return Answered(Outcome(status=Code.INVALID_ARGUMENT, details=execution.run))
             case Behaviour.RAISING:
                 return Raised(_unknown(execution, "raised"))
+            case Behaviour.DOUBTING:
+                self.witness.cut = True
+                return InDoubt(_unknown(execution, "in doubt"), "no answer")
             case Behaviour.CANCELLED:
                 self.witness.cut = True
                 return CutShort.CANCELLED

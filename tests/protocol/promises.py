@@ -24,6 +24,7 @@ from .stores import NAME, Row, Store
 
 CUT_SHORT = protocol._CUT_SHORT
 NOT_COMMITTED = protocol._NOT_COMMITTED
+RUNS_AGAIN = protocol._RUNS_AGAIN
 
 
 class Violation(AssertionError):
@@ -67,7 +68,7 @@ class Witness:
     kept: Outcome | None = None
     """The first outcome that a call was answered with and that is kept for all others."""
     cut: bool = False
-    """Whether a run was cut short."""
+    """Whether a run was cut short, or can't know its outcome."""
 
     def key(self) -> tuple[object, ...]:
         """All of it that is not told by the histories of those who were seen."""
@@ -177,7 +178,7 @@ class Witness:
         run = self.answers.get(answer.outcome)
         if run is None:
             again = self.scenario.effects is not Effects.OPAQUE
-            excused = answer.outcome == NOT_COMMITTED or (again and answer.outcome == CUT_SHORT)
+            excused = answer.outcome == NOT_COMMITTED or (again and answer.outcome in (CUT_SHORT, RUNS_AGAIN))
             self.promise(excused, f"4.7: {who} was answered what no handler said: {answer}")
             return
         same = self.runs[run].request == call.fingerprint.raw.decode()

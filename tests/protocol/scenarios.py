@@ -20,6 +20,7 @@ class Behaviour(enum.Enum):
     OK = "ok"
     RELEASING = "a status that asserts that nothing happened"
     RAISING = "raises when its effect is there"
+    DOUBTING = "can't know whether its effect is there, and says so"
     CANCELLED = "is cancelled from inside when its effect is there"
     ABANDONED = "runs past its limit, can't be stopped, and answers OK in the end"
     COMMITTING = "commits its rows and its reply in one transaction"

@@ -148,6 +148,16 @@ def test_a_release_after_ok_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     caught(Scenario(effects=Effects.REPEATABLE), "4.7")
 
 
+def test_a_release_in_doubt_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An opaque handler that can't know its outcome does not run again (4.5)."""
+
+    def lets_go(call: Call, claim: Claim, _cause: str) -> Plan[Conclusion]:
+        return (yield from protocol._release(call, claim, protocol._RUNS_AGAIN))
+
+    monkeypatch.setattr(protocol, "_hold", lets_go)
+    caught(Scenario(effects=Effects.OPAQUE, behaviour=Behaviour.DOUBTING), "4.")
+
+
 def test_a_stored_status_that_says_nothing_happened_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A retry of a call that was answered UNAVAILABLE runs (4.6)."""
     monkeypatch.setattr(protocol, "disposition", lambda *_: Disposition.STORE)

@@ -84,6 +84,8 @@ def _differs(way: str, layout: str, trouble: str, behaviour: Behaviour) -> bool:
             return layout == "one process" and trouble == "a lease runs out"
         case Behaviour.COMMITTING:  # a transactional OK is the same
             return effects is Effects.OPAQUE
+        case Behaviour.DOUBTING if claimed:  # it ends as one that was cancelled
+            return False
         case Behaviour.RAISING if claimed:  # where it is not opaque, it is released as one that was cancelled
             return effects is Effects.OPAQUE
         case Behaviour.CATCHING | Behaviour.REFUSING | Behaviour.STEPPING:  # with a claim they end as others do

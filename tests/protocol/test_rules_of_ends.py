@@ -17,6 +17,7 @@ from grpc_idempotency._protocol.effects import (
     Found,
     Get,
     Hold,
+    InDoubt,
     LeaseHolds,
     Pause,
     Raised,
@@ -37,6 +38,7 @@ from .hand import (
     NOON,
     OK,
     Hand,
+    concluded,
     reason_of,
     record,
     settling,
@@ -151,6 +153,31 @@ def test_a_handler_that_was_cut_short_and_may_run_again_is_released(cut: CutShor
 def test_a_handler_that_can_not_be_stopped_keeps_its_claim(effects: Effects) -> None:
     """It still runs: only its lease's end may let another run begin (4.1, 4.5)."""
     assert settling(CutShort.ABANDONED, effects).result == Released(protocol._CUT_SHORT)
+
+
+DOUBT = InDoubt(Outcome(status=Code.UNKNOWN), "card 4711 may be charged")
+
+
+def test_an_opaque_handler_in_doubt_is_held_with_its_reason() -> None:
+    """Operators get the reason, and no client does: neither this one nor one that finds the record (4.5)."""
+    hand = settling(DOUBT)
+    held = hand.asked(Hold).reason
+    assert held.endswith(": card 4711 may be charged")
+    hand.reply(Hold, True)
+    assert hand.told == [Event.HELD]
+    later = concluded(Found(record(State.HELD, reason=held))).result
+    for refusal in (hand.result.refusal, later):
+        assert reason_of(refusal) is Reason.OUTCOME_UNKNOWN
+        assert refusal.variables["cause"] == held.removesuffix(": card 4711 may be charged")
+
+
+@pytest.mark.parametrize("effects", [Effects.TRANSACTIONAL, Effects.REPEATABLE])
+def test_a_handler_in_doubt_that_may_run_again_is_released(effects: Effects) -> None:
+    """Its client is asked to retry (4.5)."""
+    hand = settling(DOUBT, effects)
+    hand.reply(Release, True)
+    assert hand.result == Released(protocol._RUNS_AGAIN)
+    assert hand.result.outcome.status is Code.UNAVAILABLE
 
 
 def test_a_response_that_is_too_large_is_sent_but_not_kept() -> None:

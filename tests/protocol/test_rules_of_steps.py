@@ -21,6 +21,7 @@ from grpc_idempotency._protocol.effects import (
     Found,
     Get,
     Hold,
+    InDoubt,
     Join,
     LeaseHolds,
     LoadSteps,
@@ -140,7 +141,9 @@ def test_a_failure_that_a_store_can_not_keep_is_kept_without_its_text() -> None:
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 
 
-@pytest.mark.parametrize("ended", [Answered(PASSING), Raised(FAILURE), RolledBack(FAILURE), CutShort.OVERRAN])
+@pytest.mark.parametrize(
+    "ended", [Answered(PASSING), Raised(FAILURE), RolledBack(FAILURE), InDoubt(FAILURE, "no answer"), CutShort.OVERRAN]
+)
 def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: Ended) -> None:
     """What may pass makes it run again, with its steps kept (4.6, 5.2)."""
     hand = stepping(ended)

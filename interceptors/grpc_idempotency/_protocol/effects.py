@@ -96,6 +96,16 @@ class RolledBack:
     """True if that call was the commit of the operation's own transaction, which has the handler's effects (5.1)."""
 
 
+@dataclass(slots=True, unsafe_hash=True)
+class InDoubt:
+    """The handler raised ``OutcomeUnknown``: it can't know whether it took effect."""
+
+    outcome: Outcome
+    """The same as in :class:`Raised`: what a client sees of an unprotected call."""
+    reason: str
+    """What the handler tells operators. No client sees it."""
+
+
 class CutShort(enum.Enum):
     """The handler was cut short. The value tells an operator why."""
 
@@ -104,7 +114,7 @@ class CutShort(enum.Enum):
     ABANDONED = "the handler ran past its execution limit and could not be stopped"
 
 
-Ended = Answered | Raised | RolledBack | CutShort
+Ended = Answered | Raised | RolledBack | InDoubt | CutShort
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -44,6 +44,7 @@ from grpc_idempotency._protocol.effects import (
     Found,
     Get,
     Hold,
+    InDoubt,
     Join,
     Joined,
     LeaseHolds,
@@ -150,7 +151,7 @@ def _judge(call: Call, record: Record, waited: bool) -> Answer | Refusal | None:
         case State.RUNNING | State.UNDOING | State.WAITING:
             told = None
         case State.HELD:
-            told = _outcome_unknown(record.name, record.reason)
+            told = _outcome_unknown(record.name, _public(record.reason))
         case State.COMPLETED:
             told = _replay(call, record, waited)
         case _:
@@ -393,6 +394,10 @@ def settle(call: Call, claim: Claim, ran: Ran, failed_runs: int) -> Plan[Conclus
             if opaque and not own:  # it may have had other effects before
                 return (yield from _end(call, claim, outcome, ran.steps, failed_runs))
             return (yield from _let_go(call, claim, _NOT_COMMITTED, ran.steps, failed_runs))
+        case InDoubt(outcome, reason):
+            if opaque:
+                return (yield from _hold(call, claim, f"{_NOT_FOUND_OUT}: {reason}"))
+            return (yield from _let_go(call, claim, _runs_again(outcome), ran.steps, failed_runs))
         case CutShort.CANCELLED | CutShort.OVERRAN | CutShort.ABANDONED:
             if opaque:
                 return (yield from _hold(call, claim, ran.ended.value))
@@ -431,6 +436,8 @@ def _settle_unclaimed(call: Call, claim: Claim, ran: Ran) -> Plan[Conclusion]:
             pass
         case RolledBack():
             outcome = _NOT_COMMITTED
+        case InDoubt(outcome):
+            outcome = _runs_again(outcome)
         case CutShort.CANCELLED | CutShort.OVERRAN:
             outcome = _CUT_SHORT
         case _:
@@ -608,7 +615,12 @@ def _hold(call: Call, claim: Claim, cause: str) -> Plan[Conclusion]:
         return (yield from _overtaken(call, claim))
     yield Tell(Event.HELD)
     # If the store does not answer, the record will be held when its lease has run out.
-    return Refused(_outcome_unknown(call.name, cause))
+    return Refused(_outcome_unknown(call.name, _public(cause)))
+
+
+def _public(reason: str) -> str:
+    """Returns the part of a held operation's reason that a client may read: not what its handler tells operators."""
+    return _NOT_FOUND_OUT if reason.startswith(_NOT_FOUND_OUT) else reason
 
 
 class _Unheard(enum.Enum):
@@ -752,6 +764,7 @@ _NOTHING_HAPPENED: Final = frozenset(
 _TOO_LARGE: Final = "It succeeded, but its response was larger than may be kept"
 _MESSAGES_LOST: Final = "It failed, and the messages that it may have sent before are not kept"
 _NOT_GIVEN: Final = "It succeeded, but an operator resolved it without giving its response"
+_NOT_FOUND_OUT: Final = "its handler could not find out"
 _OWNER_GONE: Final = "its server stopped, or was cut off from the store, while the handler ran"
 _CUT_SHORT: Final = Outcome(
     status=Code.UNAVAILABLE,
@@ -760,6 +773,10 @@ _CUT_SHORT: Final = Outcome(
 _NOT_COMMITTED: Final = Outcome(
     status=Code.UNAVAILABLE,
     details="The handler's transaction could not be committed, and nothing of it was kept. Retry with the same key.",
+)
+_RUNS_AGAIN: Final = Outcome(
+    status=Code.UNAVAILABLE,
+    details="The handler could not find out whether it took effect, and may run again. Retry with the same key.",
 )
 
 _LONGEST_DELAY: Final = timedelta(minutes=1)
@@ -774,6 +791,11 @@ def _given_up(call: Call, outcome: Outcome, failed_runs: int) -> Outcome:
     details = f"The operation failed {failed_runs} times and was given up; the steps it had finished are undone"
     retained = outcome.retained and not (call.streams and outcome.message is None)
     return replace(outcome, status=Code.ABORTED, details=f"{details}: {outcome.details}", retained=retained)
+
+
+def _runs_again(raised: Outcome) -> Outcome:
+    """Returns the answer of a handler in doubt that may run again. The messages of a stream may have been sent."""
+    return replace(_RUNS_AGAIN, message=raised.message, retained=raised.retained)
 
 
 def _store_unavailable(effect: str) -> Refusal:

@@ -7,10 +7,11 @@ from typing import Any
 
 from grpc_idempotency._operation.running import Running
 from grpc_idempotency._operation.steps import Unwinding
-from grpc_idempotency._protocol.effects import Answered, Ended, Raised, RolledBack
+from grpc_idempotency._protocol.effects import Answered, Ended, InDoubt, Raised, RolledBack
 from grpc_idempotency._protocol.rules import retained
 from grpc_idempotency._server.buffer import StreamBuffer
 from grpc_idempotency._server.context import Recorder
+from grpc_idempotency._server.doubt import doubt_of
 from grpc_idempotency._server.target import Target, not_bytes
 from grpc_idempotency._wire.framing import frame
 from grpc_idempotency._wire.trailers import cap
@@ -145,6 +146,16 @@ class Run:
         crashed = self.held_back and not self.context.aborted  # then the messages that were held back do not count
         message = None if crashed else self._streamed()
         outcome = self._capped(self.context.failure(message, unserializable=error is self._unserializable))
+        doubt = doubt_of(error)
+        if doubt is not None:
+            # Even after an abort, whose status may assert that nothing happened.
+            logger.error(
+                "the handler of %s can't know whether it took effect: %s",
+                self.target.method.name,
+                doubt,
+                exc_info=error,
+            )
+            return InDoubt(outcome, doubt)
         if self.context.aborted:
             return Answered(outcome)
         if isinstance(error, Unwinding):
