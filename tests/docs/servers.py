@@ -23,7 +23,7 @@ def free_address() -> str:
 
 @contextmanager
 def running(address: str, folder: Path, *command: str, **environment: str) -> "Iterator[subprocess.Popen[str]]":
-    """Runs a server in a process of its own, waits until it answers, and ends it by SIGTERM."""
+    """Runs a server in a process of its own, waits until it answers, and ends it by SIGTERM, with exit code 0."""
     with (folder / "server.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=folder, env=os.environ | environment, stdout=log, stderr=log, text=True
@@ -34,7 +34,8 @@ def running(address: str, folder: Path, *command: str, **environment: str) -> "I
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        code = process.wait(20)
+    assert code == 0
 
 
 @contextmanager
