@@ -23,6 +23,8 @@ from bench.places import processors
 from bench.rows import HEADINGS, MARKS, Row
 from bench.storage import Storage
 
+_SHORTEST, _FEWEST = 0.8, 5
+"""The shortest bursts in seconds, and the fewest pairs of them, that allow a verdict about targets."""
 _LOAD_LIMIT = 0.7
 """The share of its processor above which the load may have limited a server."""
 _LEFT = ("case", "server", "against", "store", "what", "note", "")
@@ -248,6 +250,12 @@ def coloured(cell: str) -> str:
 
 
 def _warn(results: Results, console: Console) -> None:
+    seconds, pairs = results.told["seconds"], results.told["pairs"]
+    if seconds < _SHORTEST or pairs < _FEWEST:
+        console.print(
+            f"[yellow]{pairs} pairs of bursts of {seconds:g} s are a first impression: too noisy for a verdict about "
+            "targets.[/yellow]"
+        )
     shared = results.told.get("engine", {}).get("shares_load", False)
     who = "the load and the engine" if shared else "the load"
     for figure in results.figures:

@@ -67,6 +67,7 @@ def test_the_table_says_whether_targets_were_met(printed: str, figures: list[dic
             assert figure["met"] is (round(figure["ratio"], 2) >= figure["target"])
     met = [figure["met"] for figure in figures if figure["target"] is not None]
     assert f"{sum(met)} of {len(met)} targets met." in printed
+    assert "too noisy for a verdict" in " ".join(printed.split())
 
 
 def test_figures_can_be_shown_again(folder: Path, figures: list[dict[str, Any]]) -> None:
