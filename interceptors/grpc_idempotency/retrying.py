@@ -7,7 +7,7 @@ channel with this library's client interceptor, which gives all attempts the sam
 import functools
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -181,7 +181,7 @@ class Retrying(_Retries):
 class AsyncRetrying(_Retries):
     """Retries awaited calls as :class:`Retrying` does: ``await retrying.call(stub.CreateOrder, request)``."""
 
-    def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorates a function, whose result is awaited, so that each call of it is retried.
 
         Raises:

@@ -1,5 +1,6 @@
 """Clients of both kinds, as type checkers see them."""
 
+import asyncio
 from datetime import timedelta
 
 import grpc
@@ -54,5 +55,6 @@ async def retried() -> None:
     """What is retried keeps its parameters and what it returns."""
     assert_type(place("ann", amount=2), list[str])
     assert_type(await place_later("ann"), list[str])
+    assert_type(await asyncio.create_task(place_later("ann")), list[str])
     assert_type(Retrying().call(len, "ann"), int)
     assert_type(await AsyncRetrying().call(place_later, "ann"), list[str])
