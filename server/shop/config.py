@@ -12,6 +12,7 @@ from shop.database import Transactions, engine_of
 
 _HOST_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^:\s/\[\]]+):(?P<port>[0-9]{1,5})\Z")
 _LARGEST_PORT = 65535
+_USER = re.compile(r"(?<=:)//[^/]*@")
 _NUMBER = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 _LONGEST_LEASE = 3600
@@ -62,6 +63,14 @@ class Config:
     """How many processes serve the port."""
     shares_port: bool = False
     """``True`` if other processes listen on the port, too."""
+
+    def described(self) -> str:
+        """Returns the settings that matter to a person at the start, without passwords, on one line."""
+        stores = f"operations and rows in {_public(self.store)}"
+        if self.database is not None:
+            stores = f"operations in {_public(self.store)}; rows in {_public(self.database)}"
+        users = f"; users at {self.users}" if self.users else ""
+        return f"services {', '.join(sorted(self.services))}{users}; {stores}"
 
 
 def from_environment(environment: Mapping[str, str]) -> Config:
@@ -150,6 +159,11 @@ def _seconds(name: str, value: str, most: int) -> timedelta:
         years = " (ten years)" if most == _LONGEST_TTL else ""
         raise BadSetting(f"{name} must be whole seconds, 1 to {most}{years}, not {_shown(value)}.")
     return timedelta(seconds=int(value))
+
+
+def _public(url: str) -> str:
+    """Returns a URL without its user, its password and its options."""
+    return ascii(_USER.sub("//", url.partition("?")[0]))[1:-1]
 
 
 def _shown(value: str) -> str:

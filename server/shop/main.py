@@ -55,6 +55,7 @@ async def _serve(config: Config, *, until_input_ends: bool = False) -> int:
     if until_input_ends:
         loop.add_reader(sys.stdin, stop_soon)  # nothing is ever written to it
     async with serving(config) as shop:
+        logging.getLogger("shop").info("serves on %s: %s", shop.address, config.described())
         print(f"listening on {shop.address}", flush=True)
         await stop.wait()
         logging.getLogger("shop").info("stopping: letting what runs end; signal again to stop at once")

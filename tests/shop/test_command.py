@@ -88,8 +88,12 @@ async def test_it_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -
     """It says where it listens, serves, and ends with 0 on SIGTERM or SIGINT; what it stored is in the file."""
     async with served(tmp_path, SHOP_STORE="sqlite:///deep/down/shop.db") as shop:
         await OrderServiceStub(shop.channel).CreateOrder(create_order())
-        code, _ = await shop.stopped(number)
+        code, log = await shop.stopped(number)
     assert code == 0
+    first = log.splitlines()[0]
+    assert first.endswith(
+        f"on {shop.address}: services orders, users; operations and rows in sqlite:///deep/down/shop.db"
+    )
     db = sqlite3.connect(tmp_path / "deep/down/shop.db")
     assert db.execute("SELECT count(*) FROM shop_orders").fetchone() == (1,)
     db.close()

@@ -64,6 +64,28 @@ def test_workers() -> None:
     assert Config().workers == 1
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "services orders, users; operations and rows in sqlite:///data/shop.db"),
+        (
+            {"SHOP_SERVICES": "orders", "SHOP_USERS": "h:2", "SHOP_STORE": "sqlite:////a@b.db"},
+            "services orders; users at h:2; operations and rows in sqlite:////a@b.db",
+        ),
+        (
+            {
+                "SHOP_STORE": "redis://:secret@cache:1/2?password=secret",
+                "SHOP_DATABASE": "postgresql://me:secret@db/shop",
+            },
+            "services orders, users; operations in redis://cache:1/2; rows in postgresql://db/shop",
+        ),
+    ],
+)
+def test_what_its_log_says_of_it(settings: dict[str, str], told: str) -> None:
+    """Which services, and where the data is; no password."""
+    assert from_environment(settings).described() == told
+
+
 def test_two_processes() -> None:
     """SHOP_SERVICES names what is served, SHOP_USERS where users are; SHOP_LEASE counts seconds."""
     config = from_environment({"SHOP_SERVICES": "orders", "SHOP_USERS": "127.0.0.1:50052", "SHOP_LEASE": "2"})
