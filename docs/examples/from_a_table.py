@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import signal
 import sqlite3
 import uuid
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import Any
 import grpc.aio
 
 from grpc_idempotency import Database, Effects, Policy
-from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore
+from grpc_idempotency.aio import IdempotencyInterceptor, SQLiteStore, serve
 from shop.orders.v1.orders_pb2 import CreateOrderRequest, Order
 from shop.orders.v1.orders_pb2_grpc import OrderServiceServicer, add_OrderServiceServicer_to_server
 
@@ -137,18 +136,12 @@ def intercepted() -> grpc.aio.Server:
     return server
 
 
-async def serve() -> None:
+async def main() -> None:
     create_tables()
     server = hand_made() if STAGE == "0" else intercepted()
     server.add_insecure_port("127.0.0.1:50051")
-    await server.start()
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await server.stop(grace=10)
+    await serve(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())

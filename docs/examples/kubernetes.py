@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from grpc_idempotency.aio import IdempotencyInterceptor, store_from_url
+from grpc_idempotency.aio import IdempotencyInterceptor, serve, store_from_url
 from shop.orders.v1 import orders_pb2, orders_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SERVICE = "shop.orders.v1.OrderService"
-GRACE = 20.0
+GRACE = timedelta(seconds=20)
 DRAIN_LIMIT = timedelta(seconds=30)
 
 
@@ -24,7 +23,7 @@ class Orders(orders_pb2_grpc.OrderServiceServicer):
         return orders_pb2.Order(id=uuid.uuid4().hex, customer_id=request.customer_id)
 
 
-async def serve() -> None:
+async def main() -> None:
     store = store_from_url(os.environ.get("STORE", "sqlite:///idempotency.db"))
     interceptor = IdempotencyInterceptor(store, drain_limit=DRAIN_LIMIT)
     server = grpc.aio.server(interceptors=[interceptor])
@@ -33,16 +32,9 @@ async def serve() -> None:
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_insecure_port(os.environ.get("LISTEN", "127.0.0.1:50051"))
-    await server.start()
     await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await checks.enter_graceful_shutdown()
-    await server.stop(GRACE)
+    await serve(server, grace=GRACE)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve())
+    asyncio.run(main())
