@@ -102,7 +102,10 @@ class SQLite(Engine):
         return str(self.file(service))
 
     def stored(self, service: str) -> list[Stored]:
-        sql = "SELECT lower(hex(name)), lower(hex(fence)), method, state, message FROM grpc_idempotency_operations"
+        sql = (
+            "SELECT lower(hex(o.name)), lower(hex(fence)), m.name, state, message "
+            "FROM grpc_idempotency_operations AS o JOIN grpc_idempotency_methods AS m ON m.id = o.method"
+        )
         return list(_stored(self.rows(service, sql)))
 
 

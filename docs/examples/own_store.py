@@ -7,9 +7,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from urllib.parse import unquote
 
-from grpc_idempotency.errors import StoreUnavailable, StoreUnusable
+from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import (
     Claim,
     Effects,
@@ -22,7 +21,6 @@ from grpc_idempotency.records import (
     StoredRequest,
     Swept,
 )
-from grpc_idempotency.urls import StoreUrl
 
 
 @dataclass
@@ -63,12 +61,15 @@ class OwnStore:
         try:
             with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as db:
                 db.execute("BEGIN IMMEDIATE")
-                db.execute("CREATE TABLE IF NOT EXISTS entries (name BLOB PRIMARY KEY, entry BLOB)")
+                self._create(db)
                 yield db
                 committing = True
                 db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreUnavailable(str(error), landed=None if committing else False) from error
+
+    def _create(self, db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE IF NOT EXISTS entries (name BLOB PRIMARY KEY, entry BLOB)")
 
     @contextmanager
     def _owned(self, name: bytes, fence: bytes, *states: State) -> Iterator[Entry | None]:
@@ -79,10 +80,7 @@ class OwnStore:
                 yield None
                 return
             yield entry
-            if entry.gone:
-                db.execute("DELETE FROM entries WHERE name = ?", (name,))
-            else:
-                self._put(db, entry)
+            self._put(db, entry)
 
     def _find(self, db: sqlite3.Connection, name: bytes) -> Entry | None:
         row = db.execute("SELECT entry FROM entries WHERE name = ?", (name,)).fetchone()
@@ -90,13 +88,16 @@ class OwnStore:
         return None if entry is None or entry.expired(self._now()) else entry
 
     def _put(self, db: sqlite3.Connection, entry: Entry) -> None:
-        db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.record.name, pickle.dumps(entry)))
+        if entry.gone:
+            db.execute("DELETE FROM entries WHERE name = ?", (entry.record.name,))
+        else:
+            db.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.record.name, pickle.dumps(entry)))
 
     def _all(self, db: sqlite3.Connection) -> list[Entry]:
         """All entries, the oldest claim first; a real store has an index for each question instead."""
         rows = db.execute("SELECT entry FROM entries").fetchall()
         entries: list[Entry] = [pickle.loads(entry) for (entry,) in rows]  # noqa: S301  # as above
-        return sorted(entries, key=lambda entry: _place(entry.record))
+        return sorted(entries, key=lambda entry: place(entry.record))
 
     def _finish(self, entry: Entry, outcome: Outcome, ttl: timedelta, *, resolved: bool = False) -> None:
         now = self._now()
@@ -197,14 +198,6 @@ class OwnStore:
             entry.until = entry.request = None
             return True
 
-    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        with self._owned(name, fence, State.HELD) as entry:
-            if entry is not None and outcome is None:
-                entry.gone = True
-            elif entry is not None and outcome is not None:
-                self._finish(entry, outcome, ttl, resolved=True)
-            return entry is not None
-
     def get(self, name: bytes) -> Record | None:
         with self._database() as db:
             entry = self._find(db, name)
@@ -215,14 +208,6 @@ class OwnStore:
             entries = [entry for name in set(names) if (entry := self._find(db, name)) is not None]
         seen = [entry.seen(self._now()) for entry in entries]
         return {one.name: Standing(fence=one.fence, state=one.state, lapsed=one.lapsed) for one in seen}
-
-    def list(
-        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
-        with self._database() as db:
-            found = [entry.seen(self._now()) for entry in self._all(db) if not entry.expired(self._now())]
-        found = [record for record in found if state in (None, record.state) and method in (None, record.method)]
-        return [record for record in found if after is None or _place(record) > _place(after)][:limit]
 
     def sweep(self, limit: int = 500) -> Swept:
         with self._database() as db:
@@ -242,6 +227,7 @@ def _first(claim: Claim, created_at: datetime) -> Record:
         effects=claim.effects,
         streams=claim.streams,
         owner=claim.owner,
+        trace=claim.trace,
         attempts=1,
         created_at=created_at,
     )
@@ -263,14 +249,5 @@ def _in_doubt(record: Record) -> bool:
     return record.state in LEASED and record.effects is Effects.OPAQUE
 
 
-def _place(record: Record) -> tuple[datetime, bytes]:
+def place(record: Record) -> tuple[datetime, bytes]:
     return record.created_at, record.name
-
-
-def from_url(url: StoreUrl, *, migrate: bool, read_only: bool) -> OwnStore:
-    """Makes the store of ``own:///FILE`` or ``own:////FOLDER/FILE``."""
-    url.settings({})  # it has no options, and refuses all
-    path = Path(unquote(url.address.removeprefix("///")))
-    if not migrate and not path.is_file():
-        raise StoreUnusable(f"{path}: there is no such file")
-    return OwnStore(path)

@@ -1,13 +1,13 @@
-"""The contract suite, run on the store of ``own_store.py``."""
+"""The contract suite, run on the store of ``own_operator_store.py``."""
 
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from own_store import OwnStore
+from own_operator_store import OwnOperatorStore
 
-from grpc_idempotency.store import AsyncStore
-from grpc_idempotency.testing import AsyncStoreContract, in_threads
+from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.testing import AsyncStoreContract, OperatorContract, in_threads
 
 
 class OwnHarness:
@@ -15,14 +15,14 @@ class OwnHarness:
         self._path = path
         self._now = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
-    async def store(self) -> AsyncStore:
-        return in_threads(OwnStore(self._path, lambda: self._now))
+    async def store(self) -> AsyncOperatorStore:
+        return in_threads(OwnOperatorStore(self._path, lambda: self._now))
 
     async def elapse(self, duration: timedelta) -> None:
         self._now += duration
 
 
-class TestOwnStore(AsyncStoreContract):
+class TestOwnStore(AsyncStoreContract, OperatorContract):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> OwnHarness:
         return OwnHarness(tmp_path / "operations.db")

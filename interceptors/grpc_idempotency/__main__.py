@@ -13,7 +13,7 @@ from grpc_idempotency._checks import LONGEST
 from grpc_idempotency.errors import IdempotencyError, InvalidOutcome, NotHeld, PolicyError
 from grpc_idempotency.operating import TTL, completed, framed, never_happened, open_store, operation, operations, schema
 from grpc_idempotency.records import Code, Outcome, Record, State, Step
-from grpc_idempotency.store import Store
+from grpc_idempotency.store import OperatorStore
 
 STORE_HELP = "its URL: sqlite:///FILE in this folder, sqlite:////FOLDER/FILE, postgresql://HOST/DATABASE, redis://HOST"
 
@@ -112,7 +112,7 @@ def _seconds(value: str) -> timedelta:
 # The commands
 
 
-def _list(store: Store, given: argparse.Namespace) -> None:
+def _list(store: OperatorStore, given: argparse.Namespace) -> None:
     for record in operations(store, state=given.state and State(given.state), method=given.method):
         if given.json:
             print(json.dumps(_values(record)))
@@ -120,7 +120,7 @@ def _list(store: Store, given: argparse.Namespace) -> None:
             print(record.name.hex(), f"{record.state.value:9}", _time(record.created_at), record.method, _why(record))
 
 
-def _show(store: Store, given: argparse.Namespace) -> None:
+def _show(store: OperatorStore, given: argparse.Namespace) -> None:
     record = operation(store, given.name)
     values = _values(record) | {"fence": record.fence.hex()}
     if given.body and record.outcome is not None:
@@ -133,7 +133,7 @@ def _show(store: Store, given: argparse.Namespace) -> None:
     _print(values, given.json)
 
 
-def _resolve(store: Store, given: argparse.Namespace) -> None:
+def _resolve(store: OperatorStore, given: argparse.Namespace) -> None:
     status = Code[given.status]
     if given.never_happened and (status is not Code.OK or given.details or given.message_file or given.stream):
         given.error("an operation that never happened has no outcome")

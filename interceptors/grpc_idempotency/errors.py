@@ -64,6 +64,13 @@ class NotHeld(IdempotencyError):
     """
 
 
+class NotForgotten(IdempotencyError):
+    """An operation can't be forgotten, since its lease holds or it has changed meanwhile. Nothing was changed.
+
+    Expected when its server is still at work, or when two operators are.
+    """
+
+
 class InvalidOutcome(IdempotencyError, ValueError):
     """An outcome does not fit the operation's kind of call. Nothing was changed.
 

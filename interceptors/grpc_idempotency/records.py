@@ -144,6 +144,9 @@ class Claim:
     """True if the method answers with a stream of messages."""
     request: StoredRequest | None = None
     """The request, if the operation may be finished without its client (5.4)."""
+    trace: bytes = b""
+    """The W3C trace context of the call that executes it, if it is sampled: 16 bytes of trace id, 8 of span id and 1 of
+    flags. Otherwise empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,8 +194,24 @@ class Record:
     """Why it is held, in words for an operator."""
     resolved: bool = False
     """True if an operator gave the outcome (6.4), and not a handler."""
+    trace: bytes = b""
+    """The trace context of the last claim, which is kept with the outcome; empty if the claim had none."""
     request: StoredRequest | None = None
     """The request of the claim. Only ``pending`` returns it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What an operator did to an operation, when and why (6.4)."""
+
+    by: str
+    """The operator, for example as ``user@host``; empty if nobody said."""
+    action: str
+    """What became of the operation: ``completed``, ``never happened`` or ``forgotten``."""
+    reason: str
+    """Why, in the operator's words; empty if nobody said."""
+    at: datetime | None = None
+    """When it was done; timezone-aware, UTC. The store sets it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

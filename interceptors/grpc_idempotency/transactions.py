@@ -131,8 +131,9 @@ class RunningOperation(Protocol):
 
         With a claim, the transaction first looks for an unexpired record of this name. If there is one, the function
         does not run, and :class:`~grpc_idempotency.errors.FenceRefused` is raised. Otherwise the function's rows are
-        committed together with a new record: completed, with the claim's fence, fingerprint, effects, method and
-        ``streams``. An expired record is replaced. No record may appear between this check and the commit.
+        committed together with a new record: completed, with the claim's fence, fingerprint, effects, method,
+        ``streams`` and ``trace``. An expired record is replaced. No record may appear between this check and the
+        commit.
         """
 
     @property

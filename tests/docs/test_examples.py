@@ -28,7 +28,7 @@ from .servers import call, example, free_address, running, shop
 @pytest.mark.slow
 def test_the_example_of_a_store_passes_the_contract(tmp_path: Path) -> None:
     """The store of the page on writing one keeps every promise of a store (6.1)."""
-    for name in ("own_store.py", "own_store_test.py"):
+    for name in ("own_store.py", "own_operator_store.py", "own_store_test.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
     options = ["asyncio_mode=auto", "asyncio_default_fixture_loop_scope=function", "filterwarnings=error"]
     # A folder of its own for temporary files: other sessions of pytest clear away those in the usual one.

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -13,6 +13,7 @@ from tests.shop.helpers import Client, create_order, create_user, open_shop_on, 
 
 import grpc_idempotency
 from grpc_idempotency import Effects
+from grpc_idempotency.store import AsyncOperatorStore
 from shop.config import Config
 from shop.database import Database, engine_of
 from shop.orders import rows
@@ -74,7 +75,9 @@ async def test_effects_are_those_of_the_engine(client: Client, engine: str) -> N
     user = await client.user()
     order = await client.orders.CreateOrder(create_order(customer_id=user.id, total_amount=usd(0)), metadata=key())
     await client.orders.Checkout(CheckoutRequest(order_id=order.id), metadata=key())
-    found = {one.method.rpartition("/")[2]: one.effects for one in await client.shop.store.list()}
+    found = {
+        one.method.rpartition("/")[2]: one.effects for one in await cast(AsyncOperatorStore, client.shop.store).list()
+    }
     opaque = engine == "redis"
     assert found == {
         "CreateOrder": Effects.OPAQUE if opaque else Effects.TRANSACTIONAL,

@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import cast
 
 import pytest
 
-from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.store import AsyncOperatorStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.testing import (
     AsyncOneCommitHarness,
     AsyncOneCommitStoreContract,
+    AsyncOperatorHarness,
     AsyncStoreContract,
-    AsyncStoreHarness,
     OneCommitStoreContract,
+    OperatorContract,
     in_threads,
 )
 from grpc_idempotency.transactions import AsyncOneCommitStore
@@ -23,11 +25,11 @@ from .conftest import HandClock, Make, MakeBlocking
 class MemoryHarness:
     """All "stores on the database" are the one store, which is its database."""
 
-    def __init__(self, clock: HandClock, store: AsyncStore) -> None:
+    def __init__(self, clock: HandClock, store: AsyncOperatorStore) -> None:
         self._clock = clock
         self._store = store
 
-    async def store(self) -> AsyncStore:
+    async def store(self) -> AsyncOperatorStore:
         return self._store
 
     async def elapse(self, duration: timedelta) -> None:
@@ -48,18 +50,18 @@ class SQLiteHarness:
         self._clock.elapse(duration)
 
 
-class TestStores(AsyncStoreContract):
+class TestStores(AsyncStoreContract, OperatorContract):
     @pytest.fixture(params=["memory", "memory in threads", "sqlite", "sqlite in threads"])
     def harness(
         self, request: pytest.FixtureRequest, clock: HandClock, make: Make, make_blocking: MakeBlocking
-    ) -> AsyncStoreHarness:
-        harnesses: dict[str, Callable[[], AsyncStoreHarness]] = {
+    ) -> AsyncOperatorHarness:
+        harnesses: dict[str, Callable[[], object]] = {
             "memory": lambda: MemoryHarness(clock, AsyncMemoryStore(clock=clock.now)),
             "memory in threads": lambda: MemoryHarness(clock, in_threads(MemoryStore(clock=clock.now))),
             "sqlite": lambda: SQLiteHarness(clock, make),
             "sqlite in threads": lambda: SQLiteHarness(clock, lambda: in_threads(make_blocking())),
         }
-        return harnesses[request.param]()
+        return cast(AsyncOperatorHarness, harnesses[request.param]())
 
 
 class TestTransactions(AsyncOneCommitStoreContract):

@@ -12,11 +12,12 @@ import pytest
 
 from grpc_idempotency.records import Code, Fingerprint, Outcome, State
 from grpc_idempotency.stores._calls.requests import ListRequest
-from grpc_idempotency.stores._sqlite import reads
+from grpc_idempotency.stores._sqlite import looking
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import TTL, a_claim
 
 from .conftest import Make
+from .operations import traced
 
 _CALLERS = 64
 
@@ -72,19 +73,68 @@ async def test_the_room_that_a_claim_makes_is_nobodys_message(make: Make) -> Non
     assert completed.outcome == failure
 
 
-OPEN = [state for state in State if state is not State.COMPLETED]
+@pytest.mark.parametrize("newest_first", [False, True])
+@pytest.mark.parametrize("state", State)
+async def test_a_list_is_a_range_of_an_index(store: AsyncSQLiteStore, state: State, newest_first: bool) -> None:
+    """For each method and state; nothing is sorted but what was claimed in one and the same millisecond (6.4)."""
+    for method in ("/a.B/One", "/a.B/Two"):
+        await put(store, state, method)
+    statements = await traced(store)
+    assert len(await store.list(state=state, method="/a.B/Two", newest_first=newest_first)) == 1
+    (scan,) = [one for one in statements if "BETWEEN" in one]
+    details = await plan(store, scan)
+    if state is State.COMPLETED:
+        assert details[0].startswith(
+            "SEARCH grpc_idempotency_operations USING INDEX grpc_idempotency_operations_done "
+            "(method=? AND created_ms>? AND created_ms<?)"
+        )
+        assert len(details) == 2
+        assert "LAST TERM" in details[1] or "RIGHT PART" in details[1]
+    else:
+        assert details == [
+            "SEARCH grpc_idempotency_operations USING INDEX grpc_idempotency_operations_open "
+            "(state=? AND method=? AND created_ms>? AND created_ms<?)"
+        ]
 
 
-@pytest.mark.parametrize("state", OPEN)
-async def test_a_list_of_what_is_open_uses_its_index(store: AsyncSQLiteStore, state: State) -> None:
-    """In the order of age, without sorting."""
-    asked, db = ListRequest(None, state, None, 100), _Listening()
-    reads.list_part(db, _tables(store), asked)  # type: ignore[arg-type]  # quacks like a connection
-    sql, parameters = db.asked
-    plan = await store.transaction(lambda db: db.execute("EXPLAIN QUERY PLAN " + sql, parameters).fetchall())
-    assert [row[3].split(" (")[0] for row in plan] == [
-        "SEARCH grpc_idempotency_operations USING INDEX grpc_idempotency_operations_open"
-    ]
+async def test_other_questions_of_operators_use_indexes(store: AsyncSQLiteStore) -> None:
+    """Searches, counts and the ranges of a list read an index, or a part of one (6.4)."""
+    for state in State:
+        await put(store, state, "/a.B/One")
+    statements = await traced(store)
+    await store.find("ab")
+    await store.count()
+    await store.list()
+    asked = {
+        "name BETWEEN": "USING INDEX grpc_idempotency_operations_name (name>? AND name<?)",
+        "GROUP BY state, method": "USING COVERING INDEX grpc_idempotency_operations_open",
+        "OFFSET": "USING COVERING INDEX grpc_idempotency_operations_expiry (expires_at>?)",
+        "GROUP BY method": "USING COVERING INDEX grpc_idempotency_operations_expiry (expires_at>? AND expires_at<?)",
+        "ORDER BY state, method": "USING COVERING INDEX grpc_idempotency_operations_open ((state,method)>(?,?))",
+        "AND method >": "USING INDEX grpc_idempotency_operations_done (method>?)",
+    }
+    for words, expected in asked.items():
+        statement = next(one for one in statements if words in one)
+        assert expected in (await plan(store, statement))[0]
+
+
+async def put(store: AsyncSQLiteStore, state: State, method: str) -> None:
+    claim = a_claim(method=method)
+    await store.claim(claim)
+    if state is State.COMPLETED:
+        await store.complete(claim.name, claim.fence, Outcome(status=Code.OK), TTL)
+    elif state is State.HELD:
+        await store.hold(claim.name, claim.fence, "its server is gone")
+    elif state is State.WAITING:
+        await store.wait(claim.name, claim.fence, TTL, 1, 0)
+    elif state is State.UNDOING:
+        await store.undo(claim.name, claim.fence, Outcome(status=Code.ABORTED))
+
+
+async def plan(store: AsyncSQLiteStore, statement: str) -> list[str]:
+    """How SQLite runs a statement, whose parameters are written out."""
+    rows = await store.read(lambda db: db.execute("EXPLAIN QUERY PLAN " + statement).fetchall())
+    return [row[3] for row in rows]
 
 
 async def test_a_list_of_what_is_held_reads_nothing_else(make: Make, path: Path) -> None:
@@ -96,7 +146,7 @@ async def test_a_list_of_what_is_held_reads_nothing_else(make: Make, path: Path)
         await store.hold(claim.name, claim.fence, "its server is gone")
     alone = _steps_of_a_list(path, _tables(store))
     await complete_many(store, 10_000)
-    assert _steps_of_a_list(path, _tables(store)) < alone + 10
+    assert _steps_of_a_list(path, _tables(store)) < alone + 100
 
 
 def _steps_of_a_list(path: Path, tables: Any) -> int:
@@ -106,24 +156,13 @@ def _steps_of_a_list(path: Path, tables: Any) -> int:
     def count() -> None:
         taken.append(1)
 
-    asked = ListRequest(None, State.HELD, None, 100)
-    with closing(sqlite3.connect(path)) as db:
+    asked = ListRequest(None, 100, state=State.HELD)
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.set_progress_handler(count, 1)
-        reads.list_part(db, tables, asked)
+        looking.list_part(db, tables, asked)
     records, _behind = asked.value
     assert [record.state for record in records] == [State.HELD] * 3
     return len(taken)
-
-
-class _Listening:
-    """A connection that hears a statement, and has no rows."""
-
-    def execute(self, sql: str, parameters: Any) -> "_Listening":
-        self.asked = sql, parameters
-        return self
-
-    def fetchall(self) -> list[Any]:
-        return []
 
 
 def _tables(store: AsyncSQLiteStore) -> Any:

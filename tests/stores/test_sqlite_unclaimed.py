@@ -44,6 +44,7 @@ async def orders(store: AsyncSQLiteStore) -> list[str]:
 
 async def test_rows_and_record_are_one_commit(store: AsyncSQLiteStore) -> None:
     """With one look and one insert beside the handler's own statements."""
+    await store.claim(a_claim())
     statements = await traced(store)
     await pay(store, a_claim(effects=Effects.TRANSACTIONAL), "a")
     assert statements[0] == "BEGIN IMMEDIATE"
@@ -52,6 +53,7 @@ async def test_rows_and_record_are_one_commit(store: AsyncSQLiteStore) -> None:
 
 async def test_many_operations_share_a_look_an_insert_and_a_commit(store: AsyncSQLiteStore) -> None:
     """50 at once; only the handlers' own statements, and their savepoints, are one for each."""
+    await store.claim(a_claim())
     statements = await traced(store)
     async with kept(store):
         tasks = [asyncio.create_task(pay(store, a_claim(), f"{n:02}")) for n in range(50)]

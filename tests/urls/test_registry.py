@@ -106,11 +106,12 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_store_of_somebody_else(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A store that a package registers is made from its URL, and the command works on it."""
-    shutil.copy(EXAMPLES / "own_store.py", site / "somebodys_store.py")
+    shutil.copy(EXAMPLES / "own_store.py", site)
+    shutil.copy(EXAMPLES / "own_operator_store.py", site / "somebodys_store.py")
     install(site, "somebodys-store", stores="own = somebodys_store:from_url")
     url = f"own:///{tmp_path}/own.db"
     store: Any = grpc_idempotency.store_from_url(url)
-    assert (type(store).__module__, type(store).__name__) == ("somebodys_store", "OwnStore")
+    assert (type(store).__module__, type(store).__name__) == ("somebodys_store", "OwnOperatorStore")
     claim = held(store)
     assert main(["list", url, "--state", "held"]) == 0
     assert claim.name.hex() in capsys.readouterr().out
@@ -118,6 +119,22 @@ def test_a_store_of_somebody_else(site: Path, tmp_path: Path, capsys: pytest.Cap
     assert store.get(claim.name) is None
     with pytest.raises(PolicyError, match="own URL has no option mode"):
         grpc_idempotency.store_from_url(f"{url}?mode=ro")
+
+
+def test_a_store_without_the_calls_of_operators(site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Servers can use it. The command says what it lacks."""
+    shutil.copy(EXAMPLES / "own_store.py", site)
+    module = (
+        "from own_store import OwnStore\ndef from_url(url, **_): return OwnStore(url.address.removeprefix('///'))\n"
+    )
+    (site / "plain_store.py").write_text(module)
+    install(site, "plain-store", stores="plain = plain_store:from_url")
+    url = f"plain:///{tmp_path}/plain.db"
+    store: Any = grpc_idempotency.store_from_url(url)
+    held(store)
+    assert main(["list", url]) == 2
+    error = "grpc-idempotency: OwnStore is not for operators: it has no list, find, count, notes, resolve, forget\n"
+    assert capsys.readouterr() == ("", error)
 
 
 def test_a_store_of_one_kind(site: Path) -> None:

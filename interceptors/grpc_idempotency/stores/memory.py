@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -11,6 +12,7 @@ from grpc_idempotency.errors import PolicyError, StoreUnusable
 from grpc_idempotency.records import (
     Claim,
     Effects,
+    Note,
     Outcome,
     Record,
     Renewal,
@@ -20,15 +22,22 @@ from grpc_idempotency.records import (
     StoredRequest,
     Swept,
 )
+from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.aio import AsyncCalls
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
+    CountRequest,
+    Counts,
     FencedRequest,
+    FindRequest,
+    ForgetRequest,
     GetRequest,
     HoldRequest,
     ListRequest,
+    NotesRequest,
     PendingRequest,
+    Place,
     ReleaseLapsedRequest,
     ReleaseRequest,
     RenewRequest,
@@ -78,6 +87,7 @@ class _Records:
         self._now = clock
         self._lock = threading.Lock()
         self._entries: dict[bytes, _Entry] = {}
+        self._notes: dict[bytes, Sequence[Note]] = {}
 
     def submit(self, request: Request[Any]) -> None:
         """Answers a request. No request of another thread is answered in the meantime."""
@@ -113,13 +123,13 @@ class _Records:
         return self._finish(self._owned(asked, *_OWNED), asked.outcome, asked.ttl)
 
     def release(self, asked: ReleaseRequest) -> bool:
-        return self._forget(self._owned(asked, *_OWNED))
+        return self._delete(self._owned(asked, *_OWNED))
 
     def release_lapsed(self, asked: ReleaseLapsedRequest) -> bool:
         entry = self._owned(asked, *_LAPSING)
         if entry is None or entry.steps or not self._seen(entry).lapsed:
             return False
-        return self._forget(entry)
+        return self._delete(entry)
 
     def wait(self, asked: WaitRequest) -> bool:
         entry = self._owned(asked, *_LEASED)
@@ -169,12 +179,6 @@ class _Records:
         entry.lease_until = entry.request = None
         return True
 
-    def resolve(self, asked: ResolveRequest) -> bool:
-        entry = self._owned(asked, State.HELD)
-        if asked.outcome is None:
-            return self._forget(entry)
-        return self._finish(entry, asked.outcome, asked.ttl, resolved=True) is not None
-
     def get(self, asked: GetRequest) -> Record | None:
         entry = self._standing(asked.name)
         return None if entry is None else self._seen(entry)
@@ -184,17 +188,43 @@ class _Records:
         seen = ((name, self._seen(entry)) for name, entry in entries.items())
         return {name: Standing(fence=one.fence, state=one.state, lapsed=one.lapsed) for name, one in seen}
 
-    def list(self, asked: ListRequest) -> tuple[Sequence[Record], None]:
-        standing = (entry for name in self._entries if (entry := self._standing(name)) is not None)
-        found = sorted((self._seen(entry) for entry in standing), key=_age)
-        found = [one for one in found if asked.state in (None, one.state) and asked.method in (None, one.method)]
-        return [one for one in found if asked.after is None or _age(one) > asked.after][: asked.limit], None
-
     def sweep(self, asked: SweepRequest) -> Swept:
+        self._notes = {name: kept for name in self._notes if len(kept := self._kept_notes(name))}
         expired = [name for name in self._entries if self._standing(name) is None]
         for name in expired[: asked.limit]:
             del self._entries[name]
         return Swept(deleted=len(expired[: asked.limit]), more=len(expired) > asked.limit)
+
+    # -- for operators
+
+    def list(self, asked: ListRequest) -> tuple[Sequence[Record], None]:
+        found = sorted((one for one in self._all() if _is_listed(one, asked)), key=_age, reverse=asked.newest_first)
+        return found[: asked.limit], None
+
+    def find(self, asked: FindRequest) -> Sequence[Record]:
+        found = (one for one in self._all() if asked.least <= one.name <= asked.most)
+        return sorted(found, key=lambda one: one.name)[: asked.limit]
+
+    def count(self, asked: CountRequest) -> tuple[Counts, None]:
+        found = Counter((one.method, one.state) for one in self._all())
+        return {key: n for key, n in found.items() if asked.completed or key[1] is not State.COMPLETED}, None
+
+    def notes(self, asked: NotesRequest) -> Sequence[Note]:
+        return self._kept_notes(asked.name)
+
+    def resolve(self, asked: ResolveRequest) -> bool:
+        entry = self._owned(asked, State.HELD)
+        if asked.outcome is None:
+            changed = self._delete(entry)
+        else:
+            changed = self._finish(entry, asked.outcome, asked.ttl, resolved=True) is not None
+        return self._noted(asked, changed)
+
+    def forget(self, asked: ForgetRequest) -> bool:
+        entry = self._owned(asked, *State)
+        if entry is None or (entry.record.state in _LEASED and not self._seen(entry).lapsed):
+            return False
+        return self._noted(asked, self._delete(entry))
 
     # -- within
 
@@ -216,7 +246,19 @@ class _Records:
         lapsed = entry.lease_until is not None and entry.lease_until <= now
         return replace(entry.record, lapsed=lapsed, remaining=None if expires is None else expires - now)
 
-    def _forget(self, entry: _Entry | None) -> bool:
+    def _all(self) -> Iterator[Record]:
+        return (self._seen(entry) for name in self._entries if (entry := self._standing(name)) is not None)
+
+    def _noted(self, asked: ResolveRequest | ForgetRequest, changed: bool) -> bool:
+        if changed and asked.note is not None:
+            self._notes[asked.name] = [*self._kept_notes(asked.name), replace(asked.note, at=self._now())]
+        return changed
+
+    def _kept_notes(self, name: bytes) -> Sequence[Note]:
+        since = self._now() - NOTES_KEPT
+        return [note for note in self._notes.get(name, ()) if note.at is not None and note.at > since]
+
+    def _delete(self, entry: _Entry | None) -> bool:
         if entry is None:
             return False
         del self._entries[entry.record.name]
@@ -253,6 +295,7 @@ def _first(claim: Claim, now: datetime) -> Record:
         fingerprint=claim.fingerprint,
         effects=claim.effects,
         streams=claim.streams,
+        trace=claim.trace,
         attempts=1,
         created_at=now,
     )
@@ -274,8 +317,19 @@ def _is_in_doubt(record: Record) -> bool:
     return record.state in _LEASED and record.effects is Effects.OPAQUE
 
 
-def _age(record: Record) -> tuple[datetime, bytes]:
+def _age(record: Record) -> Place:
     return record.created_at, record.name
+
+
+def _is_listed(record: Record, asked: ListRequest) -> bool:
+    return (
+        asked.state in (None, record.state)
+        and asked.method in (None, record.method)
+        and (asked.since is None or record.created_at >= asked.since)
+        and (asked.until is None or record.created_at < asked.until)
+        and (record.lapsed or record.state is State.HELD or not asked.stuck)
+        and (asked.after is None or (_age(record) < asked.after if asked.newest_first else _age(record) > asked.after))
+    )
 
 
 _ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
@@ -290,11 +344,15 @@ _ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
     StepsRequest: _Records.steps,
     PendingRequest: _Records.pending,
     HoldRequest: _Records.hold,
-    ResolveRequest: _Records.resolve,
     GetRequest: _Records.get,
     StandingRequest: _Records.standing,
-    ListRequest: _Records.list,
     SweepRequest: _Records.sweep,
+    ListRequest: _Records.list,
+    FindRequest: _Records.find,
+    CountRequest: _Records.count,
+    NotesRequest: _Records.notes,
+    ResolveRequest: _Records.resolve,
+    ForgetRequest: _Records.forget,
 }
 
 

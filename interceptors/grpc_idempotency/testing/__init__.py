@@ -7,8 +7,9 @@ store's author writes a harness and one class::
         @pytest.fixture
         async def harness(self) -> AsyncIterator[MyHarness]: ...
 
-Each test gets the harness by the fixture's name. A store with the calls of ``grpc_idempotency.transactions`` also has
-to pass :class:`AsyncTransactionalStoreContract` or, if it has ``complete_unclaimed``,
+Each test gets the harness by the fixture's name. A store with the calls of operators' tools also has to pass
+:class:`OperatorContract`. One with the calls of ``grpc_idempotency.transactions`` also has to pass
+:class:`AsyncTransactionalStoreContract` or, if it has ``complete_unclaimed``,
 :class:`AsyncOneCommitStoreContract`. A store that blocks is tested through :func:`in_threads`, and its transactions by
 :class:`TransactionalStoreContract` or :class:`OneCommitStoreContract`. Each module here contains one contract. If a
 conftest calls ``pytest.register_assert_rewrite("grpc_idempotency.testing")`` before it imports from here, pytest
@@ -17,11 +18,14 @@ explains a failed ``assert``.
 
 from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
+from grpc_idempotency.testing.counting import CountContract
 from grpc_idempotency.testing.crowds import CrowdContract
+from grpc_idempotency.testing.deciding import DecisionContract
 from grpc_idempotency.testing.fences import FenceContract
 from grpc_idempotency.testing.handlers import Orders, keyed, opened, outcome_of, step_of
 from grpc_idempotency.testing.harness import (
     AsyncOneCommitHarness,
+    AsyncOperatorHarness,
     AsyncStoreHarness,
     AsyncTransactionHarness,
     in_threads,
@@ -43,9 +47,11 @@ from grpc_idempotency.testing.suite import (
     AsyncStoreContract,
     AsyncTransactionalStoreContract,
     OneCommitStoreContract,
+    OperatorContract,
     TransactionalStoreContract,
 )
 from grpc_idempotency.testing.sweeping import SweepContract
+from grpc_idempotency.testing.traces import TraceContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
 from grpc_idempotency.testing.transactions import TransactionContract
 from grpc_idempotency.testing.unclaimed import UnclaimedContract
@@ -61,13 +67,16 @@ __all__ = [
     "TTL",
     "AsyncOneCommitHarness",
     "AsyncOneCommitStoreContract",
+    "AsyncOperatorHarness",
     "AsyncStoreContract",
     "AsyncStoreHarness",
     "AsyncTransactionHarness",
     "AsyncTransactionalStoreContract",
     "AwaitedContract",
     "ClaimContract",
+    "CountContract",
     "CrowdContract",
+    "DecisionContract",
     "FenceContract",
     "HeldContract",
     "IdentityContract",
@@ -75,6 +84,7 @@ __all__ = [
     "LifeContract",
     "ListContract",
     "OneCommitStoreContract",
+    "OperatorContract",
     "Orders",
     "OutcomeContract",
     "ReadContract",
@@ -83,6 +93,7 @@ __all__ = [
     "StandingContract",
     "StepContract",
     "SweepContract",
+    "TraceContract",
     "TransactedStepContract",
     "TransactionContract",
     "TransactionalStoreContract",

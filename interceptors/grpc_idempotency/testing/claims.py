@@ -112,7 +112,7 @@ class ClaimContract:
             assert (await record_of(store, second)).streams is streams
             assert await store.hold(second.name, second.fence, "its server died")
             assert (await record_of(store, second)).streams is streams
-            assert await store.resolve(second.name, second.fence, OTHER_OUTCOME, TTL)
+            assert await store.complete(second.name, second.fence, OTHER_OUTCOME, TTL)
             assert (await record_of(store, second)).streams is streams
             await harness.elapse(TTL)
             third = a_claim(first.name, streams=not streams)
@@ -172,7 +172,7 @@ class ClaimContract:
         assert await store.undo(second.name, second.fence, FAILURE)
         assert await store.hold(second.name, second.fence, "an undo failed")
         assert (await record_of(store, first)).owner == "two:22"
-        assert await store.resolve(second.name, second.fence, OUTCOME, TTL)
+        assert await store.complete(second.name, second.fence, OUTCOME, TTL)
         assert (await record_of(store, first)).owner == ""
         await harness.elapse(TTL)
         third = replace(first, fence=os.urandom(16), owner="three:3")

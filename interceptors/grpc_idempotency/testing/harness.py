@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Protocol, cast, overload
 
-from grpc_idempotency.store import AsyncStore, Store
+from grpc_idempotency.store import AsyncOperatorStore, AsyncStore, OperatorStore, Store
 from grpc_idempotency.transactions import (
     AsyncOneCommitStore,
     AsyncTransactionalStore,
@@ -27,6 +27,13 @@ class AsyncStoreHarness(Protocol):
 
     async def elapse(self, duration: timedelta) -> None:
         """Moves the database's clock forward by exactly ``duration``."""
+
+
+class AsyncOperatorHarness(AsyncStoreHarness, Protocol):
+    """The harness of the suite of operators' calls."""
+
+    async def store(self) -> AsyncOperatorStore:
+        """See :meth:`AsyncStoreHarness.store`."""
 
 
 class AsyncTransactionHarness(AsyncStoreHarness, Protocol):
@@ -78,6 +85,8 @@ async def _in_thread(call: Callable[..., Any], *args: Any, **options: Any) -> An
 def in_threads(store: OneCommitStore) -> AsyncOneCommitStore: ...
 @overload
 def in_threads(store: TransactionalStore) -> AsyncTransactionalStore: ...
+@overload
+def in_threads(store: OperatorStore) -> AsyncOperatorStore: ...
 @overload
 def in_threads(store: Store) -> AsyncStore: ...
 def in_threads(store: Any) -> Any:

@@ -1,15 +1,13 @@
-"""The contract for held records, which an operator has to resolve."""
-
-from datetime import timedelta
+"""The contract for held records."""
 
 from grpc_idempotency.records import State
 from grpc_idempotency.testing.harness import AsyncStoreHarness
-from grpc_idempotency.testing.makers import LEASE, OTHER_OUTCOME, OUTCOME, TICK, TTL
-from grpc_idempotency.testing.states import assert_refused, put_completed, put_held, put_running, put_waiting, record_of
+from grpc_idempotency.testing.makers import LEASE, OUTCOME, TICK, TTL
+from grpc_idempotency.testing.states import put_completed, put_held, put_running, put_waiting, record_of
 
 
 class HeldContract:
-    """Held records, which an operator has to resolve."""
+    """Held records."""
 
     async def test_a_held_record_keeps_its_fence(self, harness: AsyncStoreHarness) -> None:
         """A held record keeps its fence, and has a reason, but no lease and no expiry."""
@@ -51,36 +49,3 @@ class HeldContract:
         await harness.elapse(TICK)
         assert await store.hold(claim.name, claim.fence, "it seems dead", lapsed_only=True) is True
         assert (await record_of(store, claim)).state is State.HELD
-
-    async def test_an_operator_can_complete_a_held_record(self, harness: AsyncStoreHarness) -> None:
-        """The record is completed with the operator's outcome, and expires ``ttl`` from now."""
-        store = await harness.store()
-        claim = await put_held(store)
-        await harness.elapse(timedelta(days=2))
-        assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is not None
-        record = await record_of(store, claim)
-        assert (record.state, record.outcome, record.reason) == (State.COMPLETED, OTHER_OUTCOME, "")
-        assert record.resolved
-        await harness.elapse(TTL - TICK)
-        assert await store.get(claim.name) == record
-        await harness.elapse(TICK)
-        assert await store.get(claim.name) is None
-
-    async def test_an_operator_can_say_that_it_never_happened(self, harness: AsyncStoreHarness) -> None:
-        """The operation is absent again, and its fence is spent."""
-        store = await harness.store()
-        claim = await put_held(store)
-        assert await store.resolve(claim.name, claim.fence, None, TTL) is True
-        assert await store.get(claim.name) is None
-        await assert_refused(store, claim.name, claim.fence)
-
-    async def test_only_held_records_are_resolved(self, harness: AsyncStoreHarness) -> None:
-        """``resolve`` returns ``False`` for running, lapsed, waiting and completed records."""
-        store = await harness.store()
-        for prepare in (put_running, put_waiting, put_completed):
-            claim = await prepare(store)
-            await harness.elapse(LEASE * 2)
-            record = await record_of(store, claim)
-            assert await store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL) is False
-            assert await store.resolve(claim.name, claim.fence, None, TTL) is False
-            assert await record_of(store, claim) == record

@@ -24,6 +24,7 @@ def a_claim(
     streams: bool = False,
     request: StoredRequest | None = None,
     owner: str = "host:1",
+    trace: bytes = b"",
 ) -> Claim:
     """Returns a claim with a new fence and a new fingerprint."""
     return Claim(
@@ -36,6 +37,7 @@ def a_claim(
         streams=streams,
         request=request,
         owner=owner,
+        trace=trace,
     )
 
 

@@ -68,7 +68,5 @@ async def assert_refused(store: AsyncStore, name: bytes, fence: bytes) -> None:
     assert await store.record_step(name, fence, a_step(os.urandom(8).hex())) is False
     assert await store.hold(name, fence, "no") is False
     assert await store.hold(name, fence, "no", lapsed_only=True) is False
-    assert await store.resolve(name, fence, OTHER_OUTCOME, TTL) is False
-    assert await store.resolve(name, fence, None, TTL) is False
     assert await store.get(name) == before
     assert await store.steps(name) == steps

@@ -115,7 +115,7 @@ class StepContract:
     async def test_steps_go_with_their_record(self, harness: AsyncStoreHarness) -> None:
         """After a release, or a resolution as never happened, a new claim has no steps, and all names are free."""
         store = await harness.store()
-        for settle in (_release, _never_happened):
+        for settle in (_release, _release_held):
             first = await put_running(store)
             assert await store.record_step(first.name, first.fence, a_step("charge"))
             await settle(store, first)
@@ -142,9 +142,9 @@ async def _release(store: AsyncStore, claim: Claim) -> None:
     assert await store.release(claim.name, claim.fence)
 
 
-async def _never_happened(store: AsyncStore, claim: Claim) -> None:
+async def _release_held(store: AsyncStore, claim: Claim) -> None:
     assert await store.hold(claim.name, claim.fence, "its server died")
-    assert await store.resolve(claim.name, claim.fence, None, TTL)
+    assert await store.release(claim.name, claim.fence)
 
 
 async def _begins_without_steps(store: AsyncStore, name: bytes) -> None:

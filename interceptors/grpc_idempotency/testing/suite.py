@@ -2,7 +2,9 @@
 
 from grpc_idempotency.testing.awaited import AwaitedContract
 from grpc_idempotency.testing.claims import ClaimContract
+from grpc_idempotency.testing.counting import CountContract
 from grpc_idempotency.testing.crowds import CrowdContract
+from grpc_idempotency.testing.deciding import DecisionContract
 from grpc_idempotency.testing.fences import FenceContract
 from grpc_idempotency.testing.held import HeldContract
 from grpc_idempotency.testing.identities import IdentityContract
@@ -16,6 +18,7 @@ from grpc_idempotency.testing.replies import ReplyContract
 from grpc_idempotency.testing.standing import StandingContract
 from grpc_idempotency.testing.steps import StepContract
 from grpc_idempotency.testing.sweeping import SweepContract
+from grpc_idempotency.testing.traces import TraceContract
 from grpc_idempotency.testing.transacted_steps import TransactedStepContract
 from grpc_idempotency.testing.transactions import TransactionContract
 from grpc_idempotency.testing.unclaimed import UnclaimedContract
@@ -33,7 +36,6 @@ class AsyncStoreContract(
     UndoContract,
     StepContract,
     RecoveryContract,
-    ListContract,
     StandingContract,
     SweepContract,
     LifeContract,
@@ -42,6 +44,14 @@ class AsyncStoreContract(
     """All contracts of an asyncio store.
 
     Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncStoreHarness`.
+    """
+
+
+class OperatorContract(ListContract, CountContract, DecisionContract, TraceContract):
+    """All contracts of the calls of operators' tools, and of what only these tools show.
+
+    Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncOperatorHarness`. A store
+    for threads is tested through ``in_threads``.
     """
 
 

@@ -66,7 +66,7 @@ class UnclaimedContract:
         assert await store.claim(second, over=first.fence) is None
         assert await store.record_step(second.name, second.fence, a_step("charge"))
         assert await store.hold(second.name, second.fence, "its server died")
-        assert await store.resolve(second.name, second.fence, replace(OTHER_OUTCOME, retained=False), TTL)
+        assert await store.complete(second.name, second.fence, replace(OTHER_OUTCOME, retained=False), TTL)
         await harness.elapse(TTL)
         claim = _claim(first.name)
         async with keyed(store, claim, unclaimed=True):
@@ -200,7 +200,7 @@ class UnclaimedContract:
 
 
 def _claim(name: bytes | None = None) -> Claim:
-    return a_claim(name, effects=Effects.TRANSACTIONAL)
+    return a_claim(name, effects=Effects.TRANSACTIONAL, trace=os.urandom(25))
 
 
 def _completed(claim: Claim, outcome: Outcome, completed_at: datetime | None) -> Record:
@@ -214,6 +214,7 @@ def _completed(claim: Claim, outcome: Outcome, completed_at: datetime | None) ->
         fingerprint=claim.fingerprint,
         effects=claim.effects,
         streams=claim.streams,
+        trace=claim.trace,
         attempts=1,
         created_at=completed_at,
         completed_at=completed_at,

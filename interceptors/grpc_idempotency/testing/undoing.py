@@ -113,14 +113,14 @@ class UndoContract:
         assert (record.state, record.failure, record.failed_runs, record.failed_undos) == (State.UNDOING, FAILURE, 4, 2)
 
     async def test_it_is_held_with_its_failure(self, harness: AsyncStoreHarness) -> None:
-        """A held record keeps its failure, for an operator to see; the operator's decision becomes the outcome."""
+        """A held record keeps its failure, for an operator to see, until it is completed."""
         store = await harness.store()
         claim = await put_undoing(store)
         assert await store.hold(claim.name, claim.fence, "an undo failed", lapsed_only=True) is False
         assert await store.hold(claim.name, claim.fence, "an undo failed") is True
         record = await record_of(store, claim)
         assert (record.state, record.failure, record.reason) == (State.HELD, FAILURE, "an undo failed")
-        assert await store.resolve(claim.name, claim.fence, OUTCOME, TTL) is True
+        assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
         record = await record_of(store, claim)
         assert (record.state, record.outcome, record.failure) == (State.COMPLETED, OUTCOME, None)
         claim = await put_undoing(store)

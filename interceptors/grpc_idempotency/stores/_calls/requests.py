@@ -6,6 +6,7 @@ They are not frozen, because none outlives its call, and they compare by identit
 import asyncio
 import contextvars
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, Protocol, TypeVar
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Standing, State, Step, Swept
+from grpc_idempotency.records import Claim, Note, Outcome, Record, Renewal, Standing, State, Step, Swept
 from grpc_idempotency.transactions import Database, RunningOperation
 
 T = TypeVar("T")
+_PREFIX = re.compile(r"[0-9a-fA-F]{0,32}").fullmatch
 _log = logging.getLogger("grpc_idempotency.stores")
 
 
@@ -154,6 +156,14 @@ class ResolveRequest(FencedRequest[bool]):
 
     outcome: Outcome | None
     ttl: timedelta
+    note: Note | None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class ForgetRequest(FencedRequest[bool]):
+    """``forget``."""
+
+    note: Note | None
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -197,9 +207,54 @@ class ListRequest(Request[tuple[Sequence[Record], Place | None]]):
     """
 
     after: Place | None
-    state: State | None
-    method: str | None
     limit: int
+    state: State | None = None
+    method: str | None = None
+    newest_first: bool = False
+    since: datetime | None = None
+    until: datetime | None = None
+    stuck: bool = False
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class FindRequest(Request[Sequence[Record]]):
+    """``find``: the records whose names are between two names, which are included."""
+
+    least: bytes
+    most: bytes
+    limit: int
+
+    @classmethod
+    def of(cls, prefix: str, limit: int) -> "FindRequest":
+        """Makes the request for the names that begin with these hexadecimal digits.
+
+        Raises:
+            ValueError: These are no digits, or too many.
+        """
+        if not _PREFIX(prefix):
+            raise ValueError(f"an operation's name has up to 32 hexadecimal digits, unlike {prefix!r}")
+        return cls(bytes.fromhex(prefix.ljust(32, "0")), bytes.fromhex(prefix.ljust(32, "f")), limit)
+
+
+Counts = Mapping[tuple[str, State], int]
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class CountRequest(Request[tuple[Counts, Any]]):
+    """One bounded part of ``count``.
+
+    Its value is the counts of this part, and what the next part has as ``after``; ``None`` if this part is the last.
+    """
+
+    completed: bool
+    after: Any = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class NotesRequest(Request[Sequence[Note]]):
+    """``notes``."""
+
+    name: bytes
 
 
 @dataclass(slots=True, eq=False, repr=False)

@@ -10,15 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from grpc_idempotency.errors import TransactionMisuse
-from grpc_idempotency.records import Claim, Outcome, Record, Renewal, Standing, State, Step, Swept
+from grpc_idempotency.records import Claim, Note, Outcome, Record, Renewal, Standing, State, Step, Swept
 from grpc_idempotency.stores._calls.nesting import MISUSE, inside
-from grpc_idempotency.stores._calls.parts import Parts, listing, sweeping
+from grpc_idempotency.stores._calls.parts import Parts, counting, listing, sweeping
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
     Engine,
+    FindRequest,
+    ForgetRequest,
     GetRequest,
     HoldRequest,
+    NotesRequest,
     PendingRequest,
     ReleaseLapsedRequest,
     ReleaseRequest,
@@ -93,10 +96,6 @@ class Calls(abc.ABC):
         """Makes a running or undoing record held."""
         return self._ask(HoldRequest(name, fence, reason, lapsed_only))
 
-    def resolve(self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta) -> bool:
-        """Resolves a held record as an operator decided."""
-        return self._ask(ResolveRequest(name, fence, outcome, ttl))
-
     def get(self, name: bytes) -> Record | None:
         """Reads a record. Returns ``None`` if it is absent."""
         return self._ask(GetRequest(name))
@@ -105,15 +104,49 @@ class Calls(abc.ABC):
         """Reads the standings of many operations at once, by name. Absent operations are missing."""
         return self._ask(StandingRequest(tuple(names)))
 
-    def list(
-        self, *, state: State | None = None, method: str | None = None, after: Record | None = None, limit: int = 100
-    ) -> Sequence[Record]:
-        """Reads records, the oldest claims first."""
-        return self._ask_all(listing(state, method, after, limit))
-
     def sweep(self, limit: int = 500) -> Swept:
         """Deletes expired records."""
         return self._ask_all(sweeping(limit))
+
+    # -- for operators
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        method: str | None = None,
+        after: Record | None = None,
+        limit: int = 100,
+        newest_first: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        stuck: bool = False,
+    ) -> Sequence[Record]:
+        """Reads records in the order of their first claims."""
+        chosen = {"state": state, "method": method, "since": since, "until": until}
+        return self._ask_all(listing(after, limit, newest_first=newest_first, stuck=stuck, **chosen))
+
+    def find(self, prefix: str, limit: int = 2) -> Sequence[Record]:
+        """Reads records whose names begin with these hexadecimal digits."""
+        return self._ask(FindRequest.of(prefix, limit))
+
+    def count(self, *, completed: bool = True) -> Mapping[tuple[str, State], int]:
+        """Counts the records of each method and state."""
+        return self._ask_all(counting(completed))
+
+    def notes(self, name: bytes) -> Sequence[Note]:
+        """Reads what operators did to an operation, the oldest note first."""
+        return self._ask(NotesRequest(name))
+
+    def resolve(
+        self, name: bytes, fence: bytes, outcome: Outcome | None, ttl: timedelta, note: Note | None = None
+    ) -> bool:
+        """Resolves a held record as an operator decided."""
+        return self._ask(ResolveRequest(name, fence, outcome, ttl, note))
+
+    def forget(self, name: bytes, fence: bytes, note: Note | None = None) -> bool:
+        """Deletes a record whose lease does not hold."""
+        return self._ask(ForgetRequest(name, fence, note))
 
     # -- within
 

@@ -10,9 +10,12 @@ from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, StoreError, StoreUnusable
 from grpc_idempotency.stores._calls.nesting import refuse_inside
 from grpc_idempotency.stores._calls.requests import (
+    CountRequest,
     Engine,
+    FindRequest,
     GetRequest,
     ListRequest,
+    NotesRequest,
     PendingRequest,
     Request,
     StandingRequest,
@@ -44,8 +47,9 @@ class SQLiteBase:
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
         foreign_keys: Makes SQLite enforce the foreign keys of your own tables. A violation makes only its own
             transaction fail; a violation of a deferred key shows at the commit, which several transactions may share.
-        read_only: Answers only ``get``, ``standing``, ``list``, ``steps`` and ``pending``, and creates or changes
-            nothing, not even a file beside the store's. For tools that only inspect the store.
+        read_only: Answers only ``get``, ``standing``, ``list``, ``find``, ``count``, ``notes``, ``steps`` and
+            ``pending``, and creates or changes nothing, not even a file beside the store's. For tools that only inspect
+            the store.
         migrate: ``False`` to refuse a file or tables that are missing or old, instead of creating or migrating them;
             see :meth:`ddl`.
     """
@@ -164,6 +168,18 @@ class SQLiteBase:
             finalizer()
 
 
+_READS = (
+    GetRequest,
+    StandingRequest,
+    ListRequest,
+    FindRequest,
+    CountRequest,
+    NotesRequest,
+    StepsRequest,
+    PendingRequest,
+)
+
+
 class _Reader:
     """The engine of a read-only store: it refuses writes, and passes reads on to the writer, which stores may share."""
 
@@ -177,7 +193,7 @@ class _Reader:
 
     def submit(self, request: Request[Any]) -> None:
         """See :class:`Engine`."""
-        if isinstance(request, GetRequest | StandingRequest | ListRequest | StepsRequest | PendingRequest):
+        if isinstance(request, _READS):
             self._writer.submit(request)
             return
         request.error = StoreUnusable(f"{self._writer.path} is opened read-only here: nothing can be written")

@@ -9,6 +9,7 @@ from typing import Any
 from grpc_idempotency.records import Renewal, State
 from grpc_idempotency.stores._calls.requests import (
     FencedRequest,
+    ForgetRequest,
     HoldRequest,
     ReleaseLapsedRequest,
     ReleaseRequest,
@@ -22,12 +23,14 @@ from grpc_idempotency.stores._calls.requests import (
 from grpc_idempotency.stores._sqlite import rows
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, Sql, padded
+from grpc_idempotency.stores._sqlite.tables import Tables
 
 
 class Changes:
     """The writes of one transaction. A method that raises has answered none of its requests."""
 
     _db: GuardedConnection
+    _tables: Tables
     _sql: Sql
     now: int
     """The store's time, in milliseconds."""
@@ -35,7 +38,11 @@ class Changes:
     """The time of the wall clock, in milliseconds since 1970."""
 
     def complete_unclaimed(self, requests: Sequence[UnclaimedRequest]) -> None:
-        parameters = [rows.completed_row(r.claim, r.outcome, r.ttl, self.now, self.wall) for r in requests]
+        methods, now, wall = self._tables.methods, self.now, self.wall
+        parameters = [
+            rows.completed_row(one.claim, methods[one.claim.method], one.outcome, one.ttl, now, wall)
+            for one in requests
+        ]
         statement = self._sql.inserting("complete_unclaimed", parameters, self.now)
         if self._db.execute(*statement).rowcount == len(requests):
             at = rows.instant(self.wall)
@@ -78,10 +85,29 @@ class Changes:
 
     def change(self, requests: Sequence[FencedRequest[bool]]) -> None:
         for one in requests:
-            statement, parameters = self._statement(one)
-            one.value = self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
+            one.value = self._is_changed(one)
             if isinstance(one, UndoRequest) and not one.value:
                 one.value = self._is_undone_for(one)
+
+    def change_noted(self, requests: Sequence[ResolveRequest | ForgetRequest]) -> None:
+        """Writes what operators do, each change together with its note: under a savepoint, since either may fail."""
+        for one in requests:
+            self._db.execute("SAVEPOINT grpc_idempotency_note")
+            try:
+                one.value = self._is_changed(one)
+                if one.value and one.note is not None:
+                    row = rows.note_row(one.name, one.note, self.now, self.wall)
+                    self._db.execute(self._sql["add_note"], row)
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK TO grpc_idempotency_note")
+                    self._db.execute("RELEASE grpc_idempotency_note")
+                raise
+            self._db.execute("RELEASE grpc_idempotency_note")
+
+    def _is_changed(self, one: FencedRequest[bool]) -> bool:
+        statement, parameters = self._statement(one)
+        return self._db.execute(self._sql[statement], (*parameters, one.name, one.fence)).rowcount == 1
 
     def _is_undone_for(self, one: UndoRequest) -> bool:
         """Returns ``True`` if an earlier call, whose answer was lost, has stored this failure."""
@@ -105,7 +131,9 @@ class Changes:
             return "release_lapsed", (self.now,)
         if isinstance(one, ResolveRequest) and one.outcome is not None:
             return "resolve", rows.outcome_row(one.name, one.fence, one.outcome, one.ttl, self.now, self.wall)[2:]
-        return "forget_held", ()
+        if isinstance(one, ForgetRequest):
+            return "forget", (self.now, self.now)
+        return "resolve_absent", ()
 
     def _many(self, name: str, parameters: list[rows.Row]) -> int:
         """Runs a statement of many rows, and returns how many rows it changed."""

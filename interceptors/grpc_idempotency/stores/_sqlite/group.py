@@ -11,13 +11,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from grpc_idempotency.errors import StoreUnavailable
-from grpc_idempotency.records import Record
+from grpc_idempotency.records import Claim, Record
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
+    ForgetRequest,
     HoldRequest,
     ReleaseLapsedRequest,
     ReleaseRequest,
@@ -98,11 +100,23 @@ class Group(Changes):
         if ClaimRequest in kinds:
             self._look()
         left: list[AnyRequest] = []
+        new: list[tuple[AnyRequest, Claim]] = []
+        methods = self._tables.methods
+        for one in chain(
+            kinds.get(ClaimRequest, ()), kinds.get(UnclaimedRequest, ()), kinds.get(TransactionRequest, ())
+        ):
+            asked = one.operation if type(one) is TransactionRequest else one
+            claim = asked and asked.claim
+            # What is not text may have no hash. It fails when it shall get a number.
+            if claim and (type(claim.method) is not str or claim.method not in methods):
+                new.append((one, claim))
         if kinds:
             if turns.shared:
                 turns.wait()
                 self._tell_time()
-            left = self.write()
+            if new:
+                self._number_methods(new)
+            left = self.write() if self._kinds else []
             if turns.shared:
                 turns.ended()
             if self.now >= turns.look_at:
@@ -160,6 +174,26 @@ class Group(Changes):
             self._tables.turns.look(self._db, self.now)
         except sqlite3.Error as error:
             _log.warning("could not look for other processes on %s: %s", self._tables.path, error)
+
+    # -- the methods
+
+    def _number_methods(self, new: Sequence[tuple[AnyRequest, Claim]]) -> None:
+        """Gives numbers to the methods of new records that have none. A request whose method can't get one fails."""
+        kinds, tables = self._kinds, self._tables
+        for one, claim in new:
+            try:
+                tables.methods.add(self._db, claim.method, tables.patience, tables.path)
+            except StoreUnavailable as error:  # the lock was not to be had for long, so nothing else can be written
+                self._fail(self._all(), error)
+                kinds.clear()
+                return
+            except Exception as error:
+                self._fail([one], error)
+                if isinstance(one.error, StoreUnavailable):
+                    one.error.landed = False
+                kinds[type(one)].remove(one)
+        self._kinds = {kind: requests for kind, requests in kinds.items() if requests}
+        self._tell_time()
 
     # -- the transaction
 
@@ -319,10 +353,12 @@ class Group(Changes):
         if requests[0].over is not None and self._take_over(requests[0]):
             return
         size = PADDED[len(requests)]
+        methods, room_for = self._tables.methods, self._tables.message_size
         row: rows.Row = ()
         values: list[Any] = []
         for one in requests:
-            row = rows.claim_row(one.claim, self.now, self.wall, self._tables.message_size)
+            claim = one.claim
+            row = rows.claim_row(claim, methods[claim.method], self.now, self.wall, room_for)
             values += row
             one.value = None
         # Copies of the last row fill the statement up. They conflict with it, so they change nothing, are not
@@ -336,8 +372,8 @@ class Group(Changes):
             one.value = one.met(found[one.claim.name])
 
     def _take_over(self, one: ClaimRequest) -> bool:
-        row = rows.claim_row(one.claim, self.now, self.wall, 0)
-        parameters = (*row[1:7], *row[8:11], one.claim.name, one.over, self.now)
+        row = rows.claim_row(one.claim, self._tables.methods[one.claim.method], self.now, self.wall, 0)
+        parameters = (*row[1:7], *row[8:12], one.claim.name, one.over, self.now)
         one.value = None
         return self._db.execute(self._sql["take_over"], parameters).rowcount == 1
 
@@ -379,7 +415,8 @@ _WRITES: dict[type[AnyRequest], Write] = {
     ReleaseLapsedRequest: Group.change,
     WaitRequest: Group.change,
     UndoRequest: Group.change,
-    ResolveRequest: Group.change,
+    ResolveRequest: Group.change_noted,
+    ForgetRequest: Group.change_noted,
 }
 """The method that writes each kind of request, in the order in which a group runs them."""
 _WRITTEN = frozenset([*_WRITES, TransactionRequest])

@@ -1,6 +1,12 @@
 -- Every statement of the store. "{p}" is the prefix of its tables; "{rows}" stands for the rows of placeholders, one
--- for each row that a call writes. Placeholders are plain question marks in the order in which the statement reads
+-- for each row that a call writes, and "{record}" for the columns of a record. Placeholders are plain question marks in the order in which the statement reads
 -- them, because Python 3.12 warns of numbered ones.
+
+-- name: record
+-- The columns of a record, but for its request. rows.py reads them in this order.
+name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
+    expires_at, status, owner, ifnull((SELECT m.name FROM {p}methods AS m WHERE m.id = method), ''), raw, canonical,
+    streams, reason, resolved, retained, details, trailers, trace, message
 
 -- name: claim
 -- Claims operations that are absent or expired; any number of rows at once. A row that conflicts with an unexpired
@@ -8,14 +14,14 @@
 -- room for the outcome's.
 INSERT INTO {p}operations
     (name, method, fence, raw, canonical, effects, streams, created_ms, lease_ms, lease_until, owner,
-    message, request)
+    trace, message, request)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
     state = 0, method = excluded.method, fence = excluded.fence, raw = excluded.raw, canonical = excluded.canonical,
     effects = excluded.effects, streams = excluded.streams, attempts = 1, failed_runs = 0,
     failed_undos = 0, created_ms = excluded.created_ms, lease_ms = excluded.lease_ms, lease_until = excluded.lease_until,
     owner = excluded.owner, completed_ms = NULL, ttl_ms = NULL, expires_at = NULL, status = NULL, reason = '', resolved = 0, retained = 1,
-    details = '', trailers = NULL, message = excluded.message, request = excluded.request
+    details = '', trailers = NULL, trace = excluded.trace, message = excluded.message, request = excluded.request
 WHERE {p}operations.expires_at <= ?
 
 -- name: take_over
@@ -23,7 +29,7 @@ WHERE {p}operations.expires_at <= ?
 -- waiting one that is due. If it has a failure, it is undoing afterwards.
 UPDATE {p}operations SET
     state = CASE WHEN status IS NULL THEN 0 ELSE 4 END, method = ?, fence = ?, raw = ?, canonical = ?, effects = ?,
-    streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?, owner = ?
+    streams = ?, attempts = attempts + 1, lease_ms = ?, lease_until = ?, owner = ?, trace = ?
 WHERE name = ? AND fence = ? AND state IN (0, 3, 4) AND lease_until <= ?
 
 -- name: complete
@@ -40,7 +46,7 @@ WHERE {p}operations.name = v.column1 AND {p}operations.fence = v.column2 AND {p}
 -- Stores completed operations that were never claimed and are absent or expired; any number of rows at once. As with
 -- "claim", a row that conflicts with an unexpired record changes nothing and is not counted.
 INSERT INTO {p}operations
-    (state, method, raw, canonical, effects, streams, created_ms, name, fence, completed_ms, ttl_ms, expires_at, status,
+    (state, method, raw, canonical, effects, streams, created_ms, trace, name, fence, completed_ms, ttl_ms, expires_at, status,
     retained, details, trailers, message)
 VALUES {rows}
 ON CONFLICT (name) DO UPDATE SET
@@ -48,7 +54,7 @@ ON CONFLICT (name) DO UPDATE SET
     effects = excluded.effects, streams = excluded.streams, attempts = 1, failed_runs = 0, failed_undos = 0,
     created_ms = excluded.created_ms, completed_ms = excluded.completed_ms, ttl_ms = excluded.ttl_ms,
     expires_at = excluded.expires_at, status = excluded.status, reason = '', resolved = 0, retained = excluded.retained,
-    details = excluded.details, trailers = excluded.trailers, message = excluded.message
+    details = excluded.details, trailers = excluded.trailers, trace = excluded.trace, message = excluded.message
 WHERE {p}operations.expires_at <= ?
 
 -- name: release
@@ -134,36 +140,85 @@ UPDATE {p}operations SET
     details = ?, trailers = ?, message = ?
 WHERE name = ? AND fence = ? AND state = 2
 
--- name: forget_held
+-- name: resolve_absent
 -- Deletes one held operation.
 DELETE FROM {p}operations WHERE name = ? AND fence = ? AND state = 2
 
+-- name: forget
+-- Deletes one unexpired operation that nobody runs.
+DELETE FROM {p}operations
+WHERE (state IN (2, 3) OR lease_until <= ? OR expires_at > ?) AND name = ? AND fence = ?
+
+-- name: add_note
+-- Adds what an operator did.
+INSERT INTO {p}notes (operation, at_ms, expires_at, by, action, reason) VALUES (?, ?, ?, ?, ?, ?)
+
+-- name: notes
+-- Reads the unexpired notes on one operation, the oldest first.
+SELECT at_ms, by, action, reason FROM {p}notes WHERE operation = ? AND expires_at > ? ORDER BY id
+
 -- name: read
 -- Reads operations by name, including expired ones; any number at once. A NULL matches nothing.
-SELECT name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
-    expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message
-FROM {p}operations WHERE name IN ({rows})
+SELECT {record} FROM {p}operations WHERE name IN ({rows})
+
+-- name: find
+-- Reads unexpired operations whose names are between two names, in the order of their names.
+SELECT {record} FROM {p}operations WHERE name BETWEEN ? AND ? AND (expires_at IS NULL OR expires_at > ?)
+ORDER BY name LIMIT ?
+
+-- name: next_range
+-- Reads the state and the method after a given pair, for which there are operations that are not completed.
+SELECT state, method FROM {p}operations WHERE state <> 1 AND (state, method) > (?, ?) ORDER BY state, method LIMIT 1
+
+-- name: next_done_method
+-- Reads the method after a given one, of which there are completed operations.
+SELECT method FROM {p}operations WHERE state = 1 AND method > ? ORDER BY method LIMIT 1
 
 -- name: scan
--- Reads a bounded number of operations, without the large columns, in the order of age, after an operation that is
--- given by its age and name. The caller chooses from them.
-SELECT name, state, method, created_ms, expires_at FROM {p}operations
-WHERE created_ms >= ? AND (created_ms > ? OR name > ?)
+-- Reads a bounded number of operations of one state and method, without the large columns, the oldest claims first: those
+-- that were claimed between two times, and of those that were claimed at a third time only the ones with a larger name
+-- than the given one. The caller chooses from them.
+SELECT created_ms, name, lease_until, expires_at FROM {p}operations
+WHERE state = ? AND state <> 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
--- name: scan_open
--- The same for one state other than completed.
-SELECT name, state, method, created_ms, expires_at FROM {p}operations
-WHERE state = ? AND state <> 1 AND created_ms >= ? AND (created_ms > ? OR name > ?)
+-- name: scan_back
+-- The same, the latest claims first.
+SELECT created_ms, name, lease_until, expires_at FROM {p}operations
+WHERE state = ? AND state <> 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name < ?)
+ORDER BY created_ms DESC, name DESC LIMIT ?
+
+-- name: scan_done
+-- The same for completed operations, the oldest claims first.
+SELECT created_ms, name, lease_until, expires_at FROM {p}operations
+WHERE state = 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
+
+-- name: scan_done_back
+-- The same, the latest claims first.
+SELECT created_ms, name, lease_until, expires_at FROM {p}operations
+WHERE state = 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name < ?)
+ORDER BY created_ms DESC, name DESC LIMIT ?
+
+-- name: count_open
+-- Counts the operations of each method and state, without completed ones.
+SELECT (SELECT name FROM {p}methods WHERE id = method), state, count(*) FROM {p}operations
+WHERE state <> 1 GROUP BY state, method
+
+-- name: count_until
+-- Reads a time of expiry so that a bounded number of operations expires after a given time and until it.
+SELECT expires_at FROM {p}operations WHERE expires_at > ? ORDER BY expires_at LIMIT 1 OFFSET ?
+
+-- name: count_done
+-- Counts the completed operations of each method that expire after one time and until another one.
+SELECT (SELECT name FROM {p}methods WHERE id = method), 1, count(*) FROM {p}operations
+WHERE expires_at > ? AND expires_at <= ? GROUP BY method
 
 -- name: pending
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
 -- (opaque, and running or undoing), then those that have a request, then those without effect (transactional, and without
 -- finished steps); the oldest first in each group. A NULL matches no method.
-SELECT name, state, fence, effects, attempts, failed_runs, failed_undos, created_ms, lease_until, completed_ms, ttl_ms,
-    expires_at, status, owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message, request
-FROM {p}operations WHERE id IN (
+SELECT {record}, request FROM {p}operations WHERE id IN (
     SELECT id FROM {p}operations
     WHERE state IN (0, 3, 4) AND state <> 1 AND lease_until <= ? AND method IN ({rows}) AND (
         request IS NOT NULL OR (state IN (0, 4) AND effects = 0)
@@ -178,9 +233,22 @@ ORDER BY state IN (0, 4) AND effects = 0 DESC, effects = 1 AND request IS NULL, 
 DELETE FROM {p}operations
 WHERE id IN (SELECT id FROM {p}operations WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
 
+-- name: sweep_notes
+-- Deletes up to the given number of expired notes.
+DELETE FROM {p}notes WHERE id IN (SELECT id FROM {p}notes WHERE expires_at <= ? ORDER BY expires_at LIMIT ?)
+
 -- name: any_expired
--- 1 if an expired operation is left.
+-- 1 if an expired operation or note is left.
 SELECT EXISTS (SELECT 1 FROM {p}operations WHERE expires_at <= ?)
+    OR EXISTS (SELECT 1 FROM {p}notes WHERE expires_at <= ?)
+
+-- name: find_method
+-- Reads the number of a method.
+SELECT id FROM {p}methods WHERE name = ?
+
+-- name: add_method
+-- Gives a number to a method, unless it has one.
+INSERT INTO {p}methods (name) VALUES (?) ON CONFLICT (name) DO NOTHING
 
 -- name: create_meta
 -- Creates the table of the store's own data: its version, its identity and its clock. It is a table, because user_version is the

@@ -5,25 +5,26 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from grpc_idempotency.records import Standing, State, Swept
+from grpc_idempotency.records import Standing, Swept
 from grpc_idempotency.stores._calls.requests import (
+    CountRequest,
+    FindRequest,
     GetRequest,
     ListRequest,
+    NotesRequest,
     PendingRequest,
     Request,
     StandingRequest,
     StepsRequest,
     SweepRequest,
 )
-from grpc_idempotency.stores._sqlite import rows
+from grpc_idempotency.stores._sqlite import looking, rows
 from grpc_idempotency.stores._sqlite.faults import translated
 from grpc_idempotency.stores._sqlite.requests import Flush, Prepare
 from grpc_idempotency.stores._sqlite.sql import MOST_ROWS, padded
 from grpc_idempotency.stores._sqlite.tables import Tables
 from grpc_idempotency.stores._sqlite.turns import begin
 
-_SCANNED_AT_ONCE = 256
-_READ_AT_ONCE = 32
 _PAGES_AT_ONCE = 256
 
 
@@ -89,35 +90,6 @@ def standing(db: sqlite3.Connection, tables: Tables, request: StandingRequest) -
     request.value = found
 
 
-def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> None:
-    """Looks through a bounded part of the records in the order of their age, and reads some of those that match."""
-    created_ms, name = (-1, b"") if request.after is None else (rows.wall_ms(request.after[0]), request.after[1])
-    behind_it = (created_ms, created_ms, name, _SCANNED_AT_ONCE)
-    if request.state in (None, State.COMPLETED):
-        seen = db.execute(tables.sql["scan"], behind_it).fetchall()
-    else:
-        seen = db.execute(tables.sql["scan_open"], (rows.STATES.index(request.state), *behind_it)).fetchall()
-    now = tables.clock.now()
-    most = min(request.limit, _READ_AT_ONCE)
-    chosen = [row for row in seen if _is_asked_for(row, request, now)][: most + 1]
-    behind = seen[-1] if len(seen) == _SCANNED_AT_ONCE else None
-    if len(chosen) > most:
-        behind = chosen[most - 1]
-    names = [row[0] for row in chosen[:most]]
-    found = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
-    records = {row[0]: rows.record(row, now) for row in found}
-    # Another process may have deleted one since it was scanned.
-    place = None if behind is None else (rows.instant(behind[3]), behind[0])
-    request.value = [records[name] for name in names if name in records], place
-
-
-def _is_asked_for(row: rows.Row, request: ListRequest, now: int) -> bool:
-    _, state, method, _, expires_at = row
-    if request.state not in (None, rows.STATES[state]) or request.method not in (None, method):
-        return False
-    return expires_at is None or expires_at > now
-
-
 def steps(db: sqlite3.Connection, tables: Tables, request: StepsRequest) -> None:
     """Reads the finished steps of one operation."""
     found = db.execute(tables.sql["steps"], (request.name, tables.clock.now())).fetchall()
@@ -126,7 +98,8 @@ def steps(db: sqlite3.Connection, tables: Tables, request: StepsRequest) -> None
 
 def pending(db: sqlite3.Connection, tables: Tables, request: PendingRequest) -> None:
     """Reads the records that can be dealt with without their clients."""
-    now, methods = tables.clock.now(), request.methods
+    now, found_methods = tables.clock.now(), (tables.methods.find(db, method) for method in request.methods)
+    methods = [method for method in found_methods if method is not None]
     size = padded(len(methods))
     parameters = [now, *methods, *([None] * (size - len(methods))), request.limit]
     found = db.execute(tables.sql.sized["pending", 0, size], parameters).fetchall()
@@ -139,7 +112,8 @@ def sweep(db: sqlite3.Connection, tables: Tables, request: SweepRequest) -> None
     try:
         now = tables.clock.now()
         deleted = db.execute(tables.sql["sweep"], (now, request.limit)).rowcount
-        more = bool(db.execute(tables.sql["any_expired"], (now,)).fetchone()[0])
+        db.execute(tables.sql["sweep_notes"], (now, request.limit))
+        more = bool(db.execute(tables.sql["any_expired"], (now, now)).fetchone()[0])
         db.execute("COMMIT")
     except BaseException:
         if db.in_transaction:
@@ -166,7 +140,10 @@ def _expired(row: rows.Row, now: int) -> bool:
 
 _READS: dict[type[Request[Any]], Callable[[sqlite3.Connection, Tables, Any], None]] = {
     StandingRequest: standing,
-    ListRequest: list_part,
     StepsRequest: steps,
     PendingRequest: pending,
+    ListRequest: looking.list_part,
+    FindRequest: looking.find,
+    CountRequest: looking.count_part,
+    NotesRequest: looking.notes,
 }

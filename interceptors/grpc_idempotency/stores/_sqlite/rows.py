@@ -9,11 +9,13 @@ from grpc_idempotency.records import (
     Code,
     Effects,
     Fingerprint,
+    Note,
     Outcome,
     Record,
     State,
     Step,
 )
+from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.packing import packed, packed_request, unpacked, unpacked_request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -45,12 +47,25 @@ def wall_ms(at: datetime) -> int:
     return (at - _EPOCH) // _MILLISECOND
 
 
-def claim_row(claim: Claim, now: int, wall: int, room: int) -> Row:
-    """Returns the parameters of one row of the statement ``claim``, with room for a message of ``room`` bytes."""
+def wall_ms_from(at: datetime) -> int:
+    """Returns the first millisecond that does not begin before a time."""
+    return -((_EPOCH - at) // _MILLISECOND)
+
+
+def claim_row(claim: Claim, method: int, now: int, wall: int, room: int) -> Row:
+    """Returns the parameters of one row of the statement ``claim``.
+
+    Args:
+        claim: The claim.
+        method: The number of its method.
+        now: The store's time.
+        wall: The time of the wall clock.
+        room: The size of the message that the row is to have room for, in bytes.
+    """
     lease, prints = max(1, claim.lease // _MILLISECOND), claim.fingerprint
     return (
         claim.name,
-        claim.method,
+        method,
         claim.fence,
         prints.raw,
         None if prints.canonical == prints.raw else prints.canonical,
@@ -60,26 +75,28 @@ def claim_row(claim: Claim, now: int, wall: int, room: int) -> Row:
         lease,
         now + lease,
         claim.owner,
+        claim.trace or None,
         *((bytes(room), None) if claim.request is None else (None, packed_request(claim.request))),
     )
 
 
-def completed_row(claim: Claim, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
-    """Returns the parameters of one row of the statement ``complete_unclaimed``."""
+def completed_row(claim: Claim, method: int, outcome: Outcome, ttl: timedelta, now: int, wall: int) -> Row:
+    """Returns the parameters of one row of the statement ``complete_unclaimed``; ``method`` is the method's number."""
     prints = claim.fingerprint
     return (
         COMPLETED,
-        claim.method,
+        method,
         prints.raw,
         None if prints.canonical == prints.raw else prints.canonical,
         EFFECTS.index(claim.effects),
         claim.streams,
         wall,
+        claim.trace or None,
         *outcome_row(claim.name, claim.fence, outcome, ttl, now, wall),
     )
 
 
-CLAIM_COLUMNS = 13
+CLAIM_COLUMNS = 14
 """The number of values in a row of the statement ``claim``."""
 OUTCOME_COLUMNS = 10
 """The number of values in a row of the statement ``complete``."""
@@ -109,6 +126,17 @@ def step_row(name: bytes, fence: bytes, step: Step, wall: int) -> Row:
     return (name, fence, step.name, step.position, step.undoable, wall, step.result)
 
 
+def note_row(name: bytes, note: Note, now: int, wall: int) -> Row:
+    """Returns the parameters of the statement ``add_note``."""
+    return (name, wall, now + milliseconds(NOTES_KEPT), note.by, note.action, note.reason)
+
+
+def note(row: Row) -> Note:
+    """Returns the note in a row of the statement ``notes``."""
+    at, by, action, reason = row
+    return Note(at=instant(at), by=by, action=action, reason=reason)
+
+
 def step(row: Row) -> Step:
     """Returns the step in a row of the statement ``steps``."""
     name, position, undoable, recorded, result = row
@@ -116,10 +144,10 @@ def step(row: Row) -> Step:
 
 
 def record(row: Row, now: int) -> Record:
-    """Returns the record in a row of the statements ``read`` and ``pending``."""
+    """Returns the record in a row of a statement that reads records; ``pending`` reads their requests, too."""
     name, state, fence, effects, attempts, failed_runs, failed_undos, created, lease_until, completed = row[:10]
     ttl_ms, _, status = row[10:13]
-    owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, message = row[13:24]
+    owner, method, raw, canonical, streams, reason, resolved, retained, details, trailers, trace, message = row[13:25]
     told = None
     if status is not None:
         told = Outcome(
@@ -150,7 +178,8 @@ def record(row: Row, now: int) -> Record:
         failure=told if state != COMPLETED else None,
         reason=reason,
         resolved=bool(resolved),
-        request=unpacked_request(row[24]) if len(row) > 24 and row[24] is not None else None,
+        trace=trace or b"",
+        request=unpacked_request(row[25]) if len(row) > 25 and row[25] is not None else None,
     )
 
 

@@ -13,6 +13,7 @@ from grpc_idempotency.errors import PolicyError
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}\Z")
 _HEADING = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_TABLES = ("methods", "operations", "steps", "notes", "peers", "meta")
 MOST_ROWS = 128
 """The maximum number of rows in one statement."""
 
@@ -23,6 +24,8 @@ def _sources() -> tuple[dict[str, str], tuple[str, ...]]:
     folder = importlib.resources.files(__package__)
     parts = _HEADING.split(folder.joinpath("queries.sql").read_text(encoding="utf-8"))
     statements = dict(zip(parts[1::2], map(_without_comments, parts[2::2]), strict=True))
+    record = statements.pop("record")
+    statements = {name: text.replace("{record}", record) for name, text in statements.items()}
     scripts = [file for file in folder.joinpath("migrations").iterdir() if file.name.endswith(".sql")]
     scripts.sort(key=lambda file: file.name)
     return statements, tuple(file.read_text(encoding="utf-8") for file in scripts)
@@ -98,7 +101,7 @@ class Sql:
     @property
     def tables(self) -> list[str]:
         """The names of the store's tables, in lower case."""
-        return [(self.prefix + table).lower() for table in ("operations", "steps", "peers", "meta")]
+        return [(self.prefix + table).lower() for table in _TABLES]
 
     @property
     def version(self) -> int:

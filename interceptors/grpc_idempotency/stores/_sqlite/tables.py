@@ -9,6 +9,7 @@ from grpc_idempotency.errors import StoreUnusable
 from grpc_idempotency.stores._sqlite.clock import Anchor, RawClock, StoreClock
 from grpc_idempotency.stores._sqlite.faults import fault_of
 from grpc_idempotency.stores._sqlite.guard import GuardedConnection
+from grpc_idempotency.stores._sqlite.methods import Methods
 from grpc_idempotency.stores._sqlite.sql import Sql
 from grpc_idempotency.stores._sqlite.turns import Turns, begin
 
@@ -27,6 +28,7 @@ class Tables:
         self.sql = sql
         self.clock = StoreClock(raw_clock)
         self.turns = Turns(sql)
+        self.methods = Methods(sql)
         self.patience = patience
         """The maximum time to wait for the write lock, in seconds."""
         self._read_only = read_only

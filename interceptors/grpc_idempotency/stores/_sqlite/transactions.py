@@ -138,7 +138,8 @@ class Transactions:
                     row = rows.outcome_row(operation.name, operation.fence, outcome, operation.ttl, now, wall)
                     self._outcomes.append(row)
                 else:
-                    self._records.append(rows.completed_row(claim, outcome, operation.ttl, now, wall))
+                    method = self._tables.methods[claim.method]
+                    self._records.append(rows.completed_row(claim, method, outcome, operation.ttl, now, wall))
                 self._completed[operation.name] = operation.fence
                 request.completed_at = rows.instant(wall)
         except Exception as error:

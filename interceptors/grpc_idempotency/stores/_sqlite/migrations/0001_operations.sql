@@ -1,3 +1,9 @@
+-- One row per method of which there was ever an operation. Operations have its number in place of its name, which is
+-- longer than most other columns. Numbers are never reused or changed, since servers remember them (methods.py).
+CREATE TABLE {p}methods (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE
+);
 -- One row per operation. It is a rowid table, so that rows are appended although their names are random. The small
 -- columns come first, so that reading them never reads through a large message. Times are integer milliseconds: leases
 -- and expiry by the store's clock (clock.py), created_ms and completed_ms by the wall clock, for people.
@@ -20,7 +26,7 @@ CREATE TABLE {p}operations (
     status INTEGER,                          -- with retained, details and trailers: the outcome, or the failure because
                                              -- of which it is undone; NULL if there is neither
     owner TEXT,                              -- host:pid of the process of the last claim; NULL once completed
-    method TEXT NOT NULL,
+    method INTEGER NOT NULL,                 -- its number in the table of methods
     raw BLOB NOT NULL,
     canonical BLOB,                          -- NULL if it is the same as raw, which is the usual case
     reason TEXT NOT NULL DEFAULT '',
@@ -28,19 +34,20 @@ CREATE TABLE {p}operations (
     retained INTEGER NOT NULL DEFAULT 1,     -- 0 if the message was too large to be kept
     details TEXT NOT NULL DEFAULT '',
     trailers BLOB,
+    trace BLOB,                              -- the trace context of the last claim; NULL if it had none
     message BLOB,                            -- NULL or zeros until there is an outcome: room for it
     request BLOB                             -- NULL if there is none, and once completed or held
 );
 -- 16 random bytes per row, and nothing else: the only tree that is written at random places.
 CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
--- For sweeps. It is appended to as well, as long as operations have similar TTLs.
-CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
--- For lists, the oldest claims first.
-CREATE INDEX {p}operations_age ON {p}operations (created_ms);
--- For recovery, and for lists of one state: it has no completed operations, which are nearly all rows. Each index makes
--- a call write two more pages, so recovery has no index of its own: it reads all operations that are running, undoing
--- or waiting, which are never very many.
-CREATE INDEX {p}operations_open ON {p}operations (state, created_ms, name) WHERE state <> 1;
+-- For sweeps, and to count completed operations. It is appended to as well, as long as operations have similar TTLs.
+CREATE INDEX {p}operations_expiry ON {p}operations (expires_at, method) WHERE expires_at IS NOT NULL;
+-- For lists: an operation is either in this index, or in the next one. A list of several methods or states merges ranges.
+CREATE INDEX {p}operations_done ON {p}operations (method, created_ms) WHERE state = 1;
+-- For lists, counts and recovery: it has no completed operations, which are nearly all rows. Each index makes a call write
+-- two more pages, so recovery has no index of its own: it reads all operations of its methods that are running, undoing or
+-- waiting, which are never very many.
+CREATE INDEX {p}operations_open ON {p}operations (state, method, created_ms, name) WHERE state <> 1;
 -- One row per finished step. The ids of an operation's steps are in the order in which the steps were recorded.
 CREATE TABLE {p}steps (
     id INTEGER PRIMARY KEY,
@@ -60,6 +67,18 @@ END;
 CREATE TRIGGER {p}operations_anew AFTER UPDATE OF created_ms ON {p}operations BEGIN
     DELETE FROM {p}steps WHERE operation = old.id;
 END;
+-- One row per change that an operator has made. It stays when the operation's own row is deleted.
+CREATE TABLE {p}notes (
+    id INTEGER PRIMARY KEY,
+    operation BLOB NOT NULL,                 -- its name
+    at_ms INTEGER NOT NULL,                  -- by the wall clock
+    expires_at INTEGER NOT NULL,             -- by the store's clock
+    by TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX {p}notes_operation ON {p}notes (operation);
+CREATE INDEX {p}notes_expiry ON {p}notes (expires_at);
 -- One row per process that has the file open; seen_ms by the store's clock (turns.py).
 CREATE TABLE {p}peers (
     id TEXT PRIMARY KEY,
