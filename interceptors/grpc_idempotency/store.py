@@ -354,6 +354,24 @@ class NotifyingStore(Protocol):
         """
 
 
+class ObservableStore(Protocol):
+    """A call that a store of either kind may have: it reports the batches that its writer sends.
+
+    For stores that gather what waits and write it together.
+    """
+
+    def observe(self, committed: Callable[[int, float], object]) -> Callable[[], object]:
+        """Registers a function that is called after each batch, whether the store is open or not.
+
+        Args:
+            committed: Called in the writer's thread with the number of requests in the batch, and the seconds that it
+                took. It does not block, and calls no store.
+
+        Returns:
+            A function that ends the registration.
+        """
+
+
 class Store(Protocol):
     """A store as ``grpc_idempotency`` uses it in threads: it has the same calls, and they block."""
 

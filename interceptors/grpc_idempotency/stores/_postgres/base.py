@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.stores._calls.batches import Batches
 from grpc_idempotency.stores._calls.nesting import refuse_inside
 from grpc_idempotency.stores._calls.requests import Engine, Request
 from grpc_idempotency.stores._postgres import registry
@@ -71,6 +73,7 @@ class PostgresBase:
             clock=_clock,
         )
         self._sql = Sql(schema, _clock)
+        self._batches = Batches()
         self._lock = threading.Lock()
         self._engine: PostgresEngine | None = None
         self._identity: str | None = None
@@ -83,6 +86,16 @@ class PostgresBase:
         A copy of the database has the same identity, so one server must not use both.
         """
         return self._identity
+
+    def observe(self, committed: Callable[[int, float], object]) -> Callable[[], object]:
+        """See :class:`grpc_idempotency.store.ObservableStore`: what the writer sends together is
+        one batch, of all stores of this process with equal settings.
+        """
+        end = self._batches.add(committed)
+        with self._lock:
+            if self._engine is not None:
+                self._engine.watched.add(self._batches)
+        return end
 
     def ddl(self, *, since: int = 0) -> str:
         """Returns the SQL that creates or migrates the tables, as one transaction. Opens nothing.
@@ -107,6 +120,8 @@ class PostgresBase:
             if engine is None or engine.failure is not None:
                 self._let_go()
                 self._engine = engine = registry.acquire(self._settings)
+                if self._batches.observers:
+                    engine.watched.add(self._batches)
                 self._finalizer = weakref.finalize(self, registry.engines.release, engine)
                 self._finalizer.atexit = False  # at exit the registry closes all engines, and waits for them
             return None if self._opened is not None else engine

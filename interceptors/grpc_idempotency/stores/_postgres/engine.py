@@ -4,6 +4,7 @@ import threading
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
+from grpc_idempotency.stores._calls.batches import Watched
 from grpc_idempotency.stores._calls.requests import Request, TransactionRequest, deliver
 from grpc_idempotency.stores._postgres.async_pool import AsyncPools
 from grpc_idempotency.stores._postgres.kinds import WRITTEN
@@ -41,6 +42,11 @@ class PostgresEngine:
     def identity(self) -> str | None:
         """The identity of the database's operations, once it is known."""
         return self._writer.identity
+
+    @property
+    def watched(self) -> Watched:
+        """The stores whose observers are told of each batch of the writer."""
+        return self._writer.watched
 
     def submit(self, request: Request[Any]) -> None:
         """See :class:`Engine`."""

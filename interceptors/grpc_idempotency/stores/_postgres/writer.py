@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
+from grpc_idempotency.stores._calls.batches import Watched
 from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._postgres import faults, tables
 from grpc_idempotency.stores._postgres.group import Group
@@ -44,6 +45,8 @@ class Writer:
     ) -> None:
         self.identity: str | None = None
         """The identity of the database's operations, once it is known."""
+        self.watched = Watched()
+        """The stores whose observers are told of each batch."""
         self._settings = settings
         self._sql = sql
         self._sessions = sessions
@@ -74,6 +77,7 @@ class Writer:
         while more or locked:
             more, batch = self._take(_LOOK_AGAIN if locked else None, wait=more)
             requests = [*locked, *batch]
+            began = time.monotonic()
             try:
                 locked = self._run(requests)
             except Exception as error:  # a bug in this library must not leave callers waiting for ever
@@ -82,8 +86,12 @@ class Writer:
                 locked = []
                 for one in requests:
                     one.error = one.error or faults.translated(error)
+            seconds = time.monotonic() - began
             waiting = set(map(id, locked))
-            deliver([one for one in requests if id(one) not in waiting])
+            answered = [one for one in requests if id(one) not in waiting]
+            deliver(answered)
+            if answered and self.watched.stores:
+                self.watched.tell(len(answered), seconds)
         self._drop()
         self._ended(self._farewells)
 

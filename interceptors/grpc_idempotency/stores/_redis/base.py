@@ -8,6 +8,7 @@ from typing import Any
 
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, StoreError, StoreUnavailable
+from grpc_idempotency.stores._calls.batches import Batches
 from grpc_idempotency.stores._calls.requests import Engine as AnyEngine
 from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._redis.engine import Engine
@@ -87,6 +88,7 @@ class RedisBase:
                 self._server.pool(one)
             except (TypeError, ValueError) as exc:
                 raise PolicyError(f"url and options must be those of redis-py: {exc}") from exc
+        self._batches = Batches()
         self._lock = threading.Lock()
         self._opening: list[Request[Any]] = []
         self._finalizer: weakref.finalize[..., Any] | None = None
@@ -105,6 +107,10 @@ class RedisBase:
         engine = opened[0]
         assert isinstance(engine, Engine)
         return self._watch.add(changed, engine.nodes)
+
+    def observe(self, committed: Callable[[int, float], object]) -> Callable[[], object]:
+        """See :class:`grpc_idempotency.store.ObservableStore`: a pipeline is one batch."""
+        return self._batches.add(committed)
 
     # -- within
 
@@ -129,7 +135,7 @@ class RedisBase:
                 nodes, self._identity = self._server.connected(
                     self._keys, self._confirmation.replicas, migrate=self._migrate
                 )
-                engine = Engine(nodes, self._keys, self._plans, self._confirmation)
+                engine = Engine(nodes, self._keys, self._plans, self._confirmation, self._batches)
                 self._finalizer = weakref.finalize(self, _abandon, engine, self._watch)
                 self._finalizer.atexit = False  # the writers are daemons, and nobody waits for them any more
                 self._opened = engine, None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable, Unstorable
+from grpc_idempotency.stores._calls.batches import Batches
 from grpc_idempotency.stores._calls.requests import ListRequest, PendingRequest, Request, SweepRequest, deliver
 from grpc_idempotency.stores._redis.commands import Command, Plan
 from grpc_idempotency.stores._redis.keys import Keys
@@ -26,14 +27,15 @@ class Engine:
         keys: The names of the store's keys.
         plans: Makes the plans of requests.
         confirmation: Which replicas have to confirm a write.
+        batches: Told of each pipeline that was answered.
     """
 
-    def __init__(self, nodes: Nodes, keys: Keys, plans: Plans, confirmation: Confirmation) -> None:
+    def __init__(self, nodes: Nodes, keys: Keys, plans: Plans, confirmation: Confirmation, batches: Batches) -> None:
         self.failure: StoreError | None = None
         self.nodes = nodes
         self._plans = plans
-        self._short = Lane(nodes, keys, confirmation, self._deliver)
-        self._long = Lane(nodes, keys, confirmation, self._deliver)
+        self._short = Lane(nodes, keys, confirmation, self._deliver, batches)
+        self._long = Lane(nodes, keys, confirmation, self._deliver, batches)
         self._lock = threading.Lock()
         self._under_way = 1  # one more than the requests, until the engine is closed
         self._last: Request[Any] | None = None

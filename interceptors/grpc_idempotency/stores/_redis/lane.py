@@ -6,6 +6,7 @@ A caller can't cancel what a writer sends, since it waits for a future and not f
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptError, ReadOnlyError, ResponseError
 
 from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.stores._calls.batches import Batches
 from grpc_idempotency.stores._calls.requests import Request
 from grpc_idempotency.stores._redis.commands import Command
 from grpc_idempotency.stores._redis.faults import DRIVER, translated
@@ -49,13 +51,20 @@ class Lane:
         keys: The names of the store's keys.
         confirmation: Which replicas have to confirm a write.
         deliver: Called with requests that are answered.
+        batches: Told of each pipeline that was answered.
     """
 
     def __init__(
-        self, nodes: Nodes, keys: Keys, confirmation: Confirmation, deliver: Callable[[list[Request[Any]]], None]
+        self,
+        nodes: Nodes,
+        keys: Keys,
+        confirmation: Confirmation,
+        deliver: Callable[[list[Request[Any]]], None],
+        batches: Batches,
     ) -> None:
         self.nodes = nodes
         self.deliver = deliver
+        self.batches = batches
         self._keys = keys
         self._confirmation = confirmation
         self._lock = threading.Lock()
@@ -118,7 +127,10 @@ class Writer:
         while more:
             more, group = self._next()
             if group:
+                began = time.monotonic()
                 self._answer(group)
+                if self._lane.batches.observers:
+                    self._lane.batches.tell(len(group), time.monotonic() - began)
         if self._connection is not None:
             self._connection.disconnect()
 

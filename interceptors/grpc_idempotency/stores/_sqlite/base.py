@@ -3,11 +3,13 @@
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
 from grpc_idempotency import _checks
 from grpc_idempotency.errors import PolicyError, StoreError, StoreUnusable
+from grpc_idempotency.stores._calls.batches import Batches
 from grpc_idempotency.stores._calls.nesting import refuse_inside
 from grpc_idempotency.stores._calls.requests import (
     CountRequest,
@@ -88,6 +90,7 @@ class SQLiteBase:
         )
         self._migrate = _checks.flag("migrate", migrate)
         self._clock = _clock or MachineClock()
+        self._batches = Batches()
         self._lock = threading.Lock()
         self._writer: Writer | None = None
         self._tables: Tables | None = None
@@ -106,6 +109,16 @@ class SQLiteBase:
         A copy of the file has the same identity, so one server must not use both.
         """
         return self._identity
+
+    def observe(self, committed: Callable[[int, float], object]) -> Callable[[], object]:
+        """See :class:`grpc_idempotency.store.ObservableStore`: a group is one batch, of all stores
+        of this process on the file.
+        """
+        end = self._batches.add(committed)
+        with self._lock:
+            if self._writer is not None:
+                self._writer.watched.add(self._batches)
+        return end
 
     def ddl(self, *, since: int = 0) -> str:
         """Returns the SQL that creates or migrates the tables, as one transaction. Opens nothing.
@@ -131,6 +144,8 @@ class SQLiteBase:
             if self._writer is None or self._tables is None or self._writer.failure is not None:
                 self._let_go()  # of the failed writer, if there is one
                 writer = registry.acquire(self._given, self._settings)
+                if self._batches.observers:
+                    writer.watched.add(self._batches)
                 self._path = writer.path
                 self._writer = writer
                 self._tables = writer.tables(self._sql, self._clock, read_only=self._settings.read_only)

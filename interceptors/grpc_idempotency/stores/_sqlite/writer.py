@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.stores._calls.requests import (
-    Request,
-    deliver,
-)
+from grpc_idempotency.stores._calls.batches import Watched
+from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._sqlite.clock import RawClock
 from grpc_idempotency.stores._sqlite.connection import Settings, connect
 from grpc_idempotency.stores._sqlite.faults import translated
@@ -136,6 +134,8 @@ class Writer:
         """Why no request can be submitted: the file could not be opened, is lost, or is closed."""
         self.closed = threading.Event()
         """Set when the file is not open any more."""
+        self.watched = Watched()
+        """The stores whose observers are told of each batch."""
         self._tables: dict[tuple[str, bool], Tables] = {}
         self._inbox = Inbox()
         self._db: GuardedConnection | None = None
@@ -229,6 +229,7 @@ class Writer:
                     if trouble is not None:
                         self._lose(db, batch, trouble, landed=False)
                         return
+                began = time.monotonic() if self.watched.stores else None
                 left = self._run(db, batch) if batch else []
                 trouble = self.place.trouble()  # always checked before a commit is acknowledged
                 if trouble is not None:
@@ -241,6 +242,8 @@ class Writer:
                     batch = [one for one in batch if id(one) not in unanswered]
                 together = len(batch) + self._inbox.size()
                 deliver(batch)
+                if batch and began is not None:
+                    self.watched.tell(len(batch), checked_at - began)
                 batches += 1
                 if not left:
                     self._gather(len(batch), many=together >= _MANY or not batches % _PROBE_EVERY)
