@@ -75,6 +75,13 @@ def plain_function(name: str, value: Any) -> Callable[..., Any]:
     return value  # type: ignore[no-any-return]  # narrowed by callable alone
 
 
+def plain_functions(name: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """Returns the functions as a tuple. Raises :class:`PolicyError` unless they are an iterable of plain functions."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise PolicyError(f"{name} must be a list of functions, not {_told(value)}.")
+    return tuple(plain_function(name, one) for one in value)
+
+
 def secret(name: str, value: Any) -> bytes | None:
     """Returns the value. Raises :class:`PolicyError` unless it is ``None``, or enough bytes for the key of an HMAC."""
     if value is not None and not (isinstance(value, bytes) and len(value) >= SHORTEST_SECRET):

@@ -179,6 +179,8 @@ class Ending(enum.Enum):
     """The handler raised an exception."""
     ROLLED_BACK = "rolled back"
     """Its transaction was not committed, or another call of the store failed in it."""
+    IN_DOUBT = "in doubt"
+    """The handler raised :class:`~grpc_idempotency.OutcomeUnknown`."""
     CANCELLED = "cancelled"
     """The handler was cancelled from inside the server."""
     OVERRAN = "overran"

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def test_example_servers(name: str, tmp_path: Path) -> None:
         assert call(address)[1] == "None"
     with example(name, tmp_path) as address:
         assert call(address, ("idempotency-key", "k1")) == (first, "replayed")
+
+
+@pytest.mark.slow
+def test_example_of_an_observer(tmp_path: Path) -> None:
+    """It prints how each call was answered."""
+    key, method = ("idempotency-key", "k1"), "/shop.orders.v1.OrderService/CreateOrder"
+    with example("observing.py", tmp_path) as address:
+        assert call(address, key)[1] == "executed"
+        assert call(address, key)[1] == "replayed"
+        with pytest.raises(grpc.RpcError, match="can't be used"):
+            call(address, ("idempotency-key", ""))
+        lines = [f"{method} executed OK", f"{method} replayed OK", f"{method} KEY_INVALID INVALID_ARGUMENT"]
+        while (tmp_path / "server.log").read_text().splitlines() != lines:
+            time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -14,7 +14,13 @@ from .pages import ROOT, each_page
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 ENTRIES = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", GLOSSARY, re.MULTILINE)
 """The words of the glossary, each with where it is at home."""
-PUBLIC = ("grpc_idempotency", "grpc_idempotency.records", "grpc_idempotency.store", "grpc_idempotency.transactions")
+PUBLIC = (
+    "grpc_idempotency",
+    "grpc_idempotency.events",
+    "grpc_idempotency.records",
+    "grpc_idempotency.store",
+    "grpc_idempotency.transactions",
+)
 STEMS = {"cardinality": "cardinalities", "pass-through": "passed through", "take-over": "taken over", "try": "tries"}
 """How a clause writes a word, where the clause does not have the word itself."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import MemoryStore, StoreUnavailable
-from grpc_idempotency._protocol.effects import Event as Told
+from grpc_idempotency._protocol.effects import Told
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.leases import MOST_UNANSWERED, Lease, Leases
 from grpc_idempotency._server.workers import Workers

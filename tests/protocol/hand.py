@@ -14,7 +14,6 @@ from grpc_idempotency._protocol.effects import (
     Conclusion,
     Effect,
     Ended,
-    Event,
     Follow,
     Followed,
     Join,
@@ -22,6 +21,7 @@ from grpc_idempotency._protocol.effects import (
     Plan,
     Ran,
     Tell,
+    Told,
     TryClaim,
 )
 from grpc_idempotency._protocol.refusals import Reason, Refusal
@@ -78,7 +78,7 @@ class Hand:
         self._plan = plan
         self._effect: Effect[Any] | None = None
         self._result: Any = None
-        self.told: list[Event] = []
+        self.told: list[Told] = []
         """What it has written to the log."""
         self._go(lambda: next(plan))
 
@@ -88,7 +88,7 @@ class Hand:
         except StopIteration as done:
             self._effect, self._result = None, done.value
         if isinstance(self._effect, Tell):
-            self.told.append(self._effect.event)
+            self.told.append(self._effect.told)
             self._go(lambda: self._plan.send(None))
 
     def asked(self, kind: type[E]) -> E:

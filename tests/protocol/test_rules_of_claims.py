@@ -11,7 +11,6 @@ from grpc_idempotency._protocol.effects import (
     Complete,
     CutShort,
     Ended,
-    Event,
     Execute,
     Executed,
     Fate,
@@ -22,6 +21,7 @@ from grpc_idempotency._protocol.effects import (
     Raised,
     Ran,
     Release,
+    Told,
     TryClaim,
     Unprotected,
     Wait,
@@ -71,7 +71,7 @@ def test_what_is_safe_to_run_again_is_taken_over(effects: Effects) -> None:
     hand.reply(LoadSteps, [])
     execute = hand.asked(Execute)
     assert (execute.attempt, execute.claim) == (3, claim(effects))
-    assert hand.told == [Event.TOOK_OVER]
+    assert hand.told == [Told.TOOK_OVER]
 
 
 def test_a_take_over_that_came_too_late_finds_what_is_there_now() -> None:
@@ -96,7 +96,7 @@ def test_an_opaque_operation_whose_server_died_is_held() -> None:
     hold = hand.asked(Hold)
     assert (hold.fence, hold.lapsed_only) == (b"theirs", True)
     hand.reply(Hold, True)
-    assert hand.told == [Event.HELD]
+    assert hand.told == [Told.HELD]
     assert hand.result == Found(replace(lapsed, state=State.HELD, lapsed=False, reason=hold.reason))
 
 
@@ -110,7 +110,7 @@ def test_recovery_takes_over_what_it_has_seen() -> None:
     hand.reply(Get, record(fence=b"mine", effects=Effects.REPEATABLE, attempts=3, failed_runs=1))
     hand.reply(LoadSteps, ())
     assert hand.asked(Execute).attempt == 3
-    assert hand.told == [Event.TOOK_OVER]
+    assert hand.told == [Told.TOOK_OVER]
 
 
 def test_recovery_of_what_waits_runs_it_again() -> None:
@@ -118,7 +118,7 @@ def test_recovery_of_what_waits_runs_it_again() -> None:
     seen = record(State.WAITING, lapsed=True, effects=Effects.REPEATABLE, failed_runs=1)
     hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen), b"mine"))
     hand.reply(TryClaim, None)
-    assert hand.told == [Event.RUNS_AGAIN]
+    assert hand.told == [Told.RUNS_AGAIN]
     hand = Hand(protocol.operate(replace(call(effects=Effects.REPEATABLE), lapsed=seen), b"mine"))
     quicker = record(fence=b"another")
     hand.reply(TryClaim, quicker)
@@ -181,7 +181,7 @@ def test_recovery_holds_what_is_in_doubt(held: bool) -> None:
     asked = hand.asked(Hold)
     assert (asked.name, asked.fence, asked.lapsed_only) == (b"name", b"theirs", True)
     hand.reply(Hold, held)
-    assert (hand.result, hand.told) == (held, [Event.HELD] if held else [])
+    assert (hand.result, hand.told) == (held, [Told.HELD] if held else [])
 
 
 @pytest.mark.parametrize("released", [True, False])
@@ -191,7 +191,7 @@ def test_recovery_releases_what_has_had_no_effect(released: bool) -> None:
     asked = hand.asked(Release)
     assert (asked.name, asked.fence, asked.lapsed_only) == (b"name", b"theirs", True)
     hand.reply(Release, released)
-    assert (hand.result, hand.told) == (released, [Event.RELEASED] if released else [])
+    assert (hand.result, hand.told) == (released, [Told.RELEASED] if released else [])
 
 
 def test_how_it_was_begun_decides_and_not_how_it_would_be_now() -> None:

@@ -12,7 +12,6 @@ from grpc_idempotency._protocol.effects import (
     Complete,
     CutShort,
     Effect,
-    Event,
     Executed,
     Found,
     Get,
@@ -25,6 +24,7 @@ from grpc_idempotency._protocol.effects import (
     Release,
     Released,
     RolledBack,
+    Told,
     Unprotected,
 )
 from grpc_idempotency._protocol.refusals import Reason
@@ -116,7 +116,7 @@ def test_what_the_store_can_not_keep_is_left_out_of_the_outcome() -> None:
     hand = settling(Answered(odd))
     hand.fail(Complete, Unstorable("no"))
     bare = Outcome(status=Code.OK, message=b"done")
-    assert hand.told == [Event.STRIPPED]
+    assert hand.told == [Told.STRIPPED]
     assert hand.asked(Complete).outcome == bare
     hand.reply(Complete, NOON)
     assert hand.result == Executed(bare)
@@ -135,7 +135,7 @@ def test_an_opaque_handler_that_was_cut_short_is_held(cut: CutShort) -> None:
     hand = settling(cut)
     assert hand.asked(Hold) == Hold(b"name", b"mine", cut.value)
     hand.reply(Hold, True)
-    assert hand.told == [Event.HELD]
+    assert hand.told == [Told.HELD]
     assert reason_of(hand.result.refusal) is Reason.OUTCOME_UNKNOWN
     assert hand.result.refusal.variables["cause"] == cut.value
 
@@ -164,7 +164,7 @@ def test_an_opaque_handler_in_doubt_is_held_with_its_reason() -> None:
     held = hand.asked(Hold).reason
     assert held.endswith(": card 4711 may be charged")
     hand.reply(Hold, True)
-    assert hand.told == [Event.HELD]
+    assert hand.told == [Told.HELD]
     later = concluded(Found(record(State.HELD, reason=held))).result
     for refusal in (hand.result.refusal, later):
         assert reason_of(refusal) is Reason.OUTCOME_UNKNOWN

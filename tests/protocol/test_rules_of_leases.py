@@ -9,13 +9,13 @@ from grpc_idempotency._protocol import rules as protocol
 from grpc_idempotency._protocol.effects import (
     AwaitedRuns,
     EndWaits,
-    Event,
     Get,
     LeaseHolds,
     LoseLease,
     Pause,
     ReadStandings,
     Renew,
+    Told,
 )
 from grpc_idempotency.records import Record, Renewal, Standing, State
 
@@ -68,7 +68,7 @@ def test_a_busy_record_loses_nothing() -> None:
     hand.reply(Pause, None)
     hand.reply(Renew, Renewal.BUSY)
     hand.reply(LeaseHolds, False)
-    assert hand.told == [Event.LAPSED]
+    assert hand.told == [Told.LAPSED]
 
 
 def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
@@ -79,12 +79,12 @@ def test_a_lease_that_ran_out_is_told_once_and_may_be_had_again() -> None:
         hand.reply(LeaseHolds, False)
         assert hand.asked(Pause).seconds == 5.0
         hand.reply(Pause, None)
-        assert hand.told == [Event.LAPSED]
+        assert hand.told == [Told.LAPSED]
     hand.reply(Renew, Renewal.RENEWED)
     hand.reply(Pause, None)
     hand.fail(Renew, DOWN)
     hand.reply(LeaseHolds, False)
-    assert hand.told == [Event.LAPSED, Event.LAPSED]
+    assert hand.told == [Told.LAPSED, Told.LAPSED]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_lease_of_another_is_lost(now: Record | None) -> None:
     hand.reply(Renew, Renewal.LOST)
     hand.reply(Get, now)
     hand.reply(LoseLease, None)
-    assert hand.told == [Event.LOST]
+    assert hand.told == [Told.LOST]
     assert hand.result is None
 
 

@@ -13,7 +13,6 @@ from grpc_idempotency._protocol.effects import (
     CompleteUnclaimed,
     CutShort,
     Ended,
-    Event,
     Execute,
     Executed,
     Found,
@@ -29,6 +28,7 @@ from grpc_idempotency._protocol.effects import (
     Release,
     Released,
     RolledBack,
+    Told,
     TryClaim,
     Unprotected,
     Wait,
@@ -123,7 +123,7 @@ def test_what_was_claimed_and_has_lapsed_is_taken_over_by_a_claim(state: State) 
     hand.reply(Get, standing(state, lapsed=True, attempts=2))
     assert (hand.asked(TryClaim).claim, hand.asked(TryClaim).over) == (CLAIM, b"theirs")
     hand.reply(TryClaim, None)
-    assert hand.told == [Event.RUNS_AGAIN if state is State.WAITING else Event.TOOK_OVER]
+    assert hand.told == [Told.RUNS_AGAIN if state is State.WAITING else Told.TOOK_OVER]
     hand.reply(Get, standing(State.RUNNING, fence=b"mine", attempts=3))
     hand.reply(LoadSteps, ())
     execute = hand.asked(Execute)
@@ -223,7 +223,7 @@ def test_what_the_store_can_not_keep_is_left_out() -> None:
     hand = storing(odd)
     hand.fail(CompleteUnclaimed, Unstorable("no"))
     bare = replace(odd, details="")
-    assert (hand.told, hand.asked(CompleteUnclaimed).outcome) == ([Event.STRIPPED], bare)
+    assert (hand.told, hand.asked(CompleteUnclaimed).outcome) == ([Told.STRIPPED], bare)
     hand.fail(CompleteUnclaimed, Unstorable("no"))
     assert reason_of(hand.result.refusal) is Reason.STORE_UNAVAILABLE
 

@@ -13,7 +13,6 @@ from grpc_idempotency._protocol.effects import (
     CutShort,
     Effect,
     Ended,
-    Event,
     Execute,
     Executed,
     Follow,
@@ -30,6 +29,7 @@ from grpc_idempotency._protocol.effects import (
     Ran,
     Released,
     RolledBack,
+    Told,
     TryClaim,
     Undo,
     Unwind,
@@ -66,7 +66,7 @@ def test_an_operation_that_fails_for_good_is_undone_first() -> None:
     hand = stepping(Answered(FAILURE))
     assert hand.asked(Undo) == Undo(b"name", b"mine", FAILURE)
     hand.reply(Undo, True)
-    assert hand.told == [Event.GIVEN_UP]
+    assert hand.told == [Told.GIVEN_UP]
     hand.reply(Unwind, None)
     assert hand.asked(Complete).outcome == FAILURE
     hand.reply(Complete, NOON)
@@ -129,7 +129,7 @@ def test_a_failure_that_a_store_can_not_keep_is_kept_without_its_text() -> None:
     """Its steps are undone all the same, and what is stored then is what was kept (5.2, 5.5)."""
     hand = stepping(Answered(FAILURE))
     hand.fail(Undo, Unstorable("not in this table"))
-    assert hand.told == [Event.STRIPPED]
+    assert hand.told == [Told.STRIPPED]
     bare = replace(FAILURE, details="")
     assert hand.asked(Undo).failure == bare
     hand.reply(Undo, True)
@@ -149,7 +149,7 @@ def test_an_operation_with_finished_steps_waits_and_is_never_released(ended: End
     hand = stepping(ended)
     assert hand.asked(Wait) == Wait(b"name", b"mine", timedelta(seconds=1), 1, 0)
     hand.reply(Wait, True)
-    assert hand.told == [Event.WAITS]
+    assert hand.told == [Told.WAITS]
     assert hand.result == Waits()
 
 
@@ -218,7 +218,7 @@ def running_again(*, steps: list[Step], state: State = State.WAITING, **said: An
 def test_a_later_run_gets_the_steps_of_the_earlier_ones() -> None:
     """And goes on counting the tries (5.2)."""
     hand = running_again(steps=[STEP], failed_runs=2)
-    assert hand.told == [Event.RUNS_AGAIN]
+    assert hand.told == [Told.RUNS_AGAIN]
     execute = hand.asked(Execute)
     assert (execute.steps, execute.attempt, execute.unwinds) == ((STEP,), 4, False)
     hand.reply(Execute, Ran(Answered(PASSING), steps=True))

@@ -126,5 +126,5 @@ def test_one_name_is_kept_once() -> None:
     kept.keep(b"other", b"digest", Outcome(status=Code.OK, message=b"c"), NOON, later)
     found = kept.find(b"name")
     assert found is not None
-    assert found[1].message == b"b"
+    assert found.outcome.message == b"b"
     assert kept.find(b"other") is not None

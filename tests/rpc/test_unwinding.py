@@ -12,6 +12,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Database, Effects, Policy, State
 from grpc_idempotency._methods.resolve import Methods
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.recovery import MOST_CUT_SHORT, Recovery
 from grpc_idempotency.aio import SQLiteStore, current_operation
 from grpc_idempotency.records import Fingerprint, Record, StoredRequest
@@ -99,7 +100,7 @@ def test_what_failed_often_is_recovered_all_the_same(attempts: int, failed_runs:
     """Recovery leaves alone what takes its servers down, and not what waits for a service that is away (5.4)."""
     assert MOST_CUT_SHORT == 20
     handlers = (generic_handler("async", {"Do": lambda request, context: request}),)
-    recovery = Recovery(Methods(STEPS, {}, lambda _policy: None), [full("Do")], handlers)
+    recovery = Recovery(Methods(STEPS, {}, lambda _policy: None), [full("Do")], handlers, Observers())
     record = Record(
         name=b"n" * 16,
         method=full("Do"),

@@ -39,7 +39,7 @@ class AsyncRunning(Running):
         beside = self._is_beside(name)
         if self.claim is not None and self.committed is None:
             self._claiming()
-            self._won(await self.store.claim(self.claim))
+            self._won(await self._calls.claim(self.claim))
         try:
             return self._ask(name, undo, transaction, beside=beside)
         except Unwinding:
@@ -74,12 +74,14 @@ class AsyncRunning(Running):
 
     async def _record(self, step: Step) -> Any:
         try:
-            kept = await self.store.record_step(self.name, self.fence, step)
+            kept = await self._calls.record_step(self.name, self.fence, step)
         except BaseException:
             self.steps.finish(step)  # it took effect, and is perhaps kept: it has to be undone in either case
             raise
         if not kept:
             raise FenceRefused(NOT_OURS)
+        if self._recorded is not None:
+            self._recorded(step.name)
         return self.steps.finish(step)
 
     async def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
@@ -88,6 +90,8 @@ class AsyncRunning(Running):
         async def transact() -> Any:
             with ambient.holding(self, name):
                 await transaction(fn, step=kept)
+            if self._recorded is not None:
+                self._recorded(name)
             return self.steps.finish(kept.step)
 
         return await _uncut(transact())
@@ -153,7 +157,7 @@ class AsyncRunning(Running):
         try:
             self._check_undos()
             # If an undo fails, a later run has to know all steps that took effect.
-            for step in self.steps.learn(await self.store.steps(self.name)):
+            for step in self.steps.learn(await self._calls.steps(self.name)):
                 with suppress(StoreUnavailable):  # it is undone all the same
                     await self._record(step)
             for name, undo, result in self.steps.to_undo():

@@ -43,6 +43,8 @@ class Running:
         claim: Claim | None = None,
         claiming: Callable[[], object] = lambda: None,
         claimed: Callable[[], object] = lambda: None,
+        recorded: Callable[[str], object] | None = None,
+        calls: Any = None,
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self.name = name
@@ -57,6 +59,8 @@ class Running:
         """The principal, as the principal function named it; the same in a run without the client (5.4)."""
         self.store = store
         """The store that has the operation's record."""
+        self._calls = store if calls is None else calls
+        """The store, with calls that observers are told of."""
         self.ttl = ttl
         """How long the outcome is kept."""
         self.claim = claim
@@ -65,6 +69,8 @@ class Running:
         """Called before an unclaimed operation is claimed for a step."""
         self._claimed = claimed
         """Called when that claim is written."""
+        self._recorded = recorded
+        """Called with the name of a step, or of an undo, when it is stored; ``None`` if nobody wants to know."""
         self._make_outcome = make_outcome
         self._accepts = accepts
         self._leased = leased
@@ -225,7 +231,7 @@ class Running:
         return not holder.asks
 
     def _transacting(self) -> Any:
-        transaction = getattr(self.store, "transaction", None)
+        transaction = getattr(self._calls, "transaction", None)
         if transaction is None:
             raise PolicyError(
                 f"step(transaction=True) needs a store with transactions; {type(self.store).__name__} has none."

@@ -203,6 +203,11 @@ class Steps:
         return [name for name in self._finished if name not in self._asked and not name.startswith(UNDO)]
 
 
+def undone_by(name: str) -> str | None:
+    """Returns the name of the step that the step of this name has undone; ``None`` if it is no undo."""
+    return name[len(UNDO) :] if name.startswith(UNDO) else None
+
+
 def _kept(name: str, result: object) -> bytes:
     """Returns the bytes that are kept of a result. The result of an undo is not kept, since nothing reads it."""
     return encode(None if name.startswith(UNDO) else result)

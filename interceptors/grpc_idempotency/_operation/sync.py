@@ -49,7 +49,7 @@ class SyncRunning(Running):
         beside = self._is_beside(name)
         if self.claim is not None and self.committed is None:
             self._claiming()
-            self._won(self._asked(partial(self.store.claim, self.claim)))
+            self._won(self._asked(partial(self._calls.claim, self.claim)))
         with self._turn:
             try:
                 return self._ask(name, undo, transaction, beside=beside)
@@ -74,18 +74,22 @@ class SyncRunning(Running):
 
     def _record(self, step: Step) -> Any:
         try:
-            kept = self._asked(partial(self.store.record_step, self.name, self.fence, step))
+            kept = self._asked(partial(self._calls.record_step, self.name, self.fence, step))
         except BaseException:
             self._finish(step)  # it took effect, and is perhaps kept: it has to be undone in either case
             raise
         if not kept:
             raise FenceRefused(NOT_OURS)
+        if self._recorded is not None:
+            self._recorded(step.name)
         return self._finish(step)
 
     def _transact(self, name: str, fn: Callable[..., Any]) -> Any:
         kept = Kept(self.steps, name)
         answer = self._transacting()(fn, step=kept)  # called in this thread, since this one holds the operation
         self._asked(lambda: answer)
+        if self._recorded is not None:
+            self._recorded(name)
         return self._finish(kept.step)
 
     def _finish(self, step: Step) -> Any:
@@ -129,7 +133,7 @@ class SyncRunning(Running):
         try:
             self._check_undos()
             # If an undo fails, a later run has to know all steps that took effect.
-            for step in self.steps.learn(self._asked(partial(self.store.steps, self.name))):
+            for step in self.steps.learn(self._asked(partial(self._calls.steps, self.name))):
                 with suppress(StoreUnavailable):  # it is undone all the same
                     self._record(step)
             for name, undo, result in self.steps.to_undo():

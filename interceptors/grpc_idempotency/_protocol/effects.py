@@ -42,6 +42,8 @@ class Call:
     """The process that claims it, as ``host:pid``."""
     unclaimed: bool = False
     """True if its handler runs without a claim: the commit of its transaction writes the record (5.1)."""
+    trace: bytes = b""
+    """The trace context of the call; in recovery of the call whose run was cut short. Empty if it is not sampled."""
 
 
 class Status(enum.Enum):
@@ -62,7 +64,7 @@ class Answer:
     created: datetime | None = None
     """When the outcome was stored; only for a replay."""
     record: Record | None = field(default=None, compare=False)
-    """The record that the outcome was read from; only for a replay."""
+    """The record that the outcome was read from, if it was read from one."""
 
 
 # How a handler can end
@@ -191,18 +193,18 @@ class Followed:
     """True if the call has sent messages of the execution's stream already, so that it can't get any other answer."""
 
 
-class Event(enum.Enum):
-    """An event that an operator should find in the log."""
+class Told(enum.Enum):
+    """The kinds of what an execution tells its observers by :class:`Tell`. All are rare."""
 
-    TOOK_OVER = "took over operation %s of %s, whose server is gone"
-    RUNS_AGAIN = "operation %s of %s runs again"
-    LOST = "operation %s of %s has been taken over or held while it ran here"
-    LAPSED = "the lease of operation %s of %s ran out while it ran here, since it could not be renewed in time"
-    HELD = "operation %s of %s is held until an operator resolves it"
-    WAITS = "operation %s of %s failed in a way that may pass, and will run again"
-    STRIPPED = "operation %s of %s is stored without status message and trailing metadata: the store can't keep them"
-    GIVEN_UP = "operation %s of %s has failed for good; its finished steps are undone"
-    RELEASED = "operation %s of %s is released: its server is gone, and it has had no effect"
+    TOOK_OVER = "it was taken over from a server that is gone"
+    RUNS_AGAIN = "it runs again, after it was waiting"
+    LOST = "it was taken over or held while it ran here"
+    LAPSED = "its lease ran out while it ran here, since it could not be renewed in time"
+    HELD = "it is held until an operator resolves it"
+    WAITS = "it failed in a way that may pass, and will run again"
+    STRIPPED = "it is stored without status message and trailing metadata, since the store can't keep them"
+    GIVEN_UP = "it has failed for good, and its finished steps are undone"
+    RELEASED = "it is released, since its server is gone and it has had no effect"
 
 
 class Fate(enum.Enum):
@@ -418,9 +420,13 @@ class LoseLease(Effect[None]):
 
 @dataclass(slots=True, unsafe_hash=True)
 class Tell(Effect[None]):
-    """Writes an event of this execution's operation to the log."""
+    """Tells the observers of this execution's operation, and the log."""
 
-    event: Event
+    told: Told
+    reason: str = ""
+    """Why it is held."""
+    attempt: int = 0
+    """The number of the claim with which it was taken over or runs again."""
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -35,7 +35,6 @@ from grpc_idempotency._protocol.effects import (
     CutShort,
     Effect,
     EndWaits,
-    Event,
     Execute,
     Executed,
     Fate,
@@ -62,6 +61,7 @@ from grpc_idempotency._protocol.effects import (
     RolledBack,
     Status,
     Tell,
+    Told,
     TryClaim,
     Undo,
     Unprotected,
@@ -164,7 +164,7 @@ def _replay(call: Call, record: Record, waited: bool) -> Answer | Refusal:
     if not _is_whole(record.outcome):
         return _not_retained(record.outcome, record.completed_at, record.resolved)
     if waited:
-        return Answer(record.outcome, Status.ATTACHED)
+        return Answer(record.outcome, Status.ATTACHED, record=record)
     return Answer(record.outcome, Status.REPLAYED, record.completed_at, record)
 
 
@@ -247,7 +247,8 @@ def _take_over(call: Call, claim: Claim, over: Record) -> Plan[Conclusion]:
     if known is None:
         ran: Ran = yield Execute(claim)
         return (yield from settle(call, claim, ran, 0))
-    yield Tell(Event.RUNS_AGAIN if known.state is State.WAITING else Event.TOOK_OVER)
+    told = Told.RUNS_AGAIN if known.state is State.WAITING else Told.TOOK_OVER
+    yield Tell(told, attempt=known.attempts + 1)
     return (yield from _run_again(call, claim))
 
 
@@ -300,7 +301,7 @@ def hold_lapsed(record: Record) -> Plan[bool]:
     """
     if not (yield Hold(record.name, record.fence, _OWNER_GONE, lapsed_only=True)):
         return False
-    yield Tell(Event.HELD)
+    yield Tell(Told.HELD, _OWNER_GONE)
     return True
 
 
@@ -315,7 +316,7 @@ def release_lapsed(record: Record) -> Plan[bool]:
     """
     if not (yield Release(record.name, record.fence, lapsed_only=True)):
         return False
-    yield Tell(Event.RELEASED)
+    yield Tell(Told.RELEASED)
     return True
 
 
@@ -477,7 +478,7 @@ def _end(call: Call, claim: Claim, outcome: Outcome, steps: bool, failed_runs: i
         return (yield from _end(call, claim, stripped, steps, failed_runs))
     match kept:
         case True:
-            yield Tell(Event.GIVEN_UP)
+            yield Tell(Told.GIVEN_UP)
             return (yield from _unwind(call, claim, outcome, failed_runs, 0))
         case False:
             return (yield from _overtaken(call, claim))
@@ -506,7 +507,7 @@ def _wait(call: Call, claim: Claim, failed_runs: int, failed_undos: int) -> Plan
     kept = yield from _insist(Wait(claim.name, claim.fence, delay, failed_runs, failed_undos))
     match kept:
         case True:
-            yield Tell(Event.WAITS)
+            yield Tell(Told.WAITS)
             return Waits()
         case False:
             return (yield from _overtaken(call, claim))
@@ -591,7 +592,7 @@ def _stripped(outcome: Outcome) -> Plan[Outcome | None]:
     if not (outcome.details or outcome.trailers):
         return None
     # The handler took effect, so an answer without these is better than none. No call gets them then.
-    yield Tell(Event.STRIPPED)
+    yield Tell(Told.STRIPPED)
     return replace(outcome, details="", trailers=())
 
 
@@ -613,7 +614,7 @@ def _release(call: Call, claim: Claim, outcome: Outcome) -> Plan[Conclusion]:
 def _hold(call: Call, claim: Claim, cause: str) -> Plan[Conclusion]:
     if (yield from _insist(Hold(claim.name, claim.fence, cause))) is False:
         return (yield from _overtaken(call, claim))
-    yield Tell(Event.HELD)
+    yield Tell(Told.HELD, cause)
     # If the store does not answer, the record will be held when its lease has run out.
     return Refused(_outcome_unknown(call.name, _public(cause)))
 
@@ -708,13 +709,13 @@ def keep_lease(claim: Claim, every: timedelta) -> Plan[None]:
                 pause = min(max(2 * pause, _FIRST_RETRY), patience / 4)
                 continue
             if not lapsed:
-                yield Tell(Event.LAPSED)
+                yield Tell(Told.LAPSED)
             lapsed = True
             yield Pause(every.total_seconds())
             continue
         if record is None or record.fence != claim.fence or record.state is State.HELD:
             yield LoseLease()
-            yield Tell(Event.LOST)
+            yield Tell(Told.LOST)
         return  # otherwise the run has just ended by itself
 
 

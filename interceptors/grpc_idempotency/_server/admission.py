@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from grpc_idempotency import _checks
@@ -14,7 +14,7 @@ from grpc_idempotency._methods.resolve import Method
 from grpc_idempotency._protocol.effects import Call
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency._server.context import Snapshot
-from grpc_idempotency._server.replays import Replays
+from grpc_idempotency._server.replays import Kept, Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.canonical import canonical
 from grpc_idempotency._wire.digest import hashed
@@ -55,8 +55,8 @@ class Admitted(NamedTuple):
     """The keyed call; ``None`` if no key came and none is required."""
     messages: Sequence[Any]
     """The request messages as the handler sees them; empty if they were not parsed."""
-    reply: Outcome | None = None
-    """The reply that is kept in memory for this call, if any. It is the answer then."""
+    kept: Kept | None = None
+    """The outcome that is kept in memory for this call, if any. Its reply is the answer then."""
 
 
 class Admission:
@@ -68,14 +68,22 @@ class Admission:
         replays: The outcomes that are kept in memory.
         one_commit: True if the store writes the record of an operation that was not claimed in the commit of its
             transaction (5.1).
+        trace: Returns the trace context of the current call; ``None`` if nobody knows it.
     """
 
     def __init__(
-        self, principal: PrincipalFunction, secret: bytes | None, replays: Replays, *, one_commit: bool
+        self,
+        principal: PrincipalFunction,
+        secret: bytes | None,
+        replays: Replays,
+        *,
+        one_commit: bool,
+        trace: Callable[[], bytes] | None = None,
     ) -> None:
         self._principal: PrincipalFunction = _checks.plain_function("principal", principal)
         self._secret = _checks.secret("secret", secret)
         self._one_commit = one_commit
+        self._trace = trace
         self._shared = principal is mtls_or_shared
         """True if a call without a verified identity belongs to the shared principal."""
         self.replays = replays
@@ -107,8 +115,8 @@ class Admission:
         if named is not None and self.replays.may_have(named[0]):
             kept = self.replays.find(named[0])
             digest = hashed(raw, self._secret)
-            if kept is not None and kept[0] == digest:
-                return Admitted(None, (), kept[1])
+            if kept is not None and kept.digest == digest:
+                return Admitted(None, (), kept)
         message = read(target, raw)
         request_id = getattr(message, REQUEST_ID, "") if method.has_request_id else ""
         if request_id and (refused is None or key is not None):
@@ -123,7 +131,9 @@ class Admission:
             return Admitted(None, (message,))
         prints = fingerprint(raw, message, method.policy.fingerprint_exclude, self._secret, digest)
         stored = (raw,) if method.recovers and not _tells_key(method, message, self._secret) else None
-        return Admitted(_call(target, snapshot, named, prints, stored, one_commit=self._one_commit), (message,))
+        trace = b"" if self._trace is None else self._trace()
+        call = _call(target, snapshot, named, prints, stored, one_commit=self._one_commit, trace=trace)
+        return Admitted(call, (message,))
 
     def stream(self, target: Target, snapshot: Snapshot) -> "Intake":
         """Admits a call with a stream of request messages, which has a key or needs one.
@@ -141,7 +151,8 @@ class Admission:
         named = self._named(method, snapshot, key)
         if target.response_streams:
             raise NotAdmitted(Refusal(reason=Reason.STREAMING_UNSUPPORTED, variables={"method": method.name}))
-        return Intake(target, snapshot, named, self._secret, one_commit=self._one_commit)
+        trace = b"" if self._trace is None else self._trace()
+        return Intake(target, snapshot, named, self._secret, one_commit=self._one_commit, trace=trace)
 
     def leaves_to_clients(self, method: Method) -> bool:
         """True if recovery is on for a method, but can't finish its operations whose key came in the request."""
@@ -183,7 +194,14 @@ class Intake:
     """
 
     def __init__(
-        self, target: Target, snapshot: Snapshot, named: Named, secret: bytes | None, *, one_commit: bool
+        self,
+        target: Target,
+        snapshot: Snapshot,
+        named: Named,
+        secret: bytes | None,
+        *,
+        one_commit: bool,
+        trace: bytes,
     ) -> None:
         self._target = target
         self._method = target.method
@@ -191,6 +209,7 @@ class Intake:
         self._named = named
         self._secret = secret
         self._one_commit = one_commit
+        self._trace = trace
         self._prints = StreamFingerprint(secret)
         self._raws: list[bytes] | None = [] if target.method.policy.recovers else None
         """The messages to store for recovery; ``None`` if none are stored."""
@@ -226,7 +245,15 @@ class Intake:
             }
             raise NotAdmitted(Refusal(reason=Reason.STREAM_TRUNCATED, variables=variables))
         prints = self._prints.end()
-        return _call(self._target, self._snapshot, self._named, prints, self._raws, one_commit=self._one_commit)
+        return _call(
+            self._target,
+            self._snapshot,
+            self._named,
+            prints,
+            self._raws,
+            one_commit=self._one_commit,
+            trace=self._trace,
+        )
 
     def _take_room(self, size: int) -> None:
         self._room -= size
@@ -264,6 +291,7 @@ def _call(
     stored: Sequence[bytes] | None,
     *,
     one_commit: bool,
+    trace: bytes,
 ) -> Call:
     policy = target.method.policy
     until = time.monotonic() + policy.wait.total_seconds()
@@ -280,6 +308,7 @@ def _call(
         None if stored is None else _stored(policy, snapshot, named[1], stored),
         owner=process_name(),
         unclaimed=one_commit and target.method.needs_no_claim,
+        trace=trace,
     )
 
 

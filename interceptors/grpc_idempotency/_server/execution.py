@@ -16,7 +16,6 @@ from grpc_idempotency._protocol.effects import (
     Conclusion,
     Effect,
     Ended,
-    Event,
     Execute,
     Executed,
     Get,
@@ -28,15 +27,18 @@ from grpc_idempotency._protocol.effects import (
     Release,
     Renew,
     Tell,
+    Told,
     TryClaim,
     Undo,
     Unwind,
     Wait,
 )
 from grpc_idempotency._protocol.rules import operate
+from grpc_idempotency._server import telling
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.leases import Lease, Leases
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.run import Run
 from grpc_idempotency._server.target import Target
@@ -58,12 +60,16 @@ STOPPING = 1.0
 class Register(Protocol):
     """The executions of one interceptor, as each of them sees it."""
 
-    store: Any
+    own_store: Any
     """The store that has the records."""
+    store: Any
+    """The same store, with calls that observers are told of."""
     leases: Leases
     """Renews the leases, and watches the execution limits."""
     replays: Replays
     """Keeps the outcomes in memory."""
+    observers: Observers
+    """Those who are told what happens."""
     torn_down: bool
     """True once the remaining executions are being cancelled. Their records are left as they are."""
 
@@ -104,6 +110,10 @@ class ExecutionBase:
     """When the store was last asked for a claim, or for the record."""
     _claiming_since = 0.0
     """When the store was first asked for a claim while the handler ran."""
+    _attempt = 1
+    """The number of the claim under which its handler runs, if an observer wants to know of its end."""
+    _began_at = 0.0
+    """When its handler began, if an observer wants to know of its end."""
 
     def __init__(
         self,
@@ -118,6 +128,7 @@ class ExecutionBase:
         self._store = executions.store
         self._leases = executions.leases
         self._replays = executions.replays
+        self._observers = executions.observers
         self._target = target
         self._messages = messages
         self._snapshot = snapshot
@@ -164,8 +175,8 @@ class ExecutionBase:
                 return None
             case LeaseHolds():
                 return self._lease is not None and self._lease.holds()
-            case Tell(event):
-                return self._tell(event)
+            case Tell():
+                return telling.tell(self._observers, self.call, effect, ran=self._lease is not None)
             case Pause(seconds):
                 return self.pause(seconds)
             case _:
@@ -206,10 +217,17 @@ class ExecutionBase:
         """
         claim, policy = effect.claim, self.call.policy
         lease = self._lease = Lease(
-            claim if effect.claimed else None, policy.renew_every, self._asked_at, self._tell, self.overrun
+            claim if effect.claimed else None, policy.renew_every, self._asked_at, self._lease_lost, self.overrun
         )
         lease.limit = now() + policy.execution_limit.total_seconds()
         self._leases.keep(lease)
+        observers = self._observers
+        if observers.claimed is not None and claim is not None and effect.claimed and effect.attempt == 1:
+            telling.claimed(observers, self.call)  # of a later claim the plan tells
+        if observers.execution_started is not None:
+            telling.started(observers, self.call, effect.attempt)
+        if observers.execution_ended is not None:
+            self._attempt, self._began_at = effect.attempt, now()
         if claim is None:
             return None
         self._claim = claim
@@ -219,7 +237,8 @@ class ExecutionBase:
             fence=claim.fence,
             attempt=effect.attempt,
             principal=self.call.principal,
-            store=self._store,
+            store=self._executions.own_store,
+            calls=self._store,
             ttl=policy.ttl,
             make_outcome=self.run.make_outcome,
             accepts=self.run.accepts,
@@ -229,6 +248,7 @@ class ExecutionBase:
             claim=None if effect.claimed else claim,
             claiming=self._claiming,
             claimed=self._claimed,
+            recorded=self._recorded if observers.step_finished or observers.step_undone else None,
             loop=self._loop,
         )
         self._operation = operation
@@ -245,14 +265,23 @@ class ExecutionBase:
         self._leases.drop(self._lease)
         self._lease.granted(self._claim, self._claiming_since)
         self._leases.keep(self._lease)
+        if self._observers.claimed is not None:
+            telling.claimed(self._observers, self.call)
 
     def _ran(self, ended: Ended, operation: Running | None) -> Ran:
         """Ends the handler's limit, when the handler has ended, and returns how it ended."""
         assert self._lease is not None
         self._lease.limit = math.inf
+        if self._observers.execution_ended is not None:
+            telling.ended(self._observers, self.call, self._attempt, ended, now() - self._began_at)
         if operation is None:
             return Ran(ended)
         return Ran(ended, operation.has_steps, operation.claim is None, operation.unconfirmed is not None)
+
+    def _stopped(self) -> None:
+        """Notes that the handler has ended because the executions are torn down."""
+        if self._observers.execution_ended is not None:
+            telling.ended(self._observers, self.call, self._attempt, None, now() - self._began_at)
 
     def _limit_anew(self) -> None:
         """Starts the limit for the undos, which is the same as the handler's."""
@@ -275,18 +304,23 @@ class ExecutionBase:
         """
         if ended and self._lease is not None:
             self._leases.drop(self._lease)
+            if self._observers.settled is not None:
+                telling.settled(self._observers, self.call, conclusion)
         if isinstance(conclusion, Executed) and conclusion.at is not None:
             call = self.call
             until = self._asked_at + call.policy.ttl.total_seconds()  # it was stored no earlier than it was claimed
-            self._replays.keep(call.name, call.fingerprint.raw, conclusion.outcome, conclusion.at, until)
+            self._replays.keep(call.name, call.fingerprint.raw, conclusion.outcome, conclusion.at, until, call.trace)
 
     def _stop_renewing(self) -> None:
         """Lets the lease run out: the operation is settled, or its record is left as that of a dead server."""
         if self._lease is not None:
             self._leases.drop(self._lease)
 
-    def _tell(self, event: Event) -> None:
-        logger.warning(event.value, self.call.name.hex(), self.call.method)
+    def _lease_lost(self, told: Told) -> None:
+        telling.lease_lost(self._observers, self.call, told)
+
+    def _recorded(self, name: str) -> None:
+        telling.recorded(self._observers, self.call, name)
 
 
 def new_fence() -> bytes:

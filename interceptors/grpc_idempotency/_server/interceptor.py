@@ -1,7 +1,7 @@
 """The part of the server interceptors that both wings share."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -11,11 +11,15 @@ import grpc.aio
 from grpc_idempotency import _checks
 from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
 from grpc_idempotency._server.admission import Admission
+from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.observed import observed
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.reply import reply_to
 from grpc_idempotency.errors import PolicyError
+from grpc_idempotency.events import BatchCommitted, Drained, Observer, Swept
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction
 from grpc_idempotency.records import Code, Effects, Outcome
@@ -40,17 +44,33 @@ class InterceptorBase:
         sweep_every: timedelta | None,
         drain_limit: timedelta,
         replay_cache_bytes: int,
+        observers: Sequence[Observer],
+        awaited: bool,
     ) -> None:
-        self._store = store
+        self._observers = Observers(observers)
+        self._own_store = store
+        self._store = observed(store, self._observers, awaited=awaited)
+        """The same store, with calls that observers are told of."""
+        self._stop_observing = self._observe_batches()
         self._methods = Methods(policy, methods, self._check_policy)
         self._admission = Admission(
             principal,
             secret,
             Replays(_checks.number("replay_cache_bytes", replay_cache_bytes)),
             one_commit=hasattr(store, "complete_unclaimed"),
+            trace=self._observers.trace,
         )
         self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
         self._drain_limit = _checks.duration("drain_limit", drain_limit)
+
+    def _observe_batches(self) -> Callable[[], object]:
+        """Tells of the batches of the store's writer, if an observer wants that. Returns the function that ends it."""
+        tell = self._observers.batch_committed
+        observe = getattr(self._own_store, "observe", None)
+        if tell is None or observe is None:
+            return lambda: None
+        end: Callable[[], object] = observe(lambda size, seconds: tell(BatchCommitted(size=size, seconds=seconds)))
+        return end
 
     def _may_be_keyed(self, method: Method, handler: Any, metadata: Any) -> bool:
         """True if a call may have a key, or needs one. All other calls are passed through."""
@@ -83,18 +103,18 @@ class InterceptorBase:
             )
 
     def _check_policy(self, policy: Policy) -> None:
-        if policy.effects is Effects.TRANSACTIONAL and not hasattr(self._store, "transaction"):
+        if policy.effects is Effects.TRANSACTIONAL and not hasattr(self._own_store, "transaction"):
             raise PolicyError(
-                f"Effects.TRANSACTIONAL needs a store with transactions; {type(self._store).__name__} has none."
+                f"Effects.TRANSACTIONAL needs a store with transactions; {type(self._own_store).__name__} has none."
             )
 
-    def _log_sweep(self, deleted: int, freed: int) -> None:
-        if deleted:
-            logger.info("swept %d expired records, gave back %d bytes", deleted, freed)
+    def _swept(self, deleted: int, freed_bytes: int, began: float) -> None:
+        """Tells of the end of a sweep, which began at this time of the clock for leases."""
+        self._observers.announce(Swept(deleted=deleted, freed_bytes=freed_bytes, seconds=now() - began))
 
-    def _log_unfinished(self, unfinished: int) -> None:
-        if unfinished:
-            logger.error("%d operations did not end within the drain limit of %s", unfinished, self._drain_limit)
+    def _drained(self, unfinished: int, began: float) -> None:
+        """Tells of the end of the draining, which began at this time of the clock for leases."""
+        self._observers.announce(Drained(unfinished=unfinished, seconds=now() - began))
 
 
 def method_handler(

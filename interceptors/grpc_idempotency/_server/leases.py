@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from grpc_idempotency._jitter import uniform
-from grpc_idempotency._protocol.effects import Effect, Event, Get, LeaseHolds, LoseLease, Pause, Renew, Tell
+from grpc_idempotency._protocol.effects import Effect, Get, LeaseHolds, LoseLease, Pause, Renew, Tell, Told
 from grpc_idempotency._protocol.rules import keep_lease
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.drive import drive_async
@@ -53,7 +53,7 @@ class Lease:
         every: The time between two renewals.
         asked_at: When the store was asked for it, in seconds of :func:`~grpc_idempotency._server.clock.now`. The lease
             began no earlier, so it ends no earlier than its owner assumes.
-        tell: Writes an event of its operation to the log.
+        tell: Called when the lease has ended while the operation runs, in the thread of the leases.
         overrun: Called in the thread of the leases when the limit is reached. It must not block.
     """
 
@@ -64,7 +64,7 @@ class Lease:
         claim: Claim | None,
         every: timedelta,
         asked_at: float,
-        tell: Callable[[Event], object],
+        tell: Callable[[Told], object],
         overrun: Callable[[], object],
     ) -> None:
         self.claim: Claim | None = None
@@ -97,9 +97,9 @@ class Lease:
         """True if no other run of the operation can have begun. May be called in any thread."""
         return not self.lost and now() < self.until
 
-    def tell(self, event: Event) -> None:
-        """Writes an event of its operation to the log."""
-        self._tell(event)
+    def tell(self, told: Told) -> None:
+        """Tells that it has ended, and how."""
+        self._tell(told)
 
 
 class Leases:
@@ -257,8 +257,8 @@ class Leases:
             case LoseLease():
                 lease.lost = True
                 return None
-            case Tell(event):
-                return lease.tell(event)
+            case Tell(told):
+                return lease.tell(told)
             case Pause(seconds):
                 # Earlier, never later. The jitter keeps processes out of step.
                 return asyncio.sleep(seconds * uniform(0.8, 1.0))

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import grpc
 
 from grpc_idempotency._methods.resolve import Methods
-from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Plan, Release, Tell
+from grpc_idempotency._protocol.effects import Call, Effect, Fate, Hold, Plan, Release, Tell, Told
 from grpc_idempotency._protocol.rules import fate, hold_lapsed, release_lapsed
 from grpc_idempotency._server.admission import NotAdmitted, process_name, read
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import Perform
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.target import Target
+from grpc_idempotency.events import Held, Recovered
 from grpc_idempotency.records import Record
 
 logger = logging.getLogger("grpc_idempotency")
@@ -57,8 +59,15 @@ class Found(NamedTuple):
 class Recovery:
     """Decides which lapsed operations this server runs, holds or releases, and finds their handlers."""
 
-    def __init__(self, methods: Methods, names: Iterable[str], handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+    def __init__(
+        self,
+        methods: Methods,
+        names: Iterable[str],
+        handlers: Sequence[grpc.GenericRpcHandler],
+        observers: Observers,
+    ) -> None:
         self._methods = methods
+        self._observers = observers
         self._handlers = handlers
         self.names = [name for name in names if not methods[name].passes]
         """The methods whose operations it looks for."""
@@ -124,7 +133,7 @@ class Recovery:
         else:
             why = f"{_cut_short(record)} runs of it were cut short"
         self._left.add(record.name)
-        logger.error("operation %s of %s is left to its client: %s", record.name.hex(), record.method, why)
+        self._observers.announce(Recovered(method=record.method, operation=record.name, fate=Fate.LEAVE, reason=why))
         return None
 
     def _found(self, record: Record) -> Recoverable:
@@ -134,7 +143,7 @@ class Recovery:
         method = self._methods[record.method]
         target = Target.of(handler, method)
         messages = [read(target, raw) for raw in record.request.messages]
-        logger.info("finishing operation %s of %s without its client", record.name.hex(), record.method)
+        self._observers.announce(Recovered(method=record.method, operation=record.name, fate=Fate.RUN, reason=""))
         call = Call(
             record.name,
             record.method,
@@ -155,11 +164,18 @@ class Recovery:
         return next(handler for handler in found if handler is not None)
 
 
-def settling(store: Any, record: Record) -> Perform:
+def settling(store: Any, record: Record, observers: Observers) -> Perform:
     """Returns the function that performs the effects of the plan that holds or releases a record.
 
     On asyncio the store's replies are awaitables.
     """
+
+    def tell(effect: Tell) -> None:
+        method, operation, held = record.method, record.name, effect.told is Told.HELD
+        if held:
+            observers.announce(Held(method=method, operation=operation, reason=effect.reason))
+        fate = Fate.HOLD if held else Fate.RELEASE
+        observers.announce(Recovered(method=method, operation=operation, fate=fate, reason=""))
 
     def perform(effect: Effect[Any]) -> Any:
         match effect:
@@ -167,8 +183,8 @@ def settling(store: Any, record: Record) -> Perform:
                 return store.hold(name, fence, reason, lapsed_only=lapsed_only)
             case Release(name, fence, lapsed_only):
                 return store.release(name, fence, lapsed_only=lapsed_only)
-            case Tell(event):
-                return logger.warning(event.value, record.name.hex(), record.method)
+            case Tell():
+                return tell(effect)
             case _:
                 raise AssertionError(f"recovery does not perform {effect!r}")
 

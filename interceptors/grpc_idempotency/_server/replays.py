@@ -20,12 +20,22 @@ _OVERHEAD = 512
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
+class Kept:
+    """An outcome that is kept."""
+
+    name: bytes
+    """The operation's name."""
     digest: bytes
+    """The digest of the request as it first came."""
     outcome: Outcome
     at: datetime
+    """When it was stored."""
     until: float
+    """The earliest time at which its record expires."""
+    trace: bytes
+    """The trace context of the call whose run made it, if it is known."""
     size: int
+    """The bytes that it counts."""
     reply: Outcome | None = None
     """The reply to every further call; made when the first one comes."""
 
@@ -40,15 +50,15 @@ class Replays:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._room = limit
-        self._entries: dict[bytes, _Entry] = {}
+        self._entries: dict[bytes, Kept] = {}
         """The entries by the names of their operations, the oldest first."""
         self.may_have = self._entries.__contains__
         """Returns True if there is an entry for this name, even an expired one. It is no function of Python's."""
         self._lock = threading.Lock()
         """Held while entries are added and removed, but not to find one."""
 
-    def find(self, name: bytes) -> tuple[bytes, Outcome] | None:
-        """Returns the request's digest and the reply kept under this name; ``None`` if there is none, or it expired."""
+    def find(self, name: bytes) -> Kept | None:
+        """Returns the outcome kept under this name, with its reply; ``None`` if there is none, or it has expired."""
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -58,9 +68,11 @@ class Replays:
             return None
         if entry.reply is None:
             entry.reply = reply_to(Answer(entry.outcome, Status.REPLAYED, entry.at))
-        return entry.digest, entry.reply
+        return entry
 
-    def keep(self, name: bytes, digest: bytes, outcome: Outcome, at: datetime, until: float) -> None:
+    def keep(
+        self, name: bytes, digest: bytes, outcome: Outcome, at: datetime, until: float, trace: bytes = b""
+    ) -> None:
         """Keeps a completed outcome.
 
         Args:
@@ -70,6 +82,7 @@ class Replays:
             at: When it was stored.
             until: The earliest time at which its record expires, in seconds of
                 :func:`~grpc_idempotency._server.clock.now`.
+            trace: The trace context of the call whose run made it.
         """
         size = _OVERHEAD + len(outcome.message or b"") + len(outcome.details)
         if outcome.trailers:
@@ -79,7 +92,7 @@ class Replays:
         with self._lock:
             if name in self._entries:
                 self._forget(name)
-            self._entries[name] = _Entry(digest, outcome, at, until, size)
+            self._entries[name] = Kept(name, digest, outcome, at, until, trace, size)
             self._room -= size
             while self._room < 0:
                 self._forget(next(iter(self._entries)))
@@ -91,8 +104,12 @@ class Replays:
             answered: The answer to the call, or its refusal.
             asked_at: A time before the store was asked, in seconds of :func:`~grpc_idempotency._server.clock.now`.
         """
-        if isinstance(answered, Answer) and (record := answered.record) is not None and record.remaining is not None:
-            assert answered.created is not None
+        if (
+            isinstance(answered, Answer)
+            and answered.created is not None
+            and (record := answered.record) is not None
+            and record.remaining is not None
+        ):
             until = asked_at + record.remaining.total_seconds()
             self.keep(record.name, record.fingerprint.raw, answered.outcome, answered.created, until)
         return reply_to(answered)

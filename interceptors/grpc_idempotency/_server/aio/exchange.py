@@ -1,15 +1,18 @@
 """The exchange of one keyed call on asyncio. Nothing else touches the call's live context."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Get, Join, Watch
+from grpc_idempotency._protocol.effects import Answer, Call, Effect, Follow, Get, Join, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
+from grpc_idempotency._server.aio.context import code_of
 from grpc_idempotency._server.aio.emit import emissions, emit
 from grpc_idempotency._server.aio.executions import Execution, Executions
 from grpc_idempotency._server.aio.pass_through import Unkeyed
+from grpc_idempotency._server.answered import Reply, call_answered
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     _Context = grpc.aio.ServicerContext[Any, Any]
 
+T = TypeVar("T")
 Behaviour = Callable[[Any, "_Context"], Any]
 
 
@@ -36,12 +40,13 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
         executions: The executions of the interceptor.
         unkeyed: Answers a call whose message turns out to have no key.
     """
+    exchange_of = _Exchange if executions.observers.call_answered is None else _ToldExchange
 
     async def unary(incoming: Any, context: "_Context") -> bytes | None:
-        return await _Exchange(target, admission, executions, unkeyed, context).run(incoming)
+        return await exchange_of(target, admission, executions, unkeyed, context).run(incoming)
 
     async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
-        exchange = _Exchange(target, admission, executions, unkeyed, context)
+        exchange = exchange_of(target, admission, executions, unkeyed, context)
         async with aclosing(emissions(exchange.run(incoming))) as messages:
             async for message in messages:
                 yield message
@@ -68,6 +73,10 @@ class _Exchange:
         """How many messages of a stream were sent."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
+        self._call: Call | None = None
+        """The call, once it is admitted."""
+        self._reply: Reply | None = None
+        """The answer to the call, once it is known."""
 
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
@@ -77,14 +86,17 @@ class _Exchange:
             else:
                 admitted = self._admission.admit(self._target, self._snapshot, incoming)
         except NotAdmitted as exc:
+            self._reply = exc.answer
             return await self._send(reply_to(exc.answer))
-        if admitted.reply is not None:
-            return await self._send(admitted.reply)
+        if admitted.kept is not None:
+            self._reply = admitted.kept
+            assert admitted.kept.reply is not None
+            return await self._send(admitted.kept.reply)
         self._messages = admitted.messages
         if admitted.call is None:
             return await self._unkeyed(self._messages[0], self._context, emit)
-        asked_at = now()
-        answered = await drive_async(answer(admitted.call), self._perform)
+        self._call, asked_at = admitted.call, now()
+        self._reply = answered = await drive_async(answer(admitted.call), self._perform)
         if isinstance(answered, Answer) and answered.created is None:
             return await self._send(answered.outcome, MARKS[answered.mark])
         return await self._send(self._admission.replays.reply(answered, asked_at))
@@ -150,3 +162,56 @@ class _Exchange:
             self._context.set_compression(run.context.compression)
         if run.context.initial_metadata is not None:
             await self._context.send_initial_metadata(run.context.initial_metadata)
+
+
+class _ToldExchange(_Exchange):
+    """An exchange whose answer is told to observers."""
+
+    _waited = 0.0
+    """The seconds in which the call waited for a run of another call or process."""
+    _trace = b""
+    """The trace context of the call that leads the execution which this call is on."""
+
+    async def run(self, incoming: Any) -> bytes | None:
+        """Answers the call, and tells that."""
+        began = now()
+        try:
+            message = await super().run(incoming)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._tell(Code.CANCELLED, began)
+            raise
+        except BaseException:
+            code = code_of(self._context.code())
+            self._tell(Code.UNKNOWN if code is Code.OK else code, began)
+            raise
+        self._tell(code_of(self._context.code()), began)
+        return message
+
+    def _tell(self, code: Code, began: float) -> None:
+        tell = self._executions.observers.call_answered
+        assert tell is not None
+        method, seconds = self._target.method.name, now() - began
+        tell(
+            call_answered(
+                method, self._call, self._reply, code, seconds=seconds, waited=self._waited, trace=self._trace
+            )
+        )
+
+    def _perform(self, effect: Effect[Any]) -> Any:
+        reply = super()._perform(effect)
+        match effect:
+            case Follow(joined):
+                assert isinstance(joined.execution, Execution)
+                self._trace = joined.execution.call.trace
+                return reply if joined.leads else self._timed(reply)
+            case Watch():
+                return self._timed(reply)
+            case _:
+                return reply
+
+    async def _timed(self, wait: Awaitable[T]) -> T:
+        began = now()
+        try:
+            return await wait
+        finally:
+            self._waited += now() - began

@@ -28,6 +28,7 @@ from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async, lost
 from grpc_idempotency._server.execution import STOPPING, ExecutionBase
 from grpc_idempotency._server.leases import Leases
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._server.workers import Worker, Workers
@@ -279,6 +280,7 @@ class Execution(ExecutionBase):
             ended = await self.run.to_end(operation)
         except asyncio.CancelledError:
             if self._executions.torn_down:
+                self._stopped()
                 raise
             ended = CutShort.OVERRAN if self._overran else CutShort.CANCELLED
         finally:
@@ -363,9 +365,19 @@ def _wake(waiter: "asyncio.Future[Conclusion | None]", conclusion: Conclusion | 
 class Executions:
     """The executions of one interceptor, and the poller for runs in other processes."""
 
-    def __init__(self, store: AsyncStore, replays: Replays, *, max_detached: int) -> None:
+    def __init__(
+        self,
+        own_store: AsyncStore,
+        store: AsyncStore,
+        replays: Replays,
+        observers: Observers,
+        *,
+        max_detached: int,
+    ) -> None:
+        self.own_store = own_store
         self.store = store
         self.replays = replays
+        self.observers = observers
         self.leases = Leases(store, _awaited)
         self.torn_down = False
         """True once the remaining executions are being cancelled. Their records are left as they are."""

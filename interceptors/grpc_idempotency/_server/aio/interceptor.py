@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ from grpc_idempotency._server.aio.attach import Attachment
 from grpc_idempotency._server.aio.exchange import keyed
 from grpc_idempotency._server.aio.executions import Executions, pause
 from grpc_idempotency._server.aio.pass_through import pass_through, refusing, unkeyed
+from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.execution import STOPPING
 from grpc_idempotency._server.interceptor import (
@@ -30,6 +31,7 @@ from grpc_idempotency._server.interceptor import (
 )
 from grpc_idempotency._server.recovery import EVERY, Recovery, settling
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
+from grpc_idempotency.events import Observer
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
 from grpc_idempotency.store import AsyncStore
@@ -64,6 +66,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         max_detached: How many detached operations there may be before new ones are refused.
         replay_cache_bytes: How many bytes of completed outcomes are kept in memory, so that their replays do not ask
             the store; 0: none.
+        observers: Called with the events of this interceptor, see :mod:`grpc_idempotency.events`. They must be safe to
+            call from any thread, and must not block.
 
     Raises:
         PolicyError: The store is not one for asyncio, or an argument is not allowed.
@@ -81,6 +85,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         drain_limit: timedelta = timedelta(seconds=30),
         max_detached: int = 10_000,
         replay_cache_bytes: int = 16 * 1024 * 1024,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not inspect.iscoroutinefunction(getattr(store, "open", None)):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency.aio, whose calls are awaited.")
@@ -93,9 +98,15 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             sweep_every=sweep_every,
             drain_limit=drain_limit,
             replay_cache_bytes=replay_cache_bytes,
+            observers=observers,
+            awaited=True,
         )
         self._executions = Executions(
-            store, self._admission.replays, max_detached=_checks.number("max_detached", max_detached)
+            store,
+            self._store,
+            self._admission.replays,
+            self._observers,
+            max_detached=_checks.number("max_detached", max_detached),
         )
         self._pass_through = StandIns(pass_through, typed=True)
         self._keyed = StandIns(
@@ -164,7 +175,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
     async def _begin(self, served: Served) -> None:
         self._check(served)
         await self.open()
-        self._recovery = Recovery(self._methods, served.names, served.handlers)
+        self._recovery = Recovery(self._methods, served.names, served.handlers, self._observers)
         self._look_after_store()
 
     async def _recover(self, recovery: Recovery) -> None:
@@ -187,7 +198,9 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         found = recovery.take(await self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.join(one.call, one.target, one.messages, one.snapshot)
-        settled = [await drive_async(plan, settling(self._store, record)) for record, plan in found.to_settle]
+        settled = [
+            await drive_async(plan, settling(self._store, record, self._observers)) for record, plan in found.to_settle
+        ]
         return any(settled)
 
     async def open(self) -> None:
@@ -201,14 +214,15 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         handler does not end, the store can't be closed: that wait is within the drain limit too. If the limit is
         reached, cancelled work, leases and the store have one second each to end, so this takes up to three more.
         """
-        limit = self._drain_limit.total_seconds()
+        limit, began = self._drain_limit.total_seconds(), now()
         until = time.monotonic() + limit
         self._closed = True
         await _ended(self._recovering)
-        self._log_unfinished(await self._executions.close(limit))
+        self._drained(await self._executions.close(limit), began)
         await _ended(self._sweeper)
         closing = asyncio.ensure_future(self._store.close())
         await asyncio.wait((closing,), timeout=max(STOPPING, until - time.monotonic()))
+        self._stop_observing()
         if closing.done():
             closing.result()
         else:
@@ -241,13 +255,13 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
                 logger.warning("a sweep failed; the next one will try again", exc_info=True)
 
     async def _sweep_once(self) -> None:
-        deleted = freed = 0
+        deleted, freed, began = 0, 0, now()
         more = True
         while more:
             swept = await self._store.sweep()
             deleted, freed, more = deleted + swept.deleted, freed + swept.freed_bytes, swept.more
             await asyncio.sleep(SWEEP_PAUSE)
-        self._log_sweep(deleted, freed)
+        self._swept(deleted, freed, began)
 
 
 async def _ended(task: "asyncio.Task[None] | None") -> None:

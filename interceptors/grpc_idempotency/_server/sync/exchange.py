@@ -5,12 +5,14 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Followed, Get, Join, Joined, Watch
+from grpc_idempotency._protocol.effects import Answer, Call, Effect, Follow, Followed, Get, Join, Joined, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
+from grpc_idempotency._server.answered import Reply, call_answered
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive, drive_streaming
+from grpc_idempotency._server.sync.context import code_of
 from grpc_idempotency._server.sync.executions import Execution, Executions
 from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
@@ -31,12 +33,16 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
         unkeyed: Answers a call whose message turns out to have no key: in the call's own thread, on the live context
             and unbuffered (2.4).
     """
+    told = executions.observers.call_answered is not None
+    unary_exchange, streaming_exchange = (
+        (_ToldExchange, _ToldStreamingExchange) if told else (_Exchange, _StreamingExchange)
+    )
 
     def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
-        return _Exchange(target, admission, executions, unkeyed, context).run(incoming)
+        return unary_exchange(target, admission, executions, unkeyed, context).run(incoming)
 
     def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
-        return _StreamingExchange(target, admission, executions, unkeyed, context).run(incoming)
+        return streaming_exchange(target, admission, executions, unkeyed, context).run(incoming)
 
     return streaming if target.response_streams else unary
 
@@ -62,6 +68,10 @@ class _Base:
         """The request messages, once they are read."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
+        self._call: Call | None = None
+        """The call, once it is admitted."""
+        self._reply: Reply | None = None
+        """The answer to the call, once it is known."""
 
     def _admit(self, incoming: Any) -> Admitted:
         if not self._target.request_streams:
@@ -134,17 +144,20 @@ class _Exchange(_Base):
         try:
             admitted = self._admit(incoming)
         except NotAdmitted as exc:
+            self._reply = exc.answer
             outcome = reply_to(exc.answer)
         else:
             self._messages = admitted.messages
-            if admitted.reply is not None:
-                outcome = admitted.reply
+            if admitted.kept is not None:
+                self._reply = admitted.kept
+                assert admitted.kept.reply is not None
+                outcome = admitted.kept.reply
             elif admitted.call is None:
                 reply: bytes = self._unkeyed(self._messages[0], self._context)
                 return reply
             else:
-                asked_at = now()
-                answered = drive(answer(admitted.call), self._perform)
+                self._call, asked_at = admitted.call, now()
+                self._reply = answered = drive(answer(admitted.call), self._perform)
                 if isinstance(answered, Answer) and answered.created is None:
                     outcome, ours = answered.outcome, MARKS[answered.mark]
                 else:
@@ -184,17 +197,20 @@ class _StreamingExchange(_Base):
         try:
             admitted = self._admit(incoming)
         except NotAdmitted as exc:
+            self._reply = exc.answer
             self._finish(reply_to(exc.answer))
             return
-        if admitted.reply is not None:
-            yield from self._rest(admitted.reply)
+        if admitted.kept is not None:
+            self._reply = admitted.kept
+            assert admitted.kept.reply is not None
+            yield from self._rest(admitted.kept.reply)
             return
         self._messages = admitted.messages
         if admitted.call is None:
             yield from self._unkeyed(self._messages[0], self._context)
             return
-        asked_at = now()
-        answered = yield from drive_streaming(answer(admitted.call), self._perform)
+        self._call, asked_at = admitted.call, now()
+        self._reply = answered = yield from drive_streaming(answer(admitted.call), self._perform)
         yield from self._rest(self._admission.replays.reply(answered, asked_at))
 
     def _conclude(self, joined: Joined, until: float | None) -> Generator[bytes, None, Followed]:
@@ -236,3 +252,86 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
+
+
+class _Told(_Base):
+    """What the exchanges whose answers are told to observers have in common."""
+
+    _began = 0.0
+    _waited = 0.0
+    """The seconds in which the call waited for a run of another call or process."""
+    _trace = b""
+    """The trace context of the call that leads the execution which this call is on."""
+
+    def _tell(self, *, failed: bool) -> None:
+        """Tells the answer.
+
+        Args:
+            failed: True if the call ends with an exception, as after an abort.
+        """
+        tell = self._executions.observers.call_answered
+        assert tell is not None
+        seen: Any = self._context  # its getter of the code is experimental, and not in the stubs
+        code, gone = code_of(seen.code()), self._gone()
+        if gone:
+            code = Code.CANCELLED
+        elif failed and code is Code.OK:
+            code = Code.UNKNOWN
+        method, reply, seconds = self._target.method.name, None if gone else self._reply, now() - self._began
+        tell(call_answered(method, self._call, reply, code, seconds=seconds, waited=self._waited, trace=self._trace))
+
+    def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
+        began = now()
+        try:
+            return super()._watch(name, fence, until)
+        finally:
+            self._waited += now() - began
+
+    def _joined(self, joined: Joined) -> None:
+        assert isinstance(joined.execution, Execution)
+        self._trace = joined.execution.call.trace
+
+
+class _ToldExchange(_Told, _Exchange):
+    """A call with one response message, whose answer is told."""
+
+    def run(self, incoming: Any) -> bytes:
+        """Answers the call, and tells that."""
+        self._began, failed = now(), True
+        try:
+            message = super().run(incoming)
+            failed = False
+        finally:
+            self._tell(failed=failed)
+        return message
+
+    def _conclude(self, joined: Joined, until: float | None) -> Followed:
+        self._joined(joined)
+        began = now()
+        try:
+            return super()._conclude(joined, until)
+        finally:
+            if not joined.leads:
+                self._waited += now() - began
+
+
+class _ToldStreamingExchange(_Told, _StreamingExchange):
+    """A call with a stream of response messages, whose answer is told."""
+
+    def run(self, incoming: Any) -> Generator[bytes, None, None]:
+        """Answers the call, and tells that."""
+        self._began, failed = now(), True
+        try:
+            yield from super().run(incoming)
+            failed = False
+        finally:
+            self._tell(failed=failed)
+
+    def _conclude(self, joined: Joined, until: float | None) -> Generator[bytes, None, Followed]:
+        self._joined(joined)
+        began = now()
+        try:
+            return (yield from super()._conclude(joined, until))
+        finally:
+            if not joined.leads:
+                self._waited += now() - began

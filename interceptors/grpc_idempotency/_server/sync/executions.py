@@ -29,6 +29,7 @@ from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
 from grpc_idempotency._server.execution import ExecutionBase
 from grpc_idempotency._server.leases import Leases
+from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
 from grpc_idempotency._server.sync.context import ThreadContext
 from grpc_idempotency._server.sync.keeper import Keeper, jittered
@@ -243,9 +244,20 @@ class Execution(ExecutionBase):
 class Executions:
     """The executions of one interceptor, and the poller for runs in other processes."""
 
-    def __init__(self, store: Store, replays: Replays, *, max_waiters: int, max_detached: int) -> None:
+    def __init__(
+        self,
+        own_store: Store,
+        store: Store,
+        replays: Replays,
+        observers: Observers,
+        *,
+        max_waiters: int,
+        max_detached: int,
+    ) -> None:
+        self.own_store = own_store
         self.store = store
         self.replays = replays
+        self.observers = observers
         self.torn_down = False
         """Always False, since threads can't be cancelled."""
         self.poller = Poller(store)

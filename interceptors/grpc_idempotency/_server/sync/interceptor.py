@@ -3,7 +3,7 @@
 import inspect
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import grpc
 
 from grpc_idempotency import _checks
 from grpc_idempotency._jitter import uniform
+from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.drive import drive
 from grpc_idempotency._server.execution import STOPPING
 from grpc_idempotency._server.interceptor import (
@@ -29,6 +30,7 @@ from grpc_idempotency._server.sync.keeper import Keeper, jittered
 from grpc_idempotency._server.sync.pass_through import pass_through, refusing, unkeyed
 from grpc_idempotency._server.workers import within
 from grpc_idempotency.errors import PolicyError, StoreUnavailable
+from grpc_idempotency.events import Observer
 from grpc_idempotency.policy import Policy
 from grpc_idempotency.principals import PrincipalFunction, mtls_or_shared
 from grpc_idempotency.store import Store
@@ -67,6 +69,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         max_detached: How many detached operations there may be before new ones are refused.
         replay_cache_bytes: How many bytes of completed outcomes are kept in memory, so that their replays do not ask
             the store; 0: none.
+        observers: Called with the events of this interceptor, see :mod:`grpc_idempotency.events`. They must be safe to
+            call from any thread, and must not block.
 
     Raises:
         PolicyError: The store is not one for threads, or an argument is not allowed.
@@ -85,6 +89,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         max_waiters: int = 2,
         max_detached: int = 10_000,
         replay_cache_bytes: int = 16 * 1024 * 1024,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not callable(getattr(store, "open", None)) or inspect.iscoroutinefunction(store.open):
             raise PolicyError(f"{type(store).__name__} is no store of grpc_idempotency for threads, whose calls block.")
@@ -97,10 +102,14 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
             sweep_every=sweep_every,
             drain_limit=drain_limit,
             replay_cache_bytes=replay_cache_bytes,
+            observers=observers,
+            awaited=False,
         )
         self._executions = Executions(
             store,
+            self._store,
             self._admission.replays,
+            self._observers,
             max_waiters=_checks.number("max_waiters", max_waiters),
             max_detached=_checks.number("max_detached", max_detached),
         )
@@ -154,7 +163,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._check(served)
         self.open()
         self._begin_sweeping()
-        recovery = Recovery(self._methods, served.names, served.handlers)
+        recovery = Recovery(self._methods, served.names, served.handlers, self._observers)
         self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
     def _recover(self, recovery: Recovery) -> None:
@@ -176,7 +185,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         found = recovery.take(self._store.pending(recovery.names, recovery.limit), self._executions.has)
         for one in found.to_run:
             self._executions.launch(one.call, one.target, one.messages, one.snapshot)
-        settled = [drive(plan, settling(self._store, record)) for record, plan in found.to_settle]
+        settled = [drive(plan, settling(self._store, record, self._observers)) for record, plan in found.to_settle]
         return any(settled)
 
     def open(self) -> None:
@@ -190,9 +199,9 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         handler does not end, the store can't be closed: that wait is within the drain limit too. If the limit is
         reached, leases and the store have one second more to end.
         """
-        limit = self._drain_limit.total_seconds()
+        limit, began = self._drain_limit.total_seconds(), now()
         until = time.monotonic() + limit
-        self._log_unfinished(self._executions.close(limit))
+        self._drained(self._executions.close(limit), began)
         if not within(max(STOPPING, until - time.monotonic()), self._end):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
@@ -201,6 +210,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         self._recovering.close()
         self._executions.end()
         self._store.close()
+        self._stop_observing()
 
     def _begin_sweeping(self) -> None:
         if not self._sweeping and self._sweep_every is not None:
@@ -209,9 +219,9 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
 
     def _sweep_later(self, every: float) -> None:
         after = every * uniform(0.5, 1.0)
-        self._sweeper.later(after, lambda: self._sweep(every, 0, 0))
+        self._sweeper.later(after, lambda: self._sweep(every, 0, 0, now()))
 
-    def _sweep(self, every: float, deleted: int, freed: int) -> None:
+    def _sweep(self, every: float, deleted: int, freed: int, began: float) -> None:
         """Sweeps one batch. The next one comes after a pause."""
         try:
             swept = self._store.sweep()
@@ -221,7 +231,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
             return
         deleted, freed = deleted + swept.deleted, freed + swept.freed_bytes
         if swept.more:
-            self._sweeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed))
+            self._sweeper.later(SWEEP_PAUSE, lambda: self._sweep(every, deleted, freed, began))
         else:
-            self._log_sweep(deleted, freed)
+            self._swept(deleted, freed, began)
             self._sweep_later(every)
