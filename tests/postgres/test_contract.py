@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from grpc_idempotency.errors import TransactionMisuse
 from grpc_idempotency.testing import (
+    AsyncOperatorHarness,
     AsyncStoreContract,
-    AsyncStoreHarness,
     AsyncTransactionalStoreContract,
     AsyncTransactionHarness,
+    OperatorContract,
     TransactionalStoreContract,
     in_threads,
     opened,
 )
-from grpc_idempotency.transactions import AsyncTransactionalStore, Database
+from grpc_idempotency.transactions import Database
 
 from .conftest import Make, MakeBlocking, Place
 
@@ -23,23 +25,23 @@ from .conftest import Make, MakeBlocking, Place
 class Harness:
     placeholder = "%s"
 
-    def __init__(self, place: Place, make: Callable[[], AsyncTransactionalStore]) -> None:
+    def __init__(self, place: Place, make: Callable[[], Any]) -> None:
         self._place = place
         self._make = make
 
-    async def store(self) -> AsyncTransactionalStore:
+    async def store(self) -> Any:
         return self._make()
 
     async def elapse(self, duration: timedelta) -> None:
         self._place.elapse(duration)
 
 
-class TestStores(AsyncStoreContract):
+class TestStores(AsyncStoreContract, OperatorContract):
     # What differs between the two is in the calls, which the SQLite store tests on both in every run.
     @pytest.fixture(params=["aio", pytest.param("threads", marks=pytest.mark.slow)])
     def harness(
         self, request: pytest.FixtureRequest, place: Place, make: Make, make_blocking: MakeBlocking
-    ) -> AsyncStoreHarness:
+    ) -> AsyncOperatorHarness:
         return Harness(place, make if request.param == "aio" else lambda: in_threads(make_blocking()))
 
 

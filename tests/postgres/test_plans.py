@@ -44,8 +44,20 @@ ONE: dict[str, Any] = {
     "position": 0,
     "undoable": False,
     "result": b"result",
-    "created_at": NOW,
-    "state": 2,
+    "method_crc": 1,
+    "trace": b"trace",
+    "held_only": False,
+    "by": b"me",
+    "action": "forgotten",
+    "note": b"of no use",
+    "low": NOW - timedelta(days=1),
+    "high": NOW,
+    "low_name": b"",
+    "high_name": b"",
+    "completed": True,
+    "states": [0, 2, 3, 4],
+    "stuck": True,
+    "kept": timedelta(days=90),
     "limit": 32,
     "methods": ["/s.S/M"],
 }
@@ -67,7 +79,9 @@ BATCHED = (
     ),
     *("get", "standing"),
 )
-SINGLE = ("steps", "list", "list_open", "pending", "sweep")
+SINGLE = (
+    *("steps", "list", "list_newest", "list_open", "list_open_newest", "find", "count", "notes", "pending", "sweep"),
+)
 IN_TRANSACTIONS = ("look", "look_again", "has_step", "complete_one", "record_one_step")
 
 
@@ -79,8 +93,9 @@ async def sql(make: Make, place: Place) -> Sql:
     place.db.execute("ALTER TABLE operations SET (autovacuum_enabled = off)")
     place.db.execute(
         "INSERT INTO operations (name, state, fence, effects, streams, created_at, completed_at, expires_at, status, "
-        "method, raw, message) SELECT uuid_send(gen_random_uuid()), 1, uuid_send(gen_random_uuid()), 0, false, "
-        "now() - n * interval '1 second', now(), now() + interval '1 day', 0, '/s.S/M', '\\x00', '\\x00' "
+        "method, method_crc, raw, message) "
+        "SELECT uuid_send(gen_random_uuid()), 1, uuid_send(gen_random_uuid()), 0, false, "
+        "now() - n * interval '1 second', now(), now() + interval '1 day', 0, '/s.S/M', 1, '\\x00', '\\x00' "
         "FROM generate_series(1, %s) AS n",
         (ROWS,),
     )

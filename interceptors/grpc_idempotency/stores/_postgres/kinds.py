@@ -10,6 +10,7 @@ from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,
     FencedRequest,
+    ForgetRequest,
     HoldRequest,
     ReleaseLapsedRequest,
     ReleaseRequest,
@@ -61,7 +62,7 @@ def kind_of(request: Request[Any], *, fresh: bool = False) -> Kind:
     if type(request) is ClaimRequest and request.over is not None and not fresh:
         return _TAKE_OVER
     if type(request) is ResolveRequest and request.outcome is None:
-        return _FORGET
+        return _NEVER_HAPPENED
     return _KINDS[type(request)]
 
 
@@ -133,6 +134,15 @@ def _released_lapsed(request: ReleaseLapsedRequest, row: rows.Row | None) -> Ans
     return Answer.GIVEN  # a record that is locked has a live owner
 
 
+def _forgotten(request: ForgetRequest, row: rows.Row | None) -> Answer:
+    request.value = row is not None and is_done(row)
+    if row is None or request.value:
+        return Answer.GIVEN
+    record = rows.record(row)
+    free = record.lapsed or record.state in (State.COMPLETED, State.WAITING, State.HELD)
+    return Answer.BUSY if record.fence == request.fence and free else Answer.GIVEN
+
+
 def _changed(states: tuple[State, ...]) -> Callable[[FencedRequest[bool], rows.Row | None], Answer]:
     """Returns the answer of a change of records in these states."""
 
@@ -161,6 +171,14 @@ def _outcome(request: Any) -> rows.Columns:
     return _fenced(request) | rows.outcome_columns(request.outcome, request.ttl)
 
 
+def _resolved(request: Any) -> rows.Columns:
+    return _outcome(request) | rows.note_columns(request.note)
+
+
+def _removed(request: Any) -> rows.Columns:
+    return _fenced(request) | {"held_only": type(request) is ResolveRequest} | rows.note_columns(request.note)
+
+
 def _take_over(request: ClaimRequest) -> rows.Columns:
     columns = rows.claim_columns(request.claim) | {"over": request.over}
     del columns["request"]
@@ -173,7 +191,7 @@ def _wait(request: WaitRequest) -> rows.Columns:
 
 
 _TAKE_OVER = Kind("take_over", _take_over, _taken_over, repeatable=True)
-_FORGET = Kind("forget", _fenced, _changed((State.HELD,)))
+_NEVER_HAPPENED = Kind("forget", _removed, _changed((State.HELD,)))
 _KINDS: dict[type[Request[Any]], Kind] = {
     RenewRequest: Kind("renew", lambda one: _fenced(one) | {"lease": one.lease}, _renewed, repeatable=True),
     ClaimRequest: Kind("claim", lambda one: rows.claim_columns(one.claim), _claimed, repeatable=True),
@@ -184,7 +202,8 @@ _KINDS: dict[type[Request[Any]], Kind] = {
     HoldRequest: Kind("hold", lambda one: _fenced(one) | {"reason": one.reason, "lapsed_only": one.lapsed_only}, _held),
     WaitRequest: Kind("wait", _wait, _changed(rows.LEASED)),
     UndoRequest: Kind("undo", lambda one: _fenced(one) | rows.failure_columns(one.failure), _undone, repeatable=True),
-    ResolveRequest: Kind("resolve", _outcome, _changed((State.HELD,))),
+    ResolveRequest: Kind("resolve", _resolved, _changed((State.HELD,))),
+    ForgetRequest: Kind("forget", _removed, _forgotten),
 }
 WRITTEN = frozenset(_KINDS)
 """The types of requests that the writer answers."""

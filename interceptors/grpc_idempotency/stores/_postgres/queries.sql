@@ -39,15 +39,17 @@ WITH clock AS (SELECT {clock} AS now),
 given AS (
     SELECT * FROM unnest(
         %(name)b::bytea[], %(fence)b::bytea[], %(method)b::text[], %(raw)b::bytea[], %(canonical)b::bytea[],
-        %(effects)b::smallint[], %(streams)b::boolean[], %(lease)b::interval[], %(owner)b::text[], %(request)b::bytea[]
-    ) AS g (name, fence, method, raw, canonical, effects, streams, lease, owner, request)
+        %(effects)b::smallint[], %(streams)b::boolean[], %(lease)b::interval[], %(owner)b::text[], %(method_crc)b::integer[],
+        %(trace)b::bytea[], %(request)b::bytea[]
+    ) AS g (name, fence, method, raw, canonical, effects, streams, lease, owner, method_crc, trace, request)
 ),
 won AS (
     INSERT INTO {s}.operations AS o (
-        name, state, fence, effects, streams, created_at, lease_until, owner, method, raw, canonical, request
+        name, state, fence, effects, streams, created_at, lease_until, owner, method, method_crc, trace, raw, canonical,
+        request
     )
-    SELECT g.name, 0, g.fence, g.effects, g.streams, c.now, c.now + g.lease, g.owner, g.method, g.raw, g.canonical,
-        g.request
+    SELECT g.name, 0, g.fence, g.effects, g.streams, c.now, c.now + g.lease, g.owner, g.method, g.method_crc, g.trace,
+        g.raw, g.canonical, g.request
     FROM given AS g CROSS JOIN clock AS c LEFT JOIN {s}.operations AS old ON old.name = g.name
     WHERE old.name IS NULL OR old.expires_at <= c.now
     ORDER BY g.name
@@ -55,9 +57,9 @@ won AS (
         state = 0, fence = excluded.fence, effects = excluded.effects, streams = excluded.streams, attempts = 1,
         failed_runs = 0, failed_undos = 0, steps = 0, created_at = excluded.created_at,
         lease_until = excluded.lease_until, completed_at = NULL, expires_at = NULL, status = NULL,
-        owner = excluded.owner, method = excluded.method, raw = excluded.raw, canonical = excluded.canonical,
-        reason = '', resolved = false, retained = true, details = NULL, trailers = NULL, message = NULL,
-        request = excluded.request
+        owner = excluded.owner, method = excluded.method, method_crc = excluded.method_crc, trace = excluded.trace,
+        raw = excluded.raw, canonical = excluded.canonical, reason = '', resolved = false, retained = true,
+        details = NULL, trailers = NULL, message = NULL, request = excluded.request
     WHERE o.expires_at <= (SELECT now FROM clock)
     RETURNING o.name
 )
@@ -73,8 +75,8 @@ given AS (
     SELECT * FROM unnest(
         %(name)b::bytea[], %(over)b::bytea[], %(fence)b::bytea[], %(method)b::text[], %(raw)b::bytea[],
         %(canonical)b::bytea[], %(effects)b::smallint[], %(streams)b::boolean[], %(lease)b::interval[],
-        %(owner)b::text[]
-    ) AS g (name, over, fence, method, raw, canonical, effects, streams, lease, owner)
+        %(owner)b::text[], %(method_crc)b::integer[], %(trace)b::bytea[]
+    ) AS g (name, over, fence, method, raw, canonical, effects, streams, lease, owner, method_crc, trace)
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
@@ -84,8 +86,8 @@ free AS (
 done AS (
     UPDATE {s}.operations AS o SET
         state = CASE WHEN o.status IS NULL THEN 0 ELSE 4 END, fence = f.fence, effects = f.effects, streams = f.streams,
-        attempts = o.attempts + 1, lease_until = c.now + f.lease, owner = f.owner, method = f.method, raw = f.raw,
-        canonical = f.canonical
+        attempts = o.attempts + 1, lease_until = c.now + f.lease, owner = f.owner, method = f.method,
+        method_crc = f.method_crc, trace = f.trace, raw = f.raw, canonical = f.canonical
     FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
     RETURNING o.name
 )
@@ -159,26 +161,39 @@ done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name R
 {answer}
 
 -- name: forget
--- Deletes held operations, and their steps.
+-- Deletes operations and their steps as an operator decided: held ones, or any but those whose leases hold. Leaves notes.
 WITH clock AS (SELECT {clock} AS now),
-given AS (SELECT * FROM unnest(%(name)b::bytea[], %(fence)b::bytea[]) AS g (name, fence)),
+given AS (
+    SELECT * FROM unnest(
+        %(name)b::bytea[], %(fence)b::bytea[], %(held_only)b::boolean[], %(by)b::bytea[], %(action)b::text[],
+        %(note)b::bytea[]
+    ) AS g (name, fence, held_only, by, action, note)
+),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
-    WHERE o.fence = g.fence AND {state} = 2
+    WHERE o.fence = g.fence AND (
+        o.state = 2 OR NOT g.held_only AND CASE o.state
+            WHEN 1 THEN o.expires_at > (SELECT now FROM clock)
+            WHEN 3 THEN true
+            ELSE o.lease_until <= (SELECT now FROM clock)
+        END
+    )
     ORDER BY o.name FOR UPDATE OF o SKIP LOCKED
 ),
 done AS (DELETE FROM {s}.operations AS o USING free AS f WHERE o.name = f.name RETURNING o.name),
-steps AS (DELETE FROM {s}.steps AS s USING done AS d WHERE s.operation = d.name)
+steps AS (DELETE FROM {s}.steps AS s USING done AS d WHERE s.operation = d.name),
+{noted}
 {answer}
 
 -- name: resolve
--- Completes held operations with an operator's outcomes.
+-- Completes held operations with an operator's outcomes. Leaves notes.
 WITH clock AS (SELECT {clock} AS now),
 given AS (
     SELECT * FROM unnest(
         %(name)b::bytea[], %(fence)b::bytea[], %(ttl)b::interval[], %(status)b::smallint[], %(retained)b::boolean[],
-        %(details)b::bytea[], %(trailers)b::bytea[], %(message)b::bytea[]
-    ) AS g (name, fence, ttl, status, retained, details, trailers, message)
+        %(details)b::bytea[], %(trailers)b::bytea[], %(message)b::bytea[], %(by)b::bytea[], %(action)b::text[],
+        %(note)b::bytea[]
+    ) AS g (name, fence, ttl, status, retained, details, trailers, message, by, action, note)
 ),
 free AS (
     SELECT g.* FROM given AS g JOIN {s}.operations AS o ON o.name = g.name
@@ -191,7 +206,8 @@ done AS (
         status = f.status, retained = f.retained, details = f.details, trailers = f.trailers, message = f.message
     FROM free AS f CROSS JOIN clock AS c WHERE o.name = f.name
     RETURNING o.name
-)
+),
+{noted}
 {answer}
 
 -- name: hold
@@ -308,20 +324,77 @@ WHERE o.name = %(name)b AND (o.expires_at IS NULL OR o.expires_at > (SELECT {clo
 ORDER BY s.number
 
 -- name: list
--- Reads unexpired operations in the order of age, after one that is given by its age and name.
-WITH clock AS (SELECT {clock} AS now)
-SELECT {record}, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
-WHERE (o.created_at, o.name) > (%(created_at)b, %(name)b) AND (o.expires_at IS NULL OR o.expires_at > c.now)
-    AND (%(state)b::smallint IS NULL OR o.state = %(state)b) AND (%(method)b::text IS NULL OR o.method = %(method)b)
-ORDER BY o.created_at, o.name LIMIT %(limit)b
+-- Reads unexpired operations by age, between two places, each given by an age and a name. There is one range for each
+-- method, found by its CRC. "{way}" is the direction: the statement "list_newest" has the newest ones first.
+WITH RECURSIVE present AS (SELECT {clock} AS now),
+lanes (crc) AS (
+    SELECT coalesce(%(method_crc)b::integer, (SELECT min(o.method_crc) FROM {s}.operations AS o))
+    UNION ALL
+    SELECT (SELECT min(o.method_crc) FROM {s}.operations AS o WHERE o.method_crc > l.crc) FROM lanes AS l
+    WHERE l.crc IS NOT NULL AND %(method_crc)b::integer IS NULL
+)
+SELECT {record}, c.now FROM present AS c CROSS JOIN lanes AS l CROSS JOIN LATERAL (
+    SELECT * FROM {s}.operations AS o
+    WHERE o.method_crc = l.crc AND (o.created_at, o.name) > (%(low)b::timestamptz, %(low_name)b::bytea)
+        AND (o.created_at, o.name) < (%(high)b::timestamptz, %(high_name)b::bytea)
+        AND (o.expires_at IS NULL OR o.expires_at > c.now) AND (%(method)b::text IS NULL OR o.method = %(method)b)
+        AND (o.state = 1 OR NOT %(completed)b)
+    ORDER BY o.created_at{way}, o.name{way} LIMIT %(limit)b
+) AS o ORDER BY o.created_at{way}, o.name{way} LIMIT %(limit)b
 
 -- name: list_open
--- The same for one state other than completed.
+-- The same for states other than completed: one range for each state and method. If only stuck ones are wanted, it passes
+-- over those whose leases or waits have not ended.
+WITH RECURSIVE present AS (SELECT {clock} AS now),
+lanes (state, crc) AS (
+    SELECT s.state, coalesce(%(method_crc)b::integer, (
+        SELECT min(o.method_crc) FROM {s}.operations AS o WHERE o.state = s.state AND o.state <> 1
+    )) FROM unnest(%(states)b::smallint[]) AS s (state)
+    UNION ALL
+    SELECT l.state, (
+        SELECT min(o.method_crc) FROM {s}.operations AS o
+        WHERE o.state = l.state AND o.state <> 1 AND o.method_crc > l.crc
+    ) FROM lanes AS l WHERE l.crc IS NOT NULL AND %(method_crc)b::integer IS NULL
+)
+SELECT {record}, c.now FROM present AS c CROSS JOIN lanes AS l CROSS JOIN LATERAL (
+    SELECT * FROM {s}.operations AS o
+    WHERE o.state = l.state AND o.state <> 1 AND o.method_crc = l.crc
+        AND (o.created_at, o.name) > (%(low)b::timestamptz, %(low_name)b::bytea)
+        AND (o.created_at, o.name) < (%(high)b::timestamptz, %(high_name)b::bytea)
+        AND (%(method)b::text IS NULL OR o.method = %(method)b)
+        AND (o.state = 2 OR o.lease_until <= c.now OR NOT %(stuck)b)
+    ORDER BY o.created_at{way}, o.name{way} LIMIT %(limit)b
+) AS o ORDER BY o.created_at{way}, o.name{way} LIMIT %(limit)b
+
+-- name: find
+-- Reads unexpired operations whose names lie between two.
 WITH clock AS (SELECT {clock} AS now)
 SELECT {record}, c.now FROM {s}.operations AS o CROSS JOIN clock AS c
-WHERE o.state = %(state)b AND o.state <> 1 AND (o.created_at, o.name) > (%(created_at)b, %(name)b)
-    AND (%(method)b::text IS NULL OR o.method = %(method)b)
-ORDER BY o.created_at, o.name LIMIT %(limit)b
+WHERE o.name BETWEEN %(low_name)b::bytea AND %(high_name)b::bytea AND (o.expires_at IS NULL OR o.expires_at > c.now)
+ORDER BY o.name LIMIT %(limit)b
+
+-- name: count
+-- Counts unexpired operations by method and state. For the completed ones it counts all of each method in the index, and
+-- subtracts those that are open or expired.
+WITH open AS (
+    SELECT o.method, o.method_crc AS crc, o.state, count(*) AS n FROM {s}.operations AS o WHERE o.state <> 1
+    GROUP BY o.method, o.method_crc, o.state
+),
+completed (crc, n) AS (
+    SELECT o.method_crc, count(*) FROM {s}.operations AS o WHERE %(completed)b GROUP BY o.method_crc
+    UNION ALL SELECT crc, -n FROM open WHERE %(completed)b
+    UNION ALL SELECT o.method_crc, -count(*) FROM {s}.operations AS o
+    WHERE o.expires_at <= (SELECT {clock}) AND %(completed)b GROUP BY o.method_crc
+)
+SELECT method, state, n FROM open
+UNION ALL SELECT (SELECT o.method FROM {s}.operations AS o WHERE o.method_crc = c.crc LIMIT 1), 1, c.n
+FROM (SELECT crc, CAST(sum(n) AS bigint) AS n FROM completed GROUP BY crc) AS c WHERE c.n > 0
+
+-- name: notes
+-- Reads what operators did to one operation.
+SELECT n.at, n.by, n.action, n.reason FROM {s}.notes AS n
+WHERE n.operation = %(name)b AND n.at > (SELECT {clock}) - %(kept)b::interval
+ORDER BY n.at
 
 -- name: pending
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt
@@ -335,7 +408,8 @@ ORDER BY o.state IN (0, 4) AND o.effects = 0 DESC, o.effects = 1 AND o.request I
 LIMIT %(limit)b
 
 -- name: sweep
--- Deletes up to the given number of expired operations, and their steps, unless another sweep is under way.
+-- Deletes up to the given number of expired operations, and their steps, and so many old notes, unless another sweep is
+-- under way.
 WITH clock AS (SELECT {clock} AS now),
 turn AS (SELECT key FROM {s}.meta WHERE key = 'sweeper' FOR UPDATE SKIP LOCKED),
 expired AS (
@@ -344,7 +418,16 @@ expired AS (
     ORDER BY o.expires_at LIMIT %(limit)b FOR UPDATE OF o SKIP LOCKED
 ),
 gone AS (DELETE FROM {s}.operations AS o USING expired AS e WHERE o.name = e.name RETURNING o.name),
-steps AS (DELETE FROM {s}.steps AS s USING gone AS g WHERE s.operation = g.name)
+steps AS (DELETE FROM {s}.steps AS s USING gone AS g WHERE s.operation = g.name),
+old AS (
+    SELECT n.operation, n.at, n.fence, n.action FROM {s}.notes AS n
+    WHERE n.at <= (SELECT now FROM clock) - %(kept)b::interval AND EXISTS (SELECT 1 FROM turn)
+    ORDER BY n.at LIMIT %(limit)b
+),
+notes AS (
+    DELETE FROM {s}.notes AS n USING old AS o
+    WHERE n.operation = o.operation AND n.at = o.at AND n.fence = o.fence AND n.action = o.action
+)
 SELECT (SELECT count(*) FROM gone), EXISTS (
     SELECT 1 FROM {s}.operations WHERE expires_at <= (SELECT now FROM clock) OFFSET %(limit)b
 )

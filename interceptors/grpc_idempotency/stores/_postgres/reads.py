@@ -7,9 +7,13 @@ from typing import Any
 import psycopg
 
 from grpc_idempotency.records import Standing, State, Swept
+from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.requests import (
+    CountRequest,
+    FindRequest,
     GetRequest,
     ListRequest,
+    NotesRequest,
     PendingRequest,
     Request,
     StandingRequest,
@@ -24,7 +28,8 @@ from grpc_idempotency.stores._postgres.sql import Sql
 _READ_AT_ONCE = 32
 """The number of records that one part of a list has at most: each can be some megabytes."""
 _TRIES = 3
-_BEGINNING = datetime(1, 1, 1, tzinfo=timezone.utc)
+_BEGINNING = datetime.min.replace(tzinfo=timezone.utc)
+_END = datetime.max.replace(tzinfo=timezone.utc)
 
 
 class Reads:
@@ -71,24 +76,28 @@ class Reads:
 
     def list(self, db: Connection, request: ListRequest) -> Any:
         """Reads one bounded part of a list."""
-        created_at, name = request.after or (_BEGINNING, b"")
+        statement, parameters = listing(request)
         most = min(request.limit, _READ_AT_ONCE)
-        state = None if request.state is None else rows.STATES.index(request.state)
-        found = self._execute(
-            db,
-            "list" if request.state in (None, State.COMPLETED) else "list_open",
-            created_at=created_at,
-            name=name,
-            state=state,
-            method=request.method,
-            limit=most,
-        ).fetchall()
-        records = list(map(rows.record, found))
+        records = list(map(rows.record, self._execute(db, statement, **parameters, limit=most).fetchall()))
         return records, (records[-1].created_at, records[-1].name) if len(records) == most else None
+
+    def find(self, db: Connection, request: FindRequest) -> Any:
+        """Reads records by the beginning of their names."""
+        bounds = {"low_name": request.least, "high_name": request.most}
+        return list(map(rows.record, self._execute(db, "find", **bounds, limit=request.limit).fetchall()))
+
+    def count(self, db: Connection, request: CountRequest) -> Any:
+        """Counts records by method and state."""
+        found = self._execute(db, "count", completed=request.completed).fetchall()
+        return {(method, rows.STATES[state]): number for method, state, number in found}, None
+
+    def notes(self, db: Connection, request: NotesRequest) -> Any:
+        """Reads what operators did to one operation."""
+        return list(map(rows.note, self._execute(db, "notes", name=request.name, kept=NOTES_KEPT).fetchall()))
 
     def sweep(self, db: Connection, request: SweepRequest) -> Any:
         """Deletes one batch, unless another sweep is under way."""
-        row = self._execute(db, "sweep", limit=request.limit).fetchone()
+        row = self._execute(db, "sweep", limit=request.limit, kept=NOTES_KEPT).fetchone()
         assert row is not None
         deleted, more = row
         # If others have locked what is expired, the next sweep looks again.
@@ -105,12 +114,35 @@ class Reads:
         return cursor
 
 
+def listing(request: ListRequest) -> tuple[str, dict[str, Any]]:
+    """Returns the statement for a list, and its parameters but for the limit."""
+    low, high = (request.since or _BEGINNING, b""), (request.until or _END, b"")
+    if request.after is not None:
+        low, high = (low, min(high, request.after)) if request.newest_first else (max(low, request.after), high)
+    parameters = {
+        "low": low[0],
+        "low_name": low[1],
+        "high": high[0],
+        "high_name": high[1],
+        "method": request.method,
+        "method_crc": None if request.method is None else rows.method_crc(request.method),
+    }
+    way = "_newest" if request.newest_first else ""
+    if not request.stuck and request.state in (None, State.COMPLETED):
+        return f"list{way}", parameters | {"completed": request.state is State.COMPLETED}
+    states = [rows.STATES.index(state) for state in rows.OPEN if request.state in (None, state)]
+    return f"list_open{way}", parameters | {"states": states, "stuck": request.stuck}
+
+
 _READS: dict[type[Request[Any]], Callable[[Reads, Connection, Any], Any]] = {
     GetRequest: Reads.get,
     StandingRequest: Reads.standing,
     StepsRequest: Reads.steps,
     PendingRequest: Reads.pending,
     ListRequest: Reads.list,
+    FindRequest: Reads.find,
+    CountRequest: Reads.count,
+    NotesRequest: Reads.notes,
     SweepRequest: Reads.sweep,
 }
 READ = frozenset(_READS)

@@ -28,12 +28,13 @@ _DEFAULTS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
-_PLANS = ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit")
+_PLANS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
 """The planner's settings that are off for the store's own statements, where the engine has them.
 
 Of a table that was never analysed, the planner thinks that it is small. It would read all of it for each batch, and
-keep this plan. And it thinks that a third of all rows have expired. A plan that can't do without what is off has a very
-high cost. So the engine would compile it each time, in some 100 ms: compilation is off, too.
+keep this plan. And it thinks that a third of all rows have expired. A list would take all rows of a method by a bitmap,
+and sort them. A plan that can't do without what is off has a very high cost. So the engine would compile it each time,
+in some 100 ms: compilation is off, too.
 """
 _PLAN_CACHE = ("plan_cache_mode", "force_generic_plan")
 """Keeps one plan for each statement. The cost of a plan for few operations looks lower than that of any number, so the

@@ -15,13 +15,18 @@ _HEADING = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _RECORD = (
     *("name", "state", "fence", "effects", "attempts", "failed_runs", "failed_undos", "created_at", "lease_until"),
     *("completed_at", "expires_at", "status", "owner", "method", "raw", "canonical", "streams", "reason", "resolved"),
-    *("retained", "details", "trailers", "message"),
+    *("retained", "details", "trailers", "message", "trace"),
 )
 """The columns of a record, as :func:`rows.record` reads them."""
 _ANSWER = """SELECT {record}, c.now FROM given AS g CROSS JOIN clock AS c JOIN {s}.operations AS o ON o.name = g.name
 WHERE (SELECT count(*) FROM free) < (SELECT count(*) FROM given)
     AND NOT EXISTS (SELECT 1 FROM free AS f WHERE f.name = g.name) AND (o.expires_at IS NULL OR o.expires_at > c.now)
 UNION ALL SELECT d.name, {nulls}, c.now FROM done AS d CROSS JOIN clock AS c"""
+_NOTED = """noted AS (
+    INSERT INTO {s}.notes (operation, at, fence, by, action, reason)
+    SELECT f.name, c.now, f.fence, f.by, f.action, f.note FROM free AS f CROSS JOIN clock AS c
+    WHERE f.action IS NOT NULL
+)"""
 
 
 @functools.cache
@@ -54,13 +59,17 @@ class Sql:
         statements, scripts = _sources()
         parts = {
             "answer": _ANSWER,
+            "noted": _NOTED,
             "record": ", ".join(f"o.{column}" for column in _RECORD),
             "nulls": ", ".join(["NULL"] * (len(_RECORD) - 1)),
             "state": "(o.state + 0)",
             "clock": clock,
             "s": f'"{schema}"',
         }
-        self._statements = {name: _filled(text, parts).encode() for name, text in statements.items()}
+        self._statements = {name: _filled(text, parts | {"way": ""}).encode() for name, text in statements.items()}
+        for name, text in statements.items():
+            if "{way}" in text:
+                self._statements[f"{name}_newest"] = _filled(text, parts | {"way": " DESC"}).encode()
         self._scripts = [_filled(text, parts) for text in scripts]
 
     def __getitem__(self, name: str) -> bytes:

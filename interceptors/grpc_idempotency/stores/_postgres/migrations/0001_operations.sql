@@ -18,6 +18,8 @@ CREATE TABLE {s}.operations (
                                               -- of which it is undone; NULL if there is neither
     owner text,                               -- host:pid of the process of the last claim; NULL once completed
     method text NOT NULL,
+    method_crc integer NOT NULL,              -- CRC-32 of the method, which is shorter than the method in indexes
+    trace bytea,                              -- the trace context of the last run, NULL if it was not sampled
     raw bytea NOT NULL,
     canonical bytea,                          -- NULL if it is the same as raw, which is the usual case
     reason text NOT NULL DEFAULT '',
@@ -30,10 +32,10 @@ CREATE TABLE {s}.operations (
 );
 -- For sweeps.
 CREATE INDEX operations_expiry ON {s}.operations (expires_at) WHERE expires_at IS NOT NULL;
--- For lists, the oldest claims first.
-CREATE INDEX operations_age ON {s}.operations (created_at, name);
--- For recovery, and for lists of one state: it has no completed operations, which are nearly all rows.
-CREATE INDEX operations_open ON {s}.operations (state, created_at, name) WHERE state <> 1;
+-- For lists: one range for each method.
+CREATE INDEX operations_age ON {s}.operations (method_crc, created_at, name);
+-- For recovery, and for lists by state: it has no completed operations, which are nearly all rows.
+CREATE INDEX operations_open ON {s}.operations (state, method_crc, created_at, name) WHERE state <> 1;
 -- One row per finished step. An expired operation can be claimed anew: its old steps have another "since".
 CREATE TABLE {s}.steps (
     operation bytea NOT NULL,
@@ -46,3 +48,15 @@ CREATE TABLE {s}.steps (
     result bytea NOT NULL,
     PRIMARY KEY (operation, since, name)
 );
+-- One row for each thing that an operator did to an operation. It outlives the operation.
+CREATE TABLE {s}.notes (
+    operation bytea NOT NULL,
+    at timestamptz NOT NULL,
+    fence bytea NOT NULL,                     -- the operation's fence at that time
+    by bytea NOT NULL,                        -- UTF-8, like reason
+    action text NOT NULL,
+    reason bytea NOT NULL,
+    PRIMARY KEY (operation, at, fence, action)
+);
+-- For sweeps.
+CREATE INDEX notes_age ON {s}.notes (at);
