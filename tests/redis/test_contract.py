@@ -5,25 +5,25 @@ from datetime import timedelta
 
 import pytest
 
-from grpc_idempotency.store import AsyncStore
-from grpc_idempotency.testing import AsyncStoreContract, AsyncStoreHarness, in_threads
+from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.testing import AsyncOperatorHarness, AsyncStoreContract, OperatorContract, in_threads
 
 from .conftest import HandClock, Make, MakeBlocking
 
 
 class RedisHarness:
-    def __init__(self, clock: HandClock, make: Callable[[], AsyncStore]) -> None:
+    def __init__(self, clock: HandClock, make: Callable[[], AsyncOperatorStore]) -> None:
         self._clock = clock
         self._make = make
 
-    async def store(self) -> AsyncStore:
+    async def store(self) -> AsyncOperatorStore:
         return self._make()
 
     async def elapse(self, duration: timedelta) -> None:
         self._clock.elapse(duration)
 
 
-class TestStores(AsyncStoreContract):
+class TestStores(AsyncStoreContract, OperatorContract):
     @pytest.fixture(
         params=[
             "one server",
@@ -34,7 +34,7 @@ class TestStores(AsyncStoreContract):
     )
     def harness(
         self, request: pytest.FixtureRequest, clock: HandClock, make: Make, make_blocking: MakeBlocking
-    ) -> AsyncStoreHarness:
+    ) -> AsyncOperatorHarness:
         kind: str = request.param
         clustered = kind.startswith("cluster")
         url = request.getfixturevalue("cluster")[0].url if clustered else request.getfixturevalue("server")

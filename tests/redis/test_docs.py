@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import redis
+from grpc_idempotency.records import Note
 from grpc_idempotency.testing import OUTCOME, TTL, a_claim, a_step
 
 from ..docs.pages import ROOT, blocks
@@ -75,6 +76,10 @@ async def _use(store: Any, other: Any) -> None:
     await told.wait()
     end()
     assert [record.name for record in await store.list()][-1:] == [claim.name]
+    assert [record.name for record in await store.find(claim.name.hex()[:20])] == [claim.name]
+    assert len(await store.count()) == 1
+    assert await store.forget(claim.name, claim.fence, Note(by="ann", action="forgotten", reason="a test"))
+    assert len(await store.notes(claim.name)) == 1
     await store.pending(["/a.B/C"])
     await store.sweep()
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import redis.crc
 
-from grpc_idempotency.records import Effects, State, Swept
-from grpc_idempotency.stores._redis import keys, packing
-from grpc_idempotency.testing import OUTCOME, TICK, TTL, a_claim, a_request, a_step
+from grpc_idempotency.records import Code, Effects, Note, Outcome, State, Swept
+from grpc_idempotency.stores._redis import keys, packing, surveys
+from grpc_idempotency.testing import LEASE, OUTCOME, TICK, TTL, a_claim, a_request, a_step
 
 from ..harness.waiting import until
 from .conftest import HandClock, Make
 
 HOUR_MS = 3_600_000
+FAILURE = Outcome(status=Code.ABORTED, details="too late")
 
 
 @pytest.fixture
@@ -36,8 +37,9 @@ class Kept:
         return iter(self.client.scan_iter(match=f"{self._prefix}:*", count=1000))
 
     def kinds(self) -> Counter[str]:
-        """How many keys there are of each kind, but for the meta key."""
-        return Counter(kind for key in self.names() if (kind := key.split(b":")[2].decode()) != "meta")
+        """How many keys there are of each kind, but for the meta key and those with the names of methods."""
+        kinds = (key.split(b":")[2].decode() for key in self.names())
+        return Counter(kind for kind in kinds if kind not in ("meta", "methods"))
 
     def of(self, kind: str) -> bytes:
         """The only key of this kind."""
@@ -146,6 +148,97 @@ async def test_a_sweep_spares_a_claim_in_place_of_a_deleted_record(make: Make, k
     assert record.fence == second.fence
 
 
+async def test_an_open_record_has_one_place(make: Make, kept: Kept, clock: HandClock) -> None:
+    """Whatever becomes of it, the index of open records has one entry of it, and none once it is completed."""
+    store, claim = make(_clock=clock), a_claim(effects=Effects.REPEATABLE, request=a_request(b"body"))
+
+    def states() -> list[State]:
+        return [packing.state(place[0]) for place in kept.client.zrange(kept.of("open"), 0, -1)]
+
+    assert await store.claim(claim) is None
+    assert states() == [State.RUNNING]
+    assert await store.wait(claim.name, claim.fence, TICK, 1, 0)
+    assert states() == [State.WAITING]
+    clock.elapse(TICK)
+    again = a_claim(claim.name, effects=Effects.REPEATABLE)
+    assert await store.claim(again, over=claim.fence) is None
+    assert states() == [State.RUNNING]
+    assert await store.undo(claim.name, again.fence, FAILURE)
+    assert states() == [State.UNDOING]
+    assert await store.hold(claim.name, again.fence, "in doubt")
+    assert states() == [State.HELD]
+    assert await store.complete(claim.name, again.fence, OUTCOME, TTL)
+    assert kept.kinds() == {"o": 1, "done": 1, "expiry": 1}
+
+
+async def test_notes_are_kept_for_a_time(make: Make, kept: Kept) -> None:
+    """The notes on an operation are one key, which outlives the record and expires 90 days after the last note."""
+    store, claim = make(), a_claim()
+    assert await store.claim(claim) is None
+    assert await store.hold(claim.name, claim.fence, "in doubt")
+    assert await store.resolve(claim.name, claim.fence, OUTCOME, TTL, Note(by="ann", action="completed", reason=""))
+    kept.client.pexpire(kept.of("n"), 1_000_000)
+    assert await store.forget(claim.name, claim.fence, Note(by="bob", action="forgotten", reason="a test"))
+    assert kept.kinds() == {"n": 1}
+    days = kept.client.pttl(kept.of("n")) / (24 * HOUR_MS)
+    assert 89 < days <= 90
+    assert [note.by for note in await store.notes(claim.name)] == ["ann", "bob"]
+
+
+async def test_what_is_not_listed_is_found_by_its_whole_name(make: Make, kept: Kept) -> None:
+    """With ``list_completed=False`` a completed operation is not counted, but can be read and forgotten."""
+    store, claim = make(list_completed=False), a_claim()
+    assert await store.claim(claim) is None
+    assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+    assert await store.count() == {}
+    assert await store.find(claim.name.hex()[:-1]) == []
+    assert [record.fence for record in await store.find(claim.name.hex())] == [claim.fence]
+    assert await store.forget(claim.name, claim.fence)
+    assert kept.kinds() == {}
+
+
+async def test_names_are_searched_in_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search looks at some names at a time, and misses none."""
+    monkeypatch.setattr(surveys, "_LOOKED_AT", 3)
+    store = make()
+    names = [bytes([first, n]) * 8 for first in (0x12, 0x12 + 64, 0x13) for n in range(10)]
+    for name in names:
+        claim = a_claim(name)
+        assert await store.claim(claim) is None
+        if name[1] % 2:
+            assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
+    assert [record.name for record in await store.find("12", limit=100)] == names[:10]
+    assert [record.name for record in await store.find("1", limit=100)] == [*names[:10], *names[20:]]
+    assert [record.name for record in await store.find("1205", limit=100)] == [names[5]]
+
+
+async def test_stuck_operations_are_found_among_many(
+    make: Make, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of stuck operations passes over all those whose leases hold."""
+    monkeypatch.setattr(surveys, "_LOOKED_AT", 5)
+    store = make(_clock=clock)
+    claims = [a_claim(lease=TICK if n in (17, 31) else LEASE) for n in range(40)]
+    for claim in claims:
+        assert await store.claim(claim) is None
+        clock.elapse(timedelta(milliseconds=1))
+    clock.elapse(TICK)
+    stuck = [claims[17].name, claims[31].name]
+    assert [record.name for record in await store.list(stuck=True)] == stuck
+    assert [record.name for record in await store.list(stuck=True, newest_first=True, limit=1)] == stuck[1:]
+
+
+async def test_methods_with_equal_checksums_are_told_apart(make: Make) -> None:
+    """Two methods can have the same CRC-32, which stands for them in the indexes; lists have only the one asked for."""
+    store = make()
+    claims = [a_claim(method=f"/a.B/{name}") for name in ("plumless", "buckeroo")]
+    assert packing.method_crc(claims[0].method) == packing.method_crc(claims[1].method)
+    for claim in claims:
+        assert await store.claim(claim) is None
+    for claim in claims:
+        assert [record.name for record in await store.list(method=claim.method)] == [claim.name]
+
+
 async def test_the_servers_clock_decides(make: Make, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases and expiry are measured by the server, whatever the clock of this host says (4.9)."""
     store = make()
@@ -184,7 +277,7 @@ async def test_many_names_of_one_instant_are_paged(make: Make, clock: HandClock)
 
 
 def test_a_value_has_the_layout_of_the_scripts() -> None:
-    """The head has 72 bytes, of which the scripts write the lease at 19."""
-    assert packing._HEAD.size == 72
-    draft = packing._HEAD.pack(0, 0, 0, bytes(16), 1.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    """The head has 77 bytes, of which the scripts write the lease at 19."""
+    assert packing._HEAD.size == 77
+    draft = packing._HEAD.pack(0, 0, 0, bytes(16), 1.5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, b"")
     assert draft[19:27] == struct.pack(">d", 1.5)

@@ -1,10 +1,11 @@
 """The commands of a request: calls of scripts, each on the keys of one hash tag."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 from grpc_idempotency.stores._calls.requests import Request
-from grpc_idempotency.stores._redis.scripts import Script
+from grpc_idempotency.stores._redis.keys import Keys, tag_of
+from grpc_idempotency.stores._redis.scripts import NAMES, Script, script
 
 T = TypeVar("T")
 
@@ -41,3 +42,36 @@ class Command:
 
 Plan = Generator[Sequence[Command], Any, T]
 """A request as a generator: it yields commands that are independent of each other, and is sent their replies."""
+
+
+class Commands:
+    """Makes the commands of one store.
+
+    Args:
+        keys: The names of the store's keys.
+        clock: Returns the time in milliseconds, for tests; ``None``: the server's clock decides.
+    """
+
+    def __init__(self, keys: Keys, clock: Callable[[], int] | None) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._scripts = {name: script(name) for name in NAMES}
+
+    def at(self, tag: int, script_name: str, keys: Sequence[bytes], *args: bytes) -> Command:
+        """Returns a command on keys of one tag."""
+        return Command(tag, self._scripts[script_name], keys, (self._now(), *args))
+
+    def on(
+        self, name: bytes, script_name: str, own: Iterable[Sequence[bytes]], shared: Sequence[bytes], *args: bytes
+    ) -> Command:
+        """Returns a command on an operation: on keys of its own, and on keys that its tag's operations share."""
+        tag = tag_of(name)
+        return self.at(tag, script_name, [*(kind[tag] + name for kind in own), *shared], name, *args)
+
+    def reading(self, name: bytes, *, requested: bool = False) -> Command:
+        """Returns a command that reads a record, and its request if it is wanted."""
+        own = (self._keys.value, self._keys.request) if requested else (self._keys.value,)
+        return self.on(name, "read", own, ())
+
+    def _now(self) -> bytes:
+        return b"" if self._clock is None else b"%d" % self._clock()

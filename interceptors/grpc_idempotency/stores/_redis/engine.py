@@ -7,14 +7,22 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable, Unstorable
 from grpc_idempotency.stores._calls.batches import Batches
-from grpc_idempotency.stores._calls.requests import ListRequest, PendingRequest, Request, SweepRequest, deliver
+from grpc_idempotency.stores._calls.requests import (
+    CountRequest,
+    FindRequest,
+    ListRequest,
+    PendingRequest,
+    Request,
+    SweepRequest,
+    deliver,
+)
 from grpc_idempotency.stores._redis.commands import Command, Plan
 from grpc_idempotency.stores._redis.keys import Keys
 from grpc_idempotency.stores._redis.lane import Confirmation, Lane
 from grpc_idempotency.stores._redis.nodes import Nodes
 from grpc_idempotency.stores._redis.plans import Plans
 
-_LONG = (ListRequest, PendingRequest, SweepRequest)
+_LONG = (CountRequest, FindRequest, ListRequest, PendingRequest, SweepRequest)
 """Requests that may take long. They have a lane of their own, so that no renewal waits behind them."""
 _log = logging.getLogger("grpc_idempotency.stores.redis")
 

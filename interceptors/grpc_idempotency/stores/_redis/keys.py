@@ -40,14 +40,16 @@ class Keys:
 
     def __init__(self, prefix: str) -> None:
         tagged = [prefix.encode() + b":{%s}:" % tag for tag in _TAGS]
-        self.value, self.request, self.steps, self.waiters = (
-            [one + kind for one in tagged] for kind in (b"o:", b"r:", b"s:", b"w:")
+        self.value, self.request, self.steps, self.waiters, self.notes = (
+            [one + kind for one in tagged] for kind in (b"o:", b"r:", b"s:", b"w:", b"n:")
         )
         """The beginnings of the names of an operation's own keys; the operation's name follows."""
         self.open, self.done = ([one + kind for one in tagged] for kind in (b"open", b"done"))
-        """Indexes by age: of operations that are not completed, and of completed ones."""
+        """Indexes by state, method and age: of operations that are not completed, and of completed ones."""
         self.due, self.expiry = ([one + kind for one in tagged] for kind in (b"due", b"expiry"))
         """Indexes by time: when leases and delays end, and when completed operations expire."""
+        self.methods = [one + b"methods" for one in tagged]
+        """The methods' names by their CRCs, which stand for them in the indexes."""
         self.mark = [one + b"mark" for one in tagged]
         """Written when a group has to be confirmed by replicas: see the lane."""
         self.channels = prefix.encode() + b":wake:"

@@ -1,10 +1,13 @@
 """Converts the values of ``records.py`` to the store's packed values, in the layout of ``lua/common.lua``, and back."""
 
+import functools
 import itertools
 import struct
+import zlib
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
-from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Outcome, Record, Standing, State, Step
+from grpc_idempotency.records import Claim, Code, Effects, Fingerprint, Note, Outcome, Record, Standing, State, Step
 from grpc_idempotency.stores._calls.packing import packed, packed_request, unpacked, unpacked_request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -16,11 +19,18 @@ _RETAINED, _MESSAGE = 1, 2
 _DIGEST = 32
 
 # State, effects, flags, fence; end of the lease or delay, created, completed, expires; attempts, failed runs, failed
-# undos; the lengths of method, digests, owner and reason, which follow in this order.
-_HEAD = struct.Struct(">BBB16sddddIIIHBHI")
+# undos; the lengths of method, digests, owner, reason and trace context; the CRC-32 of the method. After the head come
+# method, digests, trace context, owner, reason.
+_HEAD = struct.Struct(">BBB16sddddIIIHBHIB4s")
 _ENDING = struct.Struct(">BBII")
 _STEP = struct.Struct(">i?")
 _RECORDED = struct.Struct(">dIi?")
+_NOTE = struct.Struct(">II")
+_NOTED = struct.Struct(">dII")
+# In the indexes: state, CRC-32 of the method, when it was created, name.
+_LANE = 5
+_AGE = 6
+_LAST_MS = (1 << 8 * _AGE - 1) - 1
 
 
 def milliseconds(duration: timedelta) -> int:
@@ -43,14 +53,73 @@ def at_ms(at: datetime) -> int:
     return (at - _EPOCH) // _MILLISECOND
 
 
+@functools.lru_cache(maxsize=4096)
+def method_crc(method: str) -> bytes:
+    """Returns the CRC-32 of a method's name, which stands for it in the indexes."""
+    return zlib.crc32(method.encode()).to_bytes(4, "big")
+
+
+def bound(at: datetime) -> bytes:
+    """Returns the bound in the indexes between the operations that were created before a time, and the others.
+
+    The store's times are whole milliseconds.
+    """
+    ms = -((_EPOCH - at) // _MILLISECOND)
+    return min(max(ms, 0), _LAST_MS).to_bytes(_AGE, "big")
+
+
+def place_of(at: datetime, name: bytes) -> bytes:
+    """Returns the position of an operation among those of its state and method."""
+    return at_ms(at).to_bytes(_AGE, "big") + name
+
+
+def position(place: bytes) -> bytes:
+    """Returns the age and the name in an entry of an index; entries of all states and methods are sorted by them."""
+    return place[_LANE:]
+
+
+def age_and_name(position: bytes) -> tuple[datetime, bytes]:
+    """The inverse of :func:`place_of`."""
+    return instant(int.from_bytes(position[:_AGE], "big")), position[_AGE:]
+
+
+def states(wanted: Iterable[State]) -> bytes:
+    """Packs states."""
+    return bytes(map(_STATES.index, wanted))
+
+
+def state(number: int) -> State:
+    """Returns the state with this number."""
+    return _STATES[number]
+
+
+def draft_note(note: Note | None) -> bytes:
+    """Packs an operator's note without the time, which the script adds; empty if there is none."""
+    if note is None:
+        return b""
+    by, action = note.by.encode(), note.action.encode()
+    return b"".join((_NOTE.pack(len(by), len(action)), by, action, note.reason.encode()))
+
+
+def note(data: bytes) -> Note:
+    """Returns the note in an answer of the script ``notes``."""
+    at, by_length, action_length = _NOTED.unpack_from(data)
+    action_at = _NOTED.size + by_length
+    reason_at = action_at + action_length
+    texts = data[_NOTED.size : action_at], data[action_at:reason_at], data[reason_at:]
+    by, action, reason = (text.decode() for text in texts)
+    return Note(at=instant(at), by=by, action=action, reason=reason)
+
+
 def draft(claim: Claim) -> bytes:
     """Packs the value of a first claim, without the times, which the script adds."""
-    prints, method, owner = claim.fingerprint, claim.method.encode(), claim.owner.encode()
+    prints, method, owner, trace = claim.fingerprint, claim.method.encode(), claim.owner.encode(), claim.trace
     digests = prints.raw if prints.canonical == prints.raw else prints.raw + prints.canonical
     flags = _STREAMS if claim.streams else 0
     effects = _EFFECTS.index(claim.effects)
-    lengths = len(method), len(digests), len(owner), 0
-    return _HEAD.pack(0, effects, flags, claim.fence, 0, 0, 0, 0, 1, 0, 0, *lengths) + method + digests + owner
+    ends = len(method), len(digests), len(owner), 0, len(trace), method_crc(claim.method)
+    head = _HEAD.pack(0, effects, flags, claim.fence, 0, 0, 0, 0, 1, 0, 0, *ends)
+    return b"".join((head, method, digests, trace, owner))
 
 
 def draft_request(claim: Claim) -> bytes:
@@ -84,10 +153,11 @@ def record(name: bytes, value: bytes, now: int, request: bytes | None = None) ->
     """Returns the record in a packed value, as of the time ``now``."""
     head = _HEAD.unpack_from(value)
     state, effects, flags, fence, till, created, completed, expires, attempts, failed_runs, failed_undos = head[:11]
+    method_length, prints_length, owner_length, reason_length, trace_length, _ = head[11:]
     places = [_HEAD.size]
-    for length in head[11:]:
+    for length in (method_length, prints_length, trace_length, owner_length, reason_length):
         places.append(places[-1] + length)
-    method, digests, owner, reason = (value[a:b] for a, b in itertools.pairwise(places))
+    method, digests, trace, owner, reason = (value[a:b] for a, b in itertools.pairwise(places))
     told = _ended(value[places[-1] :]) if len(value) > places[-1] else None
     done = _STATES[state] is State.COMPLETED
     return Record(
@@ -111,6 +181,7 @@ def record(name: bytes, value: bytes, now: int, request: bytes | None = None) ->
         failure=None if done else told,
         reason=reason.decode(),
         resolved=bool(flags & _RESOLVED),
+        trace=trace,
         request=None if request is None else unpacked_request(request),
     )
 

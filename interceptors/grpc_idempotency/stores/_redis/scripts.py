@@ -8,8 +8,12 @@ from dataclasses import dataclass
 NAMES = (
     "claim",
     "complete",
+    "count",
+    "forget",
     "hold",
-    "page",
+    "names",
+    "notes",
+    "places",
     "reached",
     "read",
     "record_step",
@@ -22,7 +26,7 @@ NAMES = (
     "wait",
     "watch",
 )
-_UNCONFIRMED = ("page", "reached", "read", "standing", "steps", "watch")
+_UNCONFIRMED = ("count", "names", "notes", "places", "reached", "read", "standing", "steps", "watch")
 """Scripts that change no record."""
 
 

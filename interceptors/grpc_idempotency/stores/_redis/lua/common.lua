@@ -1,13 +1,13 @@
 -- Precedes every script. KEYS[1] is the operation's value where a script has one; ARGV[1] is the time in milliseconds for
 -- tests, or empty: then the server's clock decides.
 --
--- A value is a head of fixed size, and after it: method, digests of the request, owner, reason, and the packed outcome or
--- failure. packing.py has the same layout. Times are milliseconds since 1970, 0 for none.
+-- A value is a head of fixed size, and after it: method, digests of the request, trace context, owner, reason, and the
+-- packed outcome or failure. packing.py has the same layout. Times are milliseconds since 1970, 0 for none.
 local RUNNING, COMPLETED, HELD, WAITING, UNDOING = 0, 1, 2, 3, 4
 local OPAQUE, TRANSACTIONAL = 0, 1
 local STREAMS, RESOLVED, REQUEST = 1, 2, 4
-local LAYOUT = '>BBBc16ddddI4I4I4HBHI4'
-local HEAD = 72
+local LAYOUT = '>BBBc16ddddI4I4I4HBHI4Bc4'
+local HEAD = 77
 local TILL = 19  -- the index of "till" in the value
 
 local function now()
@@ -19,13 +19,15 @@ end
 local function decode(value)
   local r = {}
   r.state, r.effects, r.flags, r.fence, r.till, r.created, r.completed, r.expires, r.attempts, r.failed_runs, r.failed_undos,
-    r.method_length, r.prints_length, r.owner_length, r.reason_length = struct.unpack(LAYOUT, value)
+    r.method_length, r.prints_length, r.owner_length, r.reason_length, r.trace_length, r.method_crc =
+    struct.unpack(LAYOUT, value)
   return r
 end
 
 local function encode(r)
   return struct.pack(LAYOUT, r.state, r.effects, r.flags, r.fence, r.till, r.created, r.completed, r.expires,
-    r.attempts, r.failed_runs, r.failed_undos, r.method_length, r.prints_length, r.owner_length, r.reason_length)
+    r.attempts, r.failed_runs, r.failed_undos, r.method_length, r.prints_length, r.owner_length, r.reason_length,
+    r.trace_length, r.method_crc)
 end
 
 -- Returns the head of the operation's value, or nil if there is none.
@@ -56,14 +58,46 @@ local function is_for_recovery(r, steps)
   return r.effects == OPAQUE and leased(r)
 end
 
--- Returns the position before the reason, and the one before the outcome or failure.
-local function before_reason(r) return HEAD + r.method_length + r.prints_length + r.owner_length end
+-- Returns the positions before the owner, before the reason, and before the outcome or failure.
+local function before_owner(r) return HEAD + r.method_length + r.prints_length + r.trace_length end
+
+local function before_reason(r) return before_owner(r) + r.owner_length end
 
 local function before_ending(r) return before_reason(r) + r.reason_length end
+
+-- Returns a record's member of the indexes "open", "done" and "expiry": its state, the CRC of its method, when it was
+-- created, and its name. In "open" and "done" all scores are equal, so that they are in the order of their bytes: each
+-- method of each state is one range, by age. It has 27 bytes; a longer one takes more memory.
+local function place(r, name) return struct.pack('>Bc4I6', r.state, r.method_crc, r.created) .. name end
+
+-- Changes the state of a record, also in the index of open ones.
+local function become(r, state, open, name)
+  redis.call('ZREM', open, place(r, name))
+  r.state = state
+  redis.call('ZADD', open, 0, place(r, name))
+end
+
+-- Returns the beginnings of the places of one state in an index: one for each method.
+local function lanes(index, state)
+  local found, least, most = {}, '[' .. string.char(state), '(' .. string.char(state + 1)
+  while true do
+    local first = redis.call('ZRANGEBYLEX', index, least, most, 'LIMIT', 0, 1)[1]
+    if not first then return found end
+    found[#found + 1] = string.sub(first, 1, 5)
+    least = '[' .. found[#found] .. '\255'  -- no time begins with this byte
+  end
+end
 
 -- A server whose memory is full refuses a script that begins with a write that needs memory. A record that is open must
 -- still be renewed and completed, so its scripts begin with a write that needs none and changes nothing.
 local function begin() redis.call('PERSIST', KEYS[1]) end
+
+-- Keeps an operator's note of what was done, with the time; empty: there is none.
+local function leave(notes, note, at, kept)
+  if note == '' then return end
+  redis.call('RPUSH', notes, struct.pack('>d', at) .. note)
+  redis.call('PEXPIRE', notes, kept)
+end
 
 -- Tells the processes whose calls wait for the end of this run; see watch.lua. ARGV[2] is the operation's name.
 local function tell(waiters)
