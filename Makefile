@@ -147,5 +147,5 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/.pip
-	$(call install,.[postgres$(comma)redis$(comma)retry],dev,for development)
+	$(call install,.[check$(comma)postgres$(comma)redis$(comma)retry],dev,for development)
 	@touch $@ $(VENV)/.shop $(VENV)/.docs

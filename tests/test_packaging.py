@@ -59,7 +59,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert said["License-Expression"] == ["Apache-2.0"]
     assert said["Requires-Python"] == [">=3.10"]
     # What this repository is developed with is nobody else's.
-    assert said["Provides-Extra"] == ["otel", "postgres", "prometheus", "redis", "retry"]
+    assert said["Provides-Extra"] == ["check", "otel", "postgres", "prometheus", "redis", "retry"]
     needed = [Requirement(line) for line in said["Requires-Dist"]]
     plain = {one.name: str(one.specifier) for one in needed if one.marker is None}
     assert {"grpcio", "protobuf", "googleapis-common-protos", "aiosqlite"} <= set(plain)

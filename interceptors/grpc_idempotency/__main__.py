@@ -27,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 on success, 1 on failure, 2 for a wrong command line.
     """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    if arguments[:1] == ["check"]:  # which has options, and needs packages, of its own
+        return _check(arguments[1:])
     given = _parser().parse_args(arguments)
     try:
         if given.run is None:
@@ -43,6 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (IdempotencyError, OSError) as exc:
         return _told(exc, 1)
     return 0
+
+
+def _check(arguments: Sequence[str]) -> int:
+    try:
+        from grpc_idempotency.check._command import main as check
+    except ModuleNotFoundError as error:
+        if error.name not in ("grpc_reflection", "rich", "tomli"):
+            raise
+        return _told(ImportError(f"check needs {error.name}: pip install 'grpc-idempotency[check]'"), 2)
+    return check(arguments)
 
 
 def _told(error: Exception, code: int) -> int:
@@ -99,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         "--since", type=int, default=0, metavar="VERSION", help="the version of the tables that exist (0: none)"
     )
     printing.set_defaults(run=None)
+    commands.add_parser("check", help="tell of any gRPC server whether a method is safe to retry")
     return parser
 
 

@@ -16,6 +16,7 @@ ENTRIES = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", GLOSSARY, re.MULTI
 """The words of the glossary, each with where it is at home."""
 PUBLIC = (
     "grpc_idempotency",
+    "grpc_idempotency.check",
     "grpc_idempotency.events",
     "grpc_idempotency.records",
     "grpc_idempotency.store",

@@ -1,0 +1,1 @@
+"""Servers of one service, guarded in many ways, each in a process of its own."""

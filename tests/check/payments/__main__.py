@@ -1,0 +1,131 @@
+"""A server of payments: ``python -m tests.check.payments KIND --ledger FILE``.
+
+It prints ``listening on HOST:PORT`` when it is ready. A KIND is ``aio`` or ``sync`` (behind the library's interceptor),
+``bare``, ``dict``, ``request-id``, ``guard``, or a fault of that guard.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+from tests.harness.handlers import Method, generic_handler
+from tests.harness.servers import Server, interceptor_of
+
+from grpc_idempotency import Caller, Policy, aio, store_from_url
+
+from .guards import FAULTS, Dict, Failed, Guard, bare
+from .ledger import Ledger
+from .protos import SERVICE, ListRequest, ListResponse, Payment, PayRequest
+
+BEFORE, AFTER = 0.005, 0.025
+"""Seconds that a payment takes before and after its effect."""
+_POLICY = Policy(lease=timedelta(seconds=1), renew_every=timedelta(milliseconds=200))
+"""A lease that a test can wait for."""
+
+
+class Handlers:
+    """The service's handlers. A guard of the tests stands inside them, the interceptor around them."""
+
+    def __init__(self, ledger: Ledger, guard: Callable[..., Any]) -> None:
+        self._ledger, self._guard = ledger, guard
+
+    async def pay(self, method: str, request: Any, context: Any) -> Any:
+        try:
+            return await self._guard(method, request, context, self._paid)
+        except Failed as failed:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failed), (("reason", "payer"),))
+
+    async def _paid(self, request: Any) -> Any:
+        if not request.payer:
+            raise Failed("a payer is missing")
+        await asyncio.sleep(BEFORE)
+        payment = self._ledger.pay(request)
+        await asyncio.sleep(AFTER)
+        return payment
+
+    async def pay_all(self, requests: AsyncIterator[Any], _context: Any) -> Any:
+        payments = [await self._paid(one) async for one in requests]
+        return Payment(id=" ".join(one.id for one in payments))
+
+    async def pay_in_parts(self, request: Any, _context: Any) -> AsyncIterator[Any]:
+        yield await self._paid(request)
+        for part in range(3):
+            await asyncio.sleep(BEFORE)
+            yield Payment(id=f"part {part}")
+
+    async def haggle(self, requests: AsyncIterator[Any], _context: Any) -> AsyncIterator[Any]:
+        async for one in requests:
+            yield await self._paid(one)
+
+    async def listed(self, request: Any, _context: Any) -> Any:
+        return self._ledger.listed(request)
+
+
+def _methods(handlers: Handlers) -> dict[str, Method]:
+    pay = partial(Method, request=PayRequest, reply=Payment)
+    return {
+        "Pay": pay(run=partial(handlers.pay, "Pay")),
+        "Refund": pay(run=partial(handlers.pay, "Refund")),
+        "PayAll": pay(run=handlers.pay_all, takes_stream=True),
+        "PayInParts": pay(run=handlers.pay_in_parts, gives_stream=True),
+        "Haggle": pay(run=handlers.haggle, takes_stream=True, gives_stream=True),
+        "List": Method(run=handlers.listed, request=ListRequest, reply=ListResponse),
+    }
+
+
+def _caller(caller: Caller) -> str:
+    return str(dict(caller.metadata).get("caller", "everybody"))
+
+
+def _guard(kind: str) -> Callable[..., Any]:
+    if kind in FAULTS:
+        return Guard({kind})
+    if kind == "dict":
+        return Dict()
+    return Guard(header=kind == "guard") if kind in ("guard", "request-id") else bare
+
+
+async def serve(given: argparse.Namespace) -> None:
+    interceptors = []
+    kind = "sync" if given.kind == "sync" else "async"
+    if given.kind in ("aio", "sync"):
+        url = f"sqlite:///{given.store}" if given.store else "memory:"
+        store: Any = store_from_url(url) if kind == "sync" else aio.store_from_url(url)
+        interceptors = [interceptor_of(kind, store, policy=_POLICY, principal=_caller)]
+    server = Server(kind, interceptors, workers=32)
+    for interceptor in interceptors:
+        interceptor.attach(server.real)
+    server.add(generic_handler(kind, _methods(Handlers(Ledger(given.ledger), _guard(given.kind))), SERVICE))
+    if not given.without_reflection:
+        reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server.real)
+    await server.start(port=given.port)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    if given.pid:
+        given.pid.write_text(str(os.getpid()))
+    print(f"listening on {server.target}", flush=True)
+    await stop.wait()
+    await server.stop(grace=5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["aio", "sync", "bare", "dict", "request-id", "guard", *FAULTS])
+    parser.add_argument("--ledger", type=Path, required=True)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--pid", type=Path)
+    parser.add_argument("--without-reflection", action="store_true")
+    asyncio.run(serve(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Guards written by hand: none, naive ones, and one that is right in one process but for its faults."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+Behaviour = Callable[[Any], Awaitable[Any]]
+"""A handler: takes a request, returns a reply, or raises :class:`Failed`."""
+
+FAULTS = (
+    "no-claim",
+    "no-fingerprint",
+    "errors-not-stored",
+    "ttl-0",
+    "shared-by-methods",
+    "replies-cut",
+    "released-while-running",
+    "shared-by-callers",
+)
+
+
+class Failed(Exception):
+    """The handler's own failure."""
+
+
+async def bare(_method: str, request: Any, _context: Any, behaviour: Behaviour) -> Any:
+    """No guard."""
+    return await behaviour(request)
+
+
+class Dict:
+    """What is written first: a dict from keys to replies, in which a reply is put when there is one."""
+
+    def __init__(self) -> None:
+        self._replies: dict[str, Any] = {}
+
+    async def __call__(self, _method: str, request: Any, context: Any, behaviour: Behaviour) -> Any:
+        key = dict(context.invocation_metadata()).get("idempotency-key")
+        if not key:
+            return await behaviour(request)
+        if key not in self._replies:
+            self._replies[key] = await behaviour(request)
+        return self._replies[key]
+
+
+@dataclass
+class Entry:
+    fingerprint: bytes
+    run: "asyncio.Task[Any]"
+
+
+class Guard:
+    """A guard in memory. It knows the keys of metadata and, with ``field``, the field ``request_id``."""
+
+    def __init__(self, faults: Collection[str] = (), *, header: bool = True, field: bool = True) -> None:
+        assert set(faults) <= set(FAULTS)
+        self._faults = faults
+        self._header, self._field = header, field
+        self._entries: dict[tuple[str, ...], Entry] = {}
+
+    async def __call__(self, method: str, request: Any, context: Any, behaviour: Behaviour) -> Any:
+        key = await self._key(request, context)
+        if key is None:
+            return await behaviour(request)
+        name = self._name(method, key, context)
+        fingerprint = request.SerializeToString(deterministic=True)
+        entry = self._entries.get(name)
+        fresh = entry is None
+        if entry is None or ("no-claim" in self._faults and not entry.run.done()):
+            entry = Entry(fingerprint, asyncio.ensure_future(behaviour(request)))
+            if "no-claim" in self._faults:
+                return await self._unclaimed(name, entry)
+            self._entries[name] = entry
+            entry.run.add_done_callback(lambda run: self._forget(name, run))
+        elif entry.fingerprint != fingerprint and "no-fingerprint" not in self._faults:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the key was used with another request")
+        try:
+            reply = await asyncio.shield(entry.run)
+        except asyncio.CancelledError:
+            if "released-while-running" in self._faults:
+                self._entries.pop(name, None)
+            raise
+        if "replies-cut" in self._faults and not fresh:
+            cut = type(reply)()
+            cut.CopyFrom(reply)
+            del cut.notes[10:]
+            return cut
+        return reply
+
+    async def _unclaimed(self, name: tuple[str, ...], entry: Entry) -> Any:
+        """Runs in the call itself, and stores the outcome if the call has not been cut short."""
+        try:
+            return await entry.run
+        finally:
+            if not entry.run.cancelled():
+                self._entries.setdefault(name, entry)
+
+    def _forget(self, name: tuple[str, ...], run: "asyncio.Task[Any]") -> None:
+        failed = run.exception() is not None
+        if "ttl-0" in self._faults or (failed and "errors-not-stored" in self._faults):
+            self._entries.pop(name, None)
+
+    def _name(self, method: str, key: str, context: Any) -> tuple[str, ...]:
+        caller = dict(context.invocation_metadata()).get("caller", "")
+        return (
+            key,
+            "" if "shared-by-methods" in self._faults else method,
+            "" if "shared-by-callers" in self._faults else caller,
+        )
+
+    async def _key(self, request: Any, context: Any) -> str | None:
+        keys = [value for name, value in context.invocation_metadata() if name == "idempotency-key"]
+        if self._field and not keys and request.request_id:
+            keys = [request.request_id]
+        if not self._header and not request.request_id:
+            return None
+        if not keys:
+            return None
+        key = keys[0]
+        if len(set(keys)) > 1 or not 0 < len(key) <= 255 or key != key.strip() or key.startswith('"'):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the key can't be used")
+        return str(key)

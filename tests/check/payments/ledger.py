@@ -1,0 +1,33 @@
+"""The payments that were made: lines of a file, which several processes can share and which survives them."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+from .protos import ListResponse, Payment
+
+
+class Ledger:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        file.touch()
+
+    def pay(self, request: Any) -> Any:
+        """Makes a payment. This is the effect."""
+        payment = Payment(id=uuid.uuid4().hex, payer=request.payer, notes=request.notes)
+        with self._file.open("a") as file:  # one short write, which appends as a whole
+            file.write(f"{json.dumps([payment.id, payment.payer])}\n")
+        return payment
+
+    def listed(self, request: Any) -> Any:
+        """Lists the payments, in pages of 100 at most."""
+        lines = [json.loads(line) for line in self._file.read_text().splitlines()]
+        payments = [one for one in lines if request.payer in ("", one[1])]
+        begin = int(request.page_token or 0)
+        end = begin + min(request.page_size or 100, 100)
+        return ListResponse(
+            payments=[Payment(id=one, payer=payer) for one, payer in payments[begin:end]],
+            next_page_token=str(end) if end < len(payments) else "",
+            total=len(payments),
+        )

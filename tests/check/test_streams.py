@@ -1,0 +1,34 @@
+"""Methods with streams."""
+
+import pytest
+
+from .conftest import COUNT, Serve, run_check
+
+SERVICE = "check.payments.v1.Payments"
+REQUEST = ("--request", '{"payer": "{{marker}}"}')
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("aio", "passed"), ("sync", "passed"), ("bare", "failed")])
+def test_a_stream_of_replies(kind: str, verdict: str, serve: Serve) -> None:
+    """A client that left a stream gets all of it from its retry, with one effect."""
+    ended = run_check(serve(kind), "--method", f"{SERVICE}/PayInParts", *REQUEST, *COUNT, "--trials", "10", "--json")
+    assert ended.verdicts["reply-stream"] == verdict, ended.out
+    assert ended.code == (0 if verdict == "passed" else 1), ended.out
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("aio", "passed"), ("sync", "passed"), ("bare", "failed")])
+def test_a_stream_of_requests(kind: str, verdict: str, serve: Serve) -> None:
+    """A part of a stream that broke off must not take effect. Such a call has as many effects as messages."""
+    ended = run_check(
+        serve(kind), "--method", f"{SERVICE}/PayAll", *REQUEST, *REQUEST, *REQUEST, *COUNT, "--trials", "10", "--json"
+    )
+    assert ended.verdicts["request-stream"] == verdict, ended.out
+    assert ended.code == (0 if verdict == "passed" else 1), ended.out
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("aio", "passed"), ("sync", "passed"), ("bare", "failed")])
+def test_streams_both_ways(kind: str, verdict: str, serve: Serve) -> None:
+    """A bidirectional call is refused with a key, and then no other probe applies; or it is not safe."""
+    ended = run_check(serve(kind), "--method", f"{SERVICE}/Haggle", *REQUEST, *COUNT, "--trials", "10", "--json")
+    assert ended.verdicts["both-streams"] == verdict, ended.out
+    assert (set(ended.verdicts) == {"both-streams"}) == (verdict == "passed")
