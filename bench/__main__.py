@@ -16,6 +16,7 @@ from bench.cases import CALLERS, ENGINES, KINDS, STORES, Kind, cases_on
 from bench.elsewhere import measure_elsewhere
 from bench.engines import Engine, started
 from bench.measure import SIDES, Setting, measure
+from bench.observed import observed_rows
 from bench.places import folder_on_disk
 from bench.processes import Failed
 from bench.report import Results
@@ -163,7 +164,7 @@ def _measured(arguments: argparse.Namespace, console: Console) -> Results:
                 progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")
                 measured = measure_alone if case.service == "store" else measure
                 figures += measured(case, setting, engine, lambda: progress.advance(task))
-            rows = engine_rows(figures)
+            rows = [*engine_rows(figures), *observed_rows(figures)]
             faults: list[str] = []
             task = progress.add_task("replays on another host", total=len(elsewhere) * setting.pairs)
             for name in elsewhere:

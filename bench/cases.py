@@ -9,9 +9,10 @@ Kind = Literal["aio", "sync"]
 """``grpc.aio.server`` or ``grpc.server``."""
 StoreName = Literal["sqlite", "postgresql", "redis", "memory"]
 """Where the servers keep operations."""
-Role = Literal["bare", "guard", "sqlite", "pool", "ours"]
+Role = Literal["bare", "guard", "sqlite", "unobserved", "pool", "ours"]
 """A server without a guard, with the hand-written guard of ``guard.py``, with the interceptor on SQLite, or with the
-interceptor on the measured store. ``pool`` is no server, but the store's statements, one per call, on a pool."""
+interceptor on the measured store. A server that is compared with an ``unobserved`` one has all observers. ``pool`` is
+no server, but the store's statements, one per call, on a pool."""
 Service = Literal["echo", "order", "store"]
 """What is called: a trivial method, CreateOrder, or a store by itself, without gRPC."""
 Keys = Literal["none", "unique", "hot", "cold"]
@@ -27,6 +28,7 @@ ROLES: Mapping[Role, str] = MappingProxyType(
         "bare": "bare",
         "guard": "by hand",
         "sqlite": "ours on SQLite",
+        "unobserved": "ours without observers",
         "pool": "a statement per call",
         "ours": "ours, untuned",
     }
@@ -148,6 +150,24 @@ CASES: tuple[Case, ...] = (
         reference="sqlite",
         stores=ENGINES,
         of_engines={64: 0.85},
+    ),
+    *_cases(
+        "observed",
+        "first call, observed",
+        {"aio": {}, "sync": {}},
+        keys="unique",
+        status="executed",
+        reference="unobserved",
+        stores=("sqlite",),
+    ),
+    *_cases(
+        "observed-replay",
+        "hot replay, observed",
+        {"aio": {}, "sync": {}},
+        keys="hot",
+        status="replayed",
+        reference="unobserved",
+        stores=("sqlite",),
     ),
     *_cases(
         "order",

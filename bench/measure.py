@@ -154,7 +154,8 @@ def setup_of(case: Case, side: Side, setting: Setting, engine: Engine) -> Setup:
     return Setup(
         name=name,
         kind=case.kind,
-        role="ours" if on_sqlite else role,
+        role="ours" if role in ("sqlite", "unobserved") else role,
+        observed=side == "measured" and case.reference == "unobserved",
         service=case.service,
         database=engine.file(name) if on_sqlite else engine.place(name),
         store="sqlite" if on_sqlite else engine.store,

@@ -119,7 +119,9 @@ def _stored(storage: Storage) -> tuple[str, ...]:
 def _compared(runs: Sequence[Results]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Returns the headings and the cells of a table that compares runs, for the cases that two of them have."""
     # The interceptor's figures on the measured store: those beside SQLite are first calls once more.
-    figures = {id(run): [one for one in run.figures if one.versus not in ("sqlite", "pool")] for run in runs}
+    figures = {
+        id(run): [one for one in run.figures if one.versus not in ("sqlite", "unobserved", "pool")] for run in runs
+    }
     callers = sorted({figure.callers for of_run in figures.values() for figure in of_run})
     headings = (
         *("case", "server", "store"),

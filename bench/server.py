@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ def _sweep_every(setup: Setup) -> timedelta | None:
     return None if setup.sweep_every is None else timedelta(seconds=setup.sweep_every)
 
 
+def _observers(setup: Setup) -> list[Any]:
+    if not setup.observed:
+        return []
+    from bench.observed import all_observers  # on use: other servers shall not have OpenTelemetry in memory
+
+    return all_observers()
+
+
 def _tables(setup: Setup) -> Tables:
     if setup.store == "sqlite":
         return SQLITE
@@ -92,7 +101,7 @@ async def _serve_aio(setup: Setup) -> None:
         store: Any = grpc_idempotency.aio.store_from_url(setup.url)
         await store.open()
         interceptor = grpc_idempotency.aio.IdempotencyInterceptor(
-            store, policy=_policy(setup), sweep_every=_sweep_every(setup)
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=_observers(setup)
         )
         interceptors.append(interceptor)
         closing.append(interceptor.close)
@@ -128,7 +137,7 @@ def _serve_sync(setup: Setup) -> None:
         store: Any = grpc_idempotency.store_from_url(setup.url)
         store.open()
         interceptor = grpc_idempotency.IdempotencyInterceptor(
-            store, policy=_policy(setup), sweep_every=_sweep_every(setup)
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=_observers(setup)
         )
         interceptors.append(interceptor)
         closing.append(interceptor.close)
@@ -140,7 +149,9 @@ def _serve_sync(setup: Setup) -> None:
         service = Orders(setup.database)
     elif setup.service == "order":
         service = sync_handlers.Orders(setup.database, setup.tuning.synchronous)
-    server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=interceptors, options=_OPTIONS)
+    in_context = copy_context()  # a span that an observer writes to; a thread has no context of its own
+    pool = ThreadPoolExecutor(_THREADS, initializer=lambda: [variable.set(of) for variable, of in in_context.items()])
+    server = grpc.server(pool, interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
     serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)
     server.start()

@@ -36,6 +36,8 @@ class Setup:
     """The place that the engine made: the path of a file for SQLite, the URL of a store for others."""
     store: StoreName = "sqlite"
     tuning: Tuning = field(default_factory=Tuning)
+    observed: bool = False
+    """True if the interceptor has all observers: metrics, exported in both ways, and traces."""
     reply_length: int = 8
     """The number of characters of the echo's reply."""
     ttl: float | None = None
