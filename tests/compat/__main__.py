@@ -45,7 +45,7 @@ class Row:
     def requirements(self) -> list[str]:
         """What is installed beside the wheel."""
         tools = [f"grpcio-tools{self.tools}"] if self.tools is not None else []
-        return [f"protobuf{self.protobuf}", f"grpcio{self.grpcio}", *tools, *self.others]
+        return [f"protobuf{self.protobuf}", f"grpcio{self.grpcio}", "opentelemetry-sdk", *tools, *self.others]
 
     @property
     def compilers(self) -> "tuple[Row, Row]":
@@ -72,6 +72,9 @@ ROWS = [
             "psycopg[binary]==3.1.18",
             "psycopg-pool==3.2.0",
             "redis==5.0.0",
+            "opentelemetry-api==1.30.0",
+            "opentelemetry-sdk==1.30.0",
+            "prometheus-client==0.15.0",
         ),
     ),
     Row(name="protobuf-5", protobuf="==5.29.*", grpcio="==1.68.*", tools="==1.68.*"),
@@ -116,7 +119,7 @@ def install(row: Row, wheel: Path) -> None:
     command = [*pip, "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
     # No new version number comes with a change, so the wheel is installed anew, and by itself.
     run([*command, "--force-reinstall", "--no-deps", str(wheel)])
-    run([*command, "--upgrade", f"{wheel}[postgres,redis]", *row.requirements])
+    run([*command, "--upgrade", f"{wheel}[otel,postgres,prometheus,redis]", *row.requirements])
 
 
 def compile_stubs(row: Row) -> Path:

@@ -15,9 +15,13 @@ import grpc
 import grpc.aio
 from google.protobuf.internal import api_implementation
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import CollectorRegistry
 
 import grpc_idempotency
-from grpc_idempotency import aio
+from grpc_idempotency import aio, otel, prometheus
+from grpc_idempotency.metrics import CALL_DURATION, Metrics
 
 pb2: Any = import_module("payments_pb2")
 stubs: Any = import_module("payments_pb2_grpc")
@@ -117,9 +121,35 @@ def reason(method: Any, request: Any, metadata: Sequence[tuple[str, str]]) -> st
     raise AssertionError("it was not refused")
 
 
+class Watched:
+    """All observers, with their exporters."""
+
+    def __init__(self) -> None:
+        self._metrics, self._registry, self._reader = Metrics(), CollectorRegistry(), InMemoryMetricReader()
+        prometheus.register(self._metrics, self._registry)
+        otel.instrument(self._metrics, MeterProvider(metric_readers=[self._reader], shutdown_on_exit=False))
+        self.observers: list[Any] = [self._metrics, otel.Tracing()]
+
+    def check(self) -> None:
+        """Each exporter has all calls."""
+        calls = sum(sum(one.counts) for one in self._metrics.distributions(CALL_DURATION))
+        assert calls == 8
+        assert sum(self._samples("grpc_idempotency_calls_total")) == calls
+        assert sum(self._samples("grpc_idempotency_call_duration_seconds_count")) == calls
+        data: Any = self._reader.get_metrics_data()
+        [scope] = data.resource_metrics[0].scope_metrics
+        [durations] = [one for one in scope.metrics if one.name == CALL_DURATION.name]
+        assert sum(point.count for point in durations.data.data_points) == calls
+
+    def _samples(self, name: str) -> list[float]:
+        families = self._registry.collect()
+        return [sample.value for family in families for sample in family.samples if sample.name == name]
+
+
 async def on_aio(url: str) -> None:
     """A ``grpc.aio`` server."""
-    interceptor = aio.IdempotencyInterceptor(aio.store_from_url(url))
+    watched = Watched()
+    interceptor = aio.IdempotencyInterceptor(aio.store_from_url(url), observers=watched.observers)
     server = grpc.aio.server(interceptors=[interceptor])
     interceptor.attach(server)
     payments = AioPayments()
@@ -130,11 +160,14 @@ async def on_aio(url: str) -> None:
         await asyncio.get_running_loop().run_in_executor(None, check, f"127.0.0.1:{port}", payments)
     finally:
         await server.stop(None)
+    watched.check()
 
 
 def on_threads(url: str) -> None:
     """A ``grpc.server``."""
-    interceptor = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.store_from_url(url))
+    watched = Watched()
+    store = grpc_idempotency.store_from_url(url)
+    interceptor = grpc_idempotency.IdempotencyInterceptor(store, observers=watched.observers)
     server = grpc.server(ThreadPoolExecutor(8), interceptors=[interceptor])
     interceptor.attach(server)
     payments = Payments()
@@ -145,6 +178,7 @@ def on_threads(url: str) -> None:
         check(f"127.0.0.1:{port}", payments)
     finally:
         server.stop(None).wait()
+    watched.check()
 
 
 def main(kind: str, url: str) -> None:
