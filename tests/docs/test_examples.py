@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import re
 import runpy
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,35 @@ def test_example_of_an_observer(tmp_path: Path) -> None:
         lines = [f"{method} executed OK", f"{method} replayed OK", f"{method} KEY_INVALID INVALID_ARGUMENT"]
         while (tmp_path / "server.log").read_text().splitlines() != lines:
             time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_example_of_metrics_for_prometheus(tmp_path: Path) -> None:
+    """A scrape has a call that was executed and one that was replayed."""
+    port = free_address().rpartition(":")[2]
+    with example("metrics_prometheus.py", tmp_path, METRICS_PORT=port) as address:
+        for _ in range(2):
+            call(address, ("idempotency-key", "k1"))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as scraped:
+            lines = scraped.read().decode().splitlines()
+    for status in ("executed", "replayed"):
+        (line,) = [one for one in lines if one.startswith("grpc_idempotency_calls_total") and f'"{status}"' in one]
+        assert line.endswith(" 1.0")
+
+
+@pytest.mark.slow
+def test_example_of_metrics_and_traces_by_opentelemetry(tmp_path: Path) -> None:
+    """At its end the server has exported its metrics, and the spans of both calls; the replay links to the other."""
+    with example("metrics_otel.py", tmp_path) as address:
+        for _ in range(2):
+            call(address, ("idempotency-key", "k1"))
+    printed = (tmp_path / "server.log").read_text()
+    assert '"name": "grpc_idempotency.calls"' in printed
+    executed, replayed = re.findall(
+        r'"grpc_idempotency.status": "(?:executed|replayed)".*?"links": \[(.*?)\]', printed, re.S
+    )
+    assert "trace_id" in replayed
+    assert "trace_id" not in executed
 
 
 @pytest.mark.slow

@@ -44,3 +44,10 @@ async def serve(kind: str, tmp_path: Path) -> AsyncIterator[Servers]:
     """Starts servers of the test's kind."""
     async with AsyncExitStack() as stack:
         yield Servers(kind, tmp_path, stack)
+
+
+@pytest.fixture
+def promptly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers look for operations to finish many times a second."""
+    monkeypatch.setattr("grpc_idempotency._server.aio.interceptor.EVERY", 0.05)
+    monkeypatch.setattr("grpc_idempotency._server.sync.interceptor.EVERY", 0.05)

@@ -8,7 +8,7 @@ import pytest
 
 from grpc_idempotency import SQLiteStore
 
-from ..harness.fixtures import discretion, pytest_generate_tests
+from ..harness.fixtures import discretion, promptly, pytest_generate_tests
 from ..harness.servers import Servers
 from .operations import REPEATABLE, Log
 
@@ -20,13 +20,6 @@ async def serve(kind: str, tmp_path: Path) -> AsyncIterator[Servers]:
     """Starts servers of the test's kind."""
     async with AsyncExitStack() as stack:
         yield Servers(kind, tmp_path, stack, policy=REPEATABLE, workers=16)
-
-
-@pytest.fixture
-def promptly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers look for operations to finish many times a second."""
-    monkeypatch.setattr("grpc_idempotency._server.aio.interceptor.EVERY", 0.05)
-    monkeypatch.setattr("grpc_idempotency._server.sync.interceptor.EVERY", 0.05)
 
 
 @pytest.fixture
