@@ -355,8 +355,8 @@ class Swept(Event):
 class RecordsCounted(Event):
     """The records of the store were counted, of all processes.
 
-    Told every 2 seconds without the completed ones, and every minute with them, if the store can count and an observer
-    wants this event.
+    Told every 2 seconds without the completed ones, and every minute with them, or less often if there are so many that
+    it takes seconds. Only if an observer wants this event and the store can count.
     """
 
     counts: Mapping[tuple[str, State], int]

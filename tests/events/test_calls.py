@@ -16,6 +16,7 @@ from grpc_idempotency.events import (
     Event,
     ExecutionEnded,
     ExecutionStarted,
+    RecordsCounted,
     Settled,
     Status,
     StoreCalled,
@@ -58,7 +59,7 @@ class Rig:
 
     def lines(self) -> list[str]:
         """What was told of the calls and operations, without the ages of replays."""
-        kinds = (StoreCalled, BatchCommitted, Swept, Drained)
+        kinds = (StoreCalled, BatchCommitted, RecordsCounted, Swept, Drained)
         told = [event for event in self.heard.told if not isinstance(event, kinds)]
         return [line(event).partition(" 0:00:")[0] for event in told]
 

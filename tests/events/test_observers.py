@@ -273,6 +273,28 @@ async def test_the_trace_of_the_run(serve: Servers) -> None:
     assert [event.trace for event in traces.told if isinstance(event, events.ExecutionStarted)] == [TRACE]
 
 
+@pytest.mark.parametrize("effects", Effects)
+async def test_a_trace_is_kept_with_the_record(serve: Servers, effects: Effects) -> None:
+    """A replay in another process knows it, from the store and then from its memory (6.5)."""
+    store, traces = FlakyStore(serve.path), Traces(TRACE)
+
+    async def do(_request: StringValue, _context: Any) -> StringValue:
+        reply = text("done")
+        return await store.transaction(lambda _db: reply) if effects is Effects.TRANSACTIONAL else reply
+
+    policy = Policy(effects=effects)
+    first = await serve({"Do": do}, policy=policy, store=store, observers=[traces], attach=False)
+    key = new_key()
+    await first.call("Do", key=key)
+    assert (await first.the_record()).trace == TRACE
+    others = Traces(b"")
+    second = await serve({"Do": done}, policy=policy, observers=[others], attach=False)
+    for _ in range(2):
+        assert (await second.call("Do", key=key)).mark == "replayed"
+    await others.answered(2)
+    assert [event.trace for event in others.told if isinstance(event, CallAnswered)] == [TRACE, TRACE]
+
+
 @pytest.mark.parametrize("kind", ["async", "sync"])
 @pytest.mark.parametrize("found", [b"short", "text", None])
 async def test_a_trace_that_is_none(serve: Servers, caplog: pytest.LogCaptureFixture, found: Any) -> None:

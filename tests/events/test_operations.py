@@ -8,7 +8,7 @@ import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
-from grpc_idempotency import Database, Effects, Policy, SQLiteStore
+from grpc_idempotency import Database, Effects, MemoryStore, Policy, SQLiteStore, State, aio
 from grpc_idempotency._protocol.rules import _OWNER_GONE
 from grpc_idempotency.events import (
     BatchCommitted,
@@ -19,6 +19,7 @@ from grpc_idempotency.events import (
     ExecutionStarted,
     Held,
     LeaseLost,
+    RecordsCounted,
     Recovered,
     Settled,
     StepFinished,
@@ -27,9 +28,9 @@ from grpc_idempotency.events import (
     Swept,
 )
 
-from ..harness.handlers import Blocking
+from ..harness.handlers import SERVICE, Blocking
 from ..harness.replies import new_key, text
-from ..harness.servers import Servers, claims
+from ..harness.servers import Servers, claims, interceptor_of
 from ..harness.stores import FlakyStore
 from ..harness.waiting import ms, until
 from ..steps.operations import REPEATABLE, Flaky, Log, here, insert, make_table
@@ -245,6 +246,20 @@ async def test_recovery(
     left_behind.close()
 
 
+@pytest.mark.usefixtures("promptly")
+async def test_recovery_keeps_the_trace(serve: Servers, heard: Recorder, left_behind: SQLiteStore) -> None:
+    """A run without its client has the trace of the call whose run was cut short, and so have its replays (5.4)."""
+    trace = bytes(range(25))
+    name = dead(left_behind, trace=trace)
+    await serve({"Do": done}, policy=SHORT, observers=[heard])
+    await heard.has([COMPLETED])
+    assert [event.trace for event in heard.told if isinstance(event, ExecutionStarted)] == [trace]
+    record = left_behind.get(name)
+    assert record is not None
+    assert record.trace == trace
+    left_behind.close()
+
+
 # Stores and servers
 
 
@@ -342,6 +357,77 @@ async def test_an_observed_store_has_the_operations_transaction(serve: Servers) 
     key = new_key()
     assert [(await service.call("Do", key=key)).mark for _ in range(2)] == ["executed", "replayed"]
     assert heard.lines() == ["StoreCalled get"]
+
+
+async def test_records_are_counted(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The records of the store are counted from time to time, the first time with the completed ones (6.4)."""
+    for wing in ("aio", "sync"):
+        monkeypatch.setattr(f"grpc_idempotency._server.{wing}.interceptor.COUNT_EVERY", 0.02)
+    heard, handler, store = Recorder(RecordsCounted), Blocking(), FlakyStore(serve.path)
+    service = await serve({"Do": handler, "Other": done}, store=store, observers=[heard], attach=False)
+    method = f"/{SERVICE}/Do"
+    call = service.start("Do", key=new_key())
+    await handler.began.wait()
+
+    async def counted() -> bool:
+        return RecordsCounted(counts={(method, State.RUNNING): 1}, completed=False) in heard.told
+
+    await until(counted)
+    handler.go.open()
+    await call.end()
+
+    async def none() -> bool:
+        return heard.told[-1] == RecordsCounted(counts={}, completed=False)
+
+    await until(none)
+    assert [event.completed for event in heard.told if isinstance(event, RecordsCounted)].count(True) == 1
+    other = Recorder(RecordsCounted)
+    await (await serve({"Do": done}, store=service.store, observers=[other])).stop()
+    await service.stop()
+    before = len(heard.told)
+    again = await serve({"Do": done}, observers=[other])
+
+    async def whole() -> bool:
+        return RecordsCounted(counts={(method, State.COMPLETED): 1}, completed=True) in other.told
+
+    await until(whole)
+    await again.stop()
+    assert len(heard.told) == before
+
+
+async def test_a_count_that_fails(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made again (5.5)."""
+    for wing in ("aio", "sync"):
+        monkeypatch.setattr(f"grpc_idempotency._server.{wing}.interceptor.COUNT_EVERY", 0.02)
+    heard, store = Recorder(RecordsCounted, StoreCalled), FlakyStore(serve.path)
+    store.down.add("count")
+    await serve({"Do": done}, store=store, observers=[heard])
+    await heard.has(["StoreCalled count count is down, for the test"] * 2)
+    assert not heard.of(RecordsCounted)
+    store.down.clear()
+
+    async def counted() -> bool:
+        return bool(heard.of(RecordsCounted))
+
+    await until(counted)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_store_that_can_not_count(kind: str) -> None:
+    """A store of somebody else may lack what operators ask: nothing is counted then."""
+    heard = Recorder(RecordsCounted)
+
+    class Store:
+        def __init__(self, store: Any) -> None:
+            self._store = store
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "count":
+                raise AttributeError(name)
+            return getattr(self._store, name)
+
+    store = Store(MemoryStore() if kind == "sync" else aio.MemoryStore())
+    assert interceptor_of(kind, store, observers=[heard])._counting is None
 
 
 async def test_batches(serve: Servers) -> None:

@@ -29,6 +29,7 @@ _NAMES: dict[type, str] = {
     requests.GetRequest: "get",
     requests.StandingRequest: "standing",
     requests.SweepRequest: "sweep",
+    requests.CountRequest: "count",
 }
 """The calls that can be made to fail, besides ``transaction``."""
 

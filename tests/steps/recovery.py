@@ -57,6 +57,7 @@ def dead(
     messages: tuple[bytes, ...] = (b"",),
     effects: Effects = Effects.REPEATABLE,
     stored: bool = True,
+    trace: bytes = b"",
 ) -> bytes:
     """Leaves what servers leave that were killed in so many runs of one operation; answers its name."""
     name, over = secrets.token_bytes(16), None
@@ -69,6 +70,7 @@ def dead(
             effects=effects,
             lease=timedelta(microseconds=1),
             request=StoredRequest(principal=b"ada", metadata=(), messages=messages) if stored else None,
+            trace=trace,
         )
         while store.claim(claim, over=over) is not None:
             time.sleep(0.001)  # the lease has to run out first

@@ -191,6 +191,7 @@ def operate(call: Call, fence: bytes) -> Plan[Conclusion]:
         owner=call.owner,
         streams=call.streams,
         request=call.request,
+        trace=call.trace,
     )
     over = call.lapsed
     if call.unclaimed:

@@ -43,7 +43,7 @@ def call_answered(
         case Answer(outcome, status, created, record):
             code = outcome.status
             if record is not None:
-                trace = b""
+                trace = record.trace
         case Refusal():
             code, trace = reply.reason.status, b""
         case Outcome():

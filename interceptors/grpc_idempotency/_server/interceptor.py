@@ -12,6 +12,7 @@ from grpc_idempotency import _checks
 from grpc_idempotency._methods.resolve import MOST_METHODS, Method, Methods
 from grpc_idempotency._server.admission import Admission
 from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.counting import Counting
 from grpc_idempotency._server.observed import observed
 from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
@@ -51,7 +52,6 @@ class InterceptorBase:
         self._own_store = store
         self._store = observed(store, self._observers, awaited=awaited)
         """The same store, with calls that observers are told of."""
-        self._stop_observing = self._observe_batches()
         self._methods = Methods(policy, methods, self._check_policy)
         self._admission = Admission(
             principal,
@@ -62,6 +62,10 @@ class InterceptorBase:
         )
         self._sweep_every = None if sweep_every is None else _checks.duration("sweep_every", sweep_every, zero=False)
         self._drain_limit = _checks.duration("drain_limit", drain_limit)
+        tell = self._observers.records_counted
+        self._counting = None if tell is None or not hasattr(store, "count") else Counting(tell)
+        """Counts the store's records, if an observer wants that and the store can."""
+        self._stop_observing = self._observe_batches()
 
     def _observe_batches(self) -> Callable[[], object]:
         """Tells of the batches of the store's writer, if an observer wants that. Returns the function that ends it."""

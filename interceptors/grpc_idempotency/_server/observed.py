@@ -7,14 +7,14 @@ from typing import Any, TypeVar
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.observers import Observers
 from grpc_idempotency.events import StoreCalled
-from grpc_idempotency.store import AsyncStore
+from grpc_idempotency.store import AsyncOperatorStore, AsyncStore
 from grpc_idempotency.transactions import AsyncOneCommitStore, AsyncTransactionalStore
 
 T = TypeVar("T")
 
 _CALLS = frozenset(
     name
-    for contract in (AsyncStore, AsyncTransactionalStore, AsyncOneCommitStore)
+    for contract in (AsyncStore, AsyncOperatorStore, AsyncTransactionalStore, AsyncOneCommitStore)
     for name, value in vars(contract).items()
     if callable(value) and not name.startswith("_")
 )

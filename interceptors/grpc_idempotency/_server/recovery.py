@@ -155,6 +155,7 @@ class Recovery:
             record.request,
             record,
             process_name(),
+            trace=record.trace,
         )
         return Recoverable(call, target, messages, snapshot)
 

@@ -111,7 +111,7 @@ class Replays:
             and record.remaining is not None
         ):
             until = asked_at + record.remaining.total_seconds()
-            self.keep(record.name, record.fingerprint.raw, answered.outcome, answered.created, until)
+            self.keep(record.name, record.fingerprint.raw, answered.outcome, answered.created, until, record.trace)
         return reply_to(answered)
 
     def _forget(self, name: bytes) -> None:

@@ -18,6 +18,7 @@ from grpc_idempotency._server.aio.exchange import keyed
 from grpc_idempotency._server.aio.executions import Executions, pause
 from grpc_idempotency._server.aio.pass_through import pass_through, refusing, unkeyed
 from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.counting import COUNT_EVERY, Counting
 from grpc_idempotency._server.drive import drive_async
 from grpc_idempotency._server.execution import STOPPING
 from grpc_idempotency._server.interceptor import (
@@ -114,10 +115,11 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             typed=False,
         )
         self._sweeper: asyncio.Task[None] | None = None
+        self._counter: asyncio.Task[None] | None = None
         self._recovery: Recovery | None = None
         self._recovering: asyncio.Task[None] | None = None
         self._unattended = True
-        """True if a task for sweeps or recovery may have to be started."""
+        """True if a task for sweeps, counts or recovery may have to be started."""
         self._closed = False
 
     def intercept_service(
@@ -203,6 +205,18 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         ]
         return any(settled)
 
+    async def _count(self, counting: Counting) -> None:
+        while True:
+            completed, began = counting.begin()
+            try:
+                counts = await self._store.count(completed=completed)
+                counting.end(counts, completed=completed, began=began)
+            except StoreUnavailable as exc:
+                logger.debug("the records of the store could not be counted: %s", exc)
+            except Exception:
+                logger.exception("the records of the store could not be counted")
+            await pause(COUNT_EVERY)
+
     async def open(self) -> None:
         """Opens the store, so that a store which can't be used is found at start and not at the first call."""
         await self._store.open()
@@ -220,6 +234,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
         await _ended(self._recovering)
         self._drained(await self._executions.close(limit), began)
         await _ended(self._sweeper)
+        await _ended(self._counter)
         closing = asyncio.ensure_future(self._store.close())
         await asyncio.wait((closing,), timeout=max(STOPPING, until - time.monotonic()))
         self._stop_observing()
@@ -229,12 +244,14 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             logger.error("the store could not be closed within the drain limit: a transaction keeps it busy")
 
     def _look_after_store(self) -> None:
-        """Starts the tasks for sweeps and recovery. Starts them again if they were cancelled."""
+        """Starts the tasks for sweeps, counts and recovery. Starts them again if they were cancelled."""
         self._unattended = False
         if self._closed:
             return
         if self._sweep_every is not None and (self._sweeper is None or self._sweeper.done()):
             self._sweeper = self._attend(self._sweep(self._sweep_every.total_seconds()))
+        if self._counting is not None and (self._counter is None or self._counter.done()):
+            self._counter = self._attend(self._count(self._counting))
         if self._recovery is not None and (self._recovering is None or self._recovering.done()):
             self._recovering = self._attend(self._recover(self._recovery))
 

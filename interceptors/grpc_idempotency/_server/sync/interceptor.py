@@ -12,6 +12,7 @@ import grpc
 from grpc_idempotency import _checks
 from grpc_idempotency._jitter import uniform
 from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.counting import COUNT_EVERY, Counting
 from grpc_idempotency._server.drive import drive
 from grpc_idempotency._server.execution import STOPPING
 from grpc_idempotency._server.interceptor import (
@@ -120,7 +121,9 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         # Each has a thread of its own, so that neither delays the other, or a limit.
         self._sweeper = Keeper("sweeps")
         self._recovering = Keeper("recovery")
-        self._sweeping = False
+        self._counter = Keeper("counts")
+        self._looked_after = False
+        """True once sweeps and counts have begun."""
 
     def intercept_service(
         self,
@@ -138,8 +141,8 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
         if not self._may_be_keyed(method, handler, handler_call_details.invocation_metadata):
             return handler if method.grpcs_own else self._pass_through.of(handler, method)
         stand_in = self._keyed.of(handler, method)
-        if not self._sweeping:
-            self._begin_sweeping()
+        if not self._looked_after:
+            self._look_after_store()
         return stand_in
 
     def attach(self, server: grpc.Server) -> None:
@@ -162,7 +165,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
     def _begin(self, served: Served) -> None:
         self._check(served)
         self.open()
-        self._begin_sweeping()
+        self._look_after_store()
         recovery = Recovery(self._methods, served.names, served.handlers, self._observers)
         self._recovering.later(jittered(EVERY), lambda: self._recover(recovery))
 
@@ -208,14 +211,32 @@ class IdempotencyInterceptor(InterceptorBase, grpc.ServerInterceptor):
     def _end(self) -> None:
         self._sweeper.close()
         self._recovering.close()
+        self._counter.close()
         self._executions.end()
         self._store.close()
         self._stop_observing()
 
-    def _begin_sweeping(self) -> None:
-        if not self._sweeping and self._sweep_every is not None:
+    def _look_after_store(self) -> None:
+        if self._looked_after:
+            return
+        self._looked_after = True
+        if self._sweep_every is not None:
             self._sweep_later(self._sweep_every.total_seconds())
-        self._sweeping = True
+        if self._counting is not None:
+            self._count_later(0.0, self._counting)
+
+    def _count_later(self, seconds: float, counting: Counting) -> None:
+        self._counter.later(seconds, lambda: self._count(counting))
+
+    def _count(self, counting: Counting) -> None:
+        completed, began = counting.begin()
+        try:
+            counting.end(self._store.count(completed=completed), completed=completed, began=began)
+        except StoreUnavailable as exc:
+            logger.debug("the records of the store could not be counted: %s", exc)
+        except Exception:
+            logger.exception("the records of the store could not be counted")
+        self._count_later(jittered(COUNT_EVERY), counting)
 
     def _sweep_later(self, every: float) -> None:
         after = every * uniform(0.5, 1.0)
