@@ -7,7 +7,7 @@ request looks at a bounded number of operations, since the file's only connectio
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from grpc_idempotency.records import State
 from grpc_idempotency.stores._calls.requests import CountRequest, FindRequest, ListRequest, NotesRequest
@@ -32,14 +32,14 @@ def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> N
         now, back = tables.clock.now(), request.newest_first
         most = min(request.limit, _READ_AT_ONCE)
         ranges = _ranges(db, tables, request)
-        each = max(most + 1, _SCANNED_AT_ONCE // max(1, len(ranges)))
+        scanned = max(most + 1, _SCANNED_AT_ONCE // max(1, len(ranges)))
         chosen: list[_Place] = []
         ends: list[_Place] = []
         for one in ranges:
-            scanned = _scan(db, tables, request, one, each)
-            chosen += [row[:2] for row in scanned if _is_listed(row, one[0], request, now)]
-            if len(scanned) == each:
-                ends.append(scanned[-1][:2])
+            found, end = _scan(db, tables, request, one, now, most + 1, scanned)
+            chosen += found
+            if end is not None:
+                ends.append(end)
         chosen.sort(reverse=back)
         behind = None
         if ends:  # beyond the first of these ends, not every range has been looked at
@@ -48,8 +48,8 @@ def list_part(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> N
         if len(chosen) > most:
             behind = chosen[most - 1]
         names = [name for _, name in chosen[:most]]
-        found = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
-    records = {row[0]: rows.record(row, now) for row in found}
+        read = db.execute(*tables.sql.by_names("read", names)).fetchall() if names else []
+    records = {row[0]: rows.record(row, now) for row in read}
     place = None if behind is None else (rows.instant(behind[0]), behind[1])
     request.value = [records[name] for name in names], place
 
@@ -106,21 +106,46 @@ def _ranges(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> lis
     if request.method is not None:
         method = tables.methods.find(db, request.method)
         return [] if method is None else [(state, method) for state in wanted]
-    found = [*_following(db, tables.sql["next_range"], (-1, -1))]
-    found += [(rows.COMPLETED, method) for (method,) in _following(db, tables.sql["next_done_method"], (-1,))]
-    return [one for one in found if one[0] in wanted]
+    found: list[rows.Row] = []
+    for state in wanted:
+        is_done = state == rows.COMPLETED
+        statement = tables.sql["next_done_method" if is_done else "next_method"]
+        at = -1
+        while (row := db.execute(statement, (at,) if is_done else (state, at)).fetchone()) is not None:
+            (at,) = row
+            found.append((state, at))
+    return found
 
 
-def _following(db: sqlite3.Connection, statement: str, at: rows.Row) -> Iterator[rows.Row]:
-    """Runs a statement again and again, each time on the row that it has returned."""
-    row = db.execute(statement, at).fetchone()
-    while row is not None:
-        yield row
-        row = db.execute(statement, row).fetchone()
+def _scan(
+    db: sqlite3.Connection, tables: Tables, request: ListRequest, one: rows.Row, now: int, most: int, scanned: int
+) -> tuple[list[_Place], _Place | None]:
+    """Looks for the next places of a range that are listed.
+
+    Args:
+        db: The connection.
+        tables: The tables.
+        request: The request.
+        one: The range.
+        now: The store's time.
+        most: How many places to find at most.
+        scanned: How many operations to look at, at most.
+
+    Returns:
+        The places, and the last place that was looked at; ``None`` in its stead if there are no others behind it.
+    """
+    found: list[_Place] = []
+    with closing(db.execute(*_scanning(tables, request, one, scanned))) as cursor:
+        for count, row in enumerate(cursor, 1):
+            if _is_listed(row, one[0], request, now):
+                found.append(row[:2])
+            if len(found) == most or count == scanned:
+                return found, row[:2]
+    return found, None
 
 
-def _scan(db: sqlite3.Connection, tables: Tables, request: ListRequest, one: rows.Row, limit: int) -> list[rows.Row]:
-    """Reads the next places of a range, each with the times that decide whether the operation is listed."""
+def _scanning(tables: Tables, request: ListRequest, one: rows.Row, limit: int) -> tuple[str, rows.Row]:
+    """Returns the statement that reads a range from the place on where the last part has ended, and its parameters."""
     first = _FIRST if request.since is None else rows.wall_ms_from(request.since)
     last = _LAST if request.until is None else rows.wall_ms_from(request.until) - 1
     edge, name = (_LAST, b"") if request.after is None else (rows.wall_ms(request.after[0]), request.after[1])
@@ -131,7 +156,7 @@ def _scan(db: sqlite3.Connection, tables: Tables, request: ListRequest, one: row
     is_done = one[0] == rows.COMPLETED
     statement = ("scan_done" if is_done else "scan") + ("_back" if request.newest_first else "")
     place = one[1:] if is_done else one
-    return db.execute(tables.sql[statement], (*place, first, last, edge, name, limit)).fetchall()
+    return tables.sql[statement], (*place, first, last, edge, name, limit)
 
 
 def _is_listed(row: rows.Row, state: int, request: ListRequest, now: int) -> bool:

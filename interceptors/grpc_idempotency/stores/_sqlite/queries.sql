@@ -166,12 +166,12 @@ SELECT {record} FROM {p}operations WHERE name IN ({rows})
 SELECT {record} FROM {p}operations WHERE name BETWEEN ? AND ? AND (expires_at IS NULL OR expires_at > ?)
 ORDER BY name LIMIT ?
 
--- name: next_range
--- Reads the state and the method after a given pair, for which there are operations that are not completed.
-SELECT state, method FROM {p}operations WHERE state <> 1 AND (state, method) > (?, ?) ORDER BY state, method LIMIT 1
+-- name: next_method
+-- Reads the method after a given one, of which there are operations in a state other than completed.
+SELECT method FROM {p}operations WHERE state = ? AND state <> 1 AND method > ? ORDER BY method LIMIT 1
 
 -- name: next_done_method
--- Reads the method after a given one, of which there are completed operations.
+-- The same for completed operations.
 SELECT method FROM {p}operations WHERE state = 1 AND method > ? ORDER BY method LIMIT 1
 
 -- name: scan
