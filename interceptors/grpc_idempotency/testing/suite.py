@@ -38,6 +38,7 @@ class AsyncStoreContract(
     RecoveryContract,
     StandingContract,
     SweepContract,
+    TraceContract,
     LifeContract,
     CrowdContract,
 ):
@@ -47,8 +48,8 @@ class AsyncStoreContract(
     """
 
 
-class OperatorContract(ListContract, CountContract, DecisionContract, TraceContract):
-    """All contracts of the calls of operators' tools, and of what only these tools show.
+class OperatorContract(ListContract, CountContract, DecisionContract):
+    """All contracts of the calls of operators' tools.
 
     Subclass it and provide the fixture ``harness``, an :class:`~grpc_idempotency.testing.AsyncOperatorHarness`. A store
     for threads is tested through ``in_threads``.
