@@ -40,6 +40,20 @@ def metadata(wheel: Path) -> dict[str, list[str]]:
     return {key: message.get_all(key) or [] for key in message}
 
 
+def test_the_source_distribution_has_all_that_is_tracked(tmp_path: Path) -> None:
+    """Whoever has the source distribution can run the tests and the checks as in a checkout."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("this is no checkout")
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    listed = subprocess.run(["tar", "-tzf", str(archive)], capture_output=True, text=True, check=True).stdout
+    names = {name.partition("/")[2] for name in listed.splitlines()}
+    assert [name for name in tracked.stdout.splitlines() if name not in names and (ROOT / name).exists()] == []
+
+
 def test_the_wheel_ships_one_name(wheel: Path) -> None:
     """The wheel has one top-level name, and in it all that is in the source tree, and the method option's proto."""
     with zipfile.ZipFile(wheel) as archive:
