@@ -78,6 +78,7 @@ def test_what_users_read() -> None:
     """A repr names what a user can import, where the library's own modules lie deeper."""
     assert repr(grpc_idempotency.IdempotencyInterceptor) == "<class 'grpc_idempotency.IdempotencyInterceptor'>"
     assert repr(aio.IdempotencyInterceptor) == "<class 'grpc_idempotency.aio.IdempotencyInterceptor'>"
+    assert repr(Reason.IN_FLIGHT) == "<Reason.IN_FLIGHT>"
     assert repr(grpc_idempotency.SQLiteStore) == "<class 'grpc_idempotency.stores.sqlite.SQLiteStore'>"
 
 

@@ -84,6 +84,9 @@ class Reason(enum.Enum):
         "with the same key in {retry_after_ms} ms.",
     )
 
+    def __repr__(self) -> str:
+        return f"<Reason.{self.name}>"
+
     @property
     def status(self) -> Code:
         """The status of a refusal for this reason."""
