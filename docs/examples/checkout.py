@@ -38,6 +38,8 @@ def main(users_at: str, orders_at: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: checkout.py USERS_ADDRESS ORDERS_ADDRESS, each as HOST:PORT")
     try:
         main(*sys.argv[1:])
     except grpc.RpcError as error:

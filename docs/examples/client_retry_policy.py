@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import uuid
 
 import grpc.aio
@@ -42,7 +43,10 @@ async def create_order(channel: grpc.aio.Channel) -> Order:
 
 async def main() -> None:
     async with connect("127.0.0.1:50051") as channel:
-        print((await create_order(channel)).id)
+        try:
+            print((await create_order(channel)).id)
+        except grpc.RpcError as error:
+            sys.exit(f"{error.code().name}: {error.details()}")
 
 
 if __name__ == "__main__":

@@ -180,12 +180,22 @@ def test_example_client(tmp_path: Path) -> None:
     assert "'replayed'" in second
 
 
-def test_example_client_without_a_server() -> None:
-    """If no server answers, the client prints one line, and no traceback."""
-    code = (EXAMPLES / "client.py").read_text().replace(ADDRESS, free_address())
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("client.py", 0, "UNAVAILABLE: "),
+        ("client_retry_policy.py", 0, "UNAVAILABLE: "),
+        ("checkout.py", 2, "UNAVAILABLE: "),
+        ("checkout.py", 0, "usage: checkout.py USERS_ADDRESS ORDERS_ADDRESS"),
+    ],
+)
+def test_example_clients_without_a_server(name: str, arguments: int, told: str) -> None:
+    """If no server answers, or an argument is missing, a client prints one line, and no traceback."""
+    code = (EXAMPLES / name).read_text().replace(ADDRESS, free_address())
+    command = [sys.executable, "-c", code, *(free_address() for _ in range(arguments))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.startswith("UNAVAILABLE: ")
+    assert done.stderr.startswith(told)
     assert len(done.stderr.splitlines()) == 1
 
 
