@@ -24,7 +24,21 @@ PROMISES = (
     "It was refused, in words and in an ErrorInfo that a program can read.",
     "The late duplicate got the first reply.",
     "It did not undo the newer change.",
+    "The payment was refused, and its first step undone: the order is pending, and no credit is gone.",
+    "A repeat got the same refusal, without another try.",
+    *(
+        PAYING := (
+            "Another process finished the payment, from the step at which the killed one had stopped.",
+            "It was paid once.",
+        )
+    ),
     "Another process replayed the reply of the one that was killed.",
+    *(
+        DOUBT := (
+            "The card was not charged again: the client was told that nobody can know.",
+            "Now it gets the answer that the operator has found out.",
+        )
+    ),
     "Every operation left its rows once.",
 )
 
@@ -81,7 +95,8 @@ def test_the_story_on_two_hosts(open_folder: Path, store: str) -> None:
     """``make demo STORE=postgresql``: the retry goes to the other host, and every promise holds; nothing is left."""
     played = demo(open_folder, "--store", store)
     assert played.returncode == 0, played.stdout + played.stderr
-    assert f"All {len(PROMISES)} promises held." in played.stdout
+    unplayed = PAYING if store == "redis" else ()  # the shop's writes are opaque there
+    assert f"All {len(PROMISES) - len(unplayed)} promises held." in played.stdout
     assert played.stderr == ""
     steps = re.findall(
         r"host [AB] stores|leads to host [AB] now|half of them to host [AB]|host [AB] process", played.stdout
@@ -131,8 +146,10 @@ def test_broken_promises_are_told(tmp_path: Path) -> None:
     played = demo_against(tmp_path, [sys.executable, str(FORGETFUL)])
     assert played.returncode == 1, played.stdout + played.stderr
     verdict = played.stdout[played.stdout.index(" broken, ") :]
-    for promise in PROMISES[1:]:
+    for promise in {*PROMISES[1:]} - {*DOUBT}:
         assert f"✗ {promise}" in verdict
+    for promise in DOUBT:  # its server is another one
+        assert f"✓ {promise}" in played.stdout
     assert f"✓ {PROMISES[0]}" in played.stdout
 
 

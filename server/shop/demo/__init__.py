@@ -1,5 +1,6 @@
 """``make demo``: the story of a lost reply, run against real servers and printed.
 
-``story`` has the acts; ``stage`` prints them and counts the promises; the acts use ``calls``, ``proxy``, ``process``,
-``places`` and ``ledger``.
+``story`` has the acts, with ``payments`` and ``doubt``. ``stage`` prints them and counts the promises. ``scene`` has
+what the acts share. They use ``calls``, ``proxy``, ``process``, ``places``, ``provider`` and ``ledger``; ``till`` is a
+server of its own.
 """

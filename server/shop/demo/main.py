@@ -15,10 +15,13 @@ import grpc.aio
 from shop.demo.places import PLACES, NoPlace, Place
 from shop.demo.process import ServerFailed, ShopProcess
 from shop.demo.proxy import Proxy
+from shop.demo.scene import Scene
 from shop.demo.stage import AudienceLeft, Stage, console
 from shop.demo.story import Story
 
 SERVER = (sys.executable, "-m", "shop")
+_LEASE = "2"
+"""Seconds until another process may go on with what a killed one had begun."""
 _LONGEST = 90.0
 """The most seconds for the whole story, which takes a few."""
 
@@ -50,9 +53,13 @@ async def _play(
         try:
             async with opened(folder) as place:
                 names = ["server"] if place.hosts == 1 else [f"host {letter}" for letter in "AB"]
-                hosts += [ShopProcess(name, command, place.settings, folder) for name in names]
-                async with _served(hosts) as proxy:
-                    await asyncio.wait_for(Story(stage, place, hosts, proxy).play(), _LONGEST)
+                async with Proxy() as inner:
+                    settings = {**place.settings, "SHOP_USERS": inner.address, "SHOP_LEASE": _LEASE}
+                    hosts += [ShopProcess(name, command, settings, folder) for name in names]
+                    async with _served(hosts) as proxy:
+                        inner.target = proxy.target
+                        story = Story(Scene(stage, place, hosts, proxy, inner, folder))
+                        await asyncio.wait_for(story.play(), _LONGEST)
         except (NoPlace, ServerFailed) as error:
             stage.broken(str(error))
         except grpc.aio.AioRpcError as error:

@@ -36,6 +36,8 @@ class Place:
     """The place in the middle of a sentence."""
     hosts: int
     """How many hosts the story has."""
+    transactional: bool
+    """True if the shop's rows and replies share transactions. Otherwise a call that was cut short is held."""
     settings: Mapping[str, str]
     """The environment variables that name the place for a shop."""
     driver: str
@@ -57,6 +59,7 @@ async def _sqlite(folder: Path) -> AsyncIterator[Place]:
     yield Place(
         name="one SQLite file",
         hosts=1,
+        transactional=True,
         settings={"SHOP_STORE": f"sqlite:///{database}"},
         driver="sqlite3",
         count=count,
@@ -71,6 +74,7 @@ async def _postgresql(folder: Path) -> AsyncIterator[Place]:
         yield Place(
             name="one PostgreSQL server",
             hosts=2,
+            transactional=True,
             settings={"SHOP_STORE": url},
             driver="psycopg",
             count=count,
@@ -84,6 +88,7 @@ async def _redis(folder: Path) -> AsyncIterator[Place]:
         yield Place(
             name="one Valkey server, with their rows in PostgreSQL",
             hosts=2,
+            transactional=False,
             settings={"SHOP_STORE": url, "SHOP_DATABASE": database},
             driver="psycopg",
             count=_counting(database),

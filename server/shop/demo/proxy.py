@@ -10,7 +10,7 @@ _PART = 64 * 1024
 class Proxy:
     """A network between a client and a server. It forwards bytes both ways until it is told to withhold or cut."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str = "") -> None:
         self.target = target
         """HOST:PORT of the server. It may change; existing connections stay with the server that they have."""
         self.address = ""

@@ -115,7 +115,7 @@ class Stage:
 
     def _print(self, who: Text, what: "Text | Table") -> None:
         grid = Table.grid(padding=(0, 1), expand=False)
-        grid.add_column(width=7, no_wrap=True, justify="right")
+        grid.add_column(width=8, no_wrap=True, justify="right")
         grid.add_column(overflow="fold")
         grid.add_row(who, what)
         self._out.print(grid)
