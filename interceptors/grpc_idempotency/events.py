@@ -1,4 +1,4 @@
-"""The events that an interceptor tells its observers (``observers=``), and the observer's own type.
+"""The events that an interceptor tells its observers (``observers=``), and the observer's own type (4.12).
 
 An *observer* is a plain function that is called with each event. If it has an attribute ``events``, a collection of
 classes of this module, it gets events of these classes alone; otherwise it gets all of them. An event that no observer

@@ -181,11 +181,16 @@ class _ToldExchange(_Exchange):
             self._tell(Code.CANCELLED, began)
             raise
         except BaseException:
-            code = code_of(self._context.code())
-            self._tell(Code.UNKNOWN if code is Code.OK else code, began)
+            self._tell(self._code(Code.UNKNOWN), began)
             raise
-        self._tell(code_of(self._context.code()), began)
+        self._tell(self._code(Code.OK), began)
         return message
+
+    def _code(self, otherwise: Code) -> Code:
+        """Returns the code that was set in the live context; ``otherwise`` if none was, or OK."""
+        found: Any = self._context.code()  # None until one is set
+        code = Code.OK if found is None else code_of(found)
+        return otherwise if code is Code.OK else code
 
     def _tell(self, code: Code, began: float) -> None:
         tell = self._executions.observers.call_answered
