@@ -5,11 +5,12 @@ from contextlib import closing
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Effects, Policy, Record, SQLiteStore
 
-from ..harness.handlers import EACH_SERVER, Blocking, Counting, full
+from ..harness.handlers import ALL_KINDS, EACH_SERVER, Blocking, Counting, full
 from ..harness.replies import new_key, secrets_told, text
 from ..harness.servers import Servers, Service, answered
 from ..harness.waiting import ms, until
@@ -80,19 +81,20 @@ async def test_a_running_handler_is_active(serve: Servers, watched: Watched) -> 
 
 
 async def test_a_replay_links_to_the_call_that_was_executed(serve: Servers, watched: Watched) -> None:
-    """The span of a replay links to that of the first call."""
-    service = await serve({"Do": Counting()}, observers=watched.observers, outside=watched.outside(serve.kind))
+    """The span of a replay links to that of the first call, from memory and from the store of another server."""
+    options: dict[str, Any] = {"observers": watched.observers, "outside": watched.outside(serve.kind)}
+    first, second = await serve({"Do": Counting()}, **options), await serve({"Do": Counting()}, **options)
     key = new_key()
-    for _ in range(2):
+    for service in (first, first, second):
         await service.call("Do", "a request", key=key)
-    executed, replayed = await _ended(watched, 2)
-    name = (await service.the_record()).name.hex()
-    for span, status in ((executed, "executed"), (replayed, "replayed")):
+    executed, replayed, elsewhere = await _ended(watched, 3)
+    name = (await first.the_record()).name.hex()
+    for span, status in ((executed, "executed"), (replayed, "replayed"), (elsewhere, "replayed")):
         assert span.attributes is not None
         assert span.attributes[STATUS] == status
         assert span.attributes["grpc_idempotency.operation"] == name
     assert linked(executed) == []
-    assert linked(replayed) == [in_bytes(executed.context)]
+    assert linked(replayed) == linked(elsewhere) == [in_bytes(executed.context)]
 
 
 async def test_an_attached_call_links_to_the_call_that_runs(serve: Servers, watched: Watched) -> None:
@@ -112,6 +114,7 @@ async def test_an_attached_call_links_to_the_call_that_runs(serve: Servers, watc
     assert linked(spans["executed"]) == []
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
 async def test_a_recovered_handler_runs_in_a_span_of_its_own(serve: Servers, watched: Watched, promptly: None) -> None:
     """The spans that the handler makes are in the span of recovery; the take-over is counted."""
 

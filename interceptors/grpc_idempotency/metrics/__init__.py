@@ -1,8 +1,8 @@
 """Counts what the interceptors of this process do, for whatever exports metrics.
 
-A :class:`Metrics` is an observer: ``IdempotencyInterceptor(store, observers=[metrics])``. One may serve several
-interceptors. ``grpc_idempotency.otel`` and ``grpc_idempotency.prometheus`` export what it has counted; another exporter
-reads :meth:`Metrics.values` and :meth:`Metrics.distributions` of each of the ``INSTRUMENTS``.
+A :class:`Metrics` is an observer: ``IdempotencyInterceptor(store, observers=[metrics])``. Several interceptors may
+share one if they are on one store. ``grpc_idempotency.otel`` and ``grpc_idempotency.prometheus`` export what it has
+counted; another exporter reads :meth:`Metrics.values` and :meth:`Metrics.distributions` of the ``INSTRUMENTS``.
 
 Names, units and attributes follow OpenTelemetry, where it has a convention. No key, no principal and no operation is an
 attribute of a metric.
