@@ -57,6 +57,13 @@ def from_itself() -> BaseException:
     return caused(error, error)
 
 
+def while_it_was_handled() -> BaseException:
+    """As after ``except OutcomeUnknown``, where the handler has found out."""
+    error = LookupError("there is no such charge")
+    error.__context__ = OutcomeUnknown(WHY)
+    return error
+
+
 class Silent(OutcomeUnknown):
     """An author's own error, which does not call the constructor of its base."""
 
@@ -96,8 +103,8 @@ async def test_an_error_from_it_says_the_same(
 
 @pytest.mark.parametrize(
     "error",
-    [from_itself, lambda: LookupError("odd"), lambda: caused(KeyError(), ValueError())],
-    ids=["from itself", "bare", "from another"],
+    [from_itself, lambda: LookupError("odd"), lambda: caused(KeyError(), ValueError()), while_it_was_handled],
+    ids=["from itself", "bare", "from another", "while it was handled"],
 )
 async def test_another_error_does_not_say_it(serve: Servers, kind: str, error: Callable[[], BaseException]) -> None:
     """An exception of an opaque handler is stored, as before (4.5)."""
