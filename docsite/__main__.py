@@ -5,13 +5,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from docsite.pages import ROOT, Missing, settings, stage
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Builds the site, and returns the exit code: 1 for a link that leads to nothing, or for any warning."""
+    """Builds the site, and returns the exit code: 1 if a link leads to nothing, or for any warning."""
+    if find_spec("zensical") is None:
+        print("The site is built by zensical, which needs Python 3.11 or newer.", file=sys.stderr)
+        return 1
     folder = Path(arguments[0]).resolve() if arguments else ROOT / "build"
     pages = folder / "pages"
     for made in (pages, folder / "site"):
