@@ -64,8 +64,10 @@ class Server:
             where = _address(pool.connection_kwargs)
             try:
                 return self._connected(url, pool, where, keys, replicas, migrate)
-            except DRIVER as exc:
+            except BaseException as exc:
                 pool.disconnect()
+                if not isinstance(exc, DRIVER):
+                    raise
                 failure = failure or translated(exc, where, sent=False)
         assert failure is not None
         raise failure
