@@ -55,7 +55,20 @@ def mtls_or_shared(caller: Caller) -> bytes:
     """
     if caller.peer_identity_key is None or not caller.peer_identities:
         return SHARED
-    return b"mtls:" + _framed(caller.peer_identity_key.encode(), *sorted(caller.peer_identities))
+    return mtls_principal(caller.peer_identity_key, caller.peer_identities)
+
+
+def mtls_principal(peer_identity_key: str, peer_identities: Iterable[bytes]) -> bytes:
+    """Returns the principal of a caller with a verified mTLS identity, as :func:`mtls_or_shared` does.
+
+    Args:
+        peer_identity_key: See :class:`Caller`.
+        peer_identities: See :class:`Caller`.
+
+    Returns:
+        The principal.
+    """
+    return b"mtls:" + _framed(peer_identity_key.encode(), *sorted(peer_identities))
 
 
 def principal_of(function: PrincipalFunction, caller: Caller) -> bytes:
@@ -134,9 +147,22 @@ def token_subject(
         subject, issuer = claims["sub"], claims.get("iss", "")
         if not (isinstance(subject, str) and subject and isinstance(issuer, str)):
             raise ValueError("the claims of a verified token must have a text as sub, and as iss if there is one")
-        return b"token:" + _framed(issuer.encode(), subject.encode())
+        return token_principal(subject, issuer=issuer)
 
     return principal
+
+
+def token_principal(subject: str, *, issuer: str = "") -> bytes:
+    """Returns the principal of a caller with a verified token, as the function of :func:`token_subject` does.
+
+    Args:
+        subject: The token's ``sub``.
+        issuer: Its ``iss``; empty if it has none.
+
+    Returns:
+        The principal.
+    """
+    return b"token:" + _framed(issuer.encode(), subject.encode())
 
 
 def _token(caller: Caller, header: str) -> str:
