@@ -73,7 +73,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
     assert said["License-Expression"] == ["Apache-2.0"]
     assert said["Requires-Python"] == [">=3.10"]
     # What this repository is developed with is nobody else's.
-    assert said["Provides-Extra"] == ["check", "otel", "postgres", "prometheus", "redis", "retry"]
+    assert said["Provides-Extra"] == ["check", "cli", "otel", "postgres", "prometheus", "redis", "retry"]
     needed = [Requirement(line) for line in said["Requires-Dist"]]
     plain = {one.name: str(one.specifier) for one in needed if one.marker is None}
     assert {"grpcio", "protobuf", "googleapis-common-protos", "aiosqlite"} <= set(plain)
@@ -96,7 +96,7 @@ def test_the_wheel_brings_a_command(wheel: Path, tmp_path: Path) -> None:
     python = _installed(wheel, tmp_path / "empty")
     command = "[c] = m.entry_points(group='console_scripts', name='grpc-idempotency'); sys.exit(c.load()())"
     for how in (["-c", f"import importlib.metadata as m, sys; {command}"], ["-m", "grpc_idempotency"]):
-        assert _run(python, *how, "--help", cwd=tmp_path).startswith("usage: grpc-idempotency [-h] COMMAND")
+        assert _run(python, *how, "--help", cwd=tmp_path).startswith("usage: grpc-idempotency [-h] [--version] COMMAND")
     (version,) = metadata(wheel)["Version"]
     assert _run(python, "-c", "import grpc_idempotency as g; print(g.__version__)", cwd=tmp_path).strip() == version
 

@@ -12,7 +12,8 @@ def resolve_all(url: str, find: dict[str, Order]) -> list[Record]:
         for record in held:
             order = find.get(record.name.hex())
             if order is None:
-                never_happened(store, record)
+                never_happened(store, record, by="resolve_all", reason="it made no order")
             else:
-                completed(store, record, Outcome(status=Code.OK, message=order.SerializeToString()))
+                outcome = Outcome(status=Code.OK, message=order.SerializeToString())
+                completed(store, record, outcome, by="resolve_all", reason="it made this order")
     return held

@@ -266,10 +266,21 @@ def _pages(store: OperatorStore, at_once: int, **chosen: Any) -> Iterator[Record
         last = page[-1]
 
 
-def _resolve(store: OperatorStore, record: Record, outcome: Outcome | None, ttl: timedelta, note: Note) -> None:
-    name = record.name.hex()
-    _checks.duration("ttl", ttl, zero=False)
+def check_held(record: Record) -> None:
+    """Checks that an operation can be resolved.
+
+    Args:
+        record: The operation as it was read.
+
+    Raises:
+        NotHeld: It is not held.
+    """
     if record.state is not State.HELD:
-        raise NotHeld(f"operation {name} is {record.state.value}, not held: there is nothing to resolve")
+        raise NotHeld(f"operation {record.name.hex()} is {record.state.value}, not held: there is nothing to resolve")
+
+
+def _resolve(store: OperatorStore, record: Record, outcome: Outcome | None, ttl: timedelta, note: Note) -> None:
+    _checks.duration("ttl", ttl, zero=False)
+    check_held(record)
     if not store.resolve(record.name, record.fence, outcome, ttl, note):
-        raise NotHeld(f"operation {name} has changed meanwhile, and was left as it is: read it again")
+        raise NotHeld(f"operation {record.name.hex()} has changed meanwhile, and was left as it is: read it again")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from grpc_idempotency import Effects, State
+from grpc_idempotency import Code, Effects, Outcome
 from grpc_idempotency.aio import SQLiteStore
 from grpc_idempotency.records import Claim, Fingerprint
 from shop.orders.v1.orders_pb2 import Order
@@ -38,16 +38,24 @@ async def test_commands_of_an_operator(tmp_path: Path) -> None:
     """The commands of the page, in their order, do what it says."""
     store = SQLiteStore(tmp_path / "orders.db")
     names = [await _held(store), await _held(store)]
-    (tmp_path / "order.bin").write_bytes(Order(id="o1").SerializeToString())
-    listing, showing, never, done = blocks(ROOT / "docs/how-to/resolving.md", "sh")
-    listed = shell(listing, tmp_path)
-    assert all(f"{name.hex()} held" in listed for name in names)
-    shown = shell(showing.replace("5f0c6ba4", names[0].hex()), tmp_path)
-    assert f"operation: {names[0].hex()}\nstate: held" in shown
-    shell(never.replace("5f0c6ba4", names[0].hex()), tmp_path)
-    shell(done.replace("5f0c6ba4", names[1].hex()), tmp_path)
-    assert shell(listing, tmp_path) == ""
-    assert [record.name for record in await store.list(state=State.COMPLETED)] == [names[1]]
+    placing, explaining, listing, showing, never, done = blocks(ROOT / "docs/how-to/resolving.md", "sh")
+
+    def command(text: str, name: bytes = b"") -> str:
+        return shell(placing + text.replace("5f0c6ba4", name.hex()[:8]), tmp_path)
+
+    assert "resolves it" in command(explaining)
+    listed = command(listing)
+    assert all(f"{name.hex()}  held" in listed for name in names)
+    assert f"operation    {names[0].hex()}" in command(showing, names[0])
+    for text, name in ((never, names[0]), (done, names[1])):
+        command(text.rstrip() + " --yes\n", name)  # there is no terminal to ask at
+    assert command(listing) == ""
+    [record] = await store.list()
+    assert (record.name, record.outcome) == (
+        names[1],
+        Outcome(status=Code.OK, message=Order(id="order-7").SerializeToString()),
+    )
+    assert [note.reason for note in await store.notes(names[0])] == ["not in the ledger"]
     await store.close()
 
 

@@ -1,27 +1,48 @@
 """What the command takes, and what it says of all else (6.4)."""
 
+import json
+import re
+import shlex
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from grpc_idempotency import Code, OperationNotFound, Outcome, PolicyError, SQLiteStore, State, StoreUnavailable
+import grpc_idempotency
+from grpc_idempotency import (
+    Code,
+    OperationNotFound,
+    Outcome,
+    PolicyError,
+    SQLiteStore,
+    State,
+    StoreUnavailable,
+    operating,
+)
 from grpc_idempotency.__main__ import main
+from grpc_idempotency._command.main import COMMANDS, parser_of
 from grpc_idempotency.operating import completed, never_happened, open_store, operation, operations
 
-from .operations import Printed, add, held
+from .operations import REASON, Printed, add, held
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["list"],
+        [],
         ["erase", "sqlite:///x.db"],
-        ["list", "sqlite:///x.db", "--state", "odd"],
+        ["ls", "sqlite:///x.db", "--state", "odd"],
+        ["ls", "sqlite:///x.db", "more"],
+        ["ls", "sqlite:///x.db", "--stu"],
+        ["ls", "sqlite:///x.db", "--limit", "0"],
+        *[["ls", "sqlite:///x.db", "--older-than", age] for age in ("0", "-1", "1w", "1.5h", "9" * 11 + "d", "")],
+        ["watch", "sqlite:///x.db", "--every", "0"],
+        ["watch", "sqlite:///x.db", "--every", "soon"],
+        ["show", "sqlite:///x.db", "ab", "--principal", "a", "--subject", "b"],
+        ["show", "sqlite:///x.db", "ab", "--principal-hex", "abc"],
         ["resolve", "{url}", "ab"],
         ["resolve", "{url}", "ab", "--completed", "--never-happened"],
-        ["resolve", "{url}", "ab", "--never-happened", "--status", "NOT_FOUND"],
         ["resolve", "{url}", "ab", "--completed", "--status", "FINE"],
         *[
             ["resolve", "{url}", "ab", "--completed", "--ttl", ttl]
@@ -41,6 +62,88 @@ def test_wrong_usage(store: SQLiteStore, url: str, wrong: list[str], capsys: pyt
     assert record.state is State.HELD
 
 
+@pytest.mark.parametrize("more", [["--status", "NOT_FOUND"], ["--details", "x"], ["--stream"], ["--message-file", "-"]])
+def test_no_outcome_of_what_never_happened(
+    store: SQLiteStore, url: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operation that never happened has no outcome; nothing is done, with exit code 2 (6.4)."""
+    claim = held(store)
+    assert main(["resolve", url, claim.name.hex(), "--never-happened", *more, *REASON]) == 2
+    assert "has no outcome" in capsys.readouterr().err
+    assert store.get(claim.name) is not None
+
+
+def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--help`` lists the commands; that of each has an example, which its parser takes (6.4)."""
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    listed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in listed
+        assert command.SUMMARY in listed
+        with pytest.raises(SystemExit) as left:
+            main([name, "--help"])
+        assert left.value.code == 0
+        told = capsys.readouterr().out
+        assert command.EXAMPLES
+        for what, line in command.EXAMPLES:
+            assert f"  # {what}\n  {line}\n" in told + "\n"
+            [words] = re.findall(rf"grpc-idempotency {name}( [^|]*)?", line)
+            parser_of(name).parse_intermixed_args(shlex.split(words))
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--version`` prints that of the library."""
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"grpc-idempotency {grpc_idempotency.__version__}\n"
+
+
+def test_the_store_of_the_environment(
+    store: SQLiteStore, url: str, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a URL the command uses that in ``GRPC_IDEMPOTENCY_STORE``; one on the command line is stronger (6.4)."""
+    claim = held(store, b"\xab" * 16)
+    monkeypatch.setenv("GRPC_IDEMPOTENCY_STORE", url)
+    for words in (["ls"], ["stats"], ["show", "abab"], ["show", "--json", "abab"], ["export"], ["watch", "--once"]):
+        assert main(words) == 0
+        assert "held" in printed().lower()
+    monkeypatch.setenv("GRPC_IDEMPOTENCY_STORE", "sqlite:///elsewhere.db")
+    assert main(["show", url, "--json", "abab"]) == 0
+    assert main(["forget", url, *REASON, "abab"]) == 0
+    assert store.get(claim.name) is None
+
+
+def test_no_store(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any URL the command says how to give one, with exit code 2."""
+    monkeypatch.delenv("GRPC_IDEMPOTENCY_STORE", raising=False)
+    assert main(["ls"]) == 2
+    assert "GRPC_IDEMPOTENCY_STORE" in capsys.readouterr().err
+
+
+def test_a_store_without_the_calls_of_operators(
+    store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of somebody else that operators' tools can't use is told in one line (6.4)."""
+
+    class Bare:
+        """A store with the calls of the interceptors alone."""
+
+    monkeypatch.setattr(operating, "store_from_url", lambda *_, **__: Bare())
+    for command in COMMANDS.keys() - {"explain", "schema"}:
+        more = ["ab"] if command in ("show", "resolve", "forget") else []
+        how = [
+            *(["--completed"] if command == "resolve" else []),
+            *(REASON if command in ("resolve", "forget") else []),
+        ]
+        assert main([command, url, *more, *how]) == 2
+        out, error = capsys.readouterr()
+        assert (out, error.count("\n")) == ("", 1)
+        assert "list, find, count, notes, resolve, forget" in error
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
@@ -52,7 +155,7 @@ def test_wrong_usage(store: SQLiteStore, url: str, wrong: list[str], capsys: pyt
 )
 def test_urls(bad: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A URL that names no store is told in one line that repeats nothing of it, with exit code 2 (6.4)."""
-    assert main(["list", bad]) == 2
+    assert main(["ls", bad]) == 2
     error = capsys.readouterr().err
     assert says in error
     assert (error.count("\n"), "s3cret" in error) == (1, False)
@@ -62,7 +165,7 @@ def test_a_relative_path(store: SQLiteStore, path: Path, monkeypatch: pytest.Mon
     """``sqlite:///FILE`` is a file in this folder (6.4, 9.3)."""
     claim = add(store)
     monkeypatch.chdir(path.parent)
-    assert main(["list", f"sqlite:///{path.name}"]) == 0
+    assert main(["ls", f"sqlite:///{path.name}"]) == 0
     assert claim.name.hex() in printed()
 
 
@@ -71,15 +174,25 @@ def test_another_prefix(path: Path, url: str, printed: Printed) -> None:
     own = SQLiteStore(path, table_prefix="mine_")
     claim = add(own)
     own.close()
-    assert main(["list", f"{url}?table_prefix=mine_"]) == 0
+    assert main(["ls", f"{url}?table_prefix=mine_"]) == 0
     assert claim.name.hex() in printed()
-    assert main(["list", url]) == 1
+    assert main(["ls", url]) == 1
     with closing(sqlite3.connect(path)) as db:
         assert not [name for (name,) in db.execute("SELECT name FROM sqlite_master") if name.startswith("grpc")]
 
 
 @pytest.mark.parametrize(
-    "command", [["list", "{url}"], ["show", "{url}", "ab"], ["resolve", "{url}", "ab", "--completed"]]
+    "command",
+    [
+        ["ls", "{url}"],
+        ["stats", "{url}"],
+        ["show", "{url}", "ab"],
+        ["watch", "{url}"],
+        ["export", "{url}"],
+        ["sweep", "{url}"],
+        ["forget", "{url}", "ab", *REASON],
+        ["resolve", "{url}", "ab", "--completed", *REASON],
+    ],
 )
 @pytest.mark.parametrize("what", ["nothing", "folder", "other database", "no database", "empty"])
 def test_nothing_is_made(
@@ -129,8 +242,11 @@ def test_the_schema_of_a_store_that_is_not_there_yet(tmp_path: Path, capsys: pyt
     path = tmp_path / "new.db"
     assert main(["schema", f"sqlite:///{path}?table_prefix=idem_"]) == 0
     assert not path.exists()
+    sql = capsys.readouterr().out
+    assert main(["schema", f"sqlite:///{path}?table_prefix=idem_", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"sql": sql}
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(capsys.readouterr().out)
+        db.executescript(sql)
     with closing(SQLiteStore(path, table_prefix="idem_", migrate=False)) as store:
         assert store.list() == []
     assert main(["schema", f"sqlite:///{path}", "--since", "99"]) == 2

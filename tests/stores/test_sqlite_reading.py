@@ -177,7 +177,7 @@ def test_a_wal_without_an_index_is_left(make_blocking: MakeBlocking, path: Path,
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize("running", [False, True])
-@pytest.mark.parametrize("command", ["list", "resolve"])
+@pytest.mark.parametrize("command", ["ls", "resolve"])
 def test_another_user_leaves_nothing(running: bool, command: str) -> None:
     """A user who may make files in the folder, but not write to the database: the server's next start finds its own."""
     with tempfile.TemporaryDirectory() as given:
@@ -188,7 +188,11 @@ def test_another_user_leaves_nothing(running: bool, command: str) -> None:
         if not running:
             store.close()
         before = files(path)
-        arguments = [command, f"sqlite:///{path}", *(["00" * 16, "--never-happened"] if command == "resolve" else [])]
+        arguments = [
+            command,
+            f"sqlite:///{path}",
+            *(["00" * 16, "--never-happened", "--yes", "--reason", "x"] if command == "resolve" else []),
+        ]
         script = (
             "import os, sys, sqlite3, importlib.metadata, importlib.readers, encodings.ascii, encodings.idna; "
             "from grpc_idempotency.__main__ import main; "

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
 from grpc_idempotency.errors import StepMisuse
@@ -30,15 +31,24 @@ def encode(value: object) -> bytes:
         ) from exc
 
 
-def decode(data: bytes) -> Any:
-    """Returns the result that :func:`encode` serialized. Tuples have become lists, since JSON has no tuples."""
+def decode(data: bytes, pool: DescriptorPool | None = None) -> Any:
+    """Returns the result that :func:`encode` serialized. Tuples have become lists, since JSON has no tuples.
+
+    Args:
+        data: The serialized result.
+        pool: The messages that may occur; ``None``: those of the process.
+
+    Raises:
+        KeyError: The result is a message that the pool does not have.
+    """
     kind, rest = data[:1], data[1:]
     if kind == _BYTES:
         return rest
     if kind == _JSON:
         return json.loads(rest)
     name, _, serialized = rest.partition(b"\0")
-    message: Message = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name.decode()))()
+    known = pool or descriptor_pool.Default()
+    message: Message = message_factory.GetMessageClass(known.FindMessageTypeByName(name.decode()))()
     message.ParseFromString(serialized)
     return message
 

@@ -1,6 +1,7 @@
 """The act in which nobody can know: a card may have been charged, and an operator finds out."""
 
 import asyncio
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,9 +70,9 @@ async def _resolve(stage: Stage, store: str, reply: Reply[User], told: User, fil
     """Runs the operator's command."""
     name = reply.error_info.metadata.get("operation", "")
     await asyncio.to_thread(file.write_bytes, told.SerializeToString())
-    arguments = ["resolve", store, name, "--completed", "--message-file", str(file)]
+    arguments = ["resolve", store, name, "--completed", "--message-file", str(file), "--reason", "in the book", "--yes"]
     shown = [Path(one).name if "/" in one else one for one in arguments]
-    stage.says("operator", f"grpc-idempotency {' '.join(shown)}")
+    stage.says("operator", f"grpc-idempotency {shlex.join(shown)}")
     process = await asyncio.create_subprocess_exec(
         *_COMMAND, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )

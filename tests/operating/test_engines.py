@@ -1,0 +1,138 @@
+"""The command works on every engine, through a pipe, and on a large store (6.4)."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from grpc_idempotency import Code, Outcome, SQLiteStore, store_from_url
+from grpc_idempotency.__main__ import main
+from grpc_idempotency.operating import name_of
+from grpc_idempotency.store import OperatorStore
+
+from ..harness.engines import postgres_server, postgresql, redis_url, valkey_server
+from .operations import METHODS, REASON, Printed, add, held
+
+__all__ = ["postgres_server", "postgresql", "redis_url", "valkey_server"]
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "valkey"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new store."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'operations.db'}"
+    url: str = request.getfixturevalue("postgresql" if request.param == "postgresql" else "redis_url")
+    return url
+
+
+@pytest.fixture
+def there(engine: str) -> Iterator[OperatorStore]:
+    store: Any = store_from_url(engine)
+    store.open()
+    yield store
+    store.close()
+
+
+def run(url: str, *words: str, code: int = 0) -> str:
+    """Runs the command as a process of its own, with the store in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "grpc_idempotency", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "GRPC_IDEMPOTENCY_STORE": url},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if words[0] not in ("resolve", "forget"):
+        assert done.stderr.count("\n") == (code != 0)
+    return done.stdout
+
+
+def test_no_store_is_made(engine: str) -> None:
+    """Where there is no store, there is none afterwards: it is told in one line (6.4)."""
+    for words in (["ls"], ["stats"], ["sweep"], ["show", "ab"], ["forget", "ab", *REASON]):
+        run(engine, *words, code=1)
+
+
+def test_an_incident(engine: str, there: OperatorStore) -> None:
+    """From the list to the resolved operation, on every engine: stats, ls, show, resolve, forget, export (6.4)."""
+    key, method = "order-1", METHODS[1]
+    first, second = held(there), held(there, name_of(b"ann", method, key), method=method)
+    done = add(there)
+    assert there.complete(done.name, done.fence, Outcome(status=Code.OK, message=b"m"), timedelta(hours=1))
+
+    [header, *_, total] = run(engine, "stats", "--open").splitlines()
+    assert header.split()[1] == "HELD"
+    assert total.split() == ["total", "2", "0", "0", "0"]
+    listing = run(engine, "ls", "--stuck").splitlines()[1:]
+    assert {line.split()[0] for line in listing} == {first.name.hex(), second.name.hex()}
+    shown = run(engine, "show", "--principal", "ann", "--method", method, "--key", key)
+    assert second.name.hex() in shown
+    assert "its server stopped" in shown
+    assert key not in shown
+
+    run(engine, "resolve", second.name.hex()[:10], "--never-happened", code=2)
+    run(engine, "resolve", second.name.hex()[:10], "--never-happened", *REASON, "--fence", first.fence.hex(), code=1)
+    run(engine, "resolve", second.name.hex()[:10], "--never-happened", *REASON)
+    run(engine, "resolve", first.name.hex()[:10], "--completed", "--status", "NOT_FOUND", *REASON)
+    run(engine, "resolve", first.name.hex()[:10], "--never-happened", *REASON, code=1)
+    assert run(engine, "ls", "--stuck") == ""
+    assert "never happened, says ann@desk: ticket 7" in run(engine, "show", second.name.hex())
+    assert "completed, says ann@desk: ticket 7" in run(engine, "show", first.name.hex())
+
+    found = [json.loads(line) for line in run(engine, "export", "--full", "--method", METHODS[0]).splitlines()]
+    assert {one["operation"]: len(one["notes"]) for one in found} == {first.name.hex(): 1, done.name.hex(): 0}
+    run(engine, "forget", done.name.hex(), *REASON)
+    assert there.get(done.name) is None
+    assert run(engine, "show", done.name.hex(), "--json").count("forgotten") == 1
+    assert run(engine, "watch", "--once") == ""
+    assert json.loads(run(engine, "sweep", "--json"))["deleted"] == 0
+
+
+@pytest.mark.slow
+def test_a_million_operations(tmp_path: Path, printed: Printed) -> None:
+    """The newest, the held and a single one are found among 1,000,000 (6.4)."""
+    path = tmp_path / "large.db"
+    url, method = f"sqlite:///{path}", METHODS[0]
+    with closing(SQLiteStore(path)) as store:
+        store.open()
+        one = add(store, method)
+        assert store.complete(one.name, one.fence, Outcome(status=Code.OK, message=b"m"), timedelta(days=1))
+    _multiply(path, 1_000_000)
+    with closing(SQLiteStore(path)) as store:
+        stuck = held(store, name_of(b"ann", method, "order-1"))
+    for words, number in ((["ls"], 50), (["ls", "--stuck"], 1), (["ls", "--state", "held", "--method", method], 1)):
+        assert main([*words, url, "--json"]) == 0
+        found = [json.loads(line)["operation"] for line in printed().splitlines()]
+        assert len(found) == number
+        assert found[0] == stuck.name.hex()
+    for words in ([stuck.name.hex()[:12]], ["--principal", "ann", "--method", method, "--key", "order-1"]):
+        assert main(["show", url, *words, "--json"]) == 0
+        assert json.loads(printed())["operation"] == stuck.name.hex()
+    assert main(["stats", url, "--json"]) == 0
+    assert json.loads(printed())["completed"] == 1_000_000
+
+
+def _multiply(path: Path, number: int) -> None:
+    """Makes so many operations of the only one in a file, each a millisecond older than the one before."""
+    with closing(sqlite3.connect(path)) as db:
+        [(table,)] = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%operations'")
+        columns = [column for _, column, *_ in db.execute(f"PRAGMA table_info({table})")]
+        own = {"id": "NULL", "name": "randomblob(16)", "fence": "randomblob(16)", "created_ms": "created_ms - i"}
+        values = ", ".join(own.get(column, column) for column in columns)
+        db.execute(
+            "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?) "
+            f"INSERT INTO {table} SELECT {values} FROM n, (SELECT * FROM {table})",
+            (number,),
+        )
+        db.commit()
