@@ -9,7 +9,7 @@ from typing_extensions import assert_type
 import grpc_idempotency
 from grpc_idempotency import Outcome, Record, State, aio
 from grpc_idempotency.records import Claim, Renewal, Standing, Step, Swept
-from grpc_idempotency.store import AsyncStore, Store
+from grpc_idempotency.store import AsyncOperatorStore, AsyncStore, OperatorStore, Store
 from grpc_idempotency.stores import memory, postgres, redis, sqlite
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore
@@ -98,12 +98,14 @@ async def use(store: AsyncTransactionalStore) -> None:
     assert_type(await store.transaction(lambda db: db.execute("SELECT 1").rowcount), int)
 
 
-def ours(path: str) -> tuple[list[AsyncStore], list[Store], AsyncOneCommitStore]:
+def ours(path: str) -> tuple[list[AsyncOperatorStore], list[OperatorStore], list[AsyncStore], AsyncOneCommitStore]:
     """The library's own stores are of the kinds that they say."""
-    awaited: list[AsyncStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(SQLiteStore(path))]
+    awaited: list[AsyncOperatorStore] = [AsyncMemoryStore(), AsyncSQLiteStore(path), in_threads(MemoryStore())]
     awaited.append(redis.AsyncRedisStore(["redis://a", "redis://b"], replicas=1, replica_timeout=timedelta(seconds=1)))
-    blocking: list[Store] = [MemoryStore(), SQLiteStore(path), redis.RedisStore("redis://a", list_completed=False)]
-    return awaited, blocking, AsyncSQLiteStore(path)
+    awaited.append(postgres.AsyncPostgresStore("postgresql://a/shop", max_connections=4))
+    blocking: list[OperatorStore] = [MemoryStore(), SQLiteStore(path)]
+    blocking += [redis.RedisStore("redis://a", list_completed=False), postgres.PostgresStore("postgresql://a/shop")]
+    return awaited, blocking, [in_threads(SQLiteStore(path))], AsyncSQLiteStore(path)
 
 
 def factories() -> tuple[list[StoreFactory], list[AsyncStoreFactory]]:
