@@ -68,7 +68,7 @@ class Surveys:
         states = [state for state in (_OPEN if asked.stuck else State) if asked.state in (None, state)]
         crc = b"" if asked.method is None else packing.method_crc(asked.method)
         within = *_between(asked), _number(most), _YES if asked.newest_first else b""
-        kinds = (self._keys.open, self._keys.done)
+        kinds = (self._keys.open, self._keys.done, self._keys.expiry)
         pages = yield self._of_all_tags("places", kinds, packing.states(states), crc, *within)
         places = sorted({packing.position(place) for page in pages for place in page}, reverse=asked.newest_first)
         looked_at = list(map(packing.age_and_name, places[:most]))

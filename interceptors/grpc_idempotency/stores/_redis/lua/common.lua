@@ -77,6 +77,9 @@ local function become(r, state, open, name)
   redis.call('ZADD', open, 0, place(r, name))
 end
 
+-- Returns the bound after all places of one state and method, which is not included itself.
+local function beyond(lane) return '(' .. lane .. string.rep('\255', 22) end
+
 -- Returns the beginnings of the places of one state in an index: one for each method.
 local function lanes(index, state)
   local found, least, most = {}, '[' .. string.char(state), '(' .. string.char(state + 1)
@@ -84,7 +87,7 @@ local function lanes(index, state)
     local first = redis.call('ZRANGEBYLEX', index, least, most, 'LIMIT', 0, 1)[1]
     if not first then return found end
     found[#found + 1] = string.sub(first, 1, 5)
-    least = '[' .. found[#found] .. '\255'  -- no time begins with this byte
+    least = beyond(found[#found])
   end
 end
 

@@ -11,7 +11,7 @@ end
 for state = RUNNING, UNDOING do
   local index = KEYS[state == COMPLETED and 2 or 1]
   for _, lane in ipairs((state ~= COMPLETED or ARGV[2] ~= '') and lanes(index, state) or {}) do
-    local number = redis.call('ZLEXCOUNT', index, '[' .. lane, '(' .. lane .. '\255') - (expired[lane] or 0)
+    local number = redis.call('ZLEXCOUNT', index, '[' .. lane, beyond(lane)) - (expired[lane] or 0)
     found[#found + 1] = redis.call('HGET', KEYS[4], string.sub(lane, 2))
     found[#found + 1] = state
     found[#found + 1] = number
