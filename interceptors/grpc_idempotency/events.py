@@ -101,7 +101,7 @@ class TracingObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallAnswered(Event):
-    """A call has got its answer, or its client has gone away.
+    """A call has got its answer, or its client has gone away: it has cancelled, or its deadline has passed.
 
     Told for each call that may be keyed: a call with a key, and a call whose key could have been in its message. Calls
     that are passed through are not told of. Told in the call's context, before the call ends.
@@ -124,7 +124,7 @@ class CallAnswered(Event):
     waited: float
     """The seconds of these in which the call waited for a run that another call or another process has begun."""
     age: timedelta | None
-    """The time since a replayed outcome was stored; ``None`` unless the call was replayed."""
+    """The time since a replayed outcome was stored, by this host's clock; ``None`` unless the call was replayed."""
     trace: bytes
     """The trace context of the call whose run made the outcome, as :class:`TracingObserver` gave it. Empty if that call
     was not sampled, and if the call was refused or has no key."""
@@ -370,7 +370,10 @@ class RecordsCounted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drained(Event):
-    """The interceptor was closed: the operations under way have ended, or the drain limit was reached (4.4)."""
+    """The interceptor was closed: the operations under way have ended, or the drain limit was reached (4.4).
+
+    Told once, even if it is closed again.
+    """
 
     unfinished: int
     """How many operations did not end within the drain limit."""

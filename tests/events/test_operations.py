@@ -292,6 +292,7 @@ async def test_a_drain(serve: Servers, ends: bool) -> None:
     if ends:
         handler.go.open()
     await closing
+    await service.close_interceptor()
     (drained,) = heard.told
     assert isinstance(drained, Drained)
     assert drained.unfinished == (0 if ends else 1)

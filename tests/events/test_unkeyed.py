@@ -14,7 +14,7 @@ from ..harness.protos import declare
 from ..harness.replies import text
 from ..harness.servers import Servers
 from ..harness.waiting import Gate
-from .recording import Recorder
+from .recording import Recorder, line
 
 PACKAGE = "test.events.aip155"
 Request = declare(PACKAGE, ["request_id"], {"Unary": False, "Stream": True})
@@ -68,7 +68,7 @@ async def test_by_its_code(serve: Servers, heard: Recorder, act: Act, code: str,
     await heard.answered(1)
     (answer,) = heard.of(CallAnswered)
     assert isinstance(answer, CallAnswered)
-    assert heard.lines()[-1] == f"CallAnswered {code}"
+    assert line(answer) == f"CallAnswered {code}"
     assert (answer.operation, answer.trace, answer.waited, answer.age) == (None, b"", 0, None)
     assert answer.method == f"/{PACKAGE}.Service/{'Stream' if streams else 'Unary'}"
 
@@ -94,4 +94,4 @@ async def test_a_client_that_goes_away(serve: Servers, heard: Recorder, streams:
         go.open()
     await heard.answered(1)
     go.open()
-    assert heard.lines()[-1] == "CallAnswered cancelled"
+    assert [line(event) for event in heard.of(CallAnswered)] == ["CallAnswered cancelled"]

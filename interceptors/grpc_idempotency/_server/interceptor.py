@@ -66,6 +66,7 @@ class InterceptorBase:
         self._counting = None if tell is None or not hasattr(store, "count") else Counting(tell)
         """Counts the store's records, if an observer wants that and the store can."""
         self._stop_observing = self._observe_batches()
+        self._was_drained = False
 
     def _observe_batches(self) -> Callable[[], object]:
         """Tells of the batches of the store's writer, if an observer wants that. Returns the function that ends it."""
@@ -117,7 +118,10 @@ class InterceptorBase:
         self._observers.announce(Swept(deleted=deleted, freed_bytes=freed_bytes, seconds=now() - began))
 
     def _drained(self, unfinished: int, began: float) -> None:
-        """Tells of the end of the draining, which began at this time of the clock for leases."""
+        """Tells of the end of the first draining, which began at this time of the clock for leases."""
+        if self._was_drained:
+            return
+        self._was_drained = True
         self._observers.announce(Drained(unfinished=unfinished, seconds=now() - began))
 
 
