@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 
 from grpc_idempotency import Policy, Reason, State, events, metrics
+from grpc_idempotency._command.reasons import EXPLANATIONS
 from grpc_idempotency.prometheus import MetricsCollector
 from shop.config import Config, from_environment
 
@@ -28,6 +29,15 @@ def test_the_table_of_refusals_knows_their_variables() -> None:
     assert told == {
         reason.name: set(re.findall(r"{(\w+)}", reason.value.message)) | _field(reason) for reason in Reason
     }
+
+
+def test_the_table_of_refusals_says_what_to_do() -> None:
+    """The table says what the command explains: what a client does, and what an operator does."""
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \|.*\| (.+?) \| (.+?) \|$", (ROOT / "docs/reference/refusals.md").read_text(), re.MULTILINE
+    )
+    explained = [(reason.name, told.client, told.operator) for reason, told in EXPLANATIONS.items()]
+    assert rows == explained
 
 
 def _field(reason: Reason) -> set[str]:

@@ -58,7 +58,8 @@ EXPLANATIONS = {
         "nothing; if retries differ in a field, as a client's timestamp, names it in fingerprint_exclude",
     ),
     Reason.OUTCOME_UNKNOWN: Explanation(
-        "The operation is held: its run was cut short, and nobody can know whether it took effect.",
+        "The operation is held: nobody can know whether it took effect. Its run was cut short, its handler could not "
+        "find out, or its steps could not be undone: the variable 'cause' says which.",
         "tells an operator, and retries with the same key later; does not repeat it under a new key",
         "finds out what it did, and resolves it: grpc-idempotency show STORE OPERATION, then resolve",
     ),
