@@ -41,12 +41,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace, output: Output) -> None:
     """Runs the command."""
-    text = (sys.stdin.read() if given.refusal in (None, "-") else given.refusal).strip()
+    text = (_read() if given.refusal in (None, "-") else given.refusal).strip()
     told = _of_reason(Reason[text]) if text in Reason.__members__ else _of_status(_parsed(text))
     if output.as_json:
         output.json(told)
     else:
         _tell(told, output)
+
+
+def _read() -> str:
+    if sys.stdin.isatty():
+        print("Paste the details or the trailers, then press Ctrl-D.", file=sys.stderr)
+    return sys.stdin.read()
 
 
 def _parsed(text: str) -> status_pb2.Status:
