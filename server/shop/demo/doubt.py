@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import grpc.aio
+from google.protobuf.json_format import MessageToJson
 
 from shop.demo.calls import Reply, new_key, resend, send, shown_key
 from shop.demo.process import ShopProcess
@@ -57,7 +58,7 @@ async def _play(scene: Scene, till: ShopProcess, provider: Provider, store: str)
         )
         stage.says("operator", f"looks into the provider's book: {', '.join(provider.charges)}")
         told = User(id=_REQUEST.user_id, balance=_REQUEST.amount)
-        await _resolve(stage, store, reply, told, scene.folder / "user.binpb")
+        await _resolve(stage, store, reply, told)
         stage.says("client", "sends the same call once more", shown_key(key))
         last: Reply[User] = await send(users.AddCredit, _REQUEST, key)
         scene.got(last)
@@ -66,12 +67,12 @@ async def _play(scene: Scene, till: ShopProcess, provider: Provider, store: str)
         )
 
 
-async def _resolve(stage: Stage, store: str, reply: Reply[User], told: User, file: Path) -> None:
+async def _resolve(stage: Stage, store: str, reply: Reply[User], told: User) -> None:
     """Runs the operator's command."""
     name = reply.error_info.metadata.get("operation", "")
-    await asyncio.to_thread(file.write_bytes, told.SerializeToString())
-    arguments = ["resolve", store, name, "--completed", "--message-file", str(file), "--reason", "in the book", "--yes"]
-    shown = [Path(one).name if "/" in one else one for one in arguments]
+    message = ("--message-json", MessageToJson(told, indent=None), "--module", User.__module__)
+    arguments = ["resolve", store, name, "--completed", *message, "--reason", "charged, says the provider", "--yes"]
+    shown = [f"sqlite:///{Path(one).name}" if one == store else one for one in arguments]
     stage.says("operator", f"grpc-idempotency {shlex.join(shown)}")
     process = await asyncio.create_subprocess_exec(
         *_COMMAND, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
