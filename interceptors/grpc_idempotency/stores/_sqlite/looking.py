@@ -19,6 +19,9 @@ _SCANNED_AT_ONCE = 1024
 _READ_AT_ONCE = 32
 """How many records one part of a list has at most: each can be some megabytes."""
 _COUNTED_AT_ONCE = 20_000
+"""How many completed operations one part of a count looks at."""
+_RANGE = 200
+"""How many operations the beginning of another range counts as, since it takes as long."""
 _FIRST, _LAST = -(1 << 62), 1 << 62
 """Times before and after all others."""
 
@@ -62,21 +65,30 @@ def find(db: sqlite3.Connection, tables: Tables, request: FindRequest) -> None:
 
 
 def count_part(db: sqlite3.Connection, tables: Tables, request: CountRequest) -> None:
-    """Counts all operations that are open, or completed ones that expire within a range of times."""
-    after: int | None = request.after
+    """Counts all operations that are open, or the next completed ones in the order of methods and claims."""
     counts: Counter[tuple[str, State]] = Counter()
-    found: list[rows.Row] = []
-    last = None
-    if after is None:
-        found += db.execute(tables.sql["count_open"]).fetchall()
-        after = tables.clock.now()
-    if request.completed:
-        last = db.execute(tables.sql["count_until"], (after, _COUNTED_AT_ONCE)).fetchone()
-        until = _LAST if last is None else last[0]
-        found += db.execute(tables.sql["count_done"], (after, until)).fetchall()
-    for method, state, count in found:
-        counts[method, rows.STATES[state]] += count
-    request.value = counts, None if last is None else last[0]
+    request.value = counts, None
+    method, after = request.after or (-1, _LAST)
+    if request.after is None:
+        for name, state, count in db.execute(tables.sql["count_open"]).fetchall():
+            counts[name, rows.STATES[state]] += count
+        if not request.completed:
+            return
+    now, left = tables.clock.now(), _COUNTED_AT_ONCE
+    while left > 0:
+        end = db.execute(tables.sql["count_until"], (method, after, left)).fetchone()
+        until = _LAST if end is None else end[0]
+        name, looked, count = db.execute(tables.sql["count_done"], (method, now, method, after, until)).fetchone()
+        if count:
+            counts[name, State.COMPLETED] += count
+        left -= looked + _RANGE
+        if end is None:  # there are no others of this method
+            following = db.execute(tables.sql["next_done_method"], (method,)).fetchone()
+            if following is None:
+                return
+            method, until = following[0], _FIRST
+        after = until
+    request.value = counts, (method, after)
 
 
 def notes(db: sqlite3.Connection, tables: Tables, request: NotesRequest) -> None:

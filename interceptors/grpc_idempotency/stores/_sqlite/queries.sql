@@ -172,7 +172,7 @@ SELECT method FROM {p}operations WHERE state = ? AND state <> 1 AND method > ? O
 
 -- name: next_done_method
 -- The same for completed operations.
-SELECT method FROM {p}operations WHERE state = 1 AND method > ? ORDER BY method LIMIT 1
+SELECT method FROM {p}operations WHERE expires_at IS NOT NULL AND method > ? ORDER BY method LIMIT 1
 
 -- name: scan
 -- Reads a bounded number of operations of one state and method, without the large columns, the oldest claims first: those
@@ -191,13 +191,13 @@ ORDER BY created_ms DESC, name DESC LIMIT ?
 -- name: scan_done
 -- The same for completed operations, the oldest claims first.
 SELECT created_ms, name, lease_until, expires_at FROM {p}operations
-WHERE state = 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name > ?)
+WHERE expires_at IS NOT NULL AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name > ?)
 ORDER BY created_ms, name LIMIT ?
 
 -- name: scan_done_back
 -- The same, the latest claims first.
 SELECT created_ms, name, lease_until, expires_at FROM {p}operations
-WHERE state = 1 AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name < ?)
+WHERE expires_at IS NOT NULL AND method = ? AND created_ms BETWEEN ? AND ? AND (created_ms <> ? OR name < ?)
 ORDER BY created_ms DESC, name DESC LIMIT ?
 
 -- name: count_open
@@ -206,13 +206,15 @@ SELECT (SELECT name FROM {p}methods WHERE id = method), state, count(*) FROM {p}
 WHERE state <> 1 GROUP BY state, method
 
 -- name: count_until
--- Reads a time of expiry so that a bounded number of operations expires after a given time and until it.
-SELECT expires_at FROM {p}operations WHERE expires_at > ? ORDER BY expires_at LIMIT 1 OFFSET ?
+-- Reads a time so that a bounded number of completed operations of a method were claimed after a given time and until it.
+SELECT created_ms FROM {p}operations WHERE expires_at IS NOT NULL AND method = ? AND created_ms > ?
+ORDER BY created_ms LIMIT 1 OFFSET ?
 
 -- name: count_done
--- Counts the completed operations of each method that expire after one time and until another one.
-SELECT (SELECT name FROM {p}methods WHERE id = method), 1, count(*) FROM {p}operations
-WHERE expires_at > ? AND expires_at <= ? GROUP BY method
+-- Counts the completed operations of a method that were claimed after one time and until another one: all, and those that
+-- have not expired.
+SELECT (SELECT name FROM {p}methods WHERE id = ?), count(*), count(CASE WHEN expires_at > ? THEN 1 END) FROM {p}operations
+WHERE expires_at IS NOT NULL AND method = ? AND created_ms > ? AND created_ms <= ?
 
 -- name: pending
 -- Reads lapsed operations of the given methods that can be dealt with without their clients: first those in doubt

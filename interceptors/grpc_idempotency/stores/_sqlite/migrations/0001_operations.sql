@@ -40,10 +40,11 @@ CREATE TABLE {p}operations (
 );
 -- 16 random bytes per row, and nothing else: the only tree that is written at random places.
 CREATE UNIQUE INDEX {p}operations_name ON {p}operations (name);
--- For sweeps, and to count completed operations. It is appended to as well, as long as operations have similar TTLs.
-CREATE INDEX {p}operations_expiry ON {p}operations (expires_at, method) WHERE expires_at IS NOT NULL;
+-- For sweeps. It is appended to as well, as long as operations have similar TTLs.
+CREATE INDEX {p}operations_expiry ON {p}operations (expires_at) WHERE expires_at IS NOT NULL;
 -- For lists: an operation is either in this index, or in the next one. A list of several methods or states merges ranges.
-CREATE INDEX {p}operations_done ON {p}operations (method, created_ms) WHERE state = 1;
+-- The time of expiry is there so that unexpired operations can be counted by the index alone.
+CREATE INDEX {p}operations_done ON {p}operations (method, created_ms, expires_at) WHERE expires_at IS NOT NULL;
 -- For lists, counts and recovery: it has no completed operations, which are nearly all rows. Each index makes a call write
 -- two more pages, so recovery has no index of its own: it reads all operations of its methods that are running, undoing or
 -- waiting, which are never very many.
