@@ -36,6 +36,7 @@ class Docstrings(griffe.Extension):
         for base in cls.resolved_bases:
             if "._" in base.path and base.docstring is not None and "\nArgs:" in base.docstring.value:
                 cls.docstring.value += f"\n\n{base.docstring.value}"
+                self.on_object(obj=cls)  # the base class may come later than this one
 
 
 def _path(obj: griffe.Object, name: str) -> str:
