@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 from google.protobuf.any_pb2 import Any as Packed
@@ -49,6 +51,13 @@ def test_details(given: str, printed: Printed, monkeypatch: pytest.MonkeyPatch) 
         assert "ab" * 16 in told
         assert "its server\\x1b[31m stopped" in told
         assert "\x1b" not in told
+
+
+def test_bytes_that_are_no_text() -> None:
+    """What can't be read as text is told in one line, too."""
+    command = [sys.executable, "-m", "grpc_idempotency", "explain"]
+    done = subprocess.run(command, input=b"\xff\xfe", capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
 
 
 def test_details_as_json(printed: Printed) -> None:

@@ -237,6 +237,8 @@ def test_a_stream_in_json_and_in_files(store: SQLiteStore, url: str, tmp_path: P
         (["--message-json", "{}"], 2, "--message-json needs the type"),
         (["--message-json", '{"idea": 1}', *TYPES], 1, "no shop.orders.v1.Order in JSON"),
         (["--message-json", "@missing", *TYPES], 1, "missing"),
+        (["--message-json", "@{bad}", *TYPES], 1, "no shop.orders.v1.Order in JSON"),
+        (["--message-json", '{"id": "\udcff"}', *TYPES], 1, "no shop.orders.v1.Order in JSON"),
         (["--message-file", "{bad}", *TYPES], 1, "not a shop.orders.v1.Order"),
         (["--message-json", "{}", "--module", "no_such_module"], 1, "can't be imported"),
     ],
@@ -258,6 +260,19 @@ def test_a_message_that_can_not_be_read(
     assert says in error
     assert error.count("\n") == 1
     assert outcome(store, claim) is None
+
+
+@pytest.mark.parametrize("option", ["--details", "--by", "--reason"])
+def test_text_that_can_not_be_kept(
+    store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    """Bytes of a command line that are no text are told in one line, and nothing is changed."""
+    claim = held(store)
+    given = ["resolve", url, claim.name.hex(), "--completed", *REASON, option, "\udcff"]
+    assert main(given) == 1
+    assert "can't store what it was given" in capsys.readouterr().err.splitlines()[-1]
+    assert outcome(store, claim) is None
+    assert store.notes(claim.name) == []
 
 
 @pytest.mark.parametrize("streams", [False, True])

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from grpc_idempotency._command import show
 from grpc_idempotency._command.failures import Failed, Misused
 from grpc_idempotency._command.output import Output
-from grpc_idempotency.errors import NotHeld
 from grpc_idempotency.records import Record
 from grpc_idempotency.store import OperatorStore
 
@@ -46,10 +45,10 @@ def check_fence(given: argparse.Namespace, record: Record) -> None:
     """Refuses an operation that was claimed again since it was shown.
 
     Raises:
-        NotHeld: Its fence is not the one that was given.
+        Failed: Its fence is not the one that was given.
     """
     if given.fence is not None and given.fence.lower() != record.fence.hex():
-        raise NotHeld(f"operation {record.name.hex()} was claimed again, and was left as it is: show it again")
+        raise Failed(f"operation {record.name.hex()} was claimed again, and was left as it is: show it again")
 
 
 def confirmed(

@@ -117,7 +117,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     # Intermixed: options may stand between the positional arguments, of which the first may be missing.
     given = parser_of(name).parse_intermixed_args(arguments)
     try:
-        _make_robust(sys.stdout)
+        _make_robust(sys.stdin, sys.stdout)
         COMMANDS[name].run(given, Output(sys.stdout, as_json=given.json))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
@@ -144,10 +144,11 @@ def _check(arguments: Sequence[str]) -> int:
     return check(arguments)
 
 
-def _make_robust(stream: TextIO) -> None:
-    """Lets a stream escape what its encoding does not have."""
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+def _make_robust(*streams: TextIO) -> None:
+    """Lets streams escape what their encoding does not have."""
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _told(error: Exception, code: int) -> int:

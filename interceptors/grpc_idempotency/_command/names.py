@@ -67,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settle(given: argparse.Namespace) -> None:
-    """Reads the positional arguments: with one word and no key, that word is the operation.
+    """Reads the positional arguments: without a key, one word that is no URL is the operation.
 
     Raises:
         Misused: They name no operation, or two.
     """
-    if given.key is None and given.operation is None and ":" not in (given.store or ":"):  # it is no URL
+    if given.key is None and given.operation is None and given.store is not None and ":" not in given.store:
         given.store, given.operation = None, given.store
     if (given.key is None) == (given.operation is None):
         raise Misused("name the operation by its name, or by --key and --method")
@@ -89,8 +89,9 @@ def found(store: OperatorStore, given: argparse.Namespace) -> Record:
     """
     if given.key is None:
         return _by_name(store, given.operation)
+    secrets = _secrets(given)
     try:
-        names = [name_of(_principal(given), given.method, given.key, secret) for secret in _secrets(given)]
+        names = [name_of(_principal(given), given.method, given.key, secret) for secret in secrets]
     except ValueError as exc:
         raise Misused(str(exc)) from exc
     for name in names:
@@ -101,7 +102,7 @@ def found(store: OperatorStore, given: argparse.Namespace) -> Record:
     raise Absent(
         names[0],
         f"there is no operation of {given.method} with this key of this principal, or it has expired"
-        f"{hint if _secrets(given) == [None] else ''}",
+        f"{hint if secrets == [None] else ''}",
     )
 
 

@@ -142,7 +142,7 @@ def _message(record: Record, kind: str, value: str, known: types.Types | None) -
     elif known is None:
         raise Misused("--message-json needs the type: give --descriptor-set, --reflection or --module")
     else:
-        text = Path(value[1:]).read_text("utf-8") if value.startswith("@") else value
+        text = Path(value[1:]).read_bytes().decode(errors="replace") if value.startswith("@") else value
         data = known.encoded(record.method, text)
     shown = (
         f"{len(data)} bytes" if known is None else json.dumps(known.decoded(record.method, data), ensure_ascii=False)

@@ -59,7 +59,7 @@ class Types:
         message = self.response(method)()
         try:
             json_format.Parse(text, message, descriptor_pool=self.pool)
-        except json_format.ParseError as exc:
+        except (json_format.ParseError, ValueError) as exc:
             raise Failed(f"this is no {message.DESCRIPTOR.full_name} in JSON: {exc}") from exc
         return message.SerializeToString(deterministic=True)
 
