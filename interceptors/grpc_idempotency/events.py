@@ -80,8 +80,8 @@ class TracingObserver(Protocol):
     def trace(self) -> bytes:
         """Returns the trace context of the current call, which is stored with its claim.
 
-        Called once for each keyed call, in the call's context, before its claim. Of several observers with this method
-        only the first one is asked.
+        Called at most once for each keyed call, in the call's context, before its claim; not for a call that is refused
+        at once or answered from memory. Of several observers with this method only the first one is asked.
 
         Returns:
             25 bytes after W3C Trace Context: the trace id (16 bytes), the span id (8 bytes) and the flags (1 byte).
