@@ -4,13 +4,16 @@
 >>> otel.instrument(metrics)
 >>> interceptor = IdempotencyInterceptor(store, observers=[metrics, otel.Tracing()])
 
-The metrics are those of :mod:`grpc_idempotency.metrics`. Counters are read when they are exported. Histograms are
-recorded value by value, since the API has no other way: one for each call, and one more for each replay.
+The metrics are those of :mod:`grpc_idempotency.metrics`. They are read when they are exported.
 """
 
-from collections.abc import Callable, Collection, Iterable
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
 from importlib.metadata import version
+from itertools import repeat
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
@@ -27,7 +30,18 @@ from opentelemetry.trace import (
 )
 
 from grpc_idempotency.events import CallAnswered, Ending, Event, ExecutionEnded, ExecutionStarted, Status
-from grpc_idempotency.metrics import ENDING, INSTRUMENTS, METHOD, STATUS, Instrument, Kind, Metrics, status_of
+from grpc_idempotency.metrics import (
+    CALLS,
+    ENDING,
+    INSTRUMENTS,
+    METHOD,
+    STATUS,
+    Distribution,
+    Instrument,
+    Kind,
+    Metrics,
+    status_of,
+)
 
 OPERATION = "grpc_idempotency.operation"
 """The attribute of a span with the operation's name, in hexadecimal, as in logs and commands."""
@@ -36,6 +50,8 @@ REASON = "grpc_idempotency.reason"
 ATTEMPT = "grpc_idempotency.attempt"
 """The attribute of a recovery's span with the number of the claim."""
 _SCOPE = "grpc_idempotency"
+_AT_ONCE = 50
+"""How many values are recorded without a pause."""
 
 
 def instrument(metrics: Metrics, meter_provider: MeterProvider | None = None) -> None:
@@ -46,17 +62,13 @@ def instrument(metrics: Metrics, meter_provider: MeterProvider | None = None) ->
         meter_provider: The provider of the meter; ``None``: the global one.
     """
     meter = get_meter(_SCOPE, version("grpc-idempotency"), meter_provider)
+    histograms = _Histograms(meter, metrics)
     for each in INSTRUMENTS:
-        _create(meter, metrics, each)
+        if each.kind is not Kind.HISTOGRAM:
+            _create(meter, metrics, each, histograms if each is CALLS else None)
 
 
-def _create(meter: Meter, metrics: Metrics, each: Instrument) -> None:
-    if each.kind is Kind.HISTOGRAM:
-        histogram = meter.create_histogram(
-            each.name, each.unit, each.description, explicit_bucket_boundaries_advisory=each.bounds
-        )
-        metrics.record_to(each, histogram.record)
-        return
+def _create(meter: Meter, metrics: Metrics, each: Instrument, first: "_Histograms | None") -> None:
     create: Callable[..., object] = {
         Kind.COUNTER: meter.create_observable_counter,
         Kind.UP_DOWN: meter.create_observable_up_down_counter,
@@ -64,9 +76,58 @@ def _create(meter: Meter, metrics: Metrics, each: Instrument) -> None:
     }[each.kind]
 
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        if first is not None:
+            first.record()
         return [Observation(value.value, value.attributes) for value in metrics.values(each)]
 
     create(each.name, callbacks=[observe], unit=each.unit, description=each.description)
+
+
+class _Histograms:
+    """Records to OpenTelemetry's histograms what was measured since the last export.
+
+    The API has no histogram that is read when it is exported. One that is told of each value as it comes costs a call
+    up to a tenth of its processor time, and here, many at a time, a fourth of that.
+    """
+
+    def __init__(self, meter: Meter, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._histograms = {
+            each: meter.create_histogram(
+                each.name, each.unit, each.description, explicit_bucket_boundaries_advisory=each.bounds
+            )
+            for each in INSTRUMENTS
+            if each.kind is Kind.HISTOGRAM
+        }
+        self._lock = threading.Lock()
+        self._recorded: dict[tuple[Instrument, frozenset[tuple[str, str]]], Distribution] = {}
+
+    def record(self) -> None:
+        """Records all new values. Those of a bucket are recorded as their mean, so that number and sum are right."""
+        with self._lock:  # several readers may export at once
+            for each, histogram in self._histograms.items():
+                for now in self._metrics.distributions(each):
+                    key = each, frozenset(now.attributes.items())
+                    for number, value in enumerate(_means(each.bounds, self._recorded.get(key), now)):
+                        histogram.record(value, now.attributes)
+                        if number % _AT_ONCE == 0:
+                            time.sleep(0)  # lets the threads that serve go on
+                    self._recorded[key] = now
+
+
+def _means(bounds: Sequence[float], before: Distribution | None, now: Distribution) -> Iterator[float]:
+    """Yields the mean of the new values of each bucket, as often as there are new values."""
+    for bucket, (count, total) in enumerate(zip(now.counts, now.sums, strict=True)):
+        if before is not None:
+            count, total = count - before.counts[bucket], total - before.sums[bucket]
+        if count:
+            mean = total / count
+            # Rounding must not put it into another bucket.
+            if bucket > 0:
+                mean = max(mean, math.nextafter(bounds[bucket - 1], math.inf))
+            if bucket < len(bounds):
+                mean = min(mean, bounds[bucket])
+            yield from repeat(mean, count)
 
 
 class Tracing:

@@ -78,7 +78,6 @@ def test_the_tables_of_metrics_are_the_librarys() -> None:
     assert set(values) == {attribute for one in metrics.INSTRUMENTS for attribute in one.attributes}
     enums = {
         metrics.ENDING: events.Ending,
-        metrics.BECAME: events.Became,
         metrics.FATE: events.Fate,
         metrics.STATE: State,
     }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import Code, Reason, State
-from grpc_idempotency.events import Claimed, ExecutionStarted, RecordsCounted, Status
+from grpc_idempotency.events import ExecutionStarted, RecordsCounted, Status
 from grpc_idempotency.metrics import (
     BATCH_DURATION,
     BATCH_SIZE,
@@ -16,11 +16,11 @@ from grpc_idempotency.metrics import (
     EXECUTIONS,
     EXECUTIONS_ACTIVE,
     INSTRUMENTS,
+    LEASES_LOST,
     OTHER,
     RECORDS,
     RECOVERED,
     REPLAY_AGE,
-    SETTLED,
     SWEPT,
     TAKEOVERS,
     Instrument,
@@ -61,7 +61,7 @@ def test_what_each_event_counts() -> None:
     assert counted(metrics, TAKEOVERS) == {(): 1}
     assert counted(metrics, EXECUTIONS_ACTIVE) == {(): 1}
     assert counted(metrics, EXECUTIONS) == {("answered",): 1}
-    assert counted(metrics, SETTLED) == {("completed",): 1}
+    assert counted(metrics, LEASES_LOST) == {("true",): 1}
     assert counted(metrics, RECOVERED) == {("hold",): 1}
     assert counted(metrics, RECORDS) == {("held",): 1, ("completed",): 9}
     assert counted(metrics, SWEPT) == {(): 5}
@@ -75,9 +75,11 @@ def test_what_each_event_counts() -> None:
     assert [(one.sum, sum(one.counts)) for one in metrics.distributions(BATCH_DURATION)] == [(0.004, 1)]
 
 
-def test_only_take_overs_are_counted_of_claims() -> None:
-    """A first claim is no take-over."""
-    assert counted(told(Claimed(method=METHOD, operation=NAME, attempt=1, taken_over=False)), TAKEOVERS) == {}
+def test_a_first_run_is_no_take_over() -> None:
+    """Runs are counted as take-overs from the second one on."""
+    first, second = of_each_kind()[5:7]
+    assert counted(told(first), TAKEOVERS) == {}
+    assert counted(told(first, second, second), TAKEOVERS) == {(): 2}
 
 
 @pytest.mark.parametrize("status", Status)
@@ -91,6 +93,8 @@ def test_bounds_are_inclusive() -> None:
     metrics = told(*(answered(seconds=seconds) for seconds in (0.0, 0.001, 0.0011, 60, 61)))
     (one,) = metrics.distributions(CALL_DURATION)
     assert one.counts == (2, 1, *[0] * 12, 1, 1)
+    assert one.sums == (0.001, 0.0011, *[0.0] * 12, 60, 61)
+    assert one.sum == pytest.approx(121.0021)
 
 
 def test_what_alerts_look_at_begins_at_zero() -> None:
@@ -98,7 +102,7 @@ def test_what_alerts_look_at_begins_at_zero() -> None:
     metrics = told(answered())
     zeros = [
         tuple(value.attributes.values())[1:]
-        for instrument in (CALLS, SETTLED, TAKEOVERS)
+        for instrument in (CALLS, LEASES_LOST, TAKEOVERS)
         for value in metrics.values(instrument)
         if value.value == 0
     ]
@@ -106,7 +110,8 @@ def test_what_alerts_look_at_begins_at_zero() -> None:
         ("unprotected", "OK"),
         ("refused", "UNAVAILABLE", "STORE_UNAVAILABLE"),
         ("refused", "FAILED_PRECONDITION", "KEY_REUSED"),
-        ("lost",),
+        ("false",),
+        ("true",),
         (),
     ]
     metrics(refused(Reason.KEY_REUSED))
@@ -147,14 +152,6 @@ def test_methods_may_be_named() -> None:
         ("a.Service/Do", "executed", "OK"): 1,
     }
     assert counted(metrics, RECORDS) == {(OTHER, "held"): 3}
-
-
-def test_a_recorder_gets_each_further_value() -> None:
-    """An exporter that makes its own histograms gets each value, with the attributes of its series."""
-    metrics, seen = told(answered()), list[tuple[float, dict[str, str]]]()
-    metrics.record_to(CALL_DURATION, lambda value, attributes: seen.append((value, dict(attributes))))
-    metrics(answered(Status.ATTACHED, seconds=3))
-    assert seen == [(3, {"rpc.method": METHOD[1:], "grpc_idempotency.status": "attached"})]
 
 
 def test_nothing_is_lost_between_threads() -> None:

@@ -1,5 +1,7 @@
 """What OpenTelemetry exports, read by the SDK's in-memory reader."""
 
+import math
+import threading
 from typing import Any
 
 import pytest
@@ -7,7 +9,7 @@ from opentelemetry.sdk.metrics.export import Gauge, Histogram, Sum
 
 from grpc_idempotency import otel
 from grpc_idempotency.events import Status
-from grpc_idempotency.metrics import INSTRUMENTS, Instrument, Kind, Metrics
+from grpc_idempotency.metrics import CALL_DURATION, INSTRUMENTS, Instrument, Kind, Metrics
 
 from .happenings import METHOD, answered, of_each_kind
 from .watched import Watched
@@ -54,6 +56,37 @@ def test_counts_are_read_when_they_are_exported(watched: Watched) -> None:
             "grpc_idempotency.status": "attached",
             "rpc.response.status_code": "OK",
         }
+
+
+def test_values_stay_in_their_buckets(watched: Watched) -> None:
+    """Values on a bound, and the next ones above it, are in the buckets in which they were counted."""
+    seconds = [bound for bound in CALL_DURATION.bounds for _ in range(7)]
+    seconds += [math.nextafter(bound, math.inf) for bound in CALL_DURATION.bounds for _ in range(3)]
+    for times in (1, 2):
+        for one in seconds:
+            watched.metrics(answered(seconds=one))
+        (point,) = _points(watched)
+        (counted,) = watched.metrics.distributions(CALL_DURATION)
+        assert tuple(point.bucket_counts) == counted.counts
+        assert point.sum == pytest.approx(counted.sum)
+        assert point.count == times * len(seconds)
+
+
+def test_readers_that_export_at_once_count_no_value_twice(watched: Watched) -> None:
+    """Each reader has each value once, although all export what one of them has recorded."""
+    for _ in range(500):
+        watched.metrics(answered())
+    readers = [threading.Thread(target=watched.exported) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    (point,) = _points(watched)
+    assert point.count == 500
+
+
+def _points(watched: Watched) -> list[Any]:
+    return list(watched.exported()[CALL_DURATION.name].data.data_points)
 
 
 def test_without_a_provider_nothing_is_exported() -> None:

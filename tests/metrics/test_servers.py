@@ -50,7 +50,6 @@ async def test_what_a_server_exports(serve: Servers, watched: Watched) -> None:
     }
     assert watched.points("grpc_idempotency.executions", "grpc_idempotency.ending") == {("answered",): 2}
     assert watched.points("grpc_idempotency.executions.active") == {}
-    assert watched.points("grpc_idempotency.settled", "grpc_idempotency.became") == {("completed",): 2}
     assert watched.points("grpc_idempotency.replay.age", "rpc.method") == {(METHOD,): 1}
     assert watched.points("grpc_idempotency.takeovers") == {}
     with exposed(watched.registry) as url:

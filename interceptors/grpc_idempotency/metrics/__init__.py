@@ -8,11 +8,10 @@ Names, units and attributes follow OpenTelemetry, where it has a convention. No 
 attribute of a metric.
 """
 
-from grpc_idempotency.metrics._counting import Distribution, Metrics, Recorder, Value, status_of
+from grpc_idempotency.metrics._counting import Distribution, Metrics, Value, status_of
 from grpc_idempotency.metrics._instruments import (
     BATCH_DURATION,
     BATCH_SIZE,
-    BECAME,
     CALL_DURATION,
     CALLS,
     CODE,
@@ -21,13 +20,14 @@ from grpc_idempotency.metrics._instruments import (
     EXECUTIONS,
     EXECUTIONS_ACTIVE,
     FATE,
+    FOR_GOOD,
     INSTRUMENTS,
+    LEASES_LOST,
     METHOD,
     OTHER,
     RECORDS,
     RECOVERED,
     REPLAY_AGE,
-    SETTLED,
     STATE,
     STATUS,
     SWEPT,
@@ -39,7 +39,6 @@ from grpc_idempotency.metrics._instruments import (
 __all__ = [
     "BATCH_DURATION",
     "BATCH_SIZE",
-    "BECAME",
     "CALLS",
     "CALL_DURATION",
     "CODE",
@@ -48,13 +47,14 @@ __all__ = [
     "EXECUTIONS",
     "EXECUTIONS_ACTIVE",
     "FATE",
+    "FOR_GOOD",
     "INSTRUMENTS",
+    "LEASES_LOST",
     "METHOD",
     "OTHER",
     "RECORDS",
     "RECOVERED",
     "REPLAY_AGE",
-    "SETTLED",
     "STATE",
     "STATUS",
     "SWEPT",
@@ -63,7 +63,6 @@ __all__ = [
     "Instrument",
     "Kind",
     "Metrics",
-    "Recorder",
     "Value",
     "status_of",
 ]

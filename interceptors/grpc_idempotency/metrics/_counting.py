@@ -10,15 +10,13 @@ from typing import Any
 from grpc_idempotency._protocol.refusals import Reason
 from grpc_idempotency.events import (
     BatchCommitted,
-    Became,
     CallAnswered,
-    Claimed,
     Event,
     ExecutionEnded,
     ExecutionStarted,
+    LeaseLost,
     RecordsCounted,
     Recovered,
-    Settled,
     Status,
     Swept,
 )
@@ -30,11 +28,11 @@ from grpc_idempotency.metrics._instruments import (
     EXECUTIONS,
     EXECUTIONS_ACTIVE,
     INSTRUMENTS,
+    LEASES_LOST,
     OTHER,
     RECORDS,
     RECOVERED,
     REPLAY_AGE,
-    SETTLED,
     SWEPT,
     TAKEOVERS,
     Instrument,
@@ -61,12 +59,15 @@ class Distribution:
     """The attributes."""
     counts: tuple[int, ...]
     """How many values are in each bucket: one for each of the instrument's bounds, and one for larger values."""
-    sum: float
-    """The sum of all values."""
+    sums: tuple[float, ...]
+    """The sum of the values in each bucket."""
+
+    @property
+    def sum(self) -> float:
+        """The sum of all values."""
+        return sum(self.sums)
 
 
-Recorder = Callable[[float, Mapping[str, str]], object]
-"""A function that is called with each value of a histogram and its attributes."""
 _Key = tuple[str, ...]
 """The values of an instrument's attributes, in their order; empty ones do not apply."""
 
@@ -97,15 +98,17 @@ class Metrics:
         self._histograms = {
             instrument: _Histogram(instrument) for instrument in INSTRUMENTS if instrument.kind is Kind.HISTOGRAM
         }
+        # Those of each call, at hand.
+        self._calls, self._durations = self._counts[CALLS], self._histograms[CALL_DURATION]
+        self._executions, self._active = self._counts[EXECUTIONS], self._counts[EXECUTIONS_ACTIVE]
         self._counts[SWEPT][()] = 0
         for name in names:
             self._start(name)
         self._counting: Mapping[type[Event], Callable[[Any], None]] = {
             CallAnswered: self._call_answered,
-            Claimed: self._claimed,
             ExecutionStarted: self._execution_started,
             ExecutionEnded: self._execution_ended,
-            Settled: self._settled,
+            LeaseLost: self._lease_lost,
             Recovered: self._recovered,
             RecordsCounted: self._records_counted,
             BatchCommitted: self._batch_committed,
@@ -142,49 +145,40 @@ class Metrics:
             instrument: One of ``INSTRUMENTS``.
         """
         with self._lock:
-            return [
-                Distribution(attributes=series.attributes, counts=tuple(series.counts), sum=series.sum)
-                for series in self._histograms[instrument].series.values()
-            ]
-
-    def record_to(self, instrument: Instrument, record: Recorder) -> None:
-        """Also passes each further value of a histogram to a function, for exporters that make histograms of their own.
-
-        Args:
-            instrument: One of ``INSTRUMENTS``.
-            record: Called in the thread in which the value comes. The attributes that it gets never change.
-        """
-        histogram = self._histograms[instrument]
-        with self._lock:
-            histogram.recorders = (*histogram.recorders, record)
+            series = self._histograms[instrument].copied()
+        return [
+            Distribution(attributes=_attributes(instrument, key), counts=counts, sums=sums)
+            for key, counts, sums in series
+        ]
 
     # How each event counts
 
     def _call_answered(self, event: CallAnswered) -> None:
-        method, status = self._name(event.method), status_of(event)
-        key, durations = (method, status, _CODES[event.code], _error_of(event)), self._histograms[CALL_DURATION]
+        method = self._methods.get(event.method) or self._new(event.method)
+        status, calls = status_of(event), self._calls
+        key = (method, status, _CODES[event.code], _error_of(event))
         with self._lock:
-            calls = self._counts[CALLS]
             calls[key] = calls.get(key, 0) + 1
-            series = durations.add((method, status), event.seconds)
-        durations.pass_on(event.seconds, series)
-        if event.age is not None:
-            self._measured(REPLAY_AGE, event.age.total_seconds(), method)
-
-    def _claimed(self, event: Claimed) -> None:
-        if event.taken_over:
-            self._count(TAKEOVERS, 1, self._name(event.method))
+            self._durations.add((method, status), event.seconds)
+            if event.age is not None:
+                self._histograms[REPLAY_AGE].add((method,), event.age.total_seconds())
 
     def _execution_started(self, event: ExecutionStarted) -> None:
-        self._count(EXECUTIONS_ACTIVE, 1, self._name(event.method))
+        method = self._methods.get(event.method) or self._new(event.method)
+        with self._lock:
+            self._active[method,] = self._active.get((method,), 0) + 1
+        if event.attempt > 1:
+            self._count(TAKEOVERS, 1, method)
 
     def _execution_ended(self, event: ExecutionEnded) -> None:
-        method = self._name(event.method)
-        self._count(EXECUTIONS_ACTIVE, -1, method)
-        self._count(EXECUTIONS, 1, method, event.ended.value)
+        method = self._methods.get(event.method) or self._new(event.method)
+        key = (method, event.ended.value)
+        with self._lock:
+            self._active[method,] = self._active.get((method,), 0) - 1
+            self._executions[key] = self._executions.get(key, 0) + 1
 
-    def _settled(self, event: Settled) -> None:
-        self._count(SETTLED, 1, self._name(event.method), event.became.value)
+    def _lease_lost(self, event: LeaseLost) -> None:
+        self._count(LEASES_LOST, 1, self._name(event.method), _FOR_GOOD[event.for_good])
 
     def _recovered(self, event: Recovered) -> None:
         self._count(RECOVERED, 1, self._name(event.method), event.fate.value)
@@ -203,8 +197,9 @@ class Metrics:
             records.update(counted)
 
     def _batch_committed(self, event: BatchCommitted) -> None:
-        self._measured(BATCH_SIZE, event.size)
-        self._measured(BATCH_DURATION, event.seconds)
+        with self._lock:
+            self._histograms[BATCH_SIZE].add((), event.size)
+            self._histograms[BATCH_DURATION].add((), event.seconds)
 
     def _swept(self, event: Swept) -> None:
         self._count(SWEPT, event.deleted)
@@ -215,12 +210,6 @@ class Metrics:
         with self._lock:
             counts = self._counts[instrument]
             counts[key] = counts.get(key, 0) + by
-
-    def _measured(self, instrument: Instrument, value: float, *key: str) -> None:
-        histogram = self._histograms[instrument]
-        with self._lock:
-            series = histogram.add(key, value)
-        histogram.pass_on(value, series)
 
     def _name(self, method: str) -> str:
         """Returns the attribute of a method."""
@@ -242,7 +231,8 @@ class Metrics:
         calls[name, Status.UNPROTECTED.value, Code.OK.name, ""] = 0
         for reason in (Reason.STORE_UNAVAILABLE, Reason.KEY_REUSED):
             calls[name, "refused", reason.status.name, reason.name] = 0
-        self._counts[SETTLED][name, Became.LOST.value] = 0
+        for for_good in _FOR_GOOD.values():
+            self._counts[LEASES_LOST][name, for_good] = 0
         self._counts[TAKEOVERS][name,] = 0
 
 
@@ -268,37 +258,26 @@ def _error_of(event: CallAnswered) -> str:
 class _Histogram:
     """The distributions of one instrument."""
 
-    __slots__ = ("_instrument", "recorders", "series")
+    __slots__ = ("_bounds", "_series")
 
     def __init__(self, instrument: Instrument) -> None:
-        self._instrument = instrument
-        self.series: dict[_Key, _Series] = {}
-        self.recorders: tuple[Recorder, ...] = ()
+        self._bounds = instrument.bounds
+        self._series: dict[_Key, tuple[list[int], list[float]]] = {}
+        """The number and the sum of the values in each bucket."""
 
-    def add(self, key: _Key, value: float) -> "_Series":
-        """Counts a value, under the lock, and returns its series."""
-        series = self.series.get(key)
+    def add(self, key: _Key, value: float) -> None:
+        """Counts a value, under the lock."""
+        series = self._series.get(key)
         if series is None:
-            series = self.series[key] = _Series(self._instrument, key)
-        series.counts[bisect_left(self._instrument.bounds, value)] += 1
-        series.sum += value
-        return series
+            buckets = len(self._bounds) + 1
+            series = self._series[key] = ([0] * buckets, [0.0] * buckets)
+        bucket = bisect_left(self._bounds, value)
+        series[0][bucket] += 1
+        series[1][bucket] += value
 
-    def pass_on(self, value: float, series: "_Series") -> None:
-        """Passes a value to the recorders, without the lock."""
-        for record in self.recorders:
-            record(value, series.attributes)
-
-
-class _Series:
-    """A distribution that grows."""
-
-    __slots__ = ("attributes", "counts", "sum")
-
-    def __init__(self, instrument: Instrument, key: _Key) -> None:
-        self.attributes = _attributes(instrument, key)
-        self.counts = [0] * (len(instrument.bounds) + 1)
-        self.sum = 0.0
+    def copied(self) -> list[tuple[_Key, tuple[int, ...], tuple[float, ...]]]:
+        """Returns all series as they are now, under the lock."""
+        return [(key, tuple(counts), tuple(sums)) for key, (counts, sums) in self._series.items()]
 
 
 def _attributes(instrument: Instrument, key: _Key) -> Mapping[str, str]:
@@ -307,3 +286,4 @@ def _attributes(instrument: Instrument, key: _Key) -> Mapping[str, str]:
 
 
 _CODES = {code: code.name for code in Code}
+_FOR_GOOD = {False: "false", True: "true"}

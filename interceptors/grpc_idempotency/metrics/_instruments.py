@@ -14,10 +14,10 @@ ERROR = "error.type"
 """The attribute with the reason of a refusal, or the name of another answer's status code that is not OK."""
 ENDING = "grpc_idempotency.ending"
 """The attribute that says how a handler's run has ended: the values of ``events.Ending``."""
-BECAME = "grpc_idempotency.became"
-"""The attribute that says what became of an operation's record: the values of ``events.Became``."""
 FATE = "grpc_idempotency.fate"
 """The attribute with the decision of recovery: the values of ``events.Fate``."""
+FOR_GOOD = "grpc_idempotency.for_good"
+"""The attribute that says whether a run whose lease was lost still counts: ``true`` if it does not."""
 STATE = "grpc_idempotency.state"
 """The attribute with the state of records: the values of ``State``."""
 
@@ -38,7 +38,7 @@ class Kind(enum.Enum):
     """A distribution of values."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Instrument:
     """The description of a metric."""
 
@@ -87,19 +87,19 @@ EXECUTIONS_ACTIVE = Instrument(
     description="Handlers of keyed calls that are running in this process.",
     attributes=(METHOD,),
 )
-SETTLED = Instrument(
-    name="grpc_idempotency.settled",
-    kind=Kind.COUNTER,
-    unit="{operation}",
-    description="Ends of executions, by what became of the operation's record.",
-    attributes=(METHOD, BECAME),
-)
 TAKEOVERS = Instrument(
     name="grpc_idempotency.takeovers",
     kind=Kind.COUNTER,
     unit="{takeover}",
-    description="Claims of operations whose earlier run was cut short, or failed in a way that may pass.",
+    description="Runs of operations whose earlier run was cut short, or failed in a way that may pass.",
     attributes=(METHOD,),
+)
+LEASES_LOST = Instrument(
+    name="grpc_idempotency.leases.lost",
+    kind=Kind.COUNTER,
+    unit="{lease}",
+    description="Leases that ended while their operations ran in this process.",
+    attributes=(METHOD, FOR_GOOD),
 )
 RECOVERED = Instrument(
     name="grpc_idempotency.recovered",
@@ -149,8 +149,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
     CALL_DURATION,
     EXECUTIONS,
     EXECUTIONS_ACTIVE,
-    SETTLED,
     TAKEOVERS,
+    LEASES_LOST,
     RECOVERED,
     RECORDS,
     REPLAY_AGE,
