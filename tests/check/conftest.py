@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from grpc_idempotency.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 PAY = ("--method", "check.payments.v1.Payments/Pay", "--request", '{"payer": "{{marker}}"}')
@@ -53,14 +57,15 @@ class Ended:
         return str(found)
 
 
-def run_check(*arguments: str, cwd: Path = ROOT, timeout: float = 200) -> Ended:
-    """Runs ``grpc-idempotency check``."""
-    command = [sys.executable, "-W", "error", "-m", "grpc_idempotency", "check", *arguments]
-    done = subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, check=False
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
+def run_check(*arguments: str) -> Ended:
+    """Runs ``grpc-idempotency check`` in this process."""
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main(["check", *arguments])
+        except SystemExit as ended:  # by argparse
+            code = int(ended.code or 0)
+    return Ended(code=code, out=out.getvalue(), err=err.getvalue())
 
 
 @contextmanager
@@ -80,12 +85,14 @@ def serving(*arguments: str) -> Iterator[str]:
 Serve = Callable[..., str]
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Starts servers, by kind, that share one ledger; stops them at the end."""
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Returns the address of a server of this kind. It serves all tests: no two operations have one marker."""
     with ExitStack() as stack:
 
+        @cache
         def start(kind: str, *arguments: str) -> str:
-            return stack.enter_context(serving(kind, "--ledger", str(tmp_path / "ledger"), *arguments))
+            ledger = tmp_path_factory.mktemp("payments") / "ledger"
+            return stack.enter_context(serving(kind, "--ledger", str(ledger), *arguments))
 
         yield start

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import trustme
 
 from grpc_idempotency.check import Counting, Settings, Verdict, WrongUsage, check
 
@@ -69,6 +70,7 @@ def test_unsafe_is_1(serve: Serve) -> None:
     ("arguments", "told"),
     [
         (("--only", "duplicates"), "There is no probe 'duplicates'"),
+        (("--metadata", "x: \u00e4"), "The value of x has characters"),
         (("--method", "Pay"), "'Pay' is no method"),
         (("--method", "check.payments.v1.Payments/Play"), "There is no method check.payments.v1.Payments/Play"),
         (("--method", "no.Service/Pay"), "no.Service"),
@@ -80,7 +82,7 @@ def test_unsafe_is_1(serve: Serve) -> None:
         (("--count-path", "next_page_token"), "neither a list nor a whole number"),
         (("--metadata", "caller"), "Write 'NAME: VALUE'"),
         (("--as", "caller: $NOBODY_HAS_THIS"), "There is no environment variable NOBODY_HAS_THIS"),
-        (("--refusal", "key-lost=ABORTED"), "The kinds are: key-invalid"),
+        (("--refusal", "key-lost=ABORTED"), "There is no refusal 'key-lost'. There are: key-invalid"),
         (("--known-failing", "no-such-file"), "no-such-file"),
         (("--trials", "0"), "must be a whole number, from 1 to 1000"),
         (("--wait", "soon"), "must be a number of seconds"),
@@ -99,6 +101,11 @@ def test_wrong_usage_is_2(arguments: tuple[str, ...], told: str, guarded: str) -
 def test_a_method_is_asked_for(guarded: str) -> None:
     ended = run_check(guarded)
     assert (ended.code, "--method is missing" in ended.err) == (2, True)
+
+
+def test_an_address_has_a_port() -> None:
+    ended = run_check("localhost", *PAY)
+    assert (ended.code, "Write HOST:PORT" in ended.err) == (2, True)
 
 
 def test_unclear_is_3(guarded: str) -> None:
@@ -155,6 +162,15 @@ def test_all_pages_are_counted(serve: Serve) -> None:
         assert set(ended.verdicts.values()) == {"passed"}, ended.out
 
 
+@pytest.mark.parametrize(("kind", "verdict"), [("guard", "passed"), ("dict", "failed")])
+def test_effects_may_show_late(kind: str, verdict: str, serve: Serve) -> None:
+    """Where a list lags behind, the check waits for it: an effect that is not listed yet is not a lost one."""
+    ended = run_check(
+        serve(kind, "--lag", "0.4"), *PAY, *COUNT, "--only", "lost-reply", "--only", "duplicate", "--json"
+    )
+    assert ended.verdicts == {"duplicate": "passed", "lost-reply": verdict}, ended.out
+
+
 def test_without_an_oracle_nothing_passes_that_counts_effects(serve: Serve) -> None:
     """Where fresh calls get equal replies and nothing is counted, duplicates are unclear."""
     ended = run_check(
@@ -172,13 +188,18 @@ def test_without_an_oracle_nothing_passes_that_counts_effects(serve: Serve) -> N
     assert set(ended.verdicts.values()) == {"unclear"}
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1:50051", "shop.example:443"])
-def test_real_effects_are_asked_for(address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "replica"),
+    [("192.0.2.1:50051", ()), ("shop.example:443", ()), ("127.0.0.1:1", ("--replica", "192.0.2.1:50051"))],
+)
+def test_real_effects_are_asked_for(address: str, replica: tuple[str, ...]) -> None:
     """A server that is not on this host is not called without --real-effects, and it is said what would be done."""
-    ended = run_check(address, *PAY, "--kill", "kubectl delete pod shop-0")
+    ended = run_check(address, *PAY, *replica, "--kill", "kubectl delete pod shop-0")
     assert ended.code == 2
     said, command, asked = ended.err.splitlines()
-    assert said.startswith(f"check.payments.v1.Payments/Pay of {address} will be called some ")
+    assert said.startswith(
+        f"check.payments.v1.Payments/Pay of {' and '.join([address, *replica[1:]])} will be called some "
+    )
     assert command == "This command will be run: kubectl delete pod shop-0"
     assert "add --real-effects" in asked
 
@@ -203,6 +224,31 @@ def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path)
     assert probed(address, "--descriptors", str(file)).code == 0
     file.write_bytes(b"no descriptors")
     assert probed(address, "--descriptors", str(file)).code == 2
+
+
+def test_tls(serve: Serve, tmp_path: Path) -> None:
+    """A server that wants TLS and a client's certificate is called with them, over the relay too."""
+    authority = trustme.CA()
+    server, client = authority.issue_cert("localhost"), authority.issue_cert("client.example")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name, issued in (("server", server), ("client", client)):
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+    port = serve("guard", "--tls", str(tmp_path)).rpartition(":")[2]
+    files = {"--ca": "ca.pem", "--cert": "client.pem", "--cert-key": "client.key"}
+    options = [part for option, file in files.items() for part in (option, str(tmp_path / file))]
+    arguments = (*PAY, *COUNT, *ONE, "--only", "retry-policy", "--only", "cut", "--only", "at-once", "--json")
+    ended = run_check(f"localhost:{port}", *arguments, *options)
+    assert set(ended.verdicts.values()) == {"passed"}, ended.out + ended.err
+    assert run_check(f"localhost:{port}", *arguments, "--wait", "1").code == 4
+
+
+def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    """A server on a Unix socket is on this host, and is called over the relay too."""
+    path = tmp_path / "s"
+    serve("guard", "--also", f"unix:{path}")
+    ended = run_check(f"unix:{path}", *PAY, *COUNT, *ONE, "--only", "retry-policy", "--only", "cut", "--json")
+    assert set(ended.verdicts.values()) == {"passed"}, ended.out + ended.err
 
 
 def test_the_key_can_be_a_field(serve: Serve) -> None:

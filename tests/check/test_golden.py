@@ -3,6 +3,7 @@
 import pytest
 
 from .conftest import WHOLE, Serve, run_check
+from .payments.guards import FAULTS
 
 LOSSES = {"lost-reply", "deadline", "cut"}
 RETRIES = {"duplicate", "at-once", *LOSSES, "retry-policy", "map-order", "large-reply", "request-id"}
@@ -27,11 +28,14 @@ FAILING = {
     "replies-cut": {"large-reply"},
     "released-while-running": LOSSES,
     "shared-by-callers": {"other-principal"},
+    "final-while-running": {"at-once", *LOSSES},
 }
 """By kind of server, the probes that must fail. All others that apply must pass."""
 
 
-@pytest.mark.parametrize("kind", FAILING)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in FAULTS else kind for kind in FAILING]
+)
 def test_each_server_fails_exactly_its_probes(kind: str, serve: Serve) -> None:
     """A probe fails if and only if the server has the fault that it is made for; none is unclear."""
     ended = run_check(serve(kind), *WHOLE, "--trials", "20", "--seed", "1", "--json")

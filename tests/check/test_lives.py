@@ -69,11 +69,11 @@ def test_a_command_that_fails_leaves_it_unclear(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("kind", "verdict"), [("aio", "passed"), ("guard", "failed")])
-def test_a_replica_shows_who_remembers_alone(kind: str, verdict: str, serve: Serve, tmp_path: Path) -> None:
+def test_a_replica_shows_who_remembers_alone(kind: str, verdict: str, tmp_path: Path) -> None:
     """Two servers on one store are one service; two that remember each for itself are not."""
-    arguments = ("--store", str(tmp_path / "store.db")) if kind == "aio" else ()
-    one, other = serve(kind, *arguments), serve(kind, *arguments)
-    ended = run_check(one, *PAY, *COUNT, "--replica", other, "--only", "replica", "--json")
+    arguments = ("--ledger", str(tmp_path / "ledger"), *(("--store", str(tmp_path / "db")) if kind == "aio" else ()))
+    with serving(kind, *arguments) as one, serving(kind, *arguments) as other:
+        ended = run_check(one, *PAY, *COUNT, "--replica", other, "--only", "replica", "--json")
     assert ended.verdicts == {"replica": verdict}, ended.out
 
 

@@ -1,5 +1,6 @@
 """Finds out what a fresh call looks like: its effect, its replies and its latency."""
 
+import time
 from statistics import median
 
 from grpc_idempotency.check._replies import Reply
@@ -8,6 +9,8 @@ from grpc_idempotency.check._session import Session
 from grpc_idempotency.check._templates import Operation
 
 _TIMED = 5
+_LATEST, _PAUSE = 5.0, 0.05
+"""Seconds in which the effects of fresh calls must show, and how often they are counted meanwhile."""
 _WRONG_REQUEST = {
     "INVALID_ARGUMENT",
     "UNIMPLEMENTED",
@@ -36,7 +39,9 @@ def calibrate(session: Session) -> None:
         session.rebase()
     first = _succeeded(session, one)
     _succeeded(session, two)
-    _learn_unit(session, one, two)
+    if session.oracle is not None:
+        _learn_lag(session, one, two)
+        _learn_unit(session, one, two)
     again = session.call(session.under(one, session.fresh().key))
     session.differing = again.ok and bool(session.difference(first, again))
     session.latency = median(_succeeded(session, session.fresh()).seconds for _ in range(_TIMED))
@@ -44,11 +49,20 @@ def calibrate(session: Session) -> None:
 
 def described(session: Session) -> str:
     """Returns how effects are told from replays, in words."""
+    if not session.takes_keys:
+        return "none: the method is refused with a key"
     if session.oracle is not None:
         return str(session.oracle)
     if session.differing:
         return "replies: fresh calls get different ones. Effects are not counted"
     return "none: fresh calls get equal replies, and effects are not counted"
+
+
+def _learn_lag(session: Session, one: Operation, two: Operation) -> None:
+    began = time.monotonic()
+    while not session.shows((one, two)) and time.monotonic() < began + _LATEST:
+        time.sleep(_PAUSE)
+        session.lag = time.monotonic() - began
 
 
 def _learn_unit(session: Session, one: Operation, two: Operation) -> None:

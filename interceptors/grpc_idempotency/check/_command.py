@@ -90,20 +90,19 @@ def _may_run(settings: Settings, allowed: bool) -> bool:
     """Says what will be done. Returns False if the server is not on this host, and that was not allowed."""
     probes = selected(settings)
     calls = sum(probe.calls(settings) for probe in probes)
-    here = _on_this_host(settings.address)
-    if here:
+    servers = [settings.address, *filter(None, [settings.replica])]
+    if all(map(_on_this_host, servers)):
         return True
+    where = " and ".join(servers)
     print(
-        f"{settings.method} of {settings.address} will be called some {calls} times by {len(probes)} probes. Most of "
-        "these calls take effect, and nothing takes their effects back.",
+        f"{settings.method} of {where} will be called some {calls} times by {len(probes)} probes. Most of these calls "
+        "take effect, and nothing takes their effects back.",
         file=sys.stderr,
     )
     for command in filter(None, (settings.restart, settings.kill)):
         print(f"This command will be run: {command}", file=sys.stderr)
     if not allowed:
-        print(
-            f"{PROGRAM}: {settings.address} is not on this host. If you want that, add --real-effects.", file=sys.stderr
-        )
+        print(f"{PROGRAM}: not all of this is on this host. If you want it, add --real-effects.", file=sys.stderr)
     return allowed
 
 

@@ -8,6 +8,7 @@ from grpc_idempotency.check._session import Session, Trial
 
 COUNT = "Give a way to count effects: --count METHOD --count-path FIELD."
 """The advice where only counted effects can tell."""
+_NEW_KEY = "If that is meant, clients must use a new key after it. Then the probe is one for --known-failing."
 _MOST_TOLD = 4
 
 
@@ -48,9 +49,9 @@ def judged(
         if effects.total < len(answered):
             return failed(f"{story}: {len(answered)} that succeeded had {float(effects.total):g} effects.", LOST)
     for trial in trials:
-        ends = [reply for reply in trial.replies if reply.ok]
-        for other in ends[1:]:
-            if how := session.difference(ends[0], other):
+        final = [reply for reply in trial.replies if not session.comes_again(reply)]
+        for other in final[1:]:
+            if how := session.difference(final[0], other):
                 return failed(f"{story}: a retry got another reply{_noted([trial])}: {how}.", DIFFERS)
     wrong = [one for one in trials if one not in answered and one not in held]
     if wrong:
@@ -58,6 +59,12 @@ def judged(
         told = f"{story}: {len(wrong)} of {len(trials)} never got the reply{_noted(wrong)}, but {last}."
         if session.comes_again(last):
             return unclear(told, f"Give it longer than {session.settings.timeout:g} seconds with --timeout.")
+        if (
+            effects is not None
+            and effects.each is not None
+            and not any(effects.each[one.operation.marker] for one in wrong)
+        ):
+            return unclear(f"{told} They had no effect.", _NEW_KEY)
         return failed(told, UNANSWERED)
     kept = f" {len(held)} of them were held, as the server says, and need an operator." if held else ""
     each = "each" if len(trials) > 1 else "it"

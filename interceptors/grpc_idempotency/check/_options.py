@@ -161,8 +161,6 @@ def settings_of(given: argparse.Namespace) -> Settings:
         raise WrongUsage("--count and --count-path belong together.")
     counting = given.count and Counting(method=given.count, path=given.count_path, request=_text(given.count_request))
     tls = Tls(ca=given.ca, certificate=given.cert, key=given.cert_key) if given.tls or given.ca or given.cert else None
-    if len(given.callers_as) > 2:
-        raise WrongUsage("--as can be given twice at most.")
     return Settings(
         address=given.address,
         method=given.method,
@@ -214,13 +212,16 @@ def _entry(value: str) -> tuple[str, str]:
     variable = re.fullmatch(r"\$(\w+)", text)
     if variable and variable[1] not in os.environ:
         raise WrongUsage(f"There is no environment variable {variable[1]}.")
-    return name.strip().lower(), os.environ[variable[1]] if variable else text
+    text = os.environ[variable[1]] if variable else text
+    if not (text.isascii() and text.isprintable()):
+        raise WrongUsage(f"The value of {name.strip()} has characters that metadata can't have.")
+    return name.strip().lower(), text
 
 
 def _refusal(value: str) -> tuple[str, frozenset[str]]:
     kind, _, codes = value.partition("=")
-    if kind not in REFUSALS or not codes:
-        raise WrongUsage(f"--refusal {value}: write KIND=CODE[,CODE]. The kinds are: {', '.join(REFUSALS)}.")
+    if not codes:
+        raise WrongUsage(f"--refusal {value}: write KIND=CODE[,CODE].")
     return kind, frozenset(codes.upper().split(","))
 
 

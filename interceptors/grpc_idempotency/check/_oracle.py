@@ -5,16 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from google.protobuf.message import DecodeError
+
 from grpc_idempotency.check._replies import texts
 from grpc_idempotency.check._results import CannotCheck, WrongUsage
-from grpc_idempotency.check._settings import Metadata, Settings
+from grpc_idempotency.check._settings import Counting, Metadata
 from grpc_idempotency.check._target import Target
 from grpc_idempotency.check._templates import Markers, Operation, Template
-from grpc_idempotency.check._types import Types, is_repeated
+from grpc_idempotency.check._types import Method, is_repeated
 
 _PAGE = 1000
 """How many elements are asked for at a time, where the request has a ``page_size`` (AIP-158)."""
 _MOST_PAGES = 10_000
+_TIMEOUT = 60.0
+"""Seconds that a page may take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,15 +33,22 @@ class Count:
 class Oracle:
     """Counts effects."""
 
-    def __init__(self, settings: Settings, types: Types, target: Target, markers: Markers, metadata: Metadata) -> None:
-        """Makes the oracle. ``settings.count`` is not ``None``.
+    def __init__(
+        self, counting: Counting, method: Method, target: Target, markers: Markers, metadata: Metadata, *, marked: bool
+    ) -> None:
+        """Makes the oracle.
+
+        Args:
+            counting: How effects are counted.
+            method: The method that counts.
+            target: The server.
+            markers: Finds markers in texts.
+            metadata: Metadata of the counting calls.
+            marked: True if requests of the checked method have markers.
 
         Raises:
             WrongUsage: The method can't count.
         """
-        counting = settings.count
-        assert counting is not None
-        method = types.method(counting.method, beside=types.method(settings.method))
         if method.takes_stream or method.gives_stream:
             raise WrongUsage(
                 f"--count: {method.name} is a stream. Counting needs a method with one request and one reply."
@@ -46,12 +57,11 @@ class Oracle:
         self._path = counting.path.split(".")
         self._kind = _kind(method.response.DESCRIPTOR, self._path)
         self._method = method
-        self._target, self._metadata, self._timeout = target, metadata, settings.timeout
+        self._target, self._metadata = target, metadata
         self._markers = markers
-        self._marked = any("{{" in text and "marker" in text for text in settings.requests)
         self.by_request = self._template.varies("marker")
         """True if each operation is counted by a call of its own."""
-        self.by_element = self._kind == "list" and self._marked and not self.by_request
+        self.by_element = self._kind == "list" and marked and not self.by_request
         """True if operations are told apart by the markers in the elements of one list."""
 
     def __str__(self) -> str:
@@ -102,11 +112,14 @@ class Oracle:
 
     def _ask(self, request: Any) -> Any:
         reply = self._target.start(
-            self._method, (request.SerializeToString(),), metadata=self._metadata, timeout=self._timeout
+            self._method, (request.SerializeToString(),), metadata=self._metadata, timeout=_TIMEOUT
         ).reply()
         if not reply.ok:
             raise CannotCheck(f"The effects can't be counted: {self._method.name} answers {reply}.")
-        return self._method.response.FromString(reply.messages[0])
+        try:
+            return self._method.response.FromString(reply.messages[0])
+        except DecodeError as error:
+            raise CannotCheck(f"The effects can't be counted: {self._method.name} gives no such message.") from error
 
 
 def _kind(descriptor: Any, path: Sequence[str]) -> str:

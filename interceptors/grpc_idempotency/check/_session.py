@@ -54,7 +54,9 @@ class Session:
         self.metadata: Metadata = (*settings.metadata, *(settings.principals[0] if settings.principals else ()))
         self.oracle: Oracle | None = None
         if settings.count is not None:
-            self.oracle = Oracle(settings, types, target, self.markers, self.metadata)
+            counter = types.method(settings.count.method, beside=self.method)
+            marked = self.template.varies("marker")
+            self.oracle = Oracle(settings.count, counter, target, self.markers, self.metadata, marked=marked)
         self.random = random.Random(settings.seed)  # noqa: S311  # instants of cuts, which a seed repeats
         self.takes_keys = True
         """False if the method is a bidirectional stream that is refused with a key."""
@@ -62,6 +64,8 @@ class Session:
         """True if two calls under fresh keys with the same request get replies that differ."""
         self.latency = 0.0
         """Seconds that a fresh call takes, in the median."""
+        self.lag = 0.0
+        """Seconds after which an effect can be counted."""
         self.unit = 1
         """By how much one call changes the count."""
         self._before = 0
@@ -159,6 +163,12 @@ class Session:
 
     # Effects
 
+    def shows(self, operations: Sequence[Operation]) -> bool:
+        """Returns whether effects of all these operations can be counted."""
+        assert self.oracle is not None
+        count = self.oracle.read(operations)
+        return all(count.each.values()) if count.each is not None else count.total > self._before
+
     def effects(self, operations: Sequence[Operation], *, late: bool = False) -> Effects | None:
         """Counts the effects of these operations, which are all that the probe has sent so far.
 
@@ -172,7 +182,7 @@ class Session:
         if self.oracle is None:
             return None
         settle = max(_SLOW, 3 * self.latency) if late else max(_QUICK, self.latency)
-        time.sleep(settle)
+        time.sleep(max(settle, 2 * self.lag))
         count = self.oracle.read(operations)
         if count.each is None:
             return Effects(total=Fraction(count.total - self._before, self.unit), each=None)

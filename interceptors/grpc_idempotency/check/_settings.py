@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from grpc_idempotency import Reason
+from grpc_idempotency.check._results import WrongUsage
 
 Metadata = Sequence[tuple[str, str]]
 
@@ -114,6 +115,20 @@ class Settings:
     """A serialized ``FileDescriptorSet`` with the method's types. Empty: the server's reflection is asked."""
     tls: Tls | None = None
     """How to call over TLS. ``None``: in plain text."""
+
+    def __post_init__(self) -> None:
+        """Checks the settings.
+
+        Raises:
+            WrongUsage: An address is none, there are more than two callers, or a kind of refusal does not exist.
+        """
+        for address in filter(None, (self.address, self.replica)):
+            if not address.startswith("unix:") and not address.rpartition(":")[2].isdecimal():
+                raise WrongUsage(f"{address!r} is no address. Write HOST:PORT.")
+        if len(self.principals) > 2:
+            raise WrongUsage("There can be two callers at most.")
+        if unknown := self.refusals.keys() - REFUSALS.keys():
+            raise WrongUsage(f"There is no refusal {min(unknown)!r}. There are: {', '.join(REFUSALS)}.")
 
     def refused(self, kind: str, code: str) -> bool:
         """Tells whether a status code is a refusal of this kind.

@@ -130,15 +130,18 @@ class Target:
         # On the wire a single message is a stream of one, so this is right for every cardinality.
         stub: Callable[..., Any] = self.channel.stream_stream(method.name)
         began = time.monotonic()
-        sent = iter(requests) if broken_off is None else _endless(requests[:-1], broken_off, timeout)
-        return Call(stub(sent, metadata=tuple(metadata), timeout=timeout), began)
+        ended = threading.Event()
+        sent = iter(requests) if broken_off is None else _endless(requests[:-1], broken_off, ended)
+        call = stub(sent, metadata=tuple(metadata), timeout=timeout)
+        call.add_callback(ended.set)
+        return Call(call, began)
 
 
 def _read(path: str | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
 
 
-def _endless(requests: Sequence[bytes], sent: threading.Event, timeout: float) -> Iterator[bytes]:
+def _endless(requests: Sequence[bytes], sent: threading.Event, ended: threading.Event) -> Iterator[bytes]:
     yield from requests
     sent.set()
-    threading.Event().wait(timeout)  # the call is cancelled before
+    ended.wait()

@@ -85,6 +85,11 @@ def _caller(caller: Caller) -> str:
     return str(dict(caller.metadata).get("caller", "everybody"))
 
 
+def _credentials(folder: Path) -> grpc.ServerCredentials:
+    pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+    return grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), require_client_auth=True)
+
+
 def _guard(kind: str) -> Callable[..., Any]:
     if kind in FAULTS:
         return Guard({kind})
@@ -103,10 +108,12 @@ async def serve(given: argparse.Namespace) -> None:
     server = Server(kind, interceptors, workers=32)
     for interceptor in interceptors:
         interceptor.attach(server.real)
-    server.add(generic_handler(kind, _methods(Handlers(Ledger(given.ledger), _guard(given.kind))), SERVICE))
+    server.add(generic_handler(kind, _methods(Handlers(Ledger(given.ledger, given.lag), _guard(given.kind))), SERVICE))
     if not given.without_reflection:
         reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server.real)
-    await server.start(port=given.port)
+    if given.also:
+        server.real.add_insecure_port(given.also)
+    await server.start(given.tls and _credentials(given.tls), port=given.port)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     if given.pid:
@@ -123,6 +130,11 @@ def main() -> None:
     parser.add_argument("--store", type=Path)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--pid", type=Path)
+    parser.add_argument("--lag", type=float, default=0.0, help="seconds after which a payment is listed")
+    parser.add_argument("--also", help="another address to listen on")
+    parser.add_argument(
+        "--tls", type=Path, help="a folder with server.pem, server.key and ca.pem, of a server for mTLS"
+    )
     parser.add_argument("--without-reflection", action="store_true")
     asyncio.run(serve(parser.parse_args()))
 

@@ -19,6 +19,7 @@ FAULTS = (
     "replies-cut",
     "released-while-running",
     "shared-by-callers",
+    "final-while-running",
 )
 
 
@@ -75,6 +76,8 @@ class Guard:
                 return await self._unclaimed(name, entry)
             self._entries[name] = entry
             entry.run.add_done_callback(lambda run: self._forget(name, run))
+        elif "final-while-running" in self._faults and not entry.run.done():
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is running")
         elif entry.fingerprint != fingerprint and "no-fingerprint" not in self._faults:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the key was used with another request")
         try:

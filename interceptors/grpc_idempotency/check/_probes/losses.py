@@ -26,22 +26,31 @@ Cut = Callable[[Operation, float], bool]
 """Makes a call and cuts it short after some seconds. Returns True if it was still running then."""
 
 
-def _swept(session: Session, cut: Cut, instants: Sequence[float]) -> tuple[list[Trial], int]:
-    """Makes a trial for each instant. Returns the trials, and how many calls were still running when they were cut."""
-
-    def tried(instant: float) -> tuple[Trial, bool]:
-        operation = session.fresh()
-        running = cut(operation, instant)
-        replies = [session.answer(operation), session.answer(operation)]
-        return Trial(operation=operation, replies=replies, note=_at(instant)), running
-
-    with ThreadPoolExecutor(_LANES if session.latency > _LONG else 1) as lanes:
-        made = [*lanes.map(tried, instants)]
-    return [trial for trial, _ in made], sum(running for _, running in made)
+Cuts = list[tuple[Trial, bool]]
+"""Trials, each with whether its call was still running when it was cut."""
 
 
-def _concluded(session: Session, what: str, trials: Sequence[Trial], running: int) -> Outcome:
-    if not running:
+def _tried(session: Session, cut: Cut, instant: float, note: str) -> tuple[Trial, bool]:
+    operation = session.fresh()
+    running = cut(operation, instant)
+    return Trial(
+        operation=operation, replies=[session.answer(operation), session.answer(operation)], note=note
+    ), running
+
+
+def _swept(session: Session, cut: Cut, instants: Sequence[float], lanes: int = 1) -> Cuts:
+    """Makes a trial for each instant, some of them side by side."""
+    with ThreadPoolExecutor(lanes) as pool:
+        return [*pool.map(lambda instant: _tried(session, cut, instant, f"at {1000 * instant:.1f} ms"), instants)]
+
+
+def _lanes(session: Session) -> int:
+    return _LANES if session.latency > _LONG else 1
+
+
+def _concluded(session: Session, what: str, cuts: Cuts) -> Outcome:
+    trials = [trial for trial, _ in cuts]
+    if not any(running for _, running in cuts):
         return unclear(
             f"{len(trials)} calls {what}, but each had ended by then.",
             "Probe a method that takes longer, or a busy server.",
@@ -70,7 +79,7 @@ class LostReply(Probe):
             return running
 
         instants = session.instants(session.settings.trials, _FURTHEST)
-        return _concluded(session, "were cancelled", *_swept(session, cancelled, instants))
+        return _concluded(session, "were cancelled", _swept(session, cancelled, instants, _lanes(session)))
 
 
 class Deadline(Probe):
@@ -86,7 +95,7 @@ class Deadline(Probe):
             return session.call(operation, timeout=seconds).code == "DEADLINE_EXCEEDED"
 
         instants = [one + 0.1 * session.latency for one in session.instants(_share(session.settings), 1.0)]
-        return _concluded(session, "ran into their deadline", *_swept(session, limited, instants))
+        return _concluded(session, "ran into their deadline", _swept(session, limited, instants, _lanes(session)))
 
 
 class CutConnection(Probe):
@@ -117,17 +126,10 @@ class CutConnection(Probe):
                     relay.lose_a_reply()
                     return not session.call(operation, target=target).ok
 
-            # One relay is for one call at a time.
-            trials: list[Trial] = []
-            running = 0
-            for how, instants in ((cut, session.instants(_share(session.settings), 1.1)), (lost, [0.0] * _LOST)):
-                for instant in instants:
-                    operation = session.fresh()
-                    running += how(operation, instant)
-                    note = "its reply was lost" if how is lost else _at(instant)
-                    replies = [session.answer(operation), session.answer(operation)]
-                    trials.append(Trial(operation=operation, replies=replies, note=note))
-        return _concluded(session, "lost their connection", trials, running)
+            # One after the other, since cutting the relay cuts all.
+            cuts = _swept(session, cut, session.instants(_share(session.settings), 1.1))
+            cuts += [_tried(session, lost, 0, "its whole reply was lost") for _ in range(_LOST)]
+        return _concluded(session, "lost their connection", cuts)
 
 
 class RetryPolicy(Probe):
@@ -162,13 +164,9 @@ class RetryPolicy(Probe):
                         return unclear(
                             f"The reply could not be lost: the call got {reply}.", "Look at the server's log."
                         )
-                replies = [reply] if reply.ok else []
-                trials.append(Trial(operation=operation, replies=[*replies, session.answer(operation)]))
+                replies = [reply, session.answer(operation)] if reply.ok else [reply]
+                trials.append(Trial(operation=operation, replies=replies))
         return judged(session, f"gRPC repeated {len(trials)} calls whose reply was lost", trials, late=True)
-
-
-def _at(instant: float) -> str:
-    return f"at {1000 * instant:.1f} ms"
 
 
 def _share(settings: Settings) -> int:

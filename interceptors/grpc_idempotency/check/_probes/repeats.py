@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from grpc_idempotency.check._judgement import judged
-from grpc_idempotency.check._outcomes import LOST, REUSE_EXECUTED, REUSE_SWALLOWED, Outcome, failed, passed, unclear
+from grpc_idempotency.check._outcomes import REUSE_EXECUTED, REUSE_SWALLOWED, Outcome, failed, passed, unclear
 from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
@@ -88,9 +88,7 @@ class OtherBody(Probe):
             )
         if not session.difference(told, reused):
             return failed("The second request was answered with the reply to the first.", REUSE_SWALLOWED)
-        if effects is None:
-            return failed("The second request was answered with a reply of its own.", REUSE_EXECUTED)
-        return failed("The second request was answered with a reply of its own, and had no effect.", LOST)
+        return failed("The second request was answered with a reply of its own.", REUSE_EXECUTED)
 
     def _other(self, session: Session) -> Template | None:
         """Returns what makes another request than the first; ``None`` if every request is the same."""

@@ -1,7 +1,15 @@
 """What else a key belongs to: a method and a caller."""
 
 from grpc_idempotency.check._judgement import COUNT
-from grpc_idempotency.check._outcomes import SHARED_BY_CALLERS, SHARED_BY_METHODS, Outcome, failed, passed, unclear
+from grpc_idempotency.check._outcomes import (
+    SHARED_BY_CALLERS,
+    SHARED_BY_METHODS,
+    Outcome,
+    failed,
+    passed,
+    skipped,
+    unclear,
+)
 from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._session import Session
 from grpc_idempotency.check._templates import Template
@@ -18,7 +26,10 @@ class OtherMethod(Probe):
 
     def run(self, session: Session) -> Outcome:
         other = session.types.method(session.settings.other_method, beside=session.method)
-        template = Template(other, session.settings.other_request, "--other-request")
+        field = session.settings.key_field
+        if field and field not in other.request.DESCRIPTOR.fields_by_name:
+            return skipped(f"A request of {other.name[1:]} has no field {field}.")
+        template = Template(other, session.settings.other_request, "--other-request", field)
         fresh = session.answer(session.fresh(template), method=other)
         if not fresh.ok:
             return unclear(
