@@ -19,7 +19,7 @@ pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse compat docs docs-figures clean
+.PHONY: help setup demo run test test-all protos lint format bench bench-scale flame crash misuse drill compat docs docs-figures clean
 MAKEFLAGS += --no-print-directory
 
 help: ## Show this list
@@ -73,6 +73,9 @@ crash: $(VENV)/.dev ## Kill two servers KILLS times under load, and prove that n
 
 misuse: $(VENV)/.dev ## Play CASES handlers that misbehave on stores that fail, and check every promise
 	@$(BIN)/python -W ignore -m tests.misuse --cases $(CASES) $(ARGS)
+
+drill: $(VENV)/.dev ## Kill a server in an opaque call, and resolve the operation as the docs tell, with the times
+	@$(BIN)/python -m tests.incident $(ARGS)
 
 compat: $(VENV)/.dev ## Try it with oldest to newest grpcio, protobuf and drivers of stores (ROWS=ends: two rows)
 	@$(BIN)/python -m tests.compat $(ROWS)
