@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable, Unstorable
-from grpc_idempotency.records import Claim, Renewal, StoredRequest
+from grpc_idempotency.records import Claim, Note, Renewal, State, StoredRequest
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore
 from grpc_idempotency.testing import LEASE, OUTCOME, TTL, a_claim, a_step, keyed
 
@@ -62,6 +62,7 @@ ODD: dict[str, Ask] = {
     "name to get": lambda store, own: store.get(SURROGATE),
     "list to get": lambda store, own: store.get(LIST),
     "name's steps": lambda store, own: store.steps(LONG),
+    "name of notes": lambda store, own: store.notes(LIST),
     "pending methods": lambda store, own: store.pending([SURROGATE]),
     "pending limit": lambda store, own: store.pending(["/m"], LONG),
 }
@@ -99,6 +100,29 @@ async def test_it_fails_alone(store: AsyncSQLiteStore, own: Claim, what: str) ->
     assert answers == [None, True, True, Renewal.RENEWED, True, before, [], "done"]
     assert await store.get(own.name) == before
     assert len(await store.list()) == 6
+
+
+async def test_a_note_fails_with_its_change(store: AsyncSQLiteStore) -> None:
+    """Neither is kept. What was held, resolved or forgotten before it, in the same group, is answered as such."""
+    claims = [a_claim() for _ in range(6)]
+    await asyncio.gather(*map(store.claim, claims))
+    held = claims[:4]
+    await asyncio.gather(*(store.hold(one.name, one.fence, "why") for one in held))
+    good, odd = (Note(by="ann", action="x", reason=reason) for reason in ("a reason", SURROGATE))
+    answers = await together(
+        store,
+        lambda: store.resolve(held[0].name, held[0].fence, OUTCOME, TTL, good),
+        lambda: store.resolve(held[1].name, held[1].fence, OUTCOME, TTL, odd),
+        lambda: store.forget(held[2].name, held[2].fence, good),
+        lambda: store.forget(held[3].name, held[3].fence, odd),
+        lambda: store.hold(claims[4].name, claims[4].fence, "why"),
+        lambda: store.hold(claims[5].name, claims[5].fence, SURROGATE),
+    )
+    assert answers[::2] == [True, True, True]
+    assert all(isinstance(one, Unstorable) for one in answers[1::2])
+    states = [record and record.state for record in [await store.get(one.name) for one in claims]]
+    assert states == [State.COMPLETED, State.HELD, None, State.HELD, State.HELD, State.RUNNING]
+    assert [len(await store.notes(one.name)) for one in claims] == [1, 0, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("field", [{"details": SURROGATE}, {"trailers": (("x", SURROGATE),)}, {"message": LIST}])

@@ -84,26 +84,25 @@ class Changes:
             one.value = Renewal.RENEWED if own else Renewal.LOST
 
     def change(self, requests: Sequence[FencedRequest[bool]]) -> None:
-        for one in requests:
-            one.value = self._is_changed(one)
-            if isinstance(one, UndoRequest) and not one.value:
-                one.value = self._is_undone_for(one)
+        (one,) = requests
+        one.value = self._is_changed(one)
+        if isinstance(one, UndoRequest) and not one.value:
+            one.value = self._is_undone_for(one)
 
-    def change_noted(self, requests: Sequence[ResolveRequest | ForgetRequest]) -> None:
-        """Writes what operators do, each change together with its note: under a savepoint, since either may fail."""
-        for one in requests:
-            self._db.execute("SAVEPOINT grpc_idempotency_note")
-            try:
-                one.value = self._is_changed(one)
-                if one.value and one.note is not None:
-                    row = rows.note_row(one.name, one.note, self.now, self.wall)
-                    self._db.execute(self._sql["add_note"], row)
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK TO grpc_idempotency_note")
-                    self._db.execute("RELEASE grpc_idempotency_note")
-                raise
-            self._db.execute("RELEASE grpc_idempotency_note")
+    def decide(self, requests: Sequence[ResolveRequest | ForgetRequest]) -> None:
+        """Writes what an operator decided together with its note: under a savepoint, since either may fail."""
+        (one,) = requests
+        self._db.execute("SAVEPOINT grpc_idempotency_note")
+        try:
+            one.value = self._is_changed(one)
+            if one.value and one.note is not None:
+                self._db.execute(self._sql["add_note"], rows.note_row(one.name, one.note, self.now, self.wall))
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK TO grpc_idempotency_note")
+                self._db.execute("RELEASE grpc_idempotency_note")
+            raise
+        self._db.execute("RELEASE grpc_idempotency_note")
 
     def _is_changed(self, one: FencedRequest[bool]) -> bool:
         statement, parameters = self._statement(one)

@@ -415,16 +415,20 @@ _WRITES: dict[type[AnyRequest], Write] = {
     ReleaseLapsedRequest: Group.change,
     WaitRequest: Group.change,
     UndoRequest: Group.change,
-    ResolveRequest: Group.change_noted,
-    ForgetRequest: Group.change_noted,
+    ResolveRequest: Group.decide,
+    ForgetRequest: Group.decide,
 }
 """The method that writes each kind of request, in the order in which a group runs them."""
+_ONE_BY_ONE = frozenset(kind for kind, write in _WRITES.items() if write in (Group.change, Group.decide))
+"""The kinds of which a write takes one request. Of several, one that fails would leave those before it written."""
 _WRITTEN = frozenset([*_WRITES, TransactionRequest])
 """The kinds that need the write lock."""
 
 
 def _split(requests: list[Any]) -> list[list[Any]]:
     """Splits requests of one kind into parts that fit into one statement. Each take-over is a part of its own."""
+    if type(requests[0]) in _ONE_BY_ONE:
+        return [[one] for one in requests]
     parts: list[list[Any]] = []
     part: list[Any] = []
     weight = 0

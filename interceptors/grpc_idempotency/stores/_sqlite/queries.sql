@@ -202,7 +202,7 @@ ORDER BY created_ms DESC, name DESC LIMIT ?
 
 -- name: count_open
 -- Counts the operations of each method and state, without completed ones.
-SELECT (SELECT name FROM {p}methods WHERE id = method), state, count(*) FROM {p}operations
+SELECT ifnull((SELECT name FROM {p}methods WHERE id = method), ''), state, count(*) FROM {p}operations
 WHERE state <> 1 GROUP BY state, method
 
 -- name: count_until
@@ -213,7 +213,7 @@ ORDER BY created_ms LIMIT 1 OFFSET ?
 -- name: count_done
 -- Counts the completed operations of a method that were claimed after one time and until another one: all, and those that
 -- have not expired.
-SELECT (SELECT name FROM {p}methods WHERE id = ?), count(*), count(CASE WHEN expires_at > ? THEN 1 END) FROM {p}operations
+SELECT ifnull((SELECT name FROM {p}methods WHERE id = ?), ''), count(*), count(CASE WHEN expires_at > ? THEN 1 END) FROM {p}operations
 WHERE expires_at IS NOT NULL AND method = ? AND created_ms > ? AND created_ms <= ?
 
 -- name: pending
