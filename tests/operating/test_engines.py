@@ -5,40 +5,18 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from grpc_idempotency import Code, Outcome, SQLiteStore, store_from_url
+from grpc_idempotency import Code, Outcome, SQLiteStore
 from grpc_idempotency.__main__ import main
 from grpc_idempotency.operating import name_of
 from grpc_idempotency.store import OperatorStore
 
-from ..harness.engines import postgres_server, postgresql, redis_url, valkey_server
 from .operations import METHODS, REASON, Printed, add, held
-
-__all__ = ["postgres_server", "postgresql", "redis_url", "valkey_server"]
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "valkey"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new store."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'operations.db'}"
-    url: str = request.getfixturevalue("postgresql" if request.param == "postgresql" else "redis_url")
-    return url
-
-
-@pytest.fixture
-def there(engine: str) -> Iterator[OperatorStore]:
-    store: Any = store_from_url(engine)
-    store.open()
-    yield store
-    store.close()
 
 
 def run(url: str, *words: str, code: int = 0) -> str:

@@ -5,6 +5,7 @@ from datetime import timedelta
 import pytest
 
 from grpc_idempotency import Code, Outcome, SQLiteStore, State
+from grpc_idempotency.store import OperatorStore
 
 from .operations import METHODS, add, held
 from .terminals import Terminal
@@ -12,10 +13,10 @@ from .terminals import Terminal
 RED = "\x1b[1;31m"
 
 
-def test_a_table(store: SQLiteStore, url: str) -> None:
+def test_a_table(there: OperatorStore, engine: str) -> None:
     """``ls`` has a header and colours, short names, and one line for each operation, cut at the width (6.4)."""
-    claim = held(store)
-    with Terminal("ls", url, columns=50) as terminal:
+    claim = held(there)
+    with Terminal("ls", engine, columns=50) as terminal:
         assert terminal.end() == 0
     header, row = terminal.shown.splitlines()
     assert header.split() == ["OPERATION", "STATE", "AGE", "METHOD", "WHY"]
@@ -53,10 +54,10 @@ def test_an_empty_store(store: SQLiteStore, url: str) -> None:
     assert terminal.shown == "no operations\n"
 
 
-def test_resolve(store: SQLiteStore, url: str) -> None:
+def test_resolve(there: OperatorStore, engine: str) -> None:
     """The operation is shown; the operator is asked why, and whether; both are kept (6.4)."""
-    claim = held(store)
-    with Terminal("resolve", url, claim.name.hex()[:6], "--never-happened", "--by", "ann") as terminal:
+    claim = held(there)
+    with Terminal("resolve", engine, claim.name.hex()[:6], "--never-happened", "--by", "ann") as terminal:
         shown = terminal.wait_for("Why? It is kept with the operation: ")
         assert claim.name.hex() in shown
         assert "its server stopped" in shown
@@ -66,8 +67,8 @@ def test_resolve(store: SQLiteStore, url: str) -> None:
         terminal.wait_for("Say that it never happened? [y/N] ")
         terminal.write("yes\n")
         assert terminal.end() == 0
-    assert store.get(claim.name) is None
-    [note] = store.notes(claim.name)
+    assert there.get(claim.name) is None
+    [note] = there.notes(claim.name)
     assert (note.by, note.action, note.reason) == ("ann", "never happened", "the ledger has no entry")
 
 
@@ -97,12 +98,12 @@ def test_ctrl_c(store: SQLiteStore, url: str) -> None:
     assert store.get(claim.name) is not None
 
 
-def test_two_operators(store: SQLiteStore, url: str) -> None:
+def test_two_operators(there: OperatorStore, engine: str) -> None:
     """Two operators have seen one held operation, and decide differently: the first one counts (4.2, 6.4)."""
-    claim = held(store)
+    claim = held(there)
     name = claim.name.hex()
-    ann = Terminal("resolve", url, name, "--completed", "--status", "NOT_FOUND", "--reason", "seen", "--by", "ann")
-    bob = Terminal("resolve", url, name, "--never-happened", "--reason", "not seen", "--by", "bob")
+    ann = Terminal("resolve", engine, name, "--completed", "--status", "NOT_FOUND", "--reason", "seen", "--by", "ann")
+    bob = Terminal("resolve", engine, name, "--never-happened", "--reason", "not seen", "--by", "bob")
     with ann, bob:
         ann.wait_for("[y/N] ")
         bob.wait_for("[y/N] ")
@@ -111,10 +112,10 @@ def test_two_operators(store: SQLiteStore, url: str) -> None:
         bob.write("y\n")
         assert bob.end() == 1
     assert "has changed meanwhile, and was left as it is" in bob.shown
-    record = store.get(claim.name)
+    record = there.get(claim.name)
     assert record is not None
     assert record.outcome == Outcome(status=Code.NOT_FOUND)
-    assert [note.by for note in store.notes(claim.name)] == ["ann"]
+    assert [note.by for note in there.notes(claim.name)] == ["ann"]
 
 
 def test_a_fence_that_changed_while_an_operator_thought(store: SQLiteStore, url: str) -> None:
@@ -131,13 +132,13 @@ def test_a_fence_that_changed_while_an_operator_thought(store: SQLiteStore, url:
     assert record.state is State.HELD
 
 
-def test_watch(store: SQLiteStore, url: str) -> None:
+def test_watch(there: OperatorStore, engine: str) -> None:
     """A table of what is open, with counts, is drawn anew until Ctrl-C, which ends it well (6.4)."""
-    first = add(store)
-    with Terminal("watch", url, "--every", "0.05") as terminal:
+    first = add(there)
+    with Terminal("watch", engine, "--every", "0.05") as terminal:
         terminal.wait_for("1 running")
         terminal.wait_for(first.name.hex()[:12])
-        second = held(store, method=METHODS[1])
+        second = held(there, method=METHODS[1])
         terminal.wait_for("1 held")
         assert METHODS[1] in terminal.wait_for(second.name.hex()[:12]) + terminal.wait_for("\n")
         terminal.interrupt()
