@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from importlib.metadata import version
 from itertools import repeat
 
 from opentelemetry.context import Context, attach, detach
@@ -29,6 +28,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from grpc_idempotency import __version__
 from grpc_idempotency.events import CallAnswered, Ending, Event, ExecutionEnded, ExecutionStarted, Status
 from grpc_idempotency.metrics import (
     CALLS,
@@ -61,7 +61,7 @@ def instrument(metrics: Metrics, meter_provider: MeterProvider | None = None) ->
         metrics: The counters. They also have to be an observer of the interceptors.
         meter_provider: The provider of the meter; ``None``: the global one.
     """
-    meter = get_meter(_SCOPE, version("grpc-idempotency"), meter_provider)
+    meter = get_meter(_SCOPE, __version__, meter_provider)
     histograms = _Histograms(meter, metrics)
     for each in INSTRUMENTS:
         if each.kind is not Kind.HISTOGRAM:
@@ -148,7 +148,7 @@ class Tracing:
         Args:
             tracer_provider: The provider of the tracer for recovery; ``None``: the global one.
         """
-        self._tracer = get_tracer(_SCOPE, version("grpc-idempotency"), tracer_provider)
+        self._tracer = get_tracer(_SCOPE, __version__, tracer_provider)
 
     @property
     def events(self) -> Collection[type[Event]]:
