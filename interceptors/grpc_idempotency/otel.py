@@ -149,6 +149,8 @@ class Tracing:
             tracer_provider: The provider of the tracer for recovery; ``None``: the global one.
         """
         self._tracer = get_tracer(_SCOPE, __version__, tracer_provider)
+        self._recovering: ContextVar[tuple[bytes, Span, Token[Context]] | None] = ContextVar("recovering", default=None)
+        """The operation that recovery runs in this context, its span, and the token that detaches it."""
 
     @property
     def events(self) -> Collection[type[Event]]:
@@ -201,14 +203,14 @@ class Tracing:
             attributes={METHOD: method, OPERATION: event.operation.hex(), ATTEMPT: event.attempt},
             links=[Link(_context_of(event.trace))] if event.trace else None,
         )
-        _recovering.set((event.operation, span, attach(set_span_in_context(span))))
+        self._recovering.set((event.operation, span, attach(set_span_in_context(span))))
 
     def _recovery_ended(self, event: ExecutionEnded) -> None:
-        recovering = _recovering.get()
+        recovering = self._recovering.get()
         if recovering is None or recovering[0] != event.operation:
             return
         _, span, token = recovering
-        _recovering.set(None)
+        self._recovering.set(None)
         detach(token)
         span.set_attribute(ENDING, event.ended.value)
         if event.ended is not Ending.ANSWERED:
@@ -217,8 +219,6 @@ class Tracing:
 
 
 _OF_ANOTHER_CALL = (Status.REPLAYED, Status.ATTACHED)
-_recovering: ContextVar[tuple[bytes, Span, Token[Context]] | None] = ContextVar("_recovering", default=None)
-"""The operation that recovery runs in this context, its span, and the token that detaches it."""
 
 
 def _context_of(trace: bytes) -> SpanContext:

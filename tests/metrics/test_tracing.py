@@ -10,6 +10,7 @@ from opentelemetry.trace import StatusCode
 
 from grpc_idempotency import Reason
 from grpc_idempotency.events import CallAnswered, Ending, ExecutionEnded, ExecutionStarted, Status
+from grpc_idempotency.otel import Tracing
 
 from .happenings import METHOD, NAME, TRACE, answered, refused
 from .watched import Watched, in_bytes, linked
@@ -128,3 +129,12 @@ def test_recoveries_do_not_end_each_other(watched: Watched) -> None:
     assert watched.spans() == ()
     one.run(watched.tracing, ended())
     assert len(watched.spans()) == 1
+
+
+def test_two_observers_have_a_span_each(watched: Watched) -> None:
+    """A second observer, as for a second provider, makes and ends a span of its own."""
+    observers = [watched.tracing, Tracing(watched.tracers)]
+    for event in (started(recovered=True), ended()):
+        for observer in observers:
+            observer(event)
+    assert [span.name for span in watched.spans()] == [METHOD[1:]] * 2
