@@ -79,7 +79,7 @@ def _matching(globs: Sequence[str]) -> list[Probe]:
 def _session(settings: Settings) -> Iterator[Session]:
     with Target(settings.address, tls=settings.tls) as target:
         target.ready(settings.wait)
-        types = Types(target.channel, settings.descriptors, settings.timeout)
+        types = Types(target.channel, settings.descriptors, settings.caller(), settings.timeout)
         yield Session(settings, target, types)
 
 
@@ -95,7 +95,7 @@ def _result(probe: Probe, session: Session) -> Result:
         means=outcome.means,
         advice=outcome.advice,
         seconds=time.monotonic() - began,
-        known=probe.id in session.settings.known_failing,
+        known=probe in _matching([*session.settings.known_failing]),
     )
 
 

@@ -50,8 +50,19 @@ class Session:
         self.types = types
         self.method: Method = types.method(settings.method)
         self.template = Template(self.method, settings.requests, "--request", settings.key_field)
+        self.other_body, self.failing, self.large = (
+            Template(self.method, texts, option, settings.key_field) if texts else None
+            for texts, option in (
+                (settings.other_body, "--other-body"),
+                (settings.failing_request or ("{}",), "--failing-request"),
+                (settings.large_request, "--large-request"),
+            )
+        )
+        """More requests of the method, if they are given."""
+        self.other = self._of_another_method()
+        """Requests of another method, if one is given."""
         self.markers = Markers()
-        self.metadata: Metadata = (*settings.metadata, *(settings.principals[0] if settings.principals else ()))
+        self.metadata: Metadata = settings.caller()
         self.oracle: Oracle | None = None
         if settings.count is not None:
             counter = types.method(settings.count.method, beside=self.method)
@@ -69,6 +80,12 @@ class Session:
         self.unit = 1
         """By how much one call changes the count."""
         self._before = 0
+
+    def _of_another_method(self) -> Template | None:
+        if not self.settings.other_method:
+            return None
+        method = self.types.method(self.settings.other_method, beside=self.method)
+        return Template(method, self.settings.other_request, "--other-request", self.settings.key_field)
 
     def begin(self, probe: str) -> None:
         """Prepares for a probe: its random numbers do not depend on the probes before it."""
@@ -125,7 +142,7 @@ class Session:
         """
         method = method or self.method
         metadata = [
-            *(self.metadata if caller is None else (*self.settings.metadata, *caller)),
+            *self.settings.caller(caller),
             *(self.key(operation.key) if key is None else key),
         ]
         if method.takes_stream:

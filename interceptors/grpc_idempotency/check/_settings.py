@@ -100,7 +100,7 @@ class Settings:
     skip: Sequence[str] = ()
     """Ids or globs of probes not to run."""
     known_failing: frozenset[str] = frozenset()
-    """Ids of probes that are expected to fail."""
+    """Ids or globs of probes that are expected to fail."""
     wait: float = 5.0
     """How many seconds to wait until the server answers at all."""
     timeout: float = 60.0
@@ -129,6 +129,16 @@ class Settings:
             raise WrongUsage("There can be two callers at most.")
         if unknown := self.refusals.keys() - REFUSALS.keys():
             raise WrongUsage(f"There is no refusal {min(unknown)!r}. There are: {', '.join(REFUSALS)}.")
+
+    def caller(self, caller: Metadata | None = None) -> Metadata:
+        """Returns the metadata of a caller's calls, without a key.
+
+        Args:
+            caller: The metadata that names the caller. ``None``: those of the first one.
+        """
+        if caller is None:
+            caller = self.principals[0] if self.principals else ()
+        return (*self.metadata, *caller)
 
     def refused(self, kind: str, code: str) -> bool:
         """Tells whether a status code is a refusal of this kind.

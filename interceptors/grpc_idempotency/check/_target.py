@@ -80,6 +80,7 @@ class Target:
             options: More channel options, which go before the kit's own.
         """
         self.address = address
+        self._how = "in plain text" if tls is None else "over TLS"
         given = {name for name, _ in options}
         every = [*options, *(one for one in _OPTIONS if one[0] not in given)]
         if authority:
@@ -106,7 +107,7 @@ class Target:
         try:
             grpc.channel_ready_future(self.channel).result(timeout=within)
         except grpc.FutureTimeoutError:
-            raise Unreachable(f"No gRPC server answers on {self.address}.") from None
+            raise Unreachable(f"No gRPC server answers on {self.address} {self._how}.") from None
 
     def start(
         self,

@@ -3,7 +3,7 @@
 import re
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -77,11 +77,11 @@ class Template:
         Raises:
             WrongUsage: The texts are not requests of the method.
         """
-        values = {"uuid": str(uuid.uuid4()), "marker": marker, "key": key}
         made = []
         for text in self._texts:
+            values = {"uuid": str(uuid.uuid4()), "marker": marker, "key": key}
             try:
-                message = json_format.Parse(_VARIABLE.sub(lambda found: values[found[1]], text), self.method.request())
+                message = json_format.Parse(_filled(text, values), self.method.request())
                 if self._key_field:
                     setattr(message, self._key_field, key)
             except (json_format.ParseError, AttributeError, TypeError) as error:
@@ -94,3 +94,7 @@ class Template:
         """Returns an operation with this key and marker."""
         messages = self.messages(key, marker)
         return Operation(key=key, marker=marker, requests=tuple(one.SerializeToString() for one in messages))
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda found: values[found[1]], text)

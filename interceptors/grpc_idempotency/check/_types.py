@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from grpc_idempotency.check._results import CannotCheck, WrongUsage
+from grpc_idempotency.check._settings import Metadata
 
 _WELL_KNOWN = {
     module.DESCRIPTOR.name: module.DESCRIPTOR
@@ -60,19 +61,20 @@ class Method:
 class Types:
     """Finds methods."""
 
-    def __init__(self, channel: grpc.Channel, descriptors: bytes, timeout: float) -> None:
+    def __init__(self, channel: grpc.Channel, descriptors: bytes, metadata: Metadata, timeout: float) -> None:
         """Makes the finder.
 
         Args:
             channel: To the server whose reflection is asked.
             descriptors: A serialized descriptor set that is used instead, unless it is empty.
+            metadata: Metadata of reflection calls.
             timeout: Seconds until a reflection call is given up.
 
         Raises:
             WrongUsage: The descriptor set can't be read.
         """
         self._channel = channel
-        self._timeout = timeout
+        self._metadata, self._timeout = tuple(metadata), timeout
         self._pool = descriptor_pool.DescriptorPool()
         self._known: set[str] = set()
         self._reflected = not descriptors
@@ -154,7 +156,7 @@ class Types:
                 response_deserializer=ServerReflectionResponse.FromString,
             )
             try:
-                (answer,) = _first(call(iter([request]), timeout=self._timeout))
+                (answer,) = _first(call(iter([request]), metadata=self._metadata, timeout=self._timeout))
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     continue

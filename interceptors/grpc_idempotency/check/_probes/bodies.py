@@ -22,7 +22,7 @@ from grpc_idempotency.check._outcomes import (
 )
 from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._session import Session, Trial
-from grpc_idempotency.check._templates import Operation, Template
+from grpc_idempotency.check._templates import Operation
 from grpc_idempotency.check._types import is_map, is_repeated
 
 _MAY_PASS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}
@@ -42,7 +42,7 @@ class Error(Probe):
     needs = "a request that fails: `--failing-request`, or an empty message"
 
     def run(self, session: Session) -> Outcome:
-        operation = self._failing(session)
+        operation = session.fresh(session.failing)
         first, again = session.call(operation), session.call(operation)
         effects = session.effects((operation,))
         if first.ok:
@@ -65,10 +65,6 @@ class Error(Probe):
             f"{first.code} was repeated exactly. Another request under its key got {valid}.",
             f"If that is the refusal of a used key: --refusal key-reused={valid.code}.",
         )
-
-    def _failing(self, session: Session) -> Operation:
-        texts = session.settings.failing_request or ("{}",)
-        return session.fresh(Template(session.method, texts, "--failing-request", session.settings.key_field))
 
 
 class MapOrder(Probe):
@@ -109,7 +105,7 @@ class LargeReply(Probe):
         size = sum(map(len, first.messages))
         if not first.ok or size < _LARGE:
             got = f"{size} bytes" if first.ok else str(first)
-            if session.settings.large_request:
+            if session.large is not None:
                 return unclear(
                     f"The reply to --large-request is {got}.", "Give a request whose reply has 8 KiB or more."
                 )
@@ -132,9 +128,8 @@ class LargeReply(Probe):
         return passed("A large reply was repeated exactly.")
 
     def _large(self, session: Session) -> Operation | None:
-        field = session.settings.key_field
-        if texts := session.settings.large_request:
-            return session.fresh(Template(session.method, texts, "--large-request", field))
+        if session.large is not None:
+            return session.fresh(session.large)
         operation = session.fresh()
         messages = [session.method.request.FromString(request) for request in operation.requests]
         longer = [_lengthened(message) for message in messages]

@@ -8,7 +8,6 @@ from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
 from grpc_idempotency.check._target import Target
-from grpc_idempotency.check._templates import Template
 
 _ROUNDS = 5
 _CONNECTIONS = 4
@@ -62,7 +61,9 @@ class OtherBody(Probe):
     needs = "a request with `{{uuid}}` or `{{marker}}`, or `--other-body`"
 
     def run(self, session: Session) -> Outcome:
-        template = self._other(session)
+        template = session.other_body
+        if template is None and session.template.varies("uuid", "marker"):
+            template = session.template
         if template is None:
             return unclear(
                 "No other request is known.", "Put {{marker}} into a text of --request, or give --other-body."
@@ -89,9 +90,3 @@ class OtherBody(Probe):
         if not session.difference(told, reused):
             return failed("The second request was answered with the reply to the first.", REUSE_SWALLOWED)
         return failed("The second request was answered with a reply of its own.", REUSE_EXECUTED)
-
-    def _other(self, session: Session) -> Template | None:
-        """Returns what makes another request than the first; ``None`` if every request is the same."""
-        if texts := session.settings.other_body:
-            return Template(session.method, texts, "--other-body", session.settings.key_field)
-        return session.template if session.template.varies("uuid", "marker") else None

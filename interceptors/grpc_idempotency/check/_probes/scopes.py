@@ -7,12 +7,10 @@ from grpc_idempotency.check._outcomes import (
     Outcome,
     failed,
     passed,
-    skipped,
     unclear,
 )
 from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._session import Session
-from grpc_idempotency.check._templates import Template
 
 
 class OtherMethod(Probe):
@@ -22,14 +20,12 @@ class OtherMethod(Probe):
     needs = "`--other-method`"
 
     def skips(self, session: Session) -> str:
-        return "" if session.settings.other_method else "No other method is given: --other-method."
+        return "" if session.other else "No other method is given: --other-method."
 
     def run(self, session: Session) -> Outcome:
-        other = session.types.method(session.settings.other_method, beside=session.method)
-        field = session.settings.key_field
-        if field and field not in other.request.DESCRIPTOR.fields_by_name:
-            return skipped(f"A request of {other.name[1:]} has no field {field}.")
-        template = Template(other, session.settings.other_request, "--other-request", field)
+        template = session.other
+        assert template is not None
+        other = template.method
         fresh = session.answer(session.fresh(template), method=other)
         if not fresh.ok:
             return unclear(
