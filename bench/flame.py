@@ -50,7 +50,13 @@ def draw(case: Case, callers: int, seconds: float, file: Path, store: StoreName 
     with folder_on_disk() as folder, closing(started(store, Path(folder))) as engine, ExitStack() as ends:
         place = engine.place(case.name)
         setup = Setup(
-            name=case.name, kind=case.kind, role="ours", service=case.service, database=place, store=engine.store
+            name=case.name,
+            kind=case.kind,
+            role="ours",
+            observed=case.reference == "unobserved",
+            service=case.service,
+            database=place,
+            store=engine.store,
         )
         server = Server(setup)
         ends.callback(lambda: server.end())
