@@ -54,12 +54,11 @@ class Entry:
 
 
 class Guard:
-    """A guard in memory. It knows the keys of metadata and, with ``field``, the field ``request_id``."""
+    """A guard in memory. It knows the keys of the field ``request_id`` and, with ``header``, of metadata."""
 
-    def __init__(self, faults: Collection[str] = (), *, header: bool = True, field: bool = True) -> None:
+    def __init__(self, faults: Collection[str] = (), *, header: bool = True) -> None:
         assert set(faults) <= set(FAULTS)
-        self._faults = faults
-        self._header, self._field = header, field
+        self._faults, self._header = faults, header
         self._entries: dict[tuple[str, ...], Entry] = {}
 
     async def __call__(self, method: str, request: Any, context: Any, behaviour: Behaviour) -> Any:
@@ -115,11 +114,8 @@ class Guard:
         )
 
     async def _key(self, request: Any, context: Any) -> str | None:
-        keys = [value for name, value in context.invocation_metadata() if name == "idempotency-key"]
-        if self._field and not keys and request.request_id:
-            keys = [request.request_id]
-        if not self._header and not request.request_id:
-            return None
+        metadata = context.invocation_metadata() if self._header else ()
+        keys = [value for name, value in metadata if name == "idempotency-key"] or [*filter(None, [request.request_id])]
         if not keys:
             return None
         key = keys[0]
