@@ -3,7 +3,7 @@
 import pickle
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -48,6 +48,9 @@ class OwnOperatorStore(OwnStore):
         return Counter(
             (one.method, one.state) for one in self._records() if completed or one.state is not State.COMPLETED
         )
+
+    def methods(self) -> Collection[str]:
+        return {one.method for one in self._records()}
 
     def notes(self, name: bytes) -> Sequence[Note]:
         with self._database() as db:

@@ -27,7 +27,7 @@ TTL = timedelta(hours=24)
 _AT_ONCE = 100
 _DIGITS = re.compile(r"[0-9a-fA-F]{1,32}\Z")
 _WHOLE_NAME = 32
-_CALLS = ("list", "find", "count", "notes", "resolve", "forget")
+_CALLS = ("list", "find", "count", "methods", "notes", "resolve", "forget")
 
 
 @contextmanager
@@ -105,8 +105,7 @@ def operations(
     if method is None or not any(character in method for character in "*?["):
         yield from _pages(store, _AT_ONCE, method=method, **chosen)
         return
-    counted = store.count(completed=not stuck and state in (None, State.COMPLETED))
-    names = {name for name, _ in counted if fnmatchcase(name, method)}
+    names = [name for name in store.methods() if fnmatchcase(name, method)]
     at_once = max(1, _AT_ONCE // max(1, len(names)))
     pages = [_pages(store, at_once, method=name, **chosen) for name in names]
     yield from heapq.merge(*pages, key=lambda record: (record.created_at, record.name), reverse=newest_first)

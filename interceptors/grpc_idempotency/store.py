@@ -22,7 +22,7 @@ each call below is atomic: it takes effect at one instant, as durably as the sto
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
 A store whose database can also hold a handler's rows has three more calls: see
-:mod:`grpc_idempotency.transactions`. A store that operators can look into and change has six more (6.4): see
+:mod:`grpc_idempotency.transactions`. A store that operators can look into and change has seven more (6.4): see
 :class:`OperatorStore`.
 
 ``grpc_idempotency.testing`` contains the test suites that every store passes.
@@ -293,6 +293,13 @@ class AsyncOperatorStore(AsyncStore, Protocol):
             may be missed, or counted in both states.
         """
 
+    def methods(self) -> Awaitable[Collection[str]]:
+        """Reads the names of the methods that have records. This takes little time, however many records there are.
+
+        Returns:
+            The full names, each once. Methods whose records have all expired may be among them.
+        """
+
     def notes(self, name: bytes) -> Awaitable[Sequence[Note]]:
         """Reads what operators did to an operation, whether it has a record or not.
 
@@ -443,6 +450,9 @@ class OperatorStore(Store, Protocol):
 
     def count(self, *, completed: bool = True) -> Mapping[tuple[str, State], int]:
         """See :meth:`AsyncOperatorStore.count`."""
+
+    def methods(self) -> Collection[str]:
+        """See :meth:`AsyncOperatorStore.methods`."""
 
     def notes(self, name: bytes) -> Sequence[Note]:
         """See :meth:`AsyncOperatorStore.notes`."""

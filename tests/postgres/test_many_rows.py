@@ -134,6 +134,11 @@ def test_a_search_by_name_reads_a_range(explained: Explained) -> None:
     assert explained.pages("find", found) < 20
 
 
+def test_methods_are_found_by_seeks(explained: Explained) -> None:
+    """The names of methods take a few pages for each method (6.4)."""
+    assert explained.pages("methods", {}) < FEW_PAGES
+
+
 def test_open_operations_are_counted_by_their_index(explained: Explained) -> None:
     """Without the completed ones, only the open ones are read."""
     assert explained.pages("count", {"completed": False}) < OPEN_PAGES

@@ -80,7 +80,8 @@ BATCHED = (
     *("get", "standing"),
 )
 SINGLE = (
-    *("steps", "list", "list_newest", "list_open", "list_open_newest", "find", "count", "notes", "pending", "sweep"),
+    *("steps", "list", "list_newest", "list_open", "list_open_newest", "find", "count", "methods"),
+    *("notes", "pending", "sweep"),
 )
 IN_TRANSACTIONS = ("look", "look_again", "has_step", "complete_one", "record_one_step")
 

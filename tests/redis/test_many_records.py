@@ -72,3 +72,4 @@ async def test_a_million_would_do(make: Make, client: Any, clock: HandClock) -> 
         assert (await watched.during(store.find, one[:6])).get("get", 0) < 5
         for completed in (False, True):
             assert "get" not in await watched.during(store.count, completed=completed)
+        assert "get" not in await watched.during(store.methods)

@@ -12,7 +12,7 @@ import pytest
 
 from grpc_idempotency.records import Note, State
 from grpc_idempotency.stores._calls.parts import Parts, counting, listing
-from grpc_idempotency.stores._calls.requests import FindRequest, NotesRequest, PendingRequest, Request
+from grpc_idempotency.stores._calls.requests import FindRequest, MethodsRequest, NotesRequest, PendingRequest, Request
 from grpc_idempotency.stores._sqlite import reads, rows
 from grpc_idempotency.stores.sqlite import SQLiteStore
 from grpc_idempotency.testing import TTL, a_claim
@@ -119,6 +119,7 @@ QUESTIONS: dict[str, Callable[[Filled], Parts[Any]]] = {
     **{f"list {chosen}": pages(**chosen) for chosen in LISTS},
     **{f"list {chosen} of a time": window(**chosen) for chosen in LISTS},
     "find": lambda _: single(FindRequest.of("abcdef", 2)),
+    "methods": lambda _: single(MethodsRequest()),
     "notes": lambda file: single(NotesRequest(file.noted)),
     "pending": lambda _: single(PendingRequest(tuple(METHODS), 100)),
 }

@@ -132,7 +132,8 @@ def test_a_store_without_the_calls_of_operators(site: Path, tmp_path: Path, caps
     store: Any = grpc_idempotency.store_from_url(url)
     held(store)
     assert main(["ls", url]) == 2
-    error = "grpc-idempotency: OwnStore is not for operators: it has no list, find, count, notes, resolve, forget\n"
+    missing = "list, find, count, methods, notes, resolve, forget"
+    error = f"grpc-idempotency: OwnStore is not for operators: it has no {missing}\n"
     assert capsys.readouterr() == ("", error)
 
 

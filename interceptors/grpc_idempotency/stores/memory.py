@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -35,6 +35,7 @@ from grpc_idempotency.stores._calls.requests import (
     GetRequest,
     HoldRequest,
     ListRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     Place,
@@ -209,6 +210,9 @@ class _Records:
         found = Counter((one.method, one.state) for one in self._all())
         return {key: n for key, n in found.items() if asked.completed or key[1] is not State.COMPLETED}, None
 
+    def methods(self, asked: MethodsRequest) -> Collection[str]:
+        return {one.method for one in self._all()}
+
     def notes(self, asked: NotesRequest) -> Sequence[Note]:
         return self._kept_notes(asked.name)
 
@@ -350,6 +354,7 @@ _ANSWERS: dict[type[Request[Any]], Callable[[_Records, Any], Any]] = {
     ListRequest: _Records.list,
     FindRequest: _Records.find,
     CountRequest: _Records.count,
+    MethodsRequest: _Records.methods,
     NotesRequest: _Records.notes,
     ResolveRequest: _Records.resolve,
     ForgetRequest: _Records.forget,

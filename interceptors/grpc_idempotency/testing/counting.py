@@ -1,8 +1,8 @@
-"""The contract for searches by name and for counts, for operators."""
+"""The contract for searches by name, for methods and for counts, for operators."""
 
 from grpc_idempotency.records import State
 from grpc_idempotency.testing.harness import AsyncOperatorHarness
-from grpc_idempotency.testing.makers import METHOD, TTL, a_claim
+from grpc_idempotency.testing.makers import FAILURE, LEASE, METHOD, OUTCOME, TTL, a_claim
 from grpc_idempotency.testing.raising import raises
 from grpc_idempotency.testing.states import (
     put_completed,
@@ -15,7 +15,7 @@ from grpc_idempotency.testing.states import (
 
 
 class CountContract:
-    """Searches by name, and counts."""
+    """Searches by name, methods, and counts."""
 
     async def test_records_are_found_by_the_beginnings_of_their_names(self, harness: AsyncOperatorHarness) -> None:
         """Any number of digits will do, also an odd one; the records are whole, and in the order of their names."""
@@ -47,6 +47,24 @@ class CountContract:
         for prefix in ("x", "0x", "a b", "-1", "a_b", "٣", "0" * 33):
             with raises(ValueError):
                 await store.find(prefix)
+
+    async def test_the_methods_of_records(self, harness: AsyncOperatorHarness) -> None:
+        """Each method with a record is there once, in whatever state its records are."""
+        store = await harness.store()
+        assert list(await store.methods()) == []
+        await put_running(store)
+        assert list(await store.methods()) == [METHOD]
+        claims = [a_claim(method=f"/a.B/{name}") for name in ("Running", "Held", "Waiting", "Undoing", "Done", "Wëird")]
+        for claim in (*claims, a_claim(method="/a.B/Done")):
+            assert await store.claim(claim) is None
+        _, held, waiting, undoing, done, _ = claims
+        assert await store.hold(held.name, held.fence, "its server died")
+        assert await store.wait(waiting.name, waiting.fence, LEASE, 1, 0)
+        assert await store.undo(undoing.name, undoing.fence, FAILURE)
+        assert await store.complete(done.name, done.fence, OUTCOME, TTL)
+        assert sorted(await store.methods()) == sorted([METHOD, *(claim.method for claim in claims)])
+        assert await store.release(held.name, held.fence)
+        assert held.method not in await store.methods()
 
     async def test_records_are_counted_by_method_and_state(self, harness: AsyncOperatorHarness) -> None:
         """Only unexpired ones, and without zeros; ``completed=False`` leaves completed ones out."""

@@ -22,6 +22,7 @@ from grpc_idempotency.stores._calls.requests import (
     ForgetRequest,
     GetRequest,
     HoldRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     ReleaseLapsedRequest,
@@ -137,6 +138,10 @@ class AsyncCalls(abc.ABC):
     async def count(self, *, completed: bool = True) -> Mapping[tuple[str, State], int]:
         """Counts the records of each method and state."""
         return await self._ask_all(counting(completed))
+
+    def methods(self) -> Awaitable[Collection[str]]:
+        """Reads the names of the methods that have records."""
+        return self._ask(MethodsRequest())
 
     def notes(self, name: bytes) -> Awaitable[Sequence[Note]]:
         """Reads what operators did to an operation, the oldest note first."""

@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -248,6 +248,11 @@ class CountRequest(Request[tuple[Counts, Any]]):
 
     completed: bool
     after: Any = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class MethodsRequest(Request[Collection[str]]):
+    """``methods``."""
 
 
 @dataclass(slots=True, eq=False, repr=False)

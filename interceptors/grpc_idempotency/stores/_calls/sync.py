@@ -21,6 +21,7 @@ from grpc_idempotency.stores._calls.requests import (
     ForgetRequest,
     GetRequest,
     HoldRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     ReleaseLapsedRequest,
@@ -133,6 +134,10 @@ class Calls(abc.ABC):
     def count(self, *, completed: bool = True) -> Mapping[tuple[str, State], int]:
         """Counts the records of each method and state."""
         return self._ask_all(counting(completed))
+
+    def methods(self) -> Collection[str]:
+        """Reads the names of the methods that have records."""
+        return self._ask(MethodsRequest())
 
     def notes(self, name: bytes) -> Sequence[Note]:
         """Reads what operators did to an operation, the oldest note first."""

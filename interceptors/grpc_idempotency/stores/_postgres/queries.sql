@@ -390,6 +390,18 @@ SELECT method, state, n FROM open
 UNION ALL SELECT (SELECT o.method FROM {s}.operations AS o WHERE o.method_crc = c.crc LIMIT 1), 1, c.n
 FROM (SELECT crc, CAST(sum(n) AS bigint) AS n FROM completed GROUP BY crc) AS c WHERE c.n > 0
 
+-- name: methods
+-- Reads the methods of operations, one seek for each CRC. Of two methods with the same CRC it finds one.
+WITH RECURSIVE lanes (crc) AS (
+    SELECT min(o.method_crc) FROM {s}.operations AS o
+    UNION ALL
+    SELECT (SELECT min(o.method_crc) FROM {s}.operations AS o WHERE o.method_crc > l.crc) FROM lanes AS l
+    WHERE l.crc IS NOT NULL
+)
+SELECT f.method FROM lanes AS l CROSS JOIN LATERAL (
+    SELECT o.method FROM {s}.operations AS o WHERE o.method_crc = l.crc ORDER BY o.created_at DESC, o.name DESC LIMIT 1
+) AS f
+
 -- name: notes
 -- Reads what operators did to one operation.
 SELECT n.at, n.by, n.action, n.reason FROM {s}.notes AS n

@@ -13,6 +13,7 @@ from grpc_idempotency.stores._calls.requests import (
     FindRequest,
     GetRequest,
     ListRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     Request,
@@ -91,6 +92,10 @@ class Reads:
         found = self._execute(db, "count", completed=request.completed).fetchall()
         return {(method, rows.STATES[state]): number for method, state, number in found}, None
 
+    def methods(self, db: Connection, request: MethodsRequest) -> Any:
+        """Reads the names of the methods of operations."""
+        return [method for (method,) in self._execute(db, "methods").fetchall()]
+
     def notes(self, db: Connection, request: NotesRequest) -> Any:
         """Reads what operators did to one operation."""
         return list(map(rows.note, self._execute(db, "notes", name=request.name, kept=NOTES_KEPT).fetchall()))
@@ -142,6 +147,7 @@ _READS: dict[type[Request[Any]], Callable[[Reads, Connection, Any], Any]] = {
     ListRequest: Reads.list,
     FindRequest: Reads.find,
     CountRequest: Reads.count,
+    MethodsRequest: Reads.methods,
     NotesRequest: Reads.notes,
     SweepRequest: Reads.sweep,
 }

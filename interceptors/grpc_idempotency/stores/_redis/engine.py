@@ -11,6 +11,7 @@ from grpc_idempotency.stores._calls.requests import (
     CountRequest,
     FindRequest,
     ListRequest,
+    MethodsRequest,
     PendingRequest,
     Request,
     SweepRequest,
@@ -22,7 +23,7 @@ from grpc_idempotency.stores._redis.lane import Confirmation, Lane
 from grpc_idempotency.stores._redis.nodes import Nodes
 from grpc_idempotency.stores._redis.plans import Plans
 
-_LONG = (CountRequest, FindRequest, ListRequest, PendingRequest, SweepRequest)
+_LONG = (CountRequest, FindRequest, ListRequest, MethodsRequest, PendingRequest, SweepRequest)
 """Requests that may take long. They have a lane of their own, so that no renewal waits behind them."""
 _log = logging.getLogger("grpc_idempotency.stores.redis")
 

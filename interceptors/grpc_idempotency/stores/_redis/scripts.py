@@ -11,6 +11,7 @@ NAMES = (
     "count",
     "forget",
     "hold",
+    "methods",
     "names",
     "notes",
     "places",
@@ -26,7 +27,7 @@ NAMES = (
     "wait",
     "watch",
 )
-_UNCONFIRMED = ("count", "names", "notes", "places", "reached", "read", "standing", "steps", "watch")
+_UNCONFIRMED = ("count", "methods", "names", "notes", "places", "reached", "read", "standing", "steps", "watch")
 """Scripts that change no record."""
 
 

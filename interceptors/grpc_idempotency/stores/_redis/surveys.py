@@ -1,7 +1,7 @@
 """The plans of requests for many operations, which ask all hash tags."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -11,6 +11,7 @@ from grpc_idempotency.stores._calls.requests import (
     Counts,
     FindRequest,
     ListRequest,
+    MethodsRequest,
     PendingRequest,
     Place,
     Request,
@@ -108,6 +109,12 @@ class Surveys:
             for method, state, number in zip(part[::3], part[1::3], part[2::3], strict=True):
                 counts[method.decode(), packing.state(state)] += number
         return +counts, None
+
+    def methods(self, _: MethodsRequest) -> Plan[Collection[str]]:
+        """Reads the methods of the records of all tags."""
+        kinds = (self._keys.open, self._keys.done, self._keys.methods)
+        parts = yield self._of_all_tags("methods", kinds)
+        return {method.decode() for part in parts for method in part}
 
     def pending(self, asked: PendingRequest) -> Plan[Sequence[Record]]:
         """Reads the lapsed records of all tags, chooses among them, and reads those again with their requests."""
@@ -232,6 +239,7 @@ _PLANS: dict[type[Request[Any]], Callable[[Surveys, Any], Plan[Any]]] = {
     ListRequest: Surveys.list,
     FindRequest: Surveys.find,
     CountRequest: Surveys.count,
+    MethodsRequest: Surveys.methods,
     StandingRequest: Surveys.standing,
     SweepRequest: Surveys.sweep,
 }

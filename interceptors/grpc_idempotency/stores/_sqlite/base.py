@@ -17,6 +17,7 @@ from grpc_idempotency.stores._calls.requests import (
     FindRequest,
     GetRequest,
     ListRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     Request,
@@ -49,9 +50,9 @@ class SQLiteBase:
         synchronous: ``FULL`` or ``EXTRA``; ``NORMAL`` is faster and may lose the last commits when the power fails.
         foreign_keys: Makes SQLite enforce the foreign keys of your own tables. A violation makes only its own
             transaction fail; a violation of a deferred key shows at the commit, which several transactions may share.
-        read_only: Answers only ``get``, ``standing``, ``list``, ``find``, ``count``, ``notes``, ``steps`` and
-            ``pending``, and creates or changes nothing, not even a file beside the store's. For tools that only inspect
-            the store.
+        read_only: Answers only ``get``, ``standing``, ``list``, ``find``, ``count``, ``methods``, ``notes``,
+            ``steps`` and ``pending``, and creates or changes nothing, not even a file beside the store's. For tools
+            that only inspect the store.
         migrate: ``False`` to refuse a file or tables that are missing or old, instead of creating or migrating them;
             see :meth:`ddl`.
     """
@@ -187,6 +188,7 @@ _READS = (
     GetRequest,
     StandingRequest,
     ListRequest,
+    MethodsRequest,
     FindRequest,
     CountRequest,
     NotesRequest,

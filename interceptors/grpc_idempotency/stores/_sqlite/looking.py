@@ -6,11 +6,11 @@ request looks at a bounded number of operations, since the file's only connectio
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
 from grpc_idempotency.records import State
-from grpc_idempotency.stores._calls.requests import CountRequest, FindRequest, ListRequest, NotesRequest
+from grpc_idempotency.stores._calls.requests import CountRequest, FindRequest, ListRequest, MethodsRequest, NotesRequest
 from grpc_idempotency.stores._sqlite import rows
 from grpc_idempotency.stores._sqlite.tables import Tables
 
@@ -91,6 +91,14 @@ def count_part(db: sqlite3.Connection, tables: Tables, request: CountRequest) ->
     request.value = counts, (method, after)
 
 
+def methods(db: sqlite3.Connection, tables: Tables, request: MethodsRequest) -> None:
+    """Reads the names of the methods of operations: one seek for each pair of a state and a method."""
+    with _snapshot(db):
+        numbers = {method for _, method in _pairs(db, tables, range(len(rows.STATES)))}
+        named = (db.execute(tables.sql["method_name"], (number,)).fetchone() for number in numbers)
+        request.value = [row[0] for row in named if row is not None]
+
+
 def notes(db: sqlite3.Connection, tables: Tables, request: NotesRequest) -> None:
     """Reads the notes on one operation."""
     found = db.execute(tables.sql["notes"], (request.name, tables.clock.now())).fetchall()
@@ -118,8 +126,13 @@ def _ranges(db: sqlite3.Connection, tables: Tables, request: ListRequest) -> lis
     if request.method is not None:
         method = tables.methods.find(db, request.method)
         return [] if method is None else [(state, method) for state in wanted]
+    return _pairs(db, tables, wanted)
+
+
+def _pairs(db: sqlite3.Connection, tables: Tables, states: Sequence[int]) -> list[rows.Row]:
+    """Returns the pairs of one of these states and a method of which there are operations."""
     found: list[rows.Row] = []
-    for state in wanted:
+    for state in states:
         is_done = state == rows.COMPLETED
         statement = tables.sql["next_done_method" if is_done else "next_method"]
         at = -1

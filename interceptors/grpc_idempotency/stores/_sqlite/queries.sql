@@ -248,6 +248,10 @@ SELECT EXISTS (SELECT 1 FROM {p}operations WHERE expires_at <= ?)
 -- Reads the number of a method.
 SELECT id FROM {p}methods WHERE name = ?
 
+-- name: method_name
+-- Reads the name of a method by its number.
+SELECT name FROM {p}methods WHERE id = ?
+
 -- name: add_method
 -- Gives a number to a method, unless it has one.
 INSERT INTO {p}methods (name) VALUES (?) ON CONFLICT (name) DO NOTHING

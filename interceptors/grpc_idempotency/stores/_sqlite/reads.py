@@ -11,6 +11,7 @@ from grpc_idempotency.stores._calls.requests import (
     FindRequest,
     GetRequest,
     ListRequest,
+    MethodsRequest,
     NotesRequest,
     PendingRequest,
     Request,
@@ -145,5 +146,6 @@ _READS: dict[type[Request[Any]], Callable[[sqlite3.Connection, Tables, Any], Non
     ListRequest: looking.list_part,
     FindRequest: looking.find,
     CountRequest: looking.count_part,
+    MethodsRequest: looking.methods,
     NotesRequest: looking.notes,
 }
