@@ -27,7 +27,7 @@ class Printer:
     def __call__(self, event: Event) -> None:
         match event:
             case CallAnswered(method=method, status=status, reason=reason, code=code):
-                how = status.value if status else reason.name if reason else "without a key"
+                how = reason.name if reason else status.value if status else "without a key"
                 self._lines.put(f"{method} {how} {code.name}")
             case Held(method=method, operation=operation, reason=reason):
                 self._lines.put(f"{method} {operation.hex()} is held: {reason}")

@@ -112,10 +112,11 @@ class CallAnswered(Event):
     operation: bytes | None
     """The operation's name; ``None`` if the call has no key, or its key or its principal was refused."""
     status: Status | None
-    """How the call was answered: the value of the trailer ``idempotency-status``. ``None`` if the call was refused, has
-    no key, or its client has gone away."""
+    """How the call was answered: the value of the trailer ``idempotency-status``. ``None`` if the call has no key, or
+    its client has gone away."""
     reason: Reason | None
-    """Why the call was refused; ``None`` if it was not, or for a reason that gRPC has without this library."""
+    """Why the call was refused. ``None`` if it was not, or if it was refused as gRPC itself would do: its message can't
+    be read, or its messages are too large."""
     code: Code
     """The status code of the answer; ``CANCELLED`` if the client has gone away."""
     seconds: float

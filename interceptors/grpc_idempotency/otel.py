@@ -188,7 +188,7 @@ class Tracing:
             return
         if event.operation is not None:
             span.set_attribute(OPERATION, event.operation.hex())
-        if event.operation is not None or event.reason is not None:
+        if event.operation is not None or event.status is not None:
             span.set_attribute(STATUS, status_of(event))
         if event.reason is not None:
             span.set_attribute(REASON, event.reason.name)

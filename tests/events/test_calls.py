@@ -212,7 +212,7 @@ async def _doubts(_context: Any) -> None:
                     "Held its handler could not find out: the bank did not answer",
                     "Settled held",
                 ),
-                "CallAnswered outcome_unknown failed_precondition",
+                "CallAnswered refused outcome_unknown failed_precondition",
             ],
         ),
     ],
@@ -252,14 +252,14 @@ async def test_a_bidirectional_call(start: Start) -> None:
     """A keyed bidirectional call is refused, or by policy passed through untold (4.8)."""
     rig = await start(BIDI)
     await rig.call(Play(), key=new_key(), silent=True)
-    assert rig.lines() == ["CallAnswered streaming_unsupported unimplemented"]
+    assert rig.lines() == ["CallAnswered refused streaming_unsupported unimplemented"]
 
 
 # Refusals
 
 
 def told_of(reason: Reason) -> str:
-    return f"CallAnswered {reason.name.lower()} {reason.status.name.lower()}"
+    return f"CallAnswered refused {reason.name.lower()} {reason.status.name.lower()}"
 
 
 async def key_invalid(rig: Rig) -> None:
@@ -344,6 +344,22 @@ async def test_refusals(start: Start, shape: str, reason: Reason) -> None:
 def test_every_reason_is_told() -> None:
     """No reason is without its test here."""
     assert {*REFUSALS, Reason.STREAMING_UNSUPPORTED, Reason.OUTCOME_UNKNOWN} == {*Reason}
+
+
+@each_call
+async def test_a_message_that_can_not_be_read(start: Start, shape: str) -> None:
+    """It is refused as gRPC would refuse it, without a reason; its call has a key all the same (2.2)."""
+    rig = await start(shape)
+    await rig.service.start(shape, b"\xff", key=new_key()).end()
+    await rig.heard.answered(1)
+    assert rig.lines() == ["CallAnswered refused internal"]
+
+
+async def test_a_stream_that_is_too_large(start: Start) -> None:
+    """It is refused without a reason, too (4.8)."""
+    rig = await start(CLIENT, Policy(max_request_bytes=100))
+    await rig.call(Play(), "a" * 60, "b" * 60, key=new_key(), silent=True)
+    assert rig.lines() == ["CallAnswered refused resource_exhausted"]
 
 
 @each_call

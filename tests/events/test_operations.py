@@ -119,7 +119,7 @@ async def test_undos_that_fail(serve: Servers, heard: Recorder, log: Log) -> Non
     assert heard.lines() == [
         *(CLAIMED, STARTED, "StepFinished a", ENDED, "Settled undoing", "Settled waiting"),
         *("Claimed 2", "ExecutionStarted 2", "ExecutionEnded 2 answered", held, "Settled held"),
-        "CallAnswered outcome_unknown failed_precondition",
+        "CallAnswered refused outcome_unknown failed_precondition",
     ]
 
 

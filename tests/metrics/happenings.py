@@ -39,7 +39,7 @@ def answered(status: Status | None = Status.EXECUTED, *, method: str = METHOD, *
 
 
 def refused(reason: Reason) -> CallAnswered:
-    return answered(None, reason=reason, code=reason.status)
+    return answered(Status.REFUSED, reason=reason, code=reason.status)
 
 
 def of_each_kind() -> list[Event]:

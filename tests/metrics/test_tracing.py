@@ -54,7 +54,7 @@ def test_the_span_of_a_refusal(watched: Watched) -> None:
         "grpc_idempotency.operation": NAME.hex(),
         "grpc_idempotency.reason": "KEY_REUSED",
     }
-    malformed = answered(None, operation=None, reason=Reason.KEY_INVALID, code=Reason.KEY_INVALID.status)
+    malformed = answered(Status.REFUSED, operation=None, reason=Reason.KEY_INVALID, code=Reason.KEY_INVALID.status)
     assert span_of(malformed, watched).attributes == {
         "grpc_idempotency.status": "refused",
         "grpc_idempotency.reason": "KEY_INVALID",

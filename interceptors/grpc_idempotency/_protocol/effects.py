@@ -53,6 +53,7 @@ class Status(enum.Enum):
     REPLAYED = "replayed"
     ATTACHED = "attached"
     UNPROTECTED = "unprotected"
+    REFUSED = "refused"
 
 
 @dataclass(slots=True, unsafe_hash=True)

@@ -45,9 +45,9 @@ def call_answered(
             if record is not None:
                 trace = record.trace
         case Refusal():
-            code, trace = reply.reason.status, b""
+            status, code, trace = Status.REFUSED, reply.reason.status, b""
         case Outcome():
-            code, trace = reply.status, b""
+            status, code, trace = Status.REFUSED, reply.status, b""
         case None:
             trace = b""
     return CallAnswered(

@@ -10,7 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from grpc_idempotency._protocol.effects import Answer, Status
 from grpc_idempotency._protocol.refusals import DOMAIN, Refusal
-from grpc_idempotency._wire.trailers import CREATED, PUSH_BACK, REFUSED, STATUS, STATUS_DETAILS
+from grpc_idempotency._wire.trailers import CREATED, PUSH_BACK, STATUS, STATUS_DETAILS
 from grpc_idempotency.records import Outcome, Trailers
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
     if isinstance(answer, Refusal):
         return _refusal_outcome(answer)
     if isinstance(answer, Outcome):
-        return replace(answer, trailers=((STATUS, REFUSED),))
+        return replace(answer, trailers=MARKS[Status.REFUSED])
     ours = MARKS[answer.mark]
     if answer.created is not None:
         ours += ((CREATED, rfc3339(answer.created)),)
@@ -38,7 +38,7 @@ def reply_to(answer: Answer | Refusal | Outcome) -> Outcome:
 
 
 def _refusal_outcome(refusal: Refusal) -> Outcome:
-    trailers: Trailers = ((STATUS, REFUSED), (STATUS_DETAILS, _details_of(refusal).SerializeToString()))
+    trailers = (*MARKS[Status.REFUSED], (STATUS_DETAILS, _details_of(refusal).SerializeToString()))
     if refusal.push_back and refusal.retry_after is not None:
         trailers += ((PUSH_BACK, str(round(refusal.retry_after / timedelta(milliseconds=1)))),)
     return Outcome(status=refusal.reason.status, details=refusal.message, trailers=trailers)

@@ -6,7 +6,6 @@ from grpc_idempotency.records import Outcome
 
 STATUS = "idempotency-status"
 CREATED = "idempotency-created"
-REFUSED = "refused"
 STATUS_DETAILS = "grpc-status-details-bin"
 PUSH_BACK = "grpc-retry-pushback-ms"
 

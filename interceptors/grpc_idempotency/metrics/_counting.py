@@ -230,7 +230,7 @@ class Metrics:
         calls = self._counts[CALLS]
         calls[name, Status.UNPROTECTED.value, Code.OK.name, ""] = 0
         for reason in (Reason.STORE_UNAVAILABLE, Reason.KEY_REUSED):
-            calls[name, "refused", reason.status.name, reason.name] = 0
+            calls[name, Status.REFUSED.value, reason.status.name, reason.name] = 0
         for for_good in _FOR_GOOD.values():
             self._counts[LEASES_LOST][name, for_good] = 0
         self._counts[TAKEOVERS][name,] = 0
@@ -244,8 +244,6 @@ def status_of(event: CallAnswered) -> str:
     """
     if event.status is not None:
         return event.status.value
-    if event.reason is not None:
-        return "refused"
     return "unkeyed" if event.operation is None else "cancelled"
 
 

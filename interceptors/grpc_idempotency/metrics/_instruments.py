@@ -6,8 +6,8 @@ from dataclasses import dataclass
 METHOD = "rpc.method"
 """The attribute with the full method name, ``package.Service/Method``, or ``OTHER``."""
 STATUS = "grpc_idempotency.status"
-"""The attribute that says how a call was answered: ``executed``, ``replayed``, ``attached`` or ``unprotected``, as in
-the trailer ``idempotency-status``; ``refused``; ``cancelled``, if its client has gone away; or ``unkeyed``."""
+"""The attribute that says how a call was answered: ``executed``, ``replayed``, ``attached``, ``unprotected`` or
+``refused``, as in the trailer ``idempotency-status``; ``cancelled``, if its client has gone away; or ``unkeyed``."""
 CODE = "rpc.response.status_code"
 """The attribute with the name of the answer's status code."""
 ERROR = "error.type"
