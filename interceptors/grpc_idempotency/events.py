@@ -147,8 +147,9 @@ class Claimed(Event):
     """The operation's name."""
     attempt: int
     """The number of the claim: 1, and one more for each take-over."""
-    taken_over: bool
-    """True if the operation has had a run before, which was cut short or failed in a way that may pass."""
+    cut_short: bool
+    """True if the operation's last run was cut short: its server is gone, or too slow to renew the lease. False for a
+    first claim, and for a take-over of an operation that was waiting."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,7 +156,7 @@ async def test_a_take_over(serve: Servers, heard: Recorder) -> None:
     assert (await call.end()).status is grpc.StatusCode.OK
     await heard.answered(1)
     *told, answer = heard.lines()
-    assert told == ["Claimed 2 taken_over", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED]
+    assert told == ["Claimed 2 cut_short", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED]
     assert answer in (EXECUTED, "CallAnswered attached ok")
     store.down.clear()
     await lost.end()
@@ -225,7 +225,7 @@ async def done(_request: StringValue, _context: Any) -> StringValue:
             {"effects": Effects.REPEATABLE},
             SHORT,
             [
-                *("Recovered run", "Claimed 2 taken_over", "ExecutionStarted 2 recovered"),
+                *("Recovered run", "Claimed 2 cut_short", "ExecutionStarted 2 recovered"),
                 *("ExecutionEnded 2 answered", COMPLETED),
             ],
         ),

@@ -26,7 +26,7 @@ _BECAME = {
 def log(event: Event) -> None:
     """Writes an event to the log, unless it is one of those that need nobody's attention."""
     match event:
-        case Claimed(method=method, operation=operation, taken_over=True):
+        case Claimed(method=method, operation=operation, cut_short=True):
             logger.warning("took over operation %s of %s, whose server is gone", operation.hex(), method)
         case Claimed(method=method, operation=operation):
             logger.warning("operation %s of %s runs again", operation.hex(), method)

@@ -52,8 +52,8 @@ def tell(observers: Observers, call: Call, effect: Tell, *, ran: bool) -> None:
     method, operation = call.method, call.name
     match effect.told:
         case Told.TOOK_OVER | Told.RUNS_AGAIN:
-            over = effect.told is Told.TOOK_OVER
-            observers.announce(Claimed(method=method, operation=operation, attempt=effect.attempt, taken_over=over))
+            cut_short = effect.told is Told.TOOK_OVER
+            observers.announce(Claimed(method=method, operation=operation, attempt=effect.attempt, cut_short=cut_short))
         case Told.HELD:
             observers.announce(Held(method=method, operation=operation, reason=effect.reason))
             if ran and observers.settled is not None:
@@ -80,7 +80,7 @@ def lease_lost(observers: Observers, call: Call, told: Told) -> None:
 def claimed(observers: Observers, call: Call) -> None:
     """Tells of the first claim of an operation."""
     assert observers.claimed is not None
-    observers.claimed(Claimed(method=call.method, operation=call.name, attempt=1, taken_over=False))
+    observers.claimed(Claimed(method=call.method, operation=call.name, attempt=1, cut_short=False))
 
 
 def started(observers: Observers, call: Call, attempt: int) -> None:
