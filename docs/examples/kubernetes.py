@@ -33,7 +33,7 @@ async def main() -> None:
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_insecure_port(os.environ.get("LISTEN", "127.0.0.1:50051"))
     await checks.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-    await serve(server, grace=GRACE)
+    await serve(server, grace=GRACE, before_stop=checks.enter_graceful_shutdown)
 
 
 if __name__ == "__main__":

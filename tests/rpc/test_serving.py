@@ -47,6 +47,12 @@ def program(kind: str, folder: Path, *arguments: str) -> "Iterator[tuple[subproc
                 running.kill()
 
 
+def said(running: "subprocess.Popen[str]", lines: int) -> list[str]:
+    """The next lines that the program prints."""
+    assert running.stdout is not None
+    return [running.stdout.readline().rstrip() for _ in range(lines)]
+
+
 def proceed(running: "subprocess.Popen[str]") -> None:
     """Lets the program's handler end."""
     assert running.stdin is not None
@@ -70,8 +76,7 @@ def test_a_running_call_gets_its_answer(kind: str, tmp_path: Path, number: signa
     """The signal comes in the middle of a call: it is answered and stored, and the exit code is 0 (4.4)."""
     with program(kind, tmp_path) as (running, call):
         running.send_signal(number)
-        assert running.stdout is not None
-        assert running.stdout.readline() == "stopping\n"
+        assert said(running, 2) == ["about to stop", "stopping"]
         proceed(running)
         assert call.result() == b"done"
         out, err = running.communicate(timeout=30)
@@ -99,8 +104,7 @@ def test_a_second_signal_ends_it_at_once(kind: str, tmp_path: Path, number: sign
     """What runs is left as that of a dead server (4.4)."""
     with program(kind, tmp_path) as (running, call):
         running.send_signal(signal.SIGTERM)
-        assert running.stdout is not None
-        assert running.stdout.readline() == "stopping\n"
+        assert said(running, 2) == ["about to stop", "stopping"]
         running.send_signal(number)
         assert running.wait(30) == -number
         with pytest.raises(grpc.RpcError):
@@ -131,8 +135,11 @@ def bare(kind: str) -> Any:
 
 
 def test_it_returns_when_other_code_stops_the_server(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``server.stop`` ends it, as it ends ``wait_for_termination``."""
+    """``server.stop`` ends it, as it ends ``wait_for_termination``. Nothing is left to be done before the stop."""
     monkeypatch.setattr("grpc_idempotency._server.sync.serving._LOOK_EVERY", 0.01)
+
+    def not_called() -> Any:
+        raise AssertionError
 
     async def on_aio() -> None:
         server = bare(kind)
@@ -143,7 +150,7 @@ def test_it_returns_when_other_code_stops_the_server(kind: str, monkeypatch: pyt
             await server.stop(0)
 
         server.start = starts_and_is_stopped
-        await aio.serve(server)
+        await aio.serve(server, before_stop=not_called)
 
     if kind == "async":
         asyncio.run(on_aio())
@@ -156,7 +163,21 @@ def test_it_returns_when_other_code_stops_the_server(kind: str, monkeypatch: pyt
         server.stop(0)
 
     server.start = starts_and_is_stopped
-    grpc_idempotency.serve(server)
+    grpc_idempotency.serve(server, before_stop=not_called)
+
+
+@pytest.mark.slow
+def test_what_comes_before_the_stop_may_fail(kind: str, tmp_path: Path) -> None:
+    """The server is stopped, and its operations are drained, all the same (4.4)."""
+    with program(kind, tmp_path, "--fails") as (running, call):
+        running.send_signal(signal.SIGTERM)
+        assert said(running, 2) == ["about to stop", "stopping"]
+        proceed(running)
+        assert call.result() == b"done"
+        out, err = running.communicate(timeout=30)
+    assert (running.returncode, out) == (1, "")
+    assert "before the stop" in err
+    assert stored(tmp_path) is State.COMPLETED
 
 
 def test_a_server_that_can_not_start(kind: str) -> None:
@@ -189,12 +210,18 @@ def test_a_cancelled_task_stops_the_server() -> None:
             started.set()
 
         server.start = starts_and_tells
-        serving = asyncio.ensure_future(aio.serve(server, grace=ms(0)))
+        told = asyncio.Event()
+
+        async def tells() -> None:
+            told.set()
+
+        serving = asyncio.ensure_future(aio.serve(server, grace=ms(0), before_stop=tells))
         await started.wait()
         await asyncio.sleep(0)
         serving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await serving
+        assert told.is_set()
         assert not await server.wait_for_termination()
 
     asyncio.run(on_aio())

@@ -1,4 +1,7 @@
-"""``python serve.py KIND [--grace SECONDS]``: serves by ``serve``; its handler ends when standard input does."""
+"""``python serve.py KIND [--grace SECONDS] [--fails]``: serves by ``serve``; its handler ends when standard input does.
+
+With ``--fails`` what comes before the stop raises.
+"""
 
 import argparse
 import asyncio
@@ -6,6 +9,7 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -57,19 +61,29 @@ def prepared(kind: str) -> Any:
     return server
 
 
-async def on_aio(grace: timedelta) -> None:
-    await aio.serve(prepared("async"), grace=grace)
+def before_stop(*, fails: bool) -> None:
+    say("about to stop")
+    if fails:
+        raise RuntimeError("before the stop")
+
+
+async def on_aio(grace: timedelta, *, fails: bool) -> None:
+    async def first() -> None:
+        before_stop(fails=fails)
+
+    await aio.serve(prepared("async"), grace=grace, before_stop=first)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("kind")
     parser.add_argument("--grace", type=float, default=10)
+    parser.add_argument("--fails", action="store_true")
     arguments = parser.parse_args()
     grace = timedelta(seconds=arguments.grace)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started it with SIGINT ignored
     if arguments.kind == "sync":
-        grpc_idempotency.serve(prepared("sync"), grace=grace)
+        grpc_idempotency.serve(prepared("sync"), grace=grace, before_stop=partial(before_stop, fails=arguments.fails))
     else:
-        asyncio.run(on_aio(grace))
+        asyncio.run(on_aio(grace, fails=arguments.fails))
     say("stopped")
