@@ -44,3 +44,12 @@ def test_prose_is_wrapped() -> None:
     for page in PAGES:
         long = [line for line in prose(page).splitlines() if len(line) > WIDEST and not line.lstrip().startswith("|")]
         assert long == [], page
+
+
+def test_decisions_are_listed_by_their_titles() -> None:
+    """The table of decisions has each page, in order, under its number and its title."""
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(folder.glob("[0-9]*.md"))
+    listed = re.findall(r"^\| \[(\d+)\]\((.+?)\) \| (.+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
+    titles = [(number, page, f"# {number}: {title}") for number, page, title in listed]
+    assert titles == [(page.name[:3], page.name, page.read_text().partition("\n")[0]) for page in pages]
