@@ -12,6 +12,7 @@ from grpc_idempotency import Disposition, Effects, State
 from .pages import ROOT, each_page
 
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 ENTRIES = re.findall(r"^\| \*\*(.+?)\*\* \| .+ \| (.+?) \|$", GLOSSARY, re.MULTILINE)
 """The words of the glossary, each with where it is at home."""
 PUBLIC = (
@@ -28,10 +29,12 @@ STEMS = {"cardinality": "cardinalities", "pass-through": "passed through", "take
 
 @pytest.mark.parametrize(("word", "places"), ENTRIES, ids=[word for word, _ in ENTRIES])
 def test_a_word_of_the_glossary_is_at_home_where_it_says(word: str, places: str) -> None:
-    """Each clause that an entry names uses the word, and each public name that it names is there."""
+    """Each clause that an entry names uses the word, and each public name or target of make that it names is there."""
     clauses = _clauses() | {"how a call runs": (ROOT / "docs/explanation/how-a-call-runs.md").read_text()}
     for place in places.split(", "):
-        if place.startswith("`"):
+        if place.startswith("`make "):
+            assert re.search(rf"^{place.strip('`').removeprefix('make ')}:", MAKEFILE, re.MULTILINE), place
+        elif place.startswith("`"):
             assert any(_found(module, place.strip("`")) for module in PUBLIC), place
         else:
             stem = STEMS.get(word, word.rstrip("e"))
