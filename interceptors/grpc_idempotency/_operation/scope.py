@@ -127,12 +127,6 @@ class Scope:
             self.last = Ticket(self._key(method, number), method, number, fingerprint)
             return self.last
 
-    def next_key(self, method: str) -> str:
-        """Returns the next key, for a caller that makes no call itself, or whose call ends at once."""
-        ticket = self.begin(method)
-        ticket.known_ended = True
-        return ticket.key
-
     @staticmethod
     def _repeats(last: Ticket, method: str, fingerprint: bytes | None) -> bool:
         return last.unclear and fingerprint is not None and (last.method, last.fingerprint) == (method, fingerprint)
