@@ -91,7 +91,8 @@ class Explained:
         name = next(self._names)
         self.db.execute(f"PREPARE {name} AS {text}".encode())
         values = compose.SQL(", ").join(compose.Literal(parameters[one]) for one in order)
-        query = compose.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {}({})").format(compose.SQL(name), values)
+        given = compose.SQL("({})").format(values) if order else compose.SQL("")
+        query = compose.SQL("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {}{}").format(compose.SQL(name), given)
         ((plan,),) = self.db.execute(query).fetchall()
         (top,) = json.loads(plan) if isinstance(plan, str) else plan
         self.seen = json.dumps(top)
