@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from grpc_idempotency._command.failures import Failed
 from grpc_idempotency._command.types import Types, add_arguments, as_json, types_of
@@ -113,6 +113,25 @@ def test_what_can_not_be_read(tmp_path: Path, stack: ExitStack) -> None:
         types(stack, "--descriptor-set", str(tmp_path / "missing"))
     with pytest.raises(Failed, match="can't be imported: ModuleNotFoundError"):
         types(stack, "--module", "no_such_module")
+
+
+def test_the_stable_reflection(stack: ExitStack) -> None:
+    """A server may have version 1 of the service alone, as newer ones do."""
+    asked = reflection.ReflectionServicer(["shop.orders.v1.OrderService"]).ServerReflectionInfo
+    handler = grpc.stream_stream_rpc_method_handler(
+        asked,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    named = grpc.method_handlers_generic_handler(
+        "grpc.reflection.v1.ServerReflection", {"ServerReflectionInfo": handler}
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[named])
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    with ExitStack() as inner:
+        assert types(inner, "--reflection", address).decoded(METHOD, ORDER.SerializeToString()) == {"id": "order-1"}
+    server.stop(None).wait()
 
 
 def test_a_server_without_reflection(stack: ExitStack) -> None:

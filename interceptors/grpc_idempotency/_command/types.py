@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import descriptor_pool, json_format, message_factory
@@ -141,9 +141,35 @@ def _reflected(server: str) -> Iterator[descriptor_pool.DescriptorPool]:
         raise Misused("--reflection needs more: pip install 'grpc-idempotency[cli]'") from None
     with _channel(server) as channel:
         try:
-            yield descriptor_pool.DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+            found = ProtoReflectionDescriptorDatabase(grpc.intercept_channel(channel, _Stable()))
+            try:
+                found.get_services()
+            except grpc.RpcError as exc:
+                if exc.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                found = ProtoReflectionDescriptorDatabase(channel)
+            yield descriptor_pool.DescriptorPool(found)
         except grpc.RpcError as exc:
             raise Failed(f"{server} does not answer to reflection: {exc.code().name}: {exc.details()}") from exc
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: grpc.CallCredentials | None
+    wait_for_ready: bool | None
+    compression: grpc.Compression | None
+
+
+class _Stable(grpc.StreamStreamClientInterceptor):
+    """Asks the stable reflection service where grpcio-reflection asks v1alpha. Their messages are the same."""
+
+    def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
+        """Changes the method of a call."""
+        method = details.method.replace("v1alpha", "v1")
+        others = [getattr(details, name, None) for name in _Details._fields[1:]]
+        return continuation(_Details(method, *others), requests)
 
 
 def _channel(server: str) -> grpc.Channel:
