@@ -331,7 +331,7 @@ class AsyncOperatorStore(AsyncStore, Protocol):
         """Deletes a record and its steps, so that the operation is absent and its fence invalid.
 
         The record is completed, held or waiting, or is running or undoing and its lease has run out. An interceptor
-        that has a completed outcome in its memory goes on replaying it.
+        that has a completed outcome in its memory replays it for a minute more at most.
 
         Args:
             name: The operation's name.

@@ -14,7 +14,7 @@ from grpc_idempotency._server.replays import Replays
 
 from ..harness.handlers import Counting
 from ..harness.replies import new_key, refused, text
-from ..harness.servers import Servers
+from ..harness.servers import Servers, answered
 from ..harness.stores import FlakyStore
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=timezone.utc)
@@ -98,6 +98,32 @@ def test_an_outcome_is_kept_until_it_expires(monkeypatch: pytest.MonkeyPatch) ->
     time[0] = 160.0
     assert kept.find(b"name") is None
     assert kept.find(b"other") is None
+
+
+def test_an_outcome_is_kept_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the store is asked again, since an operator may have forgotten the operation (6.4)."""
+    time = [100.0]
+    monkeypatch.setattr(replays, "now", lambda: time[0])
+    kept = Replays(1 << 20)
+    kept.keep(b"name", b"digest", Outcome(status=Code.OK, message=b"a"), NOON, 1e9)
+    time[0] = 159.9
+    assert kept.find(b"name") is not None
+    time[0] = 160.0
+    assert kept.find(b"name") is None
+
+
+async def test_a_forgotten_operation_is_replayed_for_a_minute(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server has its outcome in memory, and runs it anew once that is a minute old (6.4)."""
+    handler, key, passed = Counting(), new_key(), [0.0]
+    monkeypatch.setattr(replays, "now", lambda: now() + passed[0])
+    service = await serve({"Do": handler})
+    assert (await service.call("Do", text("a"), key=key)).mark == "executed"
+    record = await service.the_record()
+    assert await answered(service.store.forget(record.name, record.fence))
+    assert (await service.call("Do", text("a"), key=key)).mark == "replayed"
+    passed[0] = 60.0
+    assert (await service.call("Do", text("a"), key=key)).mark == "executed"
+    assert handler.runs == 2
 
 
 def test_what_is_kept_has_a_bound() -> None:

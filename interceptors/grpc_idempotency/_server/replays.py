@@ -1,8 +1,9 @@
 """The outcomes kept in memory, so that a replay need not ask the store (4.7).
 
-A completed outcome never changes, so a copy is as good as the record until the record expires. A copy is found by the
-name of the operation, which includes the principal (3.1), and by the digest of the request's bytes. A request with
-other bytes is compared with the store's record.
+A completed outcome never changes, so a copy is as good as the record until the record expires, unless an operator
+forgets the operation (6.4). So a copy is used for a minute, in which most retries come. Then the store is asked again.
+A copy is found by the name of the operation, which includes the principal (3.1), and by the digest of the request's
+bytes. A request with other bytes is compared with the store's record.
 """
 
 import threading
@@ -15,6 +16,8 @@ from grpc_idempotency._server.clock import now
 from grpc_idempotency._wire.reply import reply_to
 from grpc_idempotency.records import Outcome
 
+_LONGEST = 60.0
+"""The seconds in which a copy is used: a forgotten operation is replayed for no longer than that."""
 _OVERHEAD = 512
 """Bytes that an entry counts on top of its outcome's."""
 
@@ -31,7 +34,7 @@ class Kept:
     at: datetime
     """When it was stored."""
     until: float
-    """The earliest time at which its record expires."""
+    """The time at which it is not used any more."""
     trace: bytes
     """The trace context of the call whose run made it, if it is known."""
     size: int
@@ -53,12 +56,12 @@ class Replays:
         self._entries: dict[bytes, Kept] = {}
         """The entries by the names of their operations, the oldest first."""
         self.may_have = self._entries.__contains__
-        """Returns True if there is an entry for this name, even an expired one. It is no function of Python's."""
+        """Returns True if there is an entry for this name, even an old one. It is no function of Python's."""
         self._lock = threading.Lock()
         """Held while entries are added and removed, but not to find one."""
 
     def find(self, name: bytes) -> Kept | None:
-        """Returns the outcome kept under this name, with its reply; ``None`` if there is none, or it has expired."""
+        """Returns the outcome kept under this name, with its reply; ``None`` if there is none, or it is too old."""
         entry = self._entries.get(name)
         if entry is None:
             return None
@@ -92,7 +95,7 @@ class Replays:
         with self._lock:
             if name in self._entries:
                 self._forget(name)
-            self._entries[name] = Kept(name, digest, outcome, at, until, trace, size)
+            self._entries[name] = Kept(name, digest, outcome, at, min(until, now() + _LONGEST), trace, size)
             self._room -= size
             while self._room < 0:
                 self._forget(next(iter(self._entries)))
