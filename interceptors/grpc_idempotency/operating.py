@@ -236,8 +236,7 @@ def never_happened(store: OperatorStore, record: Record, *, by: str = "", reason
 def forget(store: OperatorStore, record: Record, *, by: str = "", reason: str = "") -> None:
     """Makes an operation absent: the next call with its key runs, whatever this one did.
 
-    An interceptor that has the outcome of a completed operation in its memory goes on replaying it until the outcome
-    expires, or makes room for others.
+    An interceptor that has the outcome of a completed operation in its memory replays it for a minute more at most.
 
     Args:
         store: Where the operation is kept.
@@ -248,10 +247,11 @@ def forget(store: OperatorStore, record: Record, *, by: str = "", reason: str = 
     Raises:
         NotForgotten: The operation's lease holds, or it has changed since ``record`` was read.
     """
+    check_idle(record)
     name = record.name.hex()
     if not store.forget(record.name, record.fence, Note(by=by, action="forgotten", reason=reason)):
         raise NotForgotten(
-            f"operation {name} is at work, or has changed meanwhile, and was left as it is: read it again"
+            f"operation {name} has changed meanwhile, or is at work again, and was left as it is: read it again"
         )
 
 
@@ -276,6 +276,19 @@ def check_held(record: Record) -> None:
     """
     if record.state is not State.HELD:
         raise NotHeld(f"operation {record.name.hex()} is {record.state.value}, not held: there is nothing to resolve")
+
+
+def check_idle(record: Record) -> None:
+    """Checks that an operation can be forgotten.
+
+    Args:
+        record: The operation as it was read.
+
+    Raises:
+        NotForgotten: It is at work: its lease holds.
+    """
+    if record.state in (State.RUNNING, State.UNDOING) and not record.lapsed:
+        raise NotForgotten(f"operation {record.name.hex()} is {record.state.value} and its lease holds: it is at work")
 
 
 def _resolve(store: OperatorStore, record: Record, outcome: Outcome | None, ttl: timedelta, note: Note) -> None:

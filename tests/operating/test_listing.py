@@ -82,6 +82,8 @@ def test_ls_by_age(store: SQLiteStore, url: str, printed: Printed, monkeypatch: 
         assert names(printed, "ls", url, *options) == hexes(claim) * there
     assert names(printed, "ls", url, "--older-than", "60m", "--newer-than", "1d") == hexes(claim)
     assert names(printed, "ls", url, "--older-than", "3600", "--newer-than", "5400s") == []
+    for command in ("ls", "export"):
+        assert main([command, url, "--older-than", "2h", "--newer-than", "120m"]) == 2
 
 
 def test_ls_of_many(store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,13 +137,17 @@ async def test_a_stream_is_resolved(
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_a_response_that_the_operator_did_not_give(serve: Servers) -> None:
-    """A retry learns that it succeeded, and that an operator resolved it without its response (2.3, 6.4)."""
+async def test_a_response_that_the_operator_did_not_give(serve: Servers, capsys: pytest.CaptureFixture[str]) -> None:
+    """A retry learns that it succeeded, and that an operator resolved it without its response (2.3, 6.4).
+
+    The operator is told beforehand.
+    """
     handler, key = Blocking(), new_key()
     service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
     await service.call("Do", key=key)
     name = (await service.the_record()).name.hex()
     assert main(["resolve", f"sqlite:///{serve.path}", name, "--completed", *REASON]) == 0
+    assert "refused as RESPONSE_NOT_RETAINED" in capsys.readouterr().err
     reply = await service.call("Do", key=key)
     refused(reply, "RESPONSE_NOT_RETAINED", grpc.StatusCode.FAILED_PRECONDITION)
     assert "succeeded" in reply.details
@@ -398,10 +402,12 @@ def test_forget(store: SQLiteStore, url: str, printed: Printed, state: str) -> N
 
 
 def test_what_runs_is_not_forgotten(store: SQLiteStore, url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """An operation whose lease holds is left as it is: its handler runs (4.1, 6.4)."""
+    """An operation whose lease holds is left as it is: its handler runs. That is told before it asks (6.4)."""
     claim = add(store)
     assert main(["forget", url, claim.name.hex(), *REASON]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith("grpc-idempotency: ")
+    name = claim.name.hex()
+    error = f"grpc-idempotency: operation {name} is running and its lease holds: it is at work\n"
+    assert capsys.readouterr().err == error
     assert store.get(claim.name) is not None
     assert store.notes(claim.name) == []
 

@@ -11,7 +11,7 @@ import pytest
 from grpc_idempotency import Caller, Code, Effects, Outcome, SQLiteStore, mtls_or_shared, token_subject
 from grpc_idempotency.__main__ import main
 from grpc_idempotency._operation.values import encode
-from grpc_idempotency.operating import framed, name_of
+from grpc_idempotency.operating import completed, framed, name_of
 from grpc_idempotency.records import Step
 from shop.orders.v1.orders_pb2 import Order
 
@@ -116,6 +116,49 @@ def test_what_to_do(
     rest = text.split("\n\n")[2:]
     assert len(rest) == (advice is not None)
     assert advice is None or advice in rest[0]
+
+
+def test_advice_fits_the_command_line(
+    store: SQLiteStore, url: str, printed: Printed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the environment names the store, the advice needs nothing in front; a URL is not repeated (6.4)."""
+    name = held(store).name.hex()
+    assert main(["show", url, name]) == 0
+    assert f"grpc-idempotency resolve STORE {name} --never-happened" in printed()
+    monkeypatch.setenv("GRPC_IDEMPOTENCY_STORE", url)
+    assert main(["show", name]) == 0
+    [advice] = [line for line in printed().splitlines() if "--never-happened" in line]
+    assert main([*advice.split()[4:], *REASON]) == 0
+    assert store.get(bytes.fromhex(name)) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "streams", "response"),
+    [
+        (Outcome(status=Code.OK), False, "not kept"),
+        (Outcome(status=Code.NOT_FOUND), False, None),
+        (Outcome(status=Code.NOT_FOUND), True, "not kept"),
+        (Outcome(status=Code.OK, message=b""), False, "0 bytes"),
+    ],
+)
+def test_a_response_that_is_not_kept(
+    store: SQLiteStore, url: str, printed: Printed, outcome: Outcome, streams: bool, response: str | None
+) -> None:
+    """It is said where there should be one; a failure of a unary method has none."""
+    claim = add(store, streams=streams)
+    assert store.complete(claim.name, claim.fence, outcome, timedelta(hours=1))
+    assert main(["show", url, claim.name.hex()]) == 0
+    assert facts(printed()).get("response") == response
+
+
+def test_a_note_of_a_program(store: SQLiteStore, url: str, printed: Printed) -> None:
+    """A program may leave out who and why. The outcome is an operator's all the same (6.4)."""
+    claim = held(store)
+    record = store.get(claim.name)
+    assert record is not None
+    completed(store, record, Outcome(status=Code.NOT_FOUND))
+    assert main(["show", url, claim.name.hex()]) == 0
+    assert sorted(timeline(printed())[1:]) == ["completed", "completed with NOT_FOUND by an operator"]
 
 
 def test_what_is_being_undone(store: SQLiteStore, url: str, printed: Printed) -> None:

@@ -30,7 +30,6 @@ from .operations import REASON, Printed, add, held
 @pytest.mark.parametrize(
     "wrong",
     [
-        [],
         ["erase", "sqlite:///x.db"],
         ["ls", "sqlite:///x.db", "--state", "odd"],
         ["ls", "sqlite:///x.db", "more"],
@@ -93,6 +92,14 @@ def test_every_command_has_an_example(capsys: pytest.CaptureFixture[str]) -> Non
             parser_of(name).parse_intermixed_args(shlex.split(words))
 
 
+def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a command the help is shown, with exit code 2."""
+    assert main([]) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "  ls " in error
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     """``--version`` prints that of the library."""
     with pytest.raises(SystemExit) as left:
@@ -141,7 +148,7 @@ def test_a_store_without_the_calls_of_operators(
         assert main([command, url, *more, *how]) == 2
         out, error = capsys.readouterr()
         assert (out, error.count("\n")) == ("", 1)
-        assert "list, find, count, notes, resolve, forget" in error
+        assert "list, find, count, methods, notes, resolve, forget" in error
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from grpc_idempotency.records import Code
 
 SUMMARY = "tell what a refusal means and what to do, from its details or its reason"
 EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("the value of grpc-status-details-bin", "grpc-idempotency explain CAkSHkEgbWVzc2FnZSBmcm9tIHRoZSBzZXJ2ZXI"),
+    ("the value of grpc-status-details-bin", 'grpc-idempotency explain "$DETAILS"'),
     ("the trailers in the output of another tool", "buf curl -v ... 2>&1 | grpc-idempotency explain"),
     ("a reason, as in metrics and logs", "grpc-idempotency explain OUTCOME_UNKNOWN"),
 )

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
+from grpc_idempotency._command.failures import Misused
 from grpc_idempotency._command.text import duration, now
 from grpc_idempotency.operating import operations
 from grpc_idempotency.records import Record, State
@@ -31,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(store: OperatorStore, given: argparse.Namespace, *, newest_first: bool = False) -> Iterator[Record]:
-    """Reads the operations that the filters choose."""
+    """Reads the operations that the filters choose.
+
+    Raises:
+        Misused: No operation can be so old and so new.
+    """
+    if given.older_than and given.newer_than and given.older_than >= given.newer_than:
+        raise Misused("nothing is older than --older-than and newer than --newer-than: the first is the shorter time")
     at = now()
     return operations(
         store,

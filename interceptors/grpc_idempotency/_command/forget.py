@@ -17,7 +17,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 
 _WARNING = (
     "Whatever it did stays done, and the next call with its key does it again.",
-    "A server that has its outcome in memory (replay_cache_bytes) goes on replaying it until it is restarted.",
+    "A server that has its outcome in memory (replay_cache_bytes) replays it for a minute more at most.",
 )
 
 
@@ -35,6 +35,7 @@ def run(given: argparse.Namespace, output: Output) -> None:
     with stores.opened(given, read_only=False) as store:
         record = names.found(store, given)
         changes.check_fence(given, record)
+        operating.check_idle(record)
         author = changes.confirmed(store, record, given, question="Forget it?", more=_WARNING)
         operating.forget(store, record, by=author.by, reason=author.reason)
     name = record.name.hex()

@@ -71,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 on success, 1 on failure, 2 for a wrong command line, 130 after Ctrl-C.
     """
     logging.getLogger("grpc_idempotency").addHandler(_SILENT)
-    first = _parser().parse_args(arguments)
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help(sys.stderr)
+        return 2
+    first = parser.parse_args(arguments)
     return _check(first.arguments) if first.command == CHECK else _run(first.command, first.arguments)
 
 

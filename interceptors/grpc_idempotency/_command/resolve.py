@@ -34,6 +34,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
 )
 
 _JSON, _FILE = "json", "file"
+_WITHOUT = "There is no response: retries learn that the operation has ended, and are refused as RESPONSE_NOT_RETAINED."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +112,7 @@ def run(given: argparse.Namespace, output: Output) -> None:
             shown = [
                 f"outcome: {given.status} {given.details}".rstrip(),
                 *(f"  {message.shown}" for message in messages),
+                *([_WITHOUT] if outcome.message is None and (outcome.status is Code.OK or record.streams) else []),
             ]
             author = changes.confirmed(store, record, given, question="Complete it with this outcome?", more=shown)
             completed(store, record, outcome, given.ttl, by=author.by, reason=author.reason)

@@ -10,7 +10,7 @@ from grpc_idempotency._command import bodies, names, stores, values
 from grpc_idempotency._command.output import STYLES, Cell, Output
 from grpc_idempotency._command.text import age, instant, now
 from grpc_idempotency._operation.steps import UNDO
-from grpc_idempotency.records import Effects, Note, Record, State, Step
+from grpc_idempotency.records import Code, Effects, Note, Record, State, Step
 
 SUMMARY = "show one operation: where it stands, what has happened, and what to do"
 EXAMPLES: tuple[tuple[str, str], ...] = (
@@ -57,7 +57,7 @@ def run(given: argparse.Namespace, output: Output) -> None:
     for step, result in zip(steps, results, strict=True):
         body |= {f"{name} of step {step.name}": value for name, value in result.items()}
     _tell_bodies(body, output)
-    for line in _advice(record):
+    for line in _advice(record, "STORE " if given.store else ""):
         output.line(line)
 
 
@@ -102,8 +102,11 @@ def _facts(record: Record) -> Iterator[tuple[str, str | Cell]]:
         yield "failure", _outcome(record.failure.status.name, record.failure.details)
     if record.outcome is not None:
         yield "outcome", _outcome(record.outcome.status.name, record.outcome.details)
-        size = record.outcome.message
-        yield "response", "not kept" if size is None else f"{len(size)} bytes"
+        message = record.outcome.message
+        if message is not None:
+            yield "response", f"{len(message)} bytes"
+        elif record.outcome.status is Code.OK or record.streams:
+            yield "response", "not kept"
     if record.expires_at is not None:
         yield "expires", instant(record.expires_at)
     trace = values.traceparent(record.trace)
@@ -120,13 +123,18 @@ def _happened(record: Record, steps: Sequence[Step]) -> list[Event]:
     events: list[Event] = [(record.created_at, "claimed for the first time")]
     events += [(step.recorded_at, _step(step)) for step in steps if step.recorded_at is not None]
     if record.completed_at is not None and record.outcome is not None:
-        events.append((record.completed_at, f"completed with {record.outcome.status.name}"))
+        by = " by an operator" if record.resolved else ""
+        events.append((record.completed_at, f"completed with {record.outcome.status.name}{by}"))
     return events
 
 
 def _noted(notes: Sequence[Note]) -> list[Event]:
-    told = [(note.at, f"{note.action}, says {note.by}: {note.reason}") for note in notes]
-    return [(at, Cell(text, "bold")) for at, text in told if at is not None]
+    return [(note.at, Cell(_note(note), "bold")) for note in notes if note.at is not None]
+
+
+def _note(note: Note) -> str:
+    by = f", says {note.by}" if note.by else ""
+    return f"{note.action}{by}{f': {note.reason}' if note.reason else ''}"
 
 
 def _tell_events(events: list[Event], output: Output) -> None:
@@ -158,14 +166,14 @@ def _tell_bodies(body: dict[str, Any], output: Output) -> None:
                 output.line(f"  {line}")
 
 
-def _advice(record: Record) -> Iterator[str]:
-    """Yields what an operator can do."""
-    name = record.name.hex()
+def _advice(record: Record, store: str) -> Iterator[str]:
+    """Yields what an operator can do. The store's URL is not repeated, since there may be a password in it."""
+    resolve = f"grpc-idempotency resolve {store}{record.name.hex()}"
     if record.state is State.HELD:
         yield ""
         yield f"Find out what it did: in the logs of {record.owner or 'its server'}, and in the systems that it calls."
-        yield f"  it took effect: grpc-idempotency resolve STORE {name} --completed --message-json JSON"
-        yield f"  it had none:    grpc-idempotency resolve STORE {name} --never-happened"
+        yield f"  it took effect: {resolve} --completed --message-json JSON --module NAME"
+        yield f"  it had none:    {resolve} --never-happened"
     elif record.state is not State.COMPLETED and record.lapsed:
         yield ""
         if record.effects is Effects.OPAQUE and record.state is not State.WAITING:
