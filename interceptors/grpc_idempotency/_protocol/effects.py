@@ -50,10 +50,15 @@ class Status(enum.Enum):
     """How a call was answered: the value of the trailer ``idempotency-status`` (2.2)."""
 
     EXECUTED = "executed"
+    """By the run of the handler that this call has led."""
     REPLAYED = "replayed"
+    """By the stored outcome of an earlier call."""
     ATTACHED = "attached"
+    """By the outcome of a run that another call had begun, and for which this call waited."""
     UNPROTECTED = "unprotected"
+    """By its handler while the store was down, as the policy allows (5.5)."""
     REFUSED = "refused"
+    """By the interceptor itself (2.3)."""
 
 
 @dataclass(slots=True, unsafe_hash=True)
