@@ -24,7 +24,7 @@ class _Row(NamedTuple):
 
 
 class Reason(enum.Enum):
-    """Why a keyed call was refused."""
+    """Why a keyed call was refused: the reasons of the table in 2.3, in its order."""
 
     KEY_INVALID = _Row(
         Code.INVALID_ARGUMENT,
