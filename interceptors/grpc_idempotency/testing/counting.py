@@ -55,7 +55,7 @@ class CountContract:
         await put_running(store)
         assert list(await store.methods()) == [METHOD]
         claims = [a_claim(method=f"/a.B/{name}") for name in ("Running", "Held", "Waiting", "Undoing", "Done", "Wëird")]
-        for claim in (*claims, a_claim(method="/a.B/Done")):
+        for claim in (*claims, a_claim(method="/a.B/Running")):
             assert await store.claim(claim) is None
         _, held, waiting, undoing, done, _ = claims
         assert await store.hold(held.name, held.fence, "its server died")

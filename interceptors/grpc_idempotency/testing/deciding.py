@@ -1,5 +1,6 @@
 """The contract for what operators decide: to resolve held records, to forget others, and the notes on both."""
 
+import asyncio
 from datetime import timedelta
 
 from grpc_idempotency.records import Note, State
@@ -122,6 +123,62 @@ class DecisionContract:
         for absent in (expired, a_claim()):
             assert await store.forget(absent.name, absent.fence, _NOTE) is False
             assert list(await store.notes(absent.name)) == []
+
+    async def test_nothing_is_forgotten_under_another_fence(self, harness: AsyncOperatorHarness) -> None:
+        """``forget`` returns ``False``, whatever the state: the operator has seen another run."""
+        store = await harness.store()
+        for prepare in (put_completed, put_held, put_waiting):
+            claim = await prepare(store)
+            record = await record_of(store, claim)
+            assert await store.forget(claim.name, a_claim().fence, _NOTE) is False
+            assert await record_of(store, claim) == record
+            assert list(await store.notes(claim.name)) == []
+
+    async def test_of_two_operators_one_decides(self, harness: AsyncOperatorHarness) -> None:
+        """They have seen the same held record. One of them changes it, and the note is that one's."""
+        store = await harness.store()
+        notes = [Note(by=by, action="completed", reason="") for by in ("ann", "bob", "cem", "dan")]
+        for _ in range(5):
+            claim = await put_held(store)
+            decided = await asyncio.gather(
+                store.resolve(claim.name, claim.fence, OUTCOME, TTL, notes[0]),
+                store.resolve(claim.name, claim.fence, None, TTL, notes[1]),
+                store.resolve(claim.name, claim.fence, OTHER_OUTCOME, TTL, notes[2]),
+                store.resolve(claim.name, claim.fence, None, TTL, notes[3]),
+            )
+            assert sorted(decided) == [False, False, False, True]
+            by = decided.index(True)
+            assert [note.by for note in await store.notes(claim.name)] == [notes[by].by]
+            record = await store.get(claim.name)
+            assert (record and record.outcome) == (OUTCOME, None, OTHER_OUTCOME, None)[by]
+
+    async def test_an_operator_and_a_retry_on_a_lapsed_record(self, harness: AsyncOperatorHarness) -> None:
+        """Either the record is forgotten, or the retry takes it over: never both."""
+        store = await harness.store()
+        for _ in range(5):
+            claim = await put_running(store)
+            await harness.elapse(LEASE)
+            retry = a_claim(claim.name)
+            forgotten, standing = await asyncio.gather(
+                store.forget(claim.name, claim.fence, _NOTE), store.claim(retry, over=claim.fence)
+            )
+            assert standing is None
+            record = await record_of(store, retry)
+            assert (record.fence, record.attempts) == (retry.fence, 1 if forgotten else 2)
+            assert len(await store.notes(claim.name)) == forgotten
+
+    async def test_notes_outlive_a_new_run(self, harness: AsyncOperatorHarness) -> None:
+        """An operation that was claimed again, and has ended since, still has the notes on its earlier record."""
+        store = await harness.store()
+        claim = await put_held(store)
+        assert await store.resolve(claim.name, claim.fence, None, TTL, _NOTE) is True
+        again = a_claim(claim.name)
+        assert await store.claim(again) is None
+        assert len(await store.notes(claim.name)) == 1
+        assert await store.complete(again.name, again.fence, OUTCOME, TTL)
+        await harness.elapse(TTL)
+        assert (await store.sweep()).deleted == 1
+        assert [note.by for note in await store.notes(claim.name)] == [_NOTE.by]
 
     async def test_notes_tell_what_was_done(self, harness: AsyncOperatorHarness) -> None:
         """A note has the time of its change; notes stay without the record, the oldest first, each operation's own."""

@@ -1,6 +1,7 @@
 """The contract for lists of records, for operators."""
 
 from datetime import datetime
+from itertools import product
 from typing import Any
 
 from grpc_idempotency.records import Claim, Record, State
@@ -122,6 +123,37 @@ class ListContract:
         assert await names_of(store.list(stuck=True, method="/a.B/None")) == set()
         assert live[0].name in await names_of(store.list(state=State.RUNNING))
 
+    async def test_every_choice_narrows_one_list(self, harness: AsyncOperatorHarness) -> None:
+        """Whatever is combined, page by page it is the list of all, without what was not chosen, in the same order."""
+        store = await harness.store()
+        makers = (put_running, put_completed, put_held, put_undoing, put_waiting)
+        for n in range(15):
+            await makers[n % 5](store)
+            other = a_claim(method="/a.B/Other")
+            assert await store.claim(other) is None
+            if n % 3:
+                await harness.elapse(LEASE / 4)
+        every = list(await store.list(limit=1000))
+        middle, late = every[8].created_at, every[-4].created_at
+        for state, method, stuck, newest_first, (since, until) in product(
+            (None, State.RUNNING, State.HELD, State.COMPLETED),
+            (None, METHOD),
+            (False, True),
+            (False, True),
+            ((None, None), (middle, late)),
+        ):
+            expected = [
+                one
+                for one in every
+                if state in (None, one.state)
+                and method in (None, one.method)
+                and (not stuck or one.lapsed or one.state is State.HELD)
+                and (since is None or until is None or since <= one.created_at < until)
+            ]
+            chosen = {"state": state, "method": method, "since": since, "until": until, "stuck": stuck}
+            found = await _pages(store, 4, newest_first=newest_first, **chosen)
+            assert found == (expected[::-1] if newest_first else expected), chosen
+
     async def test_a_list_leaves_expired_records_out(self, harness: AsyncOperatorHarness) -> None:
         """Expired records are not listed, and do not count for ``limit``."""
         store = await harness.store()
@@ -143,10 +175,12 @@ class ListContract:
 
 async def _pages(store: AsyncOperatorStore, limit: int, **chosen: Any) -> list[Record]:
     found: list[Record] = []
-    while page := await store.list(after=found[-1] if found else None, limit=limit, **chosen):
+    while True:
+        page = await store.list(after=found[-1] if found else None, limit=limit, **chosen)
         assert len(page) <= limit
         found += page
-    return found
+        if len(page) < limit:
+            return found
 
 
 async def _goes_on(store: AsyncOperatorStore, state: State | None, newest_first: bool, claims: list[Claim]) -> None:
