@@ -110,7 +110,8 @@ class CallAnswered(Event):
     method: str
     """The full method name, ``/package.Service/Method``."""
     operation: bytes | None
-    """The operation's name; ``None`` if the call has no key, or its key or its principal was refused."""
+    """The operation's name. ``None`` if the call has no key. A call that was refused for its key, its principal or its
+    message may have none either."""
     status: Status | None
     """How the call was answered: the value of the trailer ``idempotency-status``. ``None`` if the call has no key, or
     its client has gone away."""

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_idempotency import Code, Disposition, Effects, OutcomeUnknown, Policy, Reason
+from grpc_idempotency import Caller, Code, Disposition, Effects, OutcomeUnknown, Policy, Reason
 from grpc_idempotency.events import (
     BatchCommitted,
     CallAnswered,
@@ -22,11 +22,12 @@ from grpc_idempotency.events import (
     StoreCalled,
     Swept,
 )
+from grpc_idempotency.metrics import status_of
 
 from ..harness.replies import Reply, new_key
 from ..harness.servers import Servers, Service
 from ..harness.stores import FlakyStore
-from ..harness.waiting import ms, until
+from ..harness.waiting import Gate, ms, until
 from ..matrix.echo import BIDI, CLIENT, SERVER, UNARY, Echo, Play
 from .recording import Recorder, line
 
@@ -414,6 +415,26 @@ async def test_a_client_that_goes_away(start: Start, shape: str) -> None:
     play.go.open()
     await rig.heard.has([COMPLETED])
     assert rig.lines() == [CLAIMED, STARTED, "CallAnswered cancelled", ENDED, COMPLETED]
+
+
+async def test_a_client_that_goes_away_before_its_messages(start: Start) -> None:
+    """Its call has a key. On grpc.aio the stream looks like one that ended too soon (4.8)."""
+    asked = Gate()
+
+    def principal(_caller: Caller) -> str:
+        asked.open()
+        return "somebody"
+
+    rig = await start(CLIENT, principal=principal)
+    call = rig.start(Play(), key=new_key(), silent=True)
+    await asked.wait()
+    call.cancel()
+    await rig.heard.answered(1)
+    (answer,) = rig.heard.of(CallAnswered)
+    assert isinstance(answer, CallAnswered)
+    assert answer.operation is not None
+    told = (line(answer), status_of(answer))
+    assert told in [("CallAnswered cancelled", "cancelled"), (told_of(Reason.STREAM_TRUNCATED), "refused")]
 
 
 @each_call

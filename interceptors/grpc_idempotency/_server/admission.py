@@ -207,6 +207,8 @@ class Intake:
         self._method = target.method
         self._snapshot = snapshot
         self._named = named
+        self.name = named[0]
+        """The operation's name."""
         self._secret = secret
         self._one_commit = one_commit
         self._trace = trace

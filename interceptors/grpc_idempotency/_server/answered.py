@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta, timezone
 
-from grpc_idempotency._protocol.effects import Answer, Call, Status
+from grpc_idempotency._protocol.effects import Answer, Status
 from grpc_idempotency._protocol.refusals import Refusal
 from grpc_idempotency._server.replays import Kept
 from grpc_idempotency.events import CallAnswered
@@ -14,7 +14,7 @@ Reply = Answer | Refusal | Outcome | Kept
 
 def call_answered(
     method: str,
-    call: Call | None,
+    operation: bytes | None,
     reply: Reply | None,
     code: Code,
     *,
@@ -26,14 +26,13 @@ def call_answered(
 
     Args:
         method: The full method name.
-        call: The keyed call; ``None`` if it was not admitted, has no key, or its reply was kept.
+        operation: The operation's name, if it is known; not needed for a reply that was kept.
         reply: The answer; ``None`` if the call has no key, or its client has gone away.
         code: The status code of a call without an answer of the interceptor's.
         seconds: The time to the answer.
         waited: The seconds in which the call waited for another's run.
         trace: The trace context of the call whose execution in this process the call has led or attached to.
     """
-    operation = None if call is None else call.name
     status: Status | None = None
     created: datetime | None = None
     match reply:

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from grpc_idempotency._protocol.effects import Answer, Call, Effect, Follow, Get, Join, Watch
+from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Get, Join, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.aio.context import code_of
@@ -73,8 +73,8 @@ class _Exchange:
         """How many messages of a stream were sent."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
-        self._call: Call | None = None
-        """The call, once it is admitted."""
+        self._name: bytes | None = None
+        """The operation's name, once it is known."""
         self._reply: Reply | None = None
         """The answer to the call, once it is known."""
 
@@ -95,7 +95,7 @@ class _Exchange:
         self._messages = admitted.messages
         if admitted.call is None:
             return await self._unkeyed(self._messages[0], self._context, emit)
-        self._call, asked_at = admitted.call, now()
+        self._name, asked_at = admitted.call.name, now()
         self._reply = answered = await drive_async(answer(admitted.call), self._perform)
         if isinstance(answered, Answer) and answered.created is None:
             return await self._send(answered.outcome, MARKS[answered.mark])
@@ -104,6 +104,7 @@ class _Exchange:
     async def _take_in(self, incoming: Any) -> Admitted:
         """Admits a call with a stream of requests."""
         intake = self._admission.stream(self._target, self._snapshot)
+        self._name = intake.name
         async for raw in incoming:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
@@ -198,7 +199,7 @@ class _ToldExchange(_Exchange):
         method, seconds = self._target.method.name, now() - began
         tell(
             call_answered(
-                method, self._call, self._reply, code, seconds=seconds, waited=self._waited, trace=self._trace
+                method, self._name, self._reply, code, seconds=seconds, waited=self._waited, trace=self._trace
             )
         )
 

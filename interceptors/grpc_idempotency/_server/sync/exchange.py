@@ -5,7 +5,7 @@ from typing import Any
 
 import grpc
 
-from grpc_idempotency._protocol.effects import Answer, Call, Effect, Follow, Followed, Get, Join, Joined, Watch
+from grpc_idempotency._protocol.effects import Answer, Effect, Follow, Followed, Get, Join, Joined, Watch
 from grpc_idempotency._protocol.rules import answer
 from grpc_idempotency._server.admission import Admission, Admitted, NotAdmitted
 from grpc_idempotency._server.answered import Reply, call_answered
@@ -68,8 +68,8 @@ class _Base:
         """The request messages, once they are read."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
-        self._call: Call | None = None
-        """The call, once it is admitted."""
+        self._name: bytes | None = None
+        """The operation's name, once it is known."""
         self._reply: Reply | None = None
         """The answer to the call, once it is known."""
 
@@ -77,6 +77,7 @@ class _Base:
         if not self._target.request_streams:
             return self._admission.admit(self._target, self._snapshot, incoming)
         intake = self._admission.stream(self._target, self._snapshot)
+        self._name = intake.name
         for raw in incoming:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
@@ -156,7 +157,7 @@ class _Exchange(_Base):
                 reply: bytes = self._unkeyed(self._messages[0], self._context)
                 return reply
             else:
-                self._call, asked_at = admitted.call, now()
+                self._name, asked_at = admitted.call.name, now()
                 self._reply = answered = drive(answer(admitted.call), self._perform)
                 if isinstance(answered, Answer) and answered.created is None:
                     outcome, ours = answered.outcome, MARKS[answered.mark]
@@ -209,7 +210,7 @@ class _StreamingExchange(_Base):
         if admitted.call is None:
             yield from self._unkeyed(self._messages[0], self._context)
             return
-        self._call, asked_at = admitted.call, now()
+        self._name, asked_at = admitted.call.name, now()
         self._reply = answered = yield from drive_streaming(answer(admitted.call), self._perform)
         yield from self._rest(self._admission.replays.reply(answered, asked_at))
 
@@ -278,7 +279,7 @@ class _Told(_Base):
         elif failed and code is Code.OK:
             code = Code.UNKNOWN
         method, reply, seconds = self._target.method.name, None if gone else self._reply, now() - self._began
-        tell(call_answered(method, self._call, reply, code, seconds=seconds, waited=self._waited, trace=self._trace))
+        tell(call_answered(method, self._name, reply, code, seconds=seconds, waited=self._waited, trace=self._trace))
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
         began = now()
