@@ -338,7 +338,7 @@ async def test_a_new_file_gives_space_back(store: AsyncSQLiteStore, clock: Any, 
 
 
 def test_versions_with_the_wal_bug_are_known() -> None:
-    """PITFALLS.md: fixed in 3.51.3, and in 3.44.6 and 3.50.7."""
+    """SQLite has fixed it in 3.51.3, and in 3.44.6 and 3.50.7 (6.2)."""
     assert all(map(_corrupts, [(3, 40, 1), (3, 44, 5), (3, 45, 0), (3, 50, 6), (3, 51, 2)]))
     assert not any(map(_corrupts, [(3, 44, 6), (3, 44, 9), (3, 50, 7), (3, 51, 3), (3, 52, 0), (4, 0, 0)]))
 
