@@ -2,20 +2,18 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
-from grpc_idempotency import Code, Outcome, SQLiteStore
+from grpc_idempotency import Code, Outcome
 from grpc_idempotency.__main__ import main
 from grpc_idempotency.operating import name_of
 from grpc_idempotency.store import OperatorStore
 
+from .many import multiply
 from .operations import METHODS, REASON, Printed, add, held
 
 
@@ -78,39 +76,28 @@ def test_an_incident(engine: str, there: OperatorStore) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_operations(tmp_path: Path, printed: Printed) -> None:
-    """The newest, the held and a single one are found among 1,000,000 (6.4)."""
-    path = tmp_path / "large.db"
-    url, method = f"sqlite:///{path}", METHODS[0]
-    with closing(SQLiteStore(path)) as store:
-        store.open()
-        one = add(store, method)
-        assert store.complete(one.name, one.fence, Outcome(status=Code.OK, message=b"m"), timedelta(days=1))
-    _multiply(path, 1_000_000)
-    with closing(SQLiteStore(path)) as store:
-        stuck = held(store, name_of(b"ann", method, "order-1"))
-    for words, number in ((["ls"], 50), (["ls", "--stuck"], 1), (["ls", "--state", "held", "--method", method], 1)):
-        assert main([*words, url, "--json"]) == 0
+@pytest.mark.timeout(300)
+def test_a_million_operations(engine: str, there: OperatorStore, printed: Printed) -> None:
+    """The newest, the held, those of a glob and a single one are found among 1,000,000 (6.4)."""
+    method = METHODS[0]
+    one = add(there, method)
+    assert there.complete(one.name, one.fence, Outcome(status=Code.OK, message=b"m"), timedelta(days=1))
+    multiply(engine, 1_000_000)
+    stuck = held(there, name_of(b"ann", method, "order-1"))
+    for words, number in {
+        (): 50,
+        ("--method", "/a.*/One"): 50,
+        ("--stuck",): 1,
+        ("--state", "held", "--method", method): 1,
+    }.items():
+        assert main(["ls", *words, engine, "--json"]) == 0
         found = [json.loads(line)["operation"] for line in printed().splitlines()]
         assert len(found) == number
         assert found[0] == stuck.name.hex()
-    for words in ([stuck.name.hex()[:12]], ["--principal", "ann", "--method", method, "--key", "order-1"]):
-        assert main(["show", url, *words, "--json"]) == 0
+        assert found[1:2] == [one.name.hex()] * (number > 1)
+    for named in ([stuck.name.hex()[:12]], ["--principal", "ann", "--method", method, "--key", "order-1"]):
+        assert main(["show", engine, *named, "--json"]) == 0
         assert json.loads(printed())["operation"] == stuck.name.hex()
-    assert main(["stats", url, "--json"]) == 0
-    assert json.loads(printed())["completed"] == 1_000_000
-
-
-def _multiply(path: Path, number: int) -> None:
-    """Makes so many operations of the only one in a file, each a millisecond older than the one before."""
-    with closing(sqlite3.connect(path)) as db:
-        [(table,)] = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE '%operations'")
-        columns = [column for _, column, *_ in db.execute(f"PRAGMA table_info({table})")]
-        own = {"id": "NULL", "name": "randomblob(16)", "fence": "randomblob(16)", "created_ms": "created_ms - i"}
-        values = ", ".join(own.get(column, column) for column in columns)
-        db.execute(
-            "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?) "
-            f"INSERT INTO {table} SELECT {values} FROM n, (SELECT * FROM {table})",
-            (number,),
-        )
-        db.commit()
+    assert main(["stats", engine, "--json"]) == 0
+    told = json.loads(printed())
+    assert (told["held"], told["completed"]) == (1, 1_000_000)
