@@ -136,6 +136,8 @@ def test_methods_are_bounded() -> None:
     methods = [value.attributes["rpc.method"] for value in metrics.values(CALLS) if value.value]
     assert methods == ["any.Service/Do0", "any.Service/Do1", OTHER]
     assert counted(metrics, CALLS)[OTHER, "executed", "OK"] == 48
+    started = [value.attributes["rpc.method"] for value in metrics.values(TAKEOVERS)]
+    assert started == methods, "the others begin at zero, too"
 
 
 def test_methods_may_be_named() -> None:

@@ -220,6 +220,8 @@ class Metrics:
         with self._lock:
             if method not in self._methods:
                 if len(self._methods) >= self._most:
+                    if (OTHER,) not in self._counts[TAKEOVERS]:
+                        self._start(OTHER)
                     return OTHER
                 self._start(method.removeprefix("/"))
                 self._methods[method] = method.removeprefix("/")
