@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import timedelta
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,7 +96,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _page(**chosen: Any) -> Callable[[OperatorStore], object]:
-    return lambda store: list(islice(operations(store, **chosen), _PAGE))
+    return lambda store: list(operations(store, **chosen, limit=_PAGE))
 
 
 QUESTIONS: dict[str, Callable[[OperatorStore], object]] = {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import Any, cast
 
 from grpc_idempotency import _checks
@@ -86,6 +87,7 @@ def operations(
     since: datetime | None = None,
     until: datetime | None = None,
     stuck: bool = False,
+    limit: int | None = None,
 ) -> Iterator[Record]:
     """Reads operations in the order of their first claims, page by page.
 
@@ -97,18 +99,21 @@ def operations(
         since: Only operations that were first claimed at this time or later; timezone-aware.
         until: Only operations that were first claimed before this time; timezone-aware.
         stuck: True for held and lapsed operations alone.
+        limit: The maximum number of operations; ``None``: all.
 
     Yields:
         Their records.
     """
     chosen = {"state": state, "newest_first": newest_first, "since": since, "until": until, "stuck": stuck}
+    most = _AT_ONCE if limit is None else max(1, min(limit, _AT_ONCE))
     if method is None or not any(character in method for character in "*?["):
-        yield from _pages(store, _AT_ONCE, method=method, **chosen)
+        yield from islice(_pages(store, most, method=method, **chosen), limit)
         return
     names = [name for name in store.methods() if fnmatchcase(name, method)]
-    at_once = max(1, _AT_ONCE // max(1, len(names)))
+    at_once = max(1, most // max(1, len(names)))
     pages = [_pages(store, at_once, method=name, **chosen) for name in names]
-    yield from heapq.merge(*pages, key=lambda record: (record.created_at, record.name), reverse=newest_first)
+    merged = heapq.merge(*pages, key=lambda record: (record.created_at, record.name), reverse=newest_first)
+    yield from islice(merged, limit)
 
 
 def operation(store: OperatorStore, name: str) -> Record:

@@ -1,8 +1,9 @@
 """What programs of operators ask and do, by functions (6.4)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,25 @@ def test_operations_in_the_order_of_their_claims(store: MemoryStore, put: Callab
         names = [one.name for one in chosen]
         assert [one.name for one in operations(store, method=glob)] == names
         assert [one.name for one in operations(store, method=glob, newest_first=True)] == names[::-1]
+        for limit in (1, 50, 100, 101, 1000):
+            assert [one.name for one in operations(store, method=glob, limit=limit)] == names[:limit]
+
+
+@pytest.mark.parametrize("method", [None, "/a.A/*"])
+def test_no_more_is_read_than_is_wanted(
+    store: MemoryStore, put: Callable[..., Claim], monkeypatch: pytest.MonkeyPatch, method: str | None
+) -> None:
+    """A record comes with its response, so a list of a few operations reads few records (6.4)."""
+    claims, read = [put("/a.A/One") for _ in range(60)], []
+    ask = store.list
+
+    def ask_for(**chosen: Any) -> Sequence[Record]:
+        read.append(chosen["limit"])
+        return ask(**chosen)
+
+    monkeypatch.setattr(store, "list", ask_for)
+    assert len(list(operations(store, method=method, limit=50))) == 50 < len(claims)
+    assert read == [50]
 
 
 @pytest.mark.parametrize("method", [None, "/a.A/*", "/a.A/One"])

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(store: OperatorStore, given: argparse.Namespace, *, newest_first: bool = False) -> Iterator[Record]:
+def chosen(
+    store: OperatorStore, given: argparse.Namespace, *, newest_first: bool = False, limit: int | None = None
+) -> Iterator[Record]:
     """Reads the operations that the filters choose.
 
     Raises:
@@ -48,4 +50,5 @@ def chosen(store: OperatorStore, given: argparse.Namespace, *, newest_first: boo
         until=given.older_than and at - given.older_than,
         stuck=given.stuck,
         newest_first=newest_first,
+        limit=limit,
     )

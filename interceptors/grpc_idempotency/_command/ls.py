@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from itertools import islice
 
 from grpc_idempotency._command import filters, stores, values
 from grpc_idempotency._command.output import STYLES, Cell, Output
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, output: Output) -> None:
     """Runs the command."""
     with stores.opened(given, read_only=True) as store:
-        records = list(islice(filters.chosen(store, given, newest_first=True), given.limit + 1))
+        records = list(filters.chosen(store, given, newest_first=True, limit=given.limit + 1))
     shown = records[: given.limit]
     if output.as_json:
         for record in shown:

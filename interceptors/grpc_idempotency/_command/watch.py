@@ -5,7 +5,6 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from itertools import islice
 
 from grpc_idempotency._command import ls, stores, values
 from grpc_idempotency._command.output import STYLES, Cell, Output
@@ -119,8 +118,8 @@ def _open(store: OperatorStore, given: argparse.Namespace) -> list[Record]:
     return [
         record
         for state in _OPEN
-        for record in islice(
-            operations(store, state=state, method=given.method, stuck=given.stuck, newest_first=True), _MOST
+        for record in operations(
+            store, state=state, method=given.method, stuck=given.stuck, newest_first=True, limit=_MOST
         )
     ]
 
