@@ -3,6 +3,8 @@
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +47,8 @@ def test_safe_is_0(guarded: str) -> None:
     assert "Seed: 7." in ended.out
     assert "SAFE: 1 passed." in ended.out
     assert "\x1b" not in ended.out
-    assert ended.err == ""
+    assert re.fullmatch(r"calibration: \nthe same call again: passed, \d+\.\d s\n", ended.err)
+    assert probed(guarded, "--quiet").err == ""
 
 
 def test_unsafe_is_1(serve: Serve) -> None:
@@ -214,6 +217,12 @@ def test_real_effects_are_said_first() -> None:
     assert ended.err.startswith("check.payments.v1.Payments/Pay of 192.0.2.1:50051 will be called some ")
 
 
+def test_a_replica_must_be_reached(guarded: str) -> None:
+    """A replica that does not answer is found before any call, and not by the probe that needs it."""
+    ended = probed(guarded, "--replica", "127.0.0.1:1", "--wait", "0.2")
+    assert (ended.code, "127.0.0.1:1" in ended.err) == (4, True)
+
+
 # Types, headers, profiles
 
 
@@ -221,12 +230,12 @@ def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path)
     """A server without reflection is checked with the types of a file; without one, the message says so."""
     address = serve("guard", "--without-reflection")
     ended = probed(address)
-    assert (ended.code, "--descriptors FILE" in ended.err) == (2, True)
+    assert (ended.code, "--descriptor-set FILE" in ended.err) == (2, True)
     file = tmp_path / "types.binpb"
     file.write_bytes(descriptors())
-    assert probed(address, "--descriptors", str(file)).code == 0
+    assert probed(address, "--descriptor-set", str(file)).code == 0
     file.write_bytes(b"no descriptors")
-    assert probed(address, "--descriptors", str(file)).code == 2
+    assert probed(address, "--descriptor-set", str(file)).code == 2
 
 
 def test_tls(serve: Serve, tmp_path: Path) -> None:
@@ -267,6 +276,15 @@ def test_another_header(guarded: str) -> None:
     """The key is sent under the name that is given. A server that looks for another name sees none."""
     assert probed(guarded, "--header", "Idempotency-Key").code == 0
     assert probed(guarded, "--header", "x-request-key").code == 1
+
+
+def test_an_error_of_the_request_alone_is_unclear(serve: Serve) -> None:
+    """A server that checks requests before keys is not called unsafe for it; a stored error is told from a lost one."""
+    address = serve("errors-not-stored")
+    ended = run_check(address, *PAY, *COUNT, "--only", "error", "--json")
+    assert ended.verdicts == {"error": "unclear"}
+    ended = run_check(address, *PAY, *COUNT, "--only", "error", "--failing-request", '{"payer": "nobody"}', "--json")
+    assert ended.verdicts == {"error": "failed"}
 
 
 def test_refusal_codes(guarded: str) -> None:
@@ -346,6 +364,23 @@ def test_junit(serve: Serve, tmp_path: Path) -> None:
     assert _suite(file).find("testcase/error") is not None
 
 
+def test_junit_without_control_characters(serve: Serve, tmp_path: Path) -> None:
+    """XML can't have them, whatever a command has printed; so the file can be read all the same."""
+    file = tmp_path / "check.xml"
+    command = "printf '\\033[31mno such unit\\000'; exit 5"
+    run_check(serve("guard"), *PAY, *COUNT, "--restart", command, "--only", "restart", "--junit", str(file))
+    error = _suite(file).find("testcase/error")
+    assert error is not None
+    assert "\\x1b[31mno such unit\\x00" in str(error.get("message"))
+
+
+def test_a_junit_file_that_can_not_be_written(guarded: str) -> None:
+    """It is told before any call takes effect."""
+    ended = probed(guarded, "--junit", "/no/such/folder/check.xml")
+    assert (ended.code, ended.out) == (2, "")
+    assert "calibration" not in ended.err
+
+
 def _suite(file: Path) -> ElementTree.Element:
     suite = ElementTree.parse(file).getroot().find("testsuite")  # noqa: S314  # our own
     assert suite is not None
@@ -375,6 +410,50 @@ def test_progress_on_a_terminal(guarded: str) -> None:
     assert done.returncode == 0
     assert "passed" in shown
     assert "the same call again" in shown
+
+
+COMMAND = (sys.executable, "-m", "grpc_idempotency", "check")
+
+
+def test_ctrl_c_in_a_terminal(serve: Serve) -> None:
+    """Ctrl-C ends it at once with 130, says that effects may come, and leaves the terminal with its cursor."""
+    near, far = pty.openpty()
+    command = [*COMMAND, serve("guard"), *PAY, *COUNT, "--ttl", "1000", "--only", "ttl"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=far) as process:
+        os.close(far)
+        shown = ""
+        while "the retry comes late" not in shown:
+            shown += os.read(near, 1 << 16).decode()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+    shown += os.read(near, 1 << 16).decode()
+    os.close(near)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "interrupted" in shown
+
+
+@pytest.mark.parametrize("form", ["--quiet", "--json"])
+def test_a_closed_pipe_changes_no_verdict(guarded: str, form: str) -> None:
+    """If nobody reads the report, the exit code is that of the verdict, and there is no traceback."""
+    here, there = os.pipe()
+    os.close(here)
+    command = [*COMMAND, guarded, *PAY, *COUNT, *ONE, form]
+    done = subprocess.run(command, cwd=ROOT, stdout=there, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(there)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+def test_an_output_without_unicode(serve: Serve) -> None:
+    """What the encoding of the output lacks is escaped."""
+    command = [*COMMAND, serve("bare"), *PAY, *COUNT, *ONE, "--metadata", "token: secret"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "token: \\u2026" in done.stdout
 
 
 def test_it_is_a_function_too(guarded: str) -> None:

@@ -145,6 +145,7 @@ def _check(arguments: Sequence[str]) -> int:
         if exc.name not in ("grpc_reflection", "rich", "tomli"):
             raise
         return _told(ImportError(f"check needs {exc.name}: pip install 'grpc-idempotency[check]'"), 2)
+    _make_robust(sys.stdout, sys.stderr)
     return check(arguments)
 
 

@@ -2,9 +2,11 @@
 
 import argparse
 import ipaddress
+import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from grpc_idempotency.check._options import PROGRAM, parsed, settings_of
 from grpc_idempotency.check._reports import write_json, write_junit, write_table
@@ -33,7 +35,10 @@ def main(arguments: Sequence[str]) -> int:
         settings = settings_of(given)
         if not _may_run(settings, given.real_effects):
             return 2
-        report = check(settings, Progress(sys.stderr, quiet=given.quiet))
+        if given.junit:
+            Path(given.junit).touch()  # before the calls, since it may fail
+        with Progress(sys.stderr, quiet=given.quiet) as progress:
+            report = check(settings, progress)
         _write(report, given, lambda result: again(arguments, result, report.seed))
     except CannotCheck as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
@@ -42,17 +47,22 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted. Calls that were sent may still take effect.", file=sys.stderr)
         return 130
     return report.exit_code
 
 
 def _write(report: Report, given: argparse.Namespace, command: Command) -> None:
-    if given.json:
-        write_json(report, command, sys.stdout)
-    else:
-        write_table(report, command, sys.stdout)
     if given.junit:
         write_junit(report, command, given.junit)
+    try:
+        if given.json:
+            write_json(report, command, sys.stdout)
+        else:
+            write_table(report, command, sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, and the verdict remains
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def again(arguments: Sequence[str], result: Result, seed: int) -> str:

@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
         help="its request, with {{uuid}} and {{marker}}; @FILE: from a file; for a stream, once for each message",
     )
     add("--profile", metavar="FILE", help="a TOML file with any of these options, by their long names")
-    add("--descriptors", metavar="FILE", help="a FileDescriptorSet, for a server without reflection")
+    add("--descriptor-set", metavar="FILE", help="a FileDescriptorSet, for a server without reflection")
     add(
         "--metadata",
         action="append",
@@ -190,7 +190,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
         trials=given.trials,
         callers=given.callers,
         seed=random.randrange(10_000) if given.seed is None else given.seed,  # noqa: S311  # no secret
-        descriptors=Path(given.descriptors).read_bytes() if given.descriptors else b"",
+        descriptor_set=Path(given.descriptor_set).read_bytes() if given.descriptor_set else b"",
         tls=tls,
     )
 

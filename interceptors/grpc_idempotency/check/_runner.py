@@ -79,7 +79,10 @@ def _matching(globs: Sequence[str]) -> list[Probe]:
 def _session(settings: Settings) -> Iterator[Session]:
     with Target(settings.address, tls=settings.tls) as target:
         target.ready(settings.wait)
-        types = Types(target.channel, settings.descriptors, settings.caller(), settings.timeout)
+        if settings.replica:
+            with Target(settings.replica, tls=settings.tls) as replica:
+                replica.ready(settings.wait)
+        types = Types(target.channel, settings.descriptor_set, settings.caller(), settings.timeout)
         yield Session(settings, target, types)
 
 

@@ -111,7 +111,7 @@ class Settings:
     """How many duplicates are sent at once."""
     seed: int = 0
     """The seed of the random instants."""
-    descriptors: bytes = b""
+    descriptor_set: bytes = b""
     """A serialized ``FileDescriptorSet`` with the method's types. Empty: the server's reflection is asked."""
     tls: Tls | None = None
     """How to call over TLS. ``None``: in plain text."""

@@ -81,7 +81,9 @@ class Template:
         for text in self._texts:
             values = {"uuid": str(uuid.uuid4()), "marker": marker, "key": key}
             try:
-                message = json_format.Parse(_filled(text, values), self.method.request())
+                message = self.method.request()
+                pool = message.DESCRIPTOR.file.pool  # which has the types of values in an Any
+                json_format.Parse(_filled(text, values), message, descriptor_pool=pool)
                 if self._key_field:
                     setattr(message, self._key_field, key)
             except (json_format.ParseError, AttributeError, TypeError) as error:

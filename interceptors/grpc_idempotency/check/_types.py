@@ -23,7 +23,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
-from grpc_idempotency.check._results import CannotCheck, WrongUsage
+from grpc_idempotency.check._results import CannotCheck, Unreachable, WrongUsage
 from grpc_idempotency.check._settings import Metadata
 
 _WELL_KNOWN = {
@@ -83,7 +83,7 @@ class Types:
                 files = FileDescriptorSet.FromString(descriptors).file
             except DecodeError as error:
                 raise WrongUsage(
-                    "--descriptors is no FileDescriptorSet, as protoc --descriptor_set_out makes."
+                    "--descriptor-set is no FileDescriptorSet, as protoc --descriptor_set_out makes."
                 ) from error
             self._add({file.name: file for file in files})
 
@@ -97,6 +97,7 @@ class Types:
         Raises:
             WrongUsage: There is no such method, or its types can't be learned.
             CannotCheck: The server's reflection fails.
+            Unreachable: The server's reflection is unavailable.
         """
         service, _, short = name.lstrip("/").rpartition("/")
         if not service and beside is not None:
@@ -160,13 +161,14 @@ class Types:
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     continue
-                raise CannotCheck(f"The server's reflection fails: {error.code().name}: {error.details()}") from error
+                kind = Unreachable if error.code() is grpc.StatusCode.UNAVAILABLE else CannotCheck
+                raise kind(f"The server's reflection fails: {error.code().name}: {error.details()}") from error
             if answer.HasField("error_response"):
                 raise WrongUsage(f"The server does not know {what}: {answer.error_response.error_message}")
             return [
                 FileDescriptorProto.FromString(one) for one in answer.file_descriptor_response.file_descriptor_proto
             ]
-        raise WrongUsage("The server has no reflection. Give its types with --descriptors FILE.")
+        raise WrongUsage("The server has no reflection. Give its types with --descriptor-set FILE.")
 
 
 def is_repeated(field: Any) -> bool:

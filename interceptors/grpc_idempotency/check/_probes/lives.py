@@ -18,8 +18,10 @@ _RETURN = 60.0
 """Seconds in which a server must answer again after it was restarted or killed."""
 _KEPT = 3
 _CALLERS = 4
-_MOST = 400
+_MOST = 4000
 """How many calls are made at most while the command that kills the server runs."""
+_LAST = 100
+"""How many calls that were answered before it was killed are repeated."""
 
 
 class Restart(Probe):
@@ -83,7 +85,7 @@ class Kill(Probe):
         cut = [trial for trial in trials if not trial.replies]
         if not cut:
             return unclear("No call was running when the server was killed.", "Probe a method that takes longer.")
-        for trial in trials:
+        for trial in (*cut, *(one for one in trials[-_LAST:] if one not in cut)):
             trial.replies.append(session.answer(trial.operation))
         story = f"The server was killed, and {len(cut)} calls that it cut short were repeated with others before them"
         return judged(session, story, trials, late=True, may_be_held=True)
@@ -104,7 +106,6 @@ class Replica(Probe):
     def run(self, session: Session) -> Outcome:
         trials = []
         with Target(session.settings.replica, tls=session.settings.tls) as replica:
-            replica.ready(session.settings.timeout)
             for _ in range(_KEPT):
                 operation = session.fresh()
                 replies = [session.answer(operation), session.answer(operation, target=replica)]

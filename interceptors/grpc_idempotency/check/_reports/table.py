@@ -24,6 +24,12 @@ def write_table(report: Report, command: Command, out: TextIO) -> None:
         out: Where to. A terminal gets colours, and its width.
     """
     console = Console(file=out, highlight=False, width=None if out.isatty() else _WIDTH_OF_A_PIPE)
+    with console.capture() as written:  # since rich ends the process if a pipe is closed
+        _print(console, report, command)
+    out.write(written.get())
+
+
+def _print(console: Console, report: Report, command: Command) -> None:
     console.print(Text(f"{report.method[1:]} at {report.address}"), style="bold")
     console.print(Text(f"Oracle: {report.oracle}. Seed: {report.seed}."))
     console.print()
