@@ -26,6 +26,8 @@ WHOLE = (
     "Refund",
     "--other-request",
     '{"payer": "{{marker}}"}',
+    "--failing-request",
+    '{"payer": "nobody"}',
     "--as",
     "caller: alice",
     "--as",

@@ -9,7 +9,7 @@ LOSSES = {"lost-reply", "deadline", "cut"}
 RETRIES = {"duplicate", "at-once", *LOSSES, "retry-policy", "map-order", "large-reply", "request-id"}
 """The probes that repeat a call unchanged."""
 BAD_KEYS = {"key-malformed", "key-double", "key-empty", "key-long"}
-ALWAYS = {"no-key"}
+ALWAYS = {"no-key", "key-case"}
 SCOPES = {"other-method", "other-principal"}
 ALL = {*RETRIES, *BAD_KEYS, *ALWAYS, *SCOPES, "other-body", "error"}
 
@@ -20,7 +20,7 @@ FAILING = {
     "bare": ALL - ALWAYS - SCOPES,
     "dict": {"at-once", *LOSSES, "other-body", *SCOPES, "key-double", "key-empty", "error", "request-id"},
     "request-id": ALL - ALWAYS - SCOPES - {"request-id"},
-    "no-claim": {"at-once", *LOSSES},
+    "no-claim": {"at-once", *LOSSES, "other-body"},
     "no-fingerprint": {"other-body"},
     "errors-not-stored": {"error"},
     "ttl-0": {*RETRIES, "other-body", "error"},
@@ -29,6 +29,9 @@ FAILING = {
     "released-while-running": LOSSES,
     "shared-by-callers": {"other-principal"},
     "final-while-running": {"at-once", *LOSSES},
+    "late-fingerprint": {"other-body"},
+    "few-kept": LOSSES,
+    "keys-without-case": {"key-case"},
 }
 """By kind of server, the probes that must fail. All others that apply must pass."""
 

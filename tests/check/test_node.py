@@ -62,7 +62,7 @@ def address(tools: Tools, folder: Path) -> Iterator[str]:
 
 def test_an_unguarded_server_in_node(address: str, folder: Path) -> None:
     """It is unsafe, and every finding is one that its lack of a guard explains."""
-    ended = run_check(address, *WHOLE, "--descriptors", str(folder / "types.binpb"), "--trials", "20", "--json")
+    ended = run_check(address, *WHOLE, "--descriptor-set", str(folder / "types.binpb"), "--trials", "20", "--json")
     passing = ALWAYS | SCOPES
     expected = {probe: "passed" if probe in passing else "failed" for probe in ALL}
     told = [f"{one['probe']}: {one['happened']}" for one in ended.report["probes"]]

@@ -24,7 +24,8 @@ LOST = Finding(
 )
 DIFFERS = Finding(
     "The retry was not answered with the first reply: the handler ran again, or the reply was not stored exactly.",
-    "Store status, message and trailers of the first reply, and answer every retry with them.",
+    "Store status, message and trailers of the first reply, and answer every retry with them. A trailer that tells of "
+    "the call and not of its outcome, such as a time, may differ with --ignore-trailer NAME.",
 )
 UNANSWERED = Finding(
     "A client that lost the reply can't learn it, though its retries are correct.",

@@ -17,6 +17,10 @@ async function pay({ request }, answer) {
     answer({ code: grpc.status.INVALID_ARGUMENT, details: "a payer is missing", metadata: reason });
     return;
   }
+  if (request.payer === "nobody") {
+    answer({ code: grpc.status.NOT_FOUND, details: "there is no such payer" });
+    return;
+  }
   await pause(5);
   const payment = { id: crypto.randomUUID(), payer: request.payer, notes: request.notes };
   payments.push(payment);

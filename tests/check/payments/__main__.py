@@ -1,14 +1,14 @@
 """A server of payments: ``python -m tests.check.payments KIND --ledger FILE``.
 
 It prints ``listening on HOST:PORT`` when it is ready. A KIND is ``aio`` or ``sync`` (behind the library's interceptor),
-``bare``, ``dict``, ``request-id``, ``guard``, or a fault of that guard.
+``bare``, ``dict``, ``request-id``, ``guard``, or a fault of that guard or of a guard of streams.
 """
 
 import argparse
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.harness.servers import Server, interceptor_of
 
 from grpc_idempotency import Caller, Policy, aio, store_from_url
 
-from .guards import FAULTS, Dict, Failed, Guard, bare
+from .guards import FAULTS, STREAM_FAULTS, Dict, Failed, Guard, StreamGuard, bare
 from .ledger import Ledger
 from .protos import SERVICE, ListRequest, ListResponse, Payment, PayRequest
 
@@ -34,28 +34,42 @@ _POLICY = Policy(lease=timedelta(seconds=1), renew_every=timedelta(milliseconds=
 class Handlers:
     """The service's handlers. A guard of the tests stands inside them, the interceptor around them."""
 
-    def __init__(self, ledger: Ledger, guard: Callable[..., Any]) -> None:
-        self._ledger, self._guard = ledger, guard
+    def __init__(self, ledger: Ledger, guard: Callable[..., Any], streams: StreamGuard | None) -> None:
+        self._ledger, self._guard, self._streams = ledger, guard, streams
 
     async def pay(self, method: str, request: Any, context: Any) -> Any:
         try:
             return await self._guard(method, request, context, self._paid)
         except Failed as failed:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(failed), (("reason", "payer"),))
+            await context.abort(failed.code, str(failed), (("reason", "payer"),))
 
     async def _paid(self, request: Any) -> Any:
         if not request.payer:
-            raise Failed("a payer is missing")
+            raise Failed(grpc.StatusCode.INVALID_ARGUMENT, "a payer is missing")
+        if request.payer == "nobody":
+            raise Failed(grpc.StatusCode.NOT_FOUND, "there is no such payer")
         await asyncio.sleep(BEFORE)
         payment = self._ledger.pay(request)
         await asyncio.sleep(AFTER)
         return payment
 
-    async def pay_all(self, requests: AsyncIterator[Any], _context: Any) -> Any:
-        payments = [await self._paid(one) async for one in requests]
+    async def pay_all(self, requests: AsyncIterator[Any], context: Any) -> Any:
+        if self._streams:
+            return await self._streams.requests(requests, context, self._all_paid)
+        return self._sum([await self._paid(one) async for one in requests])
+
+    async def _all_paid(self, requests: Sequence[Any]) -> Any:
+        return self._sum([await self._paid(one) for one in requests])
+
+    def _sum(self, payments: Sequence[Any]) -> Any:
         return Payment(id=" ".join(one.id for one in payments))
 
-    async def pay_in_parts(self, request: Any, _context: Any) -> AsyncIterator[Any]:
+    async def pay_in_parts(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        parts = self._streams.replies(request, context, self._parts) if self._streams else self._parts(request)
+        async for part in parts:
+            yield part
+
+    async def _parts(self, request: Any) -> AsyncIterator[Any]:
         yield await self._paid(request)
         for part in range(3):
             await asyncio.sleep(BEFORE)
@@ -105,10 +119,12 @@ async def serve(given: argparse.Namespace) -> None:
         url = f"sqlite:///{given.store}" if given.store else "memory:"
         store: Any = store_from_url(url) if kind == "sync" else aio.store_from_url(url)
         interceptors = [interceptor_of(kind, store, policy=_POLICY, principal=_caller)]
+    streams = StreamGuard(given.kind) if given.kind in STREAM_FAULTS else None
+    handlers = Handlers(Ledger(given.ledger, given.lag), _guard(given.kind), streams)
     server = Server(kind, interceptors, workers=32)
     for interceptor in interceptors:
         interceptor.attach(server.real)
-    server.add(generic_handler(kind, _methods(Handlers(Ledger(given.ledger, given.lag), _guard(given.kind))), SERVICE))
+    server.add(generic_handler(kind, _methods(handlers), SERVICE))
     if not given.without_reflection:
         reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server.real)
     if given.also:
@@ -125,7 +141,7 @@ async def serve(given: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["aio", "sync", "bare", "dict", "request-id", "guard", *FAULTS])
+    parser.add_argument("kind", choices=["aio", "sync", "bare", "dict", "request-id", "guard", *FAULTS, *STREAM_FAULTS])
     parser.add_argument("--ledger", type=Path, required=True)
     parser.add_argument("--store", type=Path)
     parser.add_argument("--port", type=int, default=0)

@@ -1,7 +1,7 @@
 """Guards written by hand: none, naive ones, and one that is right in one process but for its faults."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,22 @@ FAULTS = (
     "released-while-running",
     "shared-by-callers",
     "final-while-running",
+    "late-fingerprint",
+    "few-kept",
+    "keys-without-case",
 )
+STREAM_FAULTS = ("part-replayed", "first-message-compared")
+
+
+_FEW = 4
 
 
 class Failed(Exception):
     """The handler's own failure."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
 
 
 async def bare(_method: str, request: Any, _context: Any, behaviour: Behaviour) -> Any:
@@ -74,10 +85,12 @@ class Guard:
             if "no-claim" in self._faults:
                 return await self._unclaimed(name, entry)
             self._entries[name] = entry
+            if "few-kept" in self._faults and len(self._entries) > _FEW:
+                del self._entries[next(iter(self._entries))]
             entry.run.add_done_callback(lambda run: self._forget(name, run))
         elif "final-while-running" in self._faults and not entry.run.done():
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is running")
-        elif entry.fingerprint != fingerprint and "no-fingerprint" not in self._faults:
+        elif entry.fingerprint != fingerprint and not self._overlooked(entry):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the key was used with another request")
         try:
             reply = await asyncio.shield(entry.run)
@@ -91,6 +104,9 @@ class Guard:
             del cut.notes[10:]
             return cut
         return reply
+
+    def _overlooked(self, entry: Entry) -> bool:
+        return "no-fingerprint" in self._faults or ("late-fingerprint" in self._faults and not entry.run.done())
 
     async def _unclaimed(self, name: tuple[str, ...], entry: Entry) -> Any:
         """Runs in the call itself, and stores the outcome if the call has not been cut short."""
@@ -108,7 +124,7 @@ class Guard:
     def _name(self, method: str, key: str, context: Any) -> tuple[str, ...]:
         caller = dict(context.invocation_metadata()).get("caller", "")
         return (
-            key,
+            key.lower() if "keys-without-case" in self._faults else key,
             "" if "shared-by-methods" in self._faults else method,
             "" if "shared-by-callers" in self._faults else caller,
         )
@@ -122,3 +138,44 @@ class Guard:
         if len(set(keys)) > 1 or not 0 < len(key) <= 255 or key != key.strip() or key.startswith('"'):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the key can't be used")
         return str(key)
+
+
+class StreamGuard:
+    """A guard of streams in memory, with one fault: it is wrong only where a stream has more than one message."""
+
+    def __init__(self, fault: str) -> None:
+        assert fault in STREAM_FAULTS
+        self._fault = fault
+        self._sent: dict[str, list[Any]] = {}
+        self._runs: dict[str, tuple[Any, asyncio.Task[Any]]] = {}
+
+    async def replies(self, request: Any, context: Any, behaviour: Callable[[Any], AsyncIterator[Any]]) -> Any:
+        """Keeps what was sent. The fault ``part-replayed`` takes the part of a stream that was left for all of it."""
+        key = dict(context.invocation_metadata()).get("idempotency-key")
+        if self._fault != "part-replayed" or not key:
+            async for message in behaviour(request):
+                yield message
+            return
+        kept = key in self._sent
+        for message in self._sent.setdefault(key, []):
+            yield message
+        if not kept:
+            async for message in behaviour(request):
+                self._sent[key].append(message)
+                yield message
+
+    async def requests(self, requests: AsyncIterator[Any], context: Any, behaviour: Behaviour) -> Any:
+        """Runs a whole stream once. The fault ``first-message-compared`` looks at no message behind the first."""
+        metadata = dict(context.invocation_metadata())
+        messages = [one async for one in requests]
+        key = metadata.get("idempotency-key")
+        if self._fault != "first-message-compared" or not key:
+            return await behaviour(messages)
+        if len(messages) != int(metadata["idempotency-message-count"]):
+            await context.abort(grpc.StatusCode.CANCELLED, "a message is missing")
+        if key not in self._runs:
+            self._runs[key] = messages[0], asyncio.ensure_future(behaviour(messages))
+        first, run = self._runs[key]
+        if first != messages[0]:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the key was used with another request")
+        return await asyncio.shield(run)

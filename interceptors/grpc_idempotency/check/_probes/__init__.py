@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._probes.bodies import Error, LargeReply, MapOrder, RequestId
-from grpc_idempotency.check._probes.keys import DoubleKey, EmptyKey, LongKey, MalformedKey, NoKey
+from grpc_idempotency.check._probes.keys import CaseOfKey, DoubleKey, EmptyKey, LongKey, MalformedKey, NoKey
 from grpc_idempotency.check._probes.lives import Kill, Replica, Restart, Ttl
 from grpc_idempotency.check._probes.losses import CutConnection, Deadline, LostReply, RetryPolicy
 from grpc_idempotency.check._probes.repeats import AtOnce, Duplicate, OtherBody
@@ -23,6 +23,7 @@ PROBES: Sequence[Probe] = (
     DoubleKey(),
     EmptyKey(),
     LongKey(),
+    CaseOfKey(),
     NoKey(),
     OtherMethod(),
     OtherCaller(),

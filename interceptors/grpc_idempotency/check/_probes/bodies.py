@@ -27,6 +27,8 @@ from grpc_idempotency.check._types import is_map, is_repeated
 
 _MAY_PASS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "UNAUTHENTICATED", "PERMISSION_DENIED"}
 """Codes by which a server says that nothing has happened, so that it need not keep them."""
+_OF_THE_REQUEST = {"INVALID_ARGUMENT", "UNIMPLEMENTED"}
+"""Codes that the same request gets always, stored or not."""
 _LARGE = 8 * 1024
 _LONGER = 1000
 """How many elements a list of the request gets at most."""
@@ -37,7 +39,8 @@ class Error(Probe):
     title = "an error is repeated"
     passes = (
         "A call that fails gets the same code, message and trailers again, and its key stays bound: the request that "
-        "succeeds is refused under it, or gets the error, too."
+        "succeeds is refused under it, or gets the error, too. An INVALID_ARGUMENT whose key does not stay bound is "
+        "unclear, since it comes again without being stored."
     )
     needs = "a request that fails: `--failing-request`, or an empty message"
 
@@ -57,6 +60,12 @@ class Error(Probe):
         if how := session.difference(first, again):
             return failed(f"The error was not repeated: {how}.", ERROR_NOT_KEPT)
         valid = session.call(session.under(session.fresh(), operation.key))
+        if valid.ok and first.code in _OF_THE_REQUEST:
+            return unclear(
+                f"{first.code} was repeated, and then another request under the same key was executed. A server that "
+                "checks requests before keys does so, too.",
+                "Give a request whose error depends on more than the request, as NOT_FOUND does: --failing-request.",
+            )
         if valid.ok:
             return failed(f"After {first.code}, another request under the same key was executed.", ERROR_NOT_KEPT)
         if session.settings.refused("key-reused", valid.code) or not session.difference(first, valid):

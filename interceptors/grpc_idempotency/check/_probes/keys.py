@@ -158,6 +158,31 @@ class LongKey(_BadKey):
         return None
 
 
+class CaseOfKey(Probe):
+    id = "key-case"
+    title = "two keys that differ in case"
+    passes = "Keys that differ only in upper and lower case are two keys, or such keys are refused."
+
+    def run(self, session: Session) -> Outcome:
+        key = f"Check-{_key()}"
+        operations = [session.under(session.fresh(), one) for one in (key, key.swapcase())]
+        one, other = (session.answer(operation) for operation in operations)
+        effects = session.effects(operations)
+        if session.settings.refused("key-invalid", one.code) and (effects is None or effects.total == 0):
+            return passed(f"A key that is no UUID was refused: {one.code}.")
+        if not one.ok:
+            return unclear(f"A key that is no UUID got {one}.", "Look at the server's log.")
+        if not other.ok:
+            return failed(f"The second key was taken for the first: {other}.", KEYS_MIXED)
+        if effects is not None and effects.total < 2:
+            return failed("Two calls with two keys had one effect.", KEYS_MIXED)
+        if effects is None and not session.differing:
+            return unclear("Two calls with two keys got equal replies.", COUNT)
+        if effects is None and not session.difference(one, other):
+            return failed("The second call got the reply to the first.", KEYS_MIXED)
+        return passed("Two keys that differ in case are two keys.")
+
+
 class NoKey(Probe):
     id = "no-key"
     title = "calls without a key"

@@ -1,16 +1,22 @@
 """Duplicates of a call that nothing has disturbed."""
 
+import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 from grpc_idempotency.check._judgement import judged
 from grpc_idempotency.check._outcomes import REUSE_EXECUTED, REUSE_SWALLOWED, Outcome, failed, passed, unclear
 from grpc_idempotency.check._probes.base import Probe
+from grpc_idempotency.check._results import Verdict
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
 from grpc_idempotency.check._target import Target
+from grpc_idempotency.check._templates import Operation, Template
 
 _ROUNDS = 5
 _CONNECTIONS = 4
+_WHILE_RUNNING = (0.25, 0.5, 0.75)
+"""After which parts of the latency another request comes while the first one runs."""
 
 
 class Duplicate(Probe):
@@ -57,8 +63,14 @@ class AtOnce(Probe):
 class OtherBody(Probe):
     id = "other-body"
     title = "a key used again with another request"
-    passes = "The second request is refused as a reuse of the key, and has no effect."
+    passes = (
+        "The second request is refused as a reuse of the key, and has no effect: after the first reply, and while the "
+        "first call runs. Of a stream, the last message alone is another one."
+    )
     needs = "a request with `{{uuid}}` or `{{marker}}`, or `--other-body`"
+
+    def calls(self, settings: Settings) -> int:
+        return 2 + 2 * len(_WHILE_RUNNING)
 
     def run(self, session: Session) -> Outcome:
         template = session.other_body
@@ -70,9 +82,12 @@ class OtherBody(Probe):
             )
         if template is not session.template and not (alone := session.answer(session.fresh(template))).ok:
             return unclear(f"The other request alone gets {alone}.", "Correct --other-body: it must succeed.")
+        outcome = self._afterwards(session, template)
+        return outcome if outcome.verdict is not Verdict.PASSED else self._meanwhile(session, template, outcome)
+
+    def _afterwards(self, session: Session, template: Template) -> Outcome:
         session.rebase()
-        first = session.fresh()
-        second = session.under(session.fresh(template), first.key)
+        first, second = self._two(session, template)
         told, reused = session.answer(first), session.answer(second)
         effects = session.effects((first, second))
         if not told.ok:
@@ -90,3 +105,38 @@ class OtherBody(Probe):
         if not session.difference(told, reused):
             return failed("The second request was answered with the reply to the first.", REUSE_SWALLOWED)
         return failed("The second request was answered with a reply of its own.", REUSE_EXECUTED)
+
+    def _meanwhile(self, session: Session, template: Template, afterwards: Outcome) -> Outcome:
+        session.rebase()
+        pairs, replies = [], []
+        for share in _WHILE_RUNNING:
+            first, second = self._two(session, template)
+            call = session.start(first)
+            time.sleep(share * session.latency)
+            reused, told = session.answer(second), call.reply()
+            pairs += [first, second]
+            replies.append((session.answer(first) if session.comes_again(told) else told, reused))
+        effects = session.effects(pairs, late=True)
+        if effects is not None and effects.total > len(replies):
+            return failed("Two different requests with one key ran at once, and both took effect.", REUSE_EXECUTED)
+        for told, reused in replies:
+            if told.ok and reused.ok:
+                if session.difference(told, reused):
+                    return failed("While the first call ran, the second got a reply of its own.", REUSE_EXECUTED)
+                return failed("While the first call ran, the second got the reply to the first.", REUSE_SWALLOWED)
+            # The second may have come first.
+            wrong = reused if told.ok else told
+            if not session.settings.refused("key-reused", wrong.code):
+                return unclear(
+                    f"While the first call ran, one of the two got {wrong}.",
+                    f"If that is the refusal: --refusal key-reused={wrong.code}.",
+                )
+        return afterwards
+
+    def _two(self, session: Session, template: Template) -> tuple[Operation, Operation]:
+        """Returns two operations with one key, and different requests."""
+        first = session.fresh()
+        second = session.under(session.fresh(template), first.key)
+        if template is session.template:
+            second = replace(second, requests=(*first.requests[:-1], second.requests[-1]))
+        return first, second

@@ -1,10 +1,14 @@
 """Streams that break off."""
 
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 
 from grpc_idempotency.check._judgement import judged
-from grpc_idempotency.check._outcomes import TRUNCATED, Outcome, failed, passed, unclear
+from grpc_idempotency.check._outcomes import DIFFERS, TRUNCATED, Outcome, failed, passed, unclear
 from grpc_idempotency.check._probes.base import Probe
+from grpc_idempotency.check._replies import Reply
+from grpc_idempotency.check._results import Verdict
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
 
@@ -27,22 +31,36 @@ class ReplyStream(Probe):
         return 3 * _TRIALS
 
     def run(self, session: Session) -> Outcome:
-        whole = session.answer(session.fresh())
-        if len(whole.messages) < 2:
-            return unclear(
-                f"The stream has {len(whole.messages)} messages.", "Give a request whose reply has two or more."
-            )
+        lengths = [len(session.answer(session.fresh()).messages) for _ in range(2)]
+        if min(lengths) < 2:
+            return unclear(f"The stream has {min(lengths)} messages.", "Give a request whose reply has two or more.")
         session.rebase()
-        trials = []
+        trials, left = [], []
         for _ in range(_TRIALS):
             operation = session.fresh()
             call = session.start(operation)
             call.read()
             call.cancel()
-            call.reply()
+            left.append(call.reply())
             replies = [session.answer(operation), session.answer(operation)]
             trials.append(Trial(operation=operation, replies=replies))
-        return judged(session, f"{_TRIALS} streams were left after their first message", trials, late=True)
+        story = f"{_TRIALS} streams were left after their first message"
+        outcome = judged(session, story, trials, late=True)
+        if outcome.verdict is not Verdict.FAILED:
+            for trial, part in zip(trials, left, strict=True):
+                if how := _incomplete(session, trial.replies[0], part, lengths):
+                    return failed(f"{story}: {how}.", DIFFERS)
+        return outcome
+
+
+def _incomplete(session: Session, told: Reply, left: Reply, lengths: Sequence[int]) -> str:
+    """Returns what a retry's stream lacks of the stream that the client left; empty if it lacks nothing."""
+    if not told.ok:
+        return ""
+    if len(set(lengths)) == 1 and len(told.messages) < lengths[0]:
+        return f"a retry got {len(told.messages)} messages, where a stream has {lengths[0]}"
+    begun = replace(told, messages=told.messages[: len(left.messages)])
+    return session.difference(replace(told, messages=left.messages), begun)
 
 
 class RequestStream(Probe):
