@@ -47,7 +47,7 @@ def test_safe_is_0(guarded: str) -> None:
     assert "Seed: 7." in ended.out
     assert "SAFE: 1 passed." in ended.out
     assert "\x1b" not in ended.out
-    assert re.fullmatch(r"calibration: \nthe same call again: passed, \d+\.\d s\n", ended.err)
+    assert re.fullmatch(r"calibration\nthe same call again: passed, \d+\.\d s\n", ended.err)
     assert probed(guarded, "--quiet").err == ""
 
 

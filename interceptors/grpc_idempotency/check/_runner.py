@@ -42,8 +42,13 @@ def check(settings: Settings, progress: Progress = lambda _title, _result: None)
         for probe in PROBES:
             if probe not in chosen:
                 continue
+            if why := _skips(probe, session):
+                results.append(_result(probe, skipped(why), settings))
+                continue
             progress(probe.title, None)
-            results.append(_result(probe, session))
+            began = time.monotonic()
+            outcome = _outcome(probe, session)
+            results.append(_result(probe, outcome, settings, time.monotonic() - began))
             progress(probe.title, results[-1])
         return Report(
             address=settings.address,
@@ -86,10 +91,7 @@ def _session(settings: Settings) -> Iterator[Session]:
         yield Session(settings, target, types)
 
 
-def _result(probe: Probe, session: Session) -> Result:
-    """Runs a probe, unless it does not apply."""
-    began = time.monotonic()
-    outcome = _outcome(probe, session)
+def _result(probe: Probe, outcome: Outcome, settings: Settings, seconds: float = 0.0) -> Result:
     return Result(
         probe=probe.id,
         title=probe.title,
@@ -97,16 +99,19 @@ def _result(probe: Probe, session: Session) -> Result:
         happened=outcome.happened,
         means=outcome.means,
         advice=outcome.advice,
-        seconds=time.monotonic() - began,
-        known=probe in _matching([*session.settings.known_failing]),
+        seconds=seconds,
+        known=probe in _matching([*settings.known_failing]),
     )
 
 
-def _outcome(probe: Probe, session: Session) -> Outcome:
+def _skips(probe: Probe, session: Session) -> str:
+    """Returns why a probe does not apply; empty if it does."""
     if not session.takes_keys and not isinstance(probe, BothStreams):
-        return skipped("The method is refused with a key.")
-    if why := probe.skips(session):
-        return skipped(why)
+        return "The method is refused with a key."
+    return probe.skips(session)
+
+
+def _outcome(probe: Probe, session: Session) -> Outcome:
     try:
         session.begin(probe.id)
         return probe.run(session)

@@ -52,8 +52,8 @@ class Progress:
     def _written(self, title: str, result: Result | None) -> None:
         if result is None:
             self.__exit__()
-            print(f"{title}: ", end="", file=self._out, flush=True)
+            print(title, end="", file=self._out, flush=True)
             self._begun = True
         else:
-            print(f"{result.verdict.value}, {result.seconds:.1f} s", file=self._out, flush=True)
+            print(f": {result.verdict.value}, {result.seconds:.1f} s", file=self._out, flush=True)
             self._begun = False
