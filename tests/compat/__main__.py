@@ -2,7 +2,7 @@
 
 Each row gets a venv of its own under ``.venvs/`` with the wheel and its versions. The sample proto is compiled by the
 row's own compiler where there is one that fits both, else by those of other rows; then ``check.py`` runs there, with
-both implementations of protobuf and both kinds of server, on SQLite, PostgreSQL and Valkey.
+both implementations of protobuf, both kinds of server, and the kit, on SQLite, PostgreSQL and Valkey.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from ..harness.postgres import Server
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 VENVS = ROOT / ".venvs"
-CHECKS = [(implementation, kind) for implementation in ("upb", "python") for kind in ("aio", "threads")]
+CHECKS = [(implementation, kind) for implementation in ("upb", "python") for kind in ("aio", "threads", "kit")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,8 @@ ROWS = [
             "opentelemetry-api==1.30.0",
             "opentelemetry-sdk==1.30.0",
             "prometheus-client==0.15.0",
+            "grpcio-reflection==1.62.0",
+            "rich==13.7.0",
         ),
     ),
     Row(name="protobuf-5", protobuf="==5.29.*", grpcio="==1.68.*", tools="==1.68.*"),
@@ -119,7 +121,7 @@ def install(row: Row, wheel: Path) -> None:
     command = [*pip, "install", "-q", "--disable-pip-version-check", "--only-binary", ":all:"]
     # No new version number comes with a change, so the wheel is installed anew, and by itself.
     run([*command, "--force-reinstall", "--no-deps", str(wheel)])
-    run([*command, "--upgrade", f"{wheel}[otel,postgres,prometheus,redis]", *row.requirements])
+    run([*command, "--upgrade", f"{wheel}[check,otel,postgres,prometheus,redis]", *row.requirements])
 
 
 def compile_stubs(row: Row) -> Path:

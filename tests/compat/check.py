@@ -1,6 +1,7 @@
 """Runs in a row's own venv, beside the stubs that were made for it: keyed calls to a server of one kind.
 
-Its arguments are the kind, ``aio`` or ``threads``, and the URL of an empty store.
+Its arguments are the kind and the URL of an empty store. The kind is ``aio``, ``threads``, or ``kit``, where the calls
+are those of ``grpc-idempotency check``.
 """
 
 import asyncio
@@ -15,12 +16,14 @@ import grpc
 import grpc.aio
 from google.protobuf.internal import api_implementation
 from google.rpc import error_details_pb2, status_pb2
+from grpc_reflection.v1alpha import reflection
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 
 import grpc_idempotency
 from grpc_idempotency import aio, otel, prometheus
+from grpc_idempotency.__main__ import main as command
 from grpc_idempotency.metrics import CALL_DURATION, Metrics
 
 pb2: Any = import_module("payments_pb2")
@@ -181,11 +184,30 @@ def on_threads(url: str) -> None:
     watched.check()
 
 
+def on_kit(url: str) -> None:
+    """The kit, which learns the types by reflection, and prints its table."""
+    interceptor = grpc_idempotency.IdempotencyInterceptor(grpc_idempotency.store_from_url(url))
+    server = grpc.server(ThreadPoolExecutor(32), interceptors=[interceptor])
+    interceptor.attach(server)
+    stubs.add_PaymentsServicer_to_server(Payments(), server)
+    reflection.enable_server_reflection(("compat.payments.Payments", reflection.SERVICE_NAME), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    calls = ("--method", "compat.payments.Payments/Charge", "--request", '{"cents": 5}', "--header", KEY)
+    others = ("--other-body", '{"cents": 6}', "--only", "duplicate", "--only", "other-body", "--only", "*key*")
+    try:
+        assert command(["check", f"127.0.0.1:{port}", *calls, *others]) == 0
+    finally:
+        server.stop(None).wait()
+
+
 def main(kind: str, url: str) -> None:
     """Checks one kind of server on one store."""
     assert api_implementation.Type() == os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"]
     if kind == "aio":
         asyncio.run(on_aio(url))
+    elif kind == "kit":
+        on_kit(url)
     else:
         on_threads(url)
 
