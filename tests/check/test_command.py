@@ -287,6 +287,14 @@ def test_an_error_of_the_request_alone_is_unclear(serve: Serve) -> None:
     assert ended.verdicts == {"error": "failed"}
 
 
+def test_a_request_that_does_not_fail(serve: Serve) -> None:
+    """Where an empty message succeeds, no request that fails is known; one that was given to fail must do so."""
+    lists = ("--method", "check.payments.v1.Payments/List", "--only", "error", "--json")
+    assert run_check(serve("bare"), *lists).verdicts == {}
+    ended = run_check(serve("bare"), *lists, "--failing-request", '{"payer": "x"}')
+    assert ended.verdicts == {"error": "unclear"}
+
+
 def test_refusal_codes(guarded: str) -> None:
     """A code that is not known as the refusal leaves it unclear, and the advice names the option."""
     arguments = (*PAY, *COUNT, "--only", "other-body")
