@@ -260,3 +260,20 @@ def test_the_schema_of_a_store_that_is_not_there_yet(tmp_path: Path, capsys: pyt
     assert "newest version" in capsys.readouterr().err
     assert main(["schema", "memory:"]) == 2
     assert "no tables" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_json_everywhere(store: SQLiteStore, url: str, printed: Printed, command: str) -> None:
+    """With ``--json`` each command prints objects, one in each line, and nothing else on standard output (6.4)."""
+    name = held(store).name.hex()
+    more = {
+        "show": [url, name],
+        "watch": [url, "--once"],
+        "resolve": [url, name, "--never-happened", *REASON],
+        "forget": [url, name, *REASON],
+        "explain": ["OUTCOME_UNKNOWN"],
+    }
+    assert main([command, *more.get(command, [url]), "--json"]) == 0
+    lines = printed().splitlines()
+    assert lines
+    assert all(isinstance(json.loads(line), dict) for line in lines)
