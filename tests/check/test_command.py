@@ -304,6 +304,14 @@ def test_refusal_codes(guarded: str) -> None:
     assert run_check(guarded, *arguments, "--refusal", "key-reused=aborted,failed_precondition").code == 0
 
 
+def test_trailers_that_tell_of_the_call(serve: Serve) -> None:
+    """A trailer that is new with each call is a difference, and the advice names the option that allows it."""
+    address = serve("trailers-of-calls")
+    ended = probed(address)
+    assert (ended.code, "the trailer served-at was" in ended.out, "--ignore-trailer" in ended.out) == (1, True, True)
+    assert probed(address, "--ignore-trailer", "served-at").code == 0
+
+
 def test_a_profile_has_the_options(guarded: str, tmp_path: Path) -> None:
     """A TOML file gives any option; the command line goes before it."""
     profile = tmp_path / "pay.toml"

@@ -32,6 +32,8 @@ FAILING = {
     "late-fingerprint": {"other-body"},
     "few-kept": LOSSES,
     "keys-without-case": {"key-case"},
+    "keys-cut": {"key-long"},
+    "no-key-is-a-key": {"no-key"},
 }
 """By kind of server, the probes that must fail. All others that apply must pass."""
 

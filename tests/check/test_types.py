@@ -1,13 +1,15 @@
 """The types of a method, from the server's reflection or a descriptor set."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import any_pb2, descriptor_pb2
 
-from grpc_idempotency.check import Settings, Unreachable, check
+from grpc_idempotency.check import Settings, Unreachable, WrongUsage, check
 from grpc_idempotency.check._templates import Template
 from grpc_idempotency.check._types import Types
 
@@ -40,22 +42,41 @@ def test_an_any_may_have_a_type_of_the_server() -> None:
 
 
 class _Unavailable(grpc.GenericRpcHandler):
-    """Answers every call as a proxy does whose server is not there."""
+    """Answers every call as a proxy does whose server is not there, or at first is not there."""
+
+    def __init__(self, calls: int | None) -> None:
+        self._left = calls
 
     def service(self, _details: Any) -> Any:
+        if self._left == 0:
+            return None  # which is UNIMPLEMENTED
+        if self._left:
+            self._left -= 1
+
         def refuse(_requests: Any, context: Any) -> Any:
             context.abort(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def test_a_proxy_without_its_server_is_unreachable() -> None:
-    """A server behind a proxy that answers for it is not reached, which is no verdict on it."""
-    server = grpc.server(ThreadPoolExecutor(2), handlers=[_Unavailable()])
+@contextmanager
+def _proxy(calls: int | None) -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2), handlers=[_Unavailable(calls)])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with pytest.raises(Unreachable, match="no healthy upstream"):
-            check(Settings(address=f"127.0.0.1:{port}", method="letters.Post/Send"))
+        yield f"127.0.0.1:{port}"
     finally:
         server.stop(None)
+
+
+def test_a_proxy_without_its_server_is_unreachable() -> None:
+    """A server behind a proxy that answers for it is not reached, which is no verdict on it."""
+    with _proxy(None) as address, pytest.raises(Unreachable, match="no healthy upstream"):
+        check(Settings(address=address, method="letters.Post/Send", wait=0.5))
+
+
+def test_a_server_behind_a_proxy_is_waited_for() -> None:
+    """The time to wait is also for a server whose proxy answers first."""
+    with _proxy(2) as address, pytest.raises(WrongUsage, match="no reflection"):
+        check(Settings(address=address, method="letters.Post/Send"))

@@ -9,11 +9,14 @@ from grpc_idempotency.check._calibration import calibrate, described
 from grpc_idempotency.check._outcomes import Outcome, skipped, unclear
 from grpc_idempotency.check._probes import PROBES, Probe
 from grpc_idempotency.check._probes.streams import BothStreams
-from grpc_idempotency.check._results import CannotCheck, Report, Result, WrongUsage
+from grpc_idempotency.check._results import CannotCheck, Report, Result, Unreachable, WrongUsage
 from grpc_idempotency.check._session import Session
 from grpc_idempotency.check._settings import Settings
 from grpc_idempotency.check._target import Target
 from grpc_idempotency.check._types import Types
+
+_PAUSE = 0.2
+"""Seconds between two attempts to reach a server behind a proxy."""
 
 Progress = Callable[[str, Result | None], object]
 """Gets the title of what begins now, or of a probe that has ended together with its result."""
@@ -88,7 +91,19 @@ def _session(settings: Settings) -> Iterator[Session]:
             with Target(settings.replica, tls=settings.tls) as replica:
                 replica.ready(settings.wait)
         types = Types(target.channel, settings.descriptor_set, settings.caller(), settings.timeout)
-        yield Session(settings, target, types)
+        yield _answered(lambda: Session(settings, target, types), settings.wait)
+
+
+def _answered(ask: Callable[[], Session], within: float) -> Session:
+    """Asks until the server answers: a proxy can be reached before it."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            return ask()
+        except Unreachable:
+            if time.monotonic() + _PAUSE >= end:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _result(probe: Probe, outcome: Outcome, settings: Settings, seconds: float = 0.0) -> Result:

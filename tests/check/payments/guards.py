@@ -1,6 +1,7 @@
 """Guards written by hand: none, naive ones, and one that is right in one process but for its faults."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,9 @@ FAULTS = (
     "late-fingerprint",
     "few-kept",
     "keys-without-case",
+    "keys-cut",
+    "no-key-is-a-key",
+    "trailers-of-calls",
 )
 STREAM_FAULTS = ("part-replayed", "first-message-compared")
 
@@ -74,6 +78,8 @@ class Guard:
 
     async def __call__(self, method: str, request: Any, context: Any, behaviour: Behaviour) -> Any:
         key = await self._key(request, context)
+        if "trailers-of-calls" in self._faults:
+            context.set_trailing_metadata((("served-at", str(time.time_ns())),))
         if key is None:
             return await behaviour(request)
         name = self._name(method, key, context)
@@ -133,8 +139,8 @@ class Guard:
         metadata = context.invocation_metadata() if self._header else ()
         keys = [value for name, value in metadata if name == "idempotency-key"] or [*filter(None, [request.request_id])]
         if not keys:
-            return None
-        key = keys[0]
+            return "" if "no-key-is-a-key" in self._faults else None
+        key = keys[0][:255] if "keys-cut" in self._faults else keys[0]
         if len(set(keys)) > 1 or not 0 < len(key) <= 255 or key != key.strip() or key.startswith('"'):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the key can't be used")
         return str(key)
