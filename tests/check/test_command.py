@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 import trustme
 
 from grpc_idempotency.check import Counting, Settings, Verdict, WrongUsage, check
+from grpc_idempotency.check._target import Target, workers
+from grpc_idempotency.check._types import Method
 
 from .conftest import COUNT, PAY, ROOT, Ended, Serve, run_check
 from .payments.protos import descriptors
@@ -448,6 +451,25 @@ def test_ctrl_c_in_a_terminal(serve: Serve) -> None:
     os.close(near)
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
     assert "interrupted" in shown
+
+
+def test_ctrl_c_waits_for_no_call() -> None:
+    """A call that the server does not answer is given up, and does not keep the command from ending."""
+    method = Method(name="/a.B/C", request=None, response=None, takes_stream=False, gives_stream=False)
+    with socket.create_server(("127.0.0.1", 0)) as server, Target(f"127.0.0.1:{server.getsockname()[1]}") as target:
+
+        def interrupted() -> None:
+            with workers(target, 1) as pool:
+                pool.submit(lambda: codes.append(target.start(method, (b"",), timeout=600).reply().code))
+                connections.append(server.accept()[0])
+                raise KeyboardInterrupt
+
+        codes: list[str] = []
+        connections: list[socket.socket] = []
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert codes == ["CANCELLED"]
+        connections[0].close()
 
 
 @pytest.mark.parametrize("form", ["--quiet", "--json"])

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,18 @@ class Target:
         call = stub(sent, metadata=tuple(metadata), timeout=timeout)
         call.add_callback(ended.set)
         return Call(call, began)
+
+
+@contextmanager
+def workers(target: Target, number: int) -> Iterator[ThreadPoolExecutor]:
+    """Yields threads that make calls to a target. If the block fails, as by Ctrl-C, no call is waited for."""
+    with ThreadPoolExecutor(number) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            target.channel.close()
+            raise
 
 
 def _read(path: str | None) -> bytes | None:

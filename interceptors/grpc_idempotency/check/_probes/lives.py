@@ -3,7 +3,6 @@
 import subprocess
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 from grpc_idempotency.check._judgement import judged
@@ -12,7 +11,7 @@ from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._results import Unreachable
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
-from grpc_idempotency.check._target import Target
+from grpc_idempotency.check._target import Target, workers
 
 _RETURN = 60.0
 """Seconds in which a server must answer again after it was restarted or killed."""
@@ -74,7 +73,7 @@ class Kill(Probe):
                     trial.note = f"it got {reply.code}"
                     dead.set()
 
-        with ThreadPoolExecutor(_CALLERS) as callers:
+        with workers(session.target, _CALLERS) as callers:
             calling = [callers.submit(keep_calling) for _ in range(_CALLERS)]
             trouble = _ran(session, session.settings.kill)
             dead.set()

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from json import dumps
 
@@ -12,7 +11,7 @@ from grpc_idempotency.check._probes.base import Probe
 from grpc_idempotency.check._relay import Relay, relayed
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
-from grpc_idempotency.check._target import Target
+from grpc_idempotency.check._target import Target, workers
 from grpc_idempotency.check._templates import Operation
 
 _LANES = 8
@@ -39,7 +38,7 @@ def _tried(session: Session, cut: Cut, instant: float, note: str) -> tuple[Trial
 
 def _swept(session: Session, cut: Cut, instants: Sequence[float], lanes: int, note: str = "") -> Cuts:
     """Makes a trial for each instant, some of them side by side."""
-    with ThreadPoolExecutor(lanes) as pool:
+    with workers(session.target, lanes) as pool:
         return [
             *pool.map(lambda instant: _tried(session, cut, instant, note or f"at {1000 * instant:.1f} ms"), instants)
         ]
