@@ -8,6 +8,8 @@ from grpc_idempotency.check._session import Session, Trial
 
 COUNT = "Give a way to count effects: --count METHOD --count-path FIELD."
 """The advice where only counted effects can tell."""
+BY_MARKER = "Count each call by itself: a list whose elements have the {{marker}}, or a --count-request with it."
+"""The advice where effects that are only counted in sum can't tell."""
 _NEW_KEY = "If that is meant, clients must use a new key after it. Then the probe is one for --known-failing."
 _MOST_TOLD = 4
 
@@ -67,6 +69,11 @@ def judged(
             return unclear(f"{told} They had no effect.", _NEW_KEY)
         return failed(told, UNANSWERED)
     kept = f" {len(held)} of them were held, as the server says, and need an operator." if held else ""
+    if effects is not None and effects.each is None and held and effects.total > len(answered):
+        # One of those that were held took effect, or another one did so twice.
+        return unclear(
+            f"{story}:{kept} {len(answered)} others had {float(effects.total):g} effects with them.", BY_MARKER
+        )
     each = "each" if len(trials) > 1 else "it"
     if effects is not None:
         once = "at most once" if held else "once"
