@@ -13,6 +13,8 @@ from grpc_idempotency.check import Settings, Unreachable, WrongUsage, check
 from grpc_idempotency.check._templates import Template
 from grpc_idempotency.check._types import Types
 
+from .conftest import run_check
+
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
@@ -54,7 +56,7 @@ class _Unavailable(grpc.GenericRpcHandler):
             self._left -= 1
 
         def refuse(_requests: Any, context: Any) -> Any:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "no healthy upstream")
+            context.abort(grpc.StatusCode.UNAVAILABLE, "no healthy\x1b[31m upstream")
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
@@ -72,8 +74,12 @@ def _proxy(calls: int | None) -> Iterator[str]:
 
 def test_a_proxy_without_its_server_is_unreachable() -> None:
     """A server behind a proxy that answers for it is not reached, which is no verdict on it."""
-    with _proxy(None) as address, pytest.raises(Unreachable, match="no healthy upstream"):
-        check(Settings(address=address, method="letters.Post/Send", wait=0.5))
+    with _proxy(None) as address:
+        with pytest.raises(Unreachable, match="no healthy"):
+            check(Settings(address=address, method="letters.Post/Send", wait=0.5))
+        ended = run_check(address, "--method", "letters.Post/Send", "--wait", "0.5")
+    assert ended.code == 4
+    assert "no healthy\\x1b[31m upstream" in ended.err  # what a server sends does not reach the terminal
 
 
 def test_a_server_behind_a_proxy_is_waited_for() -> None:

@@ -15,6 +15,7 @@ from grpc_idempotency.check._reports.progress import Progress
 from grpc_idempotency.check._results import CannotCheck, Report, Result
 from grpc_idempotency.check._runner import check, selected
 from grpc_idempotency.check._settings import Settings
+from grpc_idempotency.check._text import plain
 
 _NOT_REPEATED = {"--only", "--skip", "--seed", "--junit", "--known-failing"}
 """Options that the command that shows a finding again leaves out; each has a value."""
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             report = check(settings, progress)
         _write(report, given, lambda result: again(arguments, result, report.seed))
     except CannotCheck as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: {plain(error)}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)

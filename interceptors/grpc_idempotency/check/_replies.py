@@ -6,6 +6,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
+from grpc_idempotency.check._text import plain
 from grpc_idempotency.check._types import Method, is_map, is_repeated
 
 ABOUT_THE_CALL = frozenset({"idempotency-status", "idempotency-created"})
@@ -110,5 +111,5 @@ def _shown(values: Sequence[str | bytes]) -> str:
 
 
 def _short(value: object) -> str:
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    text = plain(value).replace("\n", "\\n")
     return text if len(text) <= 80 else f"{text[:77]}…"

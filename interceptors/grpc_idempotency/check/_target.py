@@ -141,11 +141,11 @@ class Target:
 
 @contextmanager
 def workers(target: Target, number: int) -> Iterator[ThreadPoolExecutor]:
-    """Yields threads that make calls to a target. If the block fails, as by Ctrl-C, no call is waited for."""
+    """Yields threads that make calls to a target. After Ctrl-C no call is waited for, and none can be made."""
     with ThreadPoolExecutor(number) as pool:
         try:
             yield pool
-        except BaseException:
+        except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             target.channel.close()
             raise

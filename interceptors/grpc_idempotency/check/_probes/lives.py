@@ -12,6 +12,7 @@ from grpc_idempotency.check._results import Unreachable
 from grpc_idempotency.check._session import Session, Trial
 from grpc_idempotency.check._settings import Settings
 from grpc_idempotency.check._target import Target, workers
+from grpc_idempotency.check._text import plain
 
 _RETURN = 60.0
 """Seconds in which a server must answer again after it was restarted or killed."""
@@ -62,7 +63,9 @@ class Kill(Probe):
         trials: list[Trial] = []
         dead = Event()
 
-        def keep_calling() -> None:
+        def keep_calling(number: int) -> None:
+            # Not in step with the others, so that whenever it is killed, some call is in its middle.
+            time.sleep(number * session.latency / _CALLERS)
             while not dead.is_set() and len(trials) < _MOST:
                 trial = Trial(operation=session.fresh())
                 trials.append(trial)
@@ -74,7 +77,7 @@ class Kill(Probe):
                     dead.set()
 
         with workers(session.target, _CALLERS) as callers:
-            calling = [callers.submit(keep_calling) for _ in range(_CALLERS)]
+            calling = [callers.submit(keep_calling, number) for number in range(_CALLERS)]
             trouble = _ran(session, session.settings.kill)
             dead.set()
             for one in calling:
@@ -158,7 +161,7 @@ def _ran(session: Session, command: str) -> Outcome | None:
             )
         if done.returncode:
             output.seek(0)
-            said = output.read().decode(errors="replace").strip()[-200:]
+            said = plain(output.read().decode(errors="replace").strip()[-200:])
             return unclear(f"The command ended with {done.returncode}: {command}: {said}", "Correct the command.")
     try:
         with Target(session.target.address, tls=session.settings.tls) as again:

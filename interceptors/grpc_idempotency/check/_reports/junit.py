@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 from grpc_idempotency.check._reports.json import Command
 from grpc_idempotency.check._results import Report, Result, Verdict
+from grpc_idempotency.check._text import plain  # since XML can't have control characters
 
 
 def write_junit(report: Report, command: Command, file: str) -> None:
@@ -31,18 +32,13 @@ def write_junit(report: Report, command: Command, file: str) -> None:
             suite, "testcase", classname="grpc-idempotency check", name=result.probe, time=f"{result.seconds:.3f}"
         )
         if element := _element(result):
-            told = ElementTree.SubElement(case, element, message=_text(result.happened))
+            told = ElementTree.SubElement(case, element, message=plain(result.happened))
             if element != "skipped":
-                told.text = _text(f"{result.means}\n{result.advice}\n{command(result)}")
+                told.text = plain(f"{result.means}\n{result.advice}\n{command(result)}")
     root = ElementTree.Element("testsuites")
     root.append(suite)
     ElementTree.indent(root)
     Path(file).write_bytes(ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
-
-
-def _text(value: str) -> str:
-    """Escapes the characters that XML can't have, which a server or a command may have sent."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in value)
 
 
 def _element(result: Result) -> str:
