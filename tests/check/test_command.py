@@ -472,6 +472,15 @@ def test_ctrl_c_waits_for_no_call() -> None:
         connections[0].close()
 
 
+def test_a_trial_that_fails_leaves_the_connection(guarded: str) -> None:
+    """Further probes use it."""
+    with Target(guarded) as target:
+        with pytest.raises(ZeroDivisionError), workers(target, 1) as pool:
+            pool.submit(lambda: 1 / 0).result()
+        method = Method(name="/no.Service/Call", request=None, response=None, takes_stream=False, gives_stream=False)
+        assert target.start(method, (b"",), timeout=30).reply().code == "UNIMPLEMENTED"
+
+
 @pytest.mark.parametrize("form", ["--quiet", "--json"])
 def test_a_closed_pipe_changes_no_verdict(guarded: str, form: str) -> None:
     """If nobody reads the report, the exit code is that of the verdict, and there is no traceback."""
