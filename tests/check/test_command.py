@@ -131,6 +131,7 @@ def test_nothing_to_probe_is_3(guarded: str) -> None:
     assert (ended.code, "UNCLEAR: 1 skipped" in ended.out) == (3, True)
 
 
+@pytest.mark.slow
 def test_a_count_that_does_not_count_is_3(guarded: str) -> None:
     """Two fresh keys must have two effects, or the count is no oracle."""
     ended = run_check(guarded, *PAY, *COUNT, "--count-request", '{"payer": "nobody"}')
@@ -149,6 +150,7 @@ def test_unreachable_is_4() -> None:
 # Effects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "oracle"),
     [
@@ -165,6 +167,7 @@ def test_effects_are_counted(count: tuple[str, ...], oracle: str, kind: str, ver
     assert ended.verdicts == {"duplicate": "passed", "lost-reply": verdict}, ended.out
 
 
+@pytest.mark.slow
 def test_all_pages_are_counted(serve: Serve) -> None:
     """The list of more effects than a page has is read to its end."""
     address = serve("guard")
@@ -173,6 +176,7 @@ def test_all_pages_are_counted(serve: Serve) -> None:
         assert set(ended.verdicts.values()) == {"passed"}, ended.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "verdict"), [("guard", "passed"), ("dict", "failed")])
 def test_effects_may_show_late(kind: str, verdict: str, serve: Serve) -> None:
     """Where a list lags behind, the check waits for it: an effect that is not listed yet is not a lost one."""
@@ -241,6 +245,7 @@ def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path)
     assert probed(address, "--descriptor-set", str(file)).code == 2
 
 
+@pytest.mark.slow
 def test_tls(serve: Serve, tmp_path: Path) -> None:
     """A server that wants TLS and a client's certificate is called with them, over the relay too."""
     authority = trustme.CA()
@@ -258,6 +263,7 @@ def test_tls(serve: Serve, tmp_path: Path) -> None:
     assert run_check(f"localhost:{port}", *arguments, "--wait", "1").code == 4
 
 
+@pytest.mark.slow
 def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     """A server on a Unix socket is on this host, and is called over the relay too."""
     path = tmp_path / "s"
@@ -266,6 +272,7 @@ def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     assert set(ended.verdicts.values()) == {"passed"}, ended.out + ended.err
 
 
+@pytest.mark.slow
 def test_the_key_can_be_a_field(serve: Serve) -> None:
     """A server that knows only ``request_id`` passes if it is told that this is the key."""
     address = serve("request-id")

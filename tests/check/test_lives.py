@@ -1,6 +1,7 @@
 """Probes that stop the server, or need a second one: they find servers that remember in memory."""
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import COUNT, PAY, Serve, run_check, serving
+
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,8 @@ def test_a_kill_shows_who_remembers_in_memory(mortal: Mortal, verdict: str) -> N
     """Killed in the call, a server with opaque handlers holds it and says so; one with keys in memory runs it again."""
     ended = run_check(mortal.address, *PAY, *COUNT, "--kill", mortal.again("SIGKILL"), "--only", "kill", "--json")
     assert ended.verdicts == {"kill": verdict}, ended.out
-    assert verdict == "failed" or "held" in ended.happened("kill")
+    # On a busy machine a call may have ended before its server was killed: then its reply alone was lost.
+    assert verdict == "failed" or re.search("held|each took effect once", ended.happened("kill")), ended.out
 
 
 def test_a_command_that_fails_leaves_it_unclear(serve: Serve) -> None:

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from tests.docs.pages import ADDRESS, EXAMPLES, ROOT, blocks
 from tests.docs.servers import free_address, running, shell, shop
 
 from .conftest import Ended, run_check
 from .test_golden import ALL, ALWAYS, SCOPES
+
+pytestmark = pytest.mark.slow
 
 BARE = Path(__file__).with_name("bare_shop.py")
 APPLY = ALL - {"map-order", "other-principal"}

@@ -4,6 +4,8 @@ import pytest
 
 from .conftest import COUNT, Serve, run_check
 
+pytestmark = pytest.mark.slow
+
 SERVICE = "check.payments.v1.Payments"
 REQUEST = ("--request", '{"payer": "{{marker}}"}')
 

@@ -16,6 +16,8 @@ from grpc_idempotency.store import OperatorStore
 from .many import multiply
 from .operations import METHODS, REASON, Printed, add, held
 
+pytestmark = pytest.mark.slow
+
 
 def run(url: str, *words: str, code: int = 0) -> str:
     """Runs the command as a process of its own, with the store in its environment."""
@@ -75,7 +77,6 @@ def test_an_incident(engine: str, there: OperatorStore) -> None:
     assert json.loads(run(engine, "sweep", "--json"))["deleted"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_million_operations(engine: str, there: OperatorStore, printed: Printed) -> None:
     """The newest, the held, those of a glob and a single one are found among 1,000,000 (6.4)."""

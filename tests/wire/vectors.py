@@ -238,6 +238,8 @@ def answers() -> list[Vector]:
     handlers: list[list[str]] = [["x-trace", "t"]]
     vectors: list[Vector] = []
     for mark in Status:
+        if mark is Status.REFUSED:
+            continue  # not an answer of a handler
         created = moment if mark is Status.REPLAYED else None
         outcome = Outcome(status=Code.OK, message=b"", trailers=tuple((name, value) for name, value in handlers))
         vectors.append(

@@ -2,8 +2,8 @@
 
 import argparse
 import os
-import random
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -189,7 +189,7 @@ def settings_of(given: argparse.Namespace) -> Settings:
         timeout=given.timeout,
         trials=given.trials,
         callers=given.callers,
-        seed=random.randrange(10_000) if given.seed is None else given.seed,  # noqa: S311  # no secret
+        seed=secrets.randbelow(10_000) if given.seed is None else given.seed,
         descriptor_set=Path(given.descriptor_set).read_bytes() if given.descriptor_set else b"",
         tls=tls,
     )
