@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
-from grpc_idempotency.stores._calls.requests import Request
+from grpc_idempotency.stores._calls.requests import Gathering, Request
 from grpc_idempotency.stores._sqlite import writer as writer_module
 from grpc_idempotency.stores._sqlite.connection import Settings
 from grpc_idempotency.stores._sqlite.guard import Guard
@@ -192,8 +192,8 @@ class World:
             writer_module, "connect", lambda _, __, serve, failed, ___: openings.append((serve, failed))
         )
         monkeypatch.setattr(writer_module, "Inbox", SteppedInbox)
-        monkeypatch.setattr(writer_module, "_LINGER_EACH", 0.0)
-        monkeypatch.setattr(writer_module, "_GATHER_STEP", 0.0)
+        monkeypatch.setattr(Gathering, "LINGER_EACH", 0.0)
+        monkeypatch.setattr(Gathering, "STEP", 0.0)
         self.writer = SteppedWriter(
             "/nowhere", Settings(synchronous="FULL", patience=0.0, foreign_keys=False, read_only=False)
         )

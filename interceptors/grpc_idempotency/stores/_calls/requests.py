@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import logging
 import re
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -335,3 +336,46 @@ def _settle(requests: Sequence[Request[Any]]) -> None:
         except Exception:  # a bug that affects one answer must not keep the others from their callers
             _log.exception("an answer could not be given")
             request.future.cancel()
+
+
+class Gathering:
+    """Lets requests come together before an engine's thread takes the next group of them.
+
+    Callers that were answered together ask again at slightly different times. A group costs hand-overs between the
+    threads and a commit, so a few large ones take much less processor time than many small ones. After a lone request
+    there is no wait, except every 64th time: many callers may be there, but come one by one, each one late.
+
+    Args:
+        waiting: Returns how many requests wait.
+    """
+
+    LINGER_EACH = 60e-6
+    """Seconds to wait after a small group, for each request in it."""
+    MANY = 8
+    """So many requests at once show that there are many callers: the next group gathers as long as requests come."""
+    STEP = 0.0005
+    LONGEST = 0.01
+    """Gathering ends when no request has come for so many seconds (``STEP``), and at most after so many."""
+    PROBE_EVERY = 64
+    """Every so many groups, the next one gathers."""
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        self._waiting = waiting
+        self._groups = 0
+
+    def wait(self, answered: int, together: int) -> None:
+        """Waits for further requests.
+
+        Args:
+            answered: How many requests were just answered.
+            together: The same, with those that had come meanwhile.
+        """
+        self._groups += 1
+        if together >= self.MANY or not self._groups % self.PROBE_EVERY:
+            until = time.monotonic() + self.LONGEST
+            size, before = self._waiting(), -1
+            while size != before and time.monotonic() < until:
+                time.sleep(self.STEP)
+                size, before = self._waiting(), size
+        elif answered > 1:
+            time.sleep(answered * self.LINGER_EACH)

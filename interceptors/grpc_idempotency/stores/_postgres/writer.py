@@ -16,7 +16,7 @@ import psycopg
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.batches import Watched
-from grpc_idempotency.stores._calls.requests import Request, deliver
+from grpc_idempotency.stores._calls.requests import Gathering, Request, deliver
 from grpc_idempotency.stores._postgres import faults, tables
 from grpc_idempotency.stores._postgres.group import Group
 from grpc_idempotency.stores._postgres.requests import Flush, Prepare
@@ -73,7 +73,7 @@ class Writer:
 
     def _serve(self) -> None:
         locked: list[AnyRequest] = []
-        more = True
+        gathering, more = Gathering(self._queue.qsize), True
         while more or locked:
             more, batch = self._take(_LOOK_AGAIN if locked else None, wait=more)
             requests = [*locked, *batch]
@@ -89,9 +89,12 @@ class Writer:
             seconds = time.monotonic() - began
             waiting = set(map(id, locked))
             answered = [one for one in requests if id(one) not in waiting]
+            together = len(answered) + self._queue.qsize()
             deliver(answered)
             if answered and self.watched.stores:
                 self.watched.tell(len(answered), seconds)
+            if more and not locked:
+                gathering.wait(len(answered), together)
         self._drop()
         self._ended(self._farewells)
 

@@ -15,7 +15,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, NoScriptErr
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._calls.batches import Batches
-from grpc_idempotency.stores._calls.requests import Request
+from grpc_idempotency.stores._calls.requests import Gathering, Request
 from grpc_idempotency.stores._redis.commands import Command
 from grpc_idempotency.stores._redis.faults import DRIVER, translated
 from grpc_idempotency.stores._redis.keys import Keys
@@ -123,14 +123,17 @@ class Writer:
         threading.Thread(target=self._run, name=f"grpc-idempotency {address}", daemon=True).start()
 
     def _run(self) -> None:
-        more = True
+        gathering, more = Gathering(self.queue.qsize), True
         while more:
             more, group = self._next()
             if group:
                 began = time.monotonic()
                 self._answer(group)
+                together = len(group) + self.queue.qsize()
                 if self._lane.batches.observers:
                     self._lane.batches.tell(len(group), time.monotonic() - began)
+                if more:
+                    gathering.wait(len(group), together)
         if self._connection is not None:
             self._connection.disconnect()
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from grpc_idempotency.errors import StoreError, StoreUnavailable
 from grpc_idempotency.stores._calls.batches import Watched
-from grpc_idempotency.stores._calls.requests import Request, deliver
+from grpc_idempotency.stores._calls.requests import Gathering, Request, deliver
 from grpc_idempotency.stores._sqlite.clock import RawClock
 from grpc_idempotency.stores._sqlite.connection import Settings, connect
 from grpc_idempotency.stores._sqlite.faults import translated
@@ -34,16 +34,6 @@ AnyRequest = Request[Any]
 _abandoned: list[object] = []
 _MOST_AT_ONCE = 4096
 """The maximum number of requests in a batch."""
-_LINGER_EACH = 60e-6
-"""Seconds that a small batch waits for further requests, for each request of the previous batch."""
-_MANY = 8
-"""So many requests at once show that there are many callers: the next batch gathers as long as requests come."""
-_GATHER_STEP = 0.0005
-_LONGEST_GATHER = 0.01
-"""Gathering ends when no request has come for so many seconds, and at most after so many."""
-_PROBE_EVERY = 64
-"""Every so many batches, the next one gathers. Many callers may be there, but come one by one, each one late."""
-
 _CHECK_EACH = 0.05
 """Seconds after which a batch checks, before it begins, too, whether the file is still at its path."""
 _LARGE_WAL = 8 << 20
@@ -216,7 +206,7 @@ class Writer:
         self._db = db
         self._watch = Watch(db.guard, self._inbox.withdraw, self.settings.patience, _refuse)
         batch: list[AnyRequest] | None = []
-        batches = 0
+        gathering = Gathering(self._inbox.size)
         checked_at = -math.inf
         try:
             while True:
@@ -244,35 +234,14 @@ class Writer:
                 deliver(batch)
                 if batch and began is not None:
                     self.watched.tell(len(batch), checked_at - began)
-                batches += 1
                 if not left:
-                    self._gather(len(batch), many=together >= _MANY or not batches % _PROBE_EVERY)
+                    gathering.wait(len(batch), together)
                 if self.place.wal_size > _LARGE_WAL and self._inbox.is_idle() and time.monotonic() >= self._shrink_at:
                     self._shrink(db)
         except BaseException as error:  # a bug in this library must not leave callers waiting for ever
             _log.exception("the writer of %s failed", self.path)
             self._fail(batch or [], error, begun=True)
             self._close(db, batch or [], self._translated(error))
-
-    def _gather(self, answered: int, *, many: bool) -> None:
-        """Waits for further requests, so that they share the next batch.
-
-        Callers that were answered together ask again at slightly different times. A batch costs hand-overs between the
-        threads and a commit, so a few large ones take much less processor time than many small ones. After a lone
-        request there is no wait, except every 64th time (``_PROBE_EVERY``).
-
-        Args:
-            answered: How many requests were just answered.
-            many: True to wait as long as requests come.
-        """
-        if many:
-            until = time.monotonic() + _LONGEST_GATHER
-            size, before = self._inbox.size(), -1
-            while size != before and time.monotonic() < until:
-                time.sleep(_GATHER_STEP)
-                size, before = self._inbox.size(), size
-        elif answered > 1:
-            time.sleep(answered * _LINGER_EACH)
 
     def _lose(self, db: GuardedConnection, batch: list[AnyRequest], trouble: str, *, landed: bool | None) -> None:
         """Gives up a file that was removed, replaced or moved: writes that went into it are not acknowledged.
