@@ -24,24 +24,30 @@ class Time:
         self.waiting += self.arrivals.pop(0) if self.arrivals else 0
 
 
-def slept(monkeypatch: pytest.MonkeyPatch, arrivals: list[int], *groups: int) -> list[float]:
-    """Returns the sleeps after groups of so many requests, when no further one had come yet."""
+def slept(monkeypatch: pytest.MonkeyPatch, arrivals: list[int], *groups: int, more: int = 0) -> list[float]:
+    """Returns the sleeps after groups of so many requests, when so many more had come, but none waits."""
     time = Time(arrivals)
     monkeypatch.setattr(requests, "time", time)
     gathering = Gathering(lambda: time.waiting)
     for answered in groups:
-        gathering.wait(answered, answered)
+        gathering.wait(answered, answered + more)
     return time.slept
 
 
 def test_many_callers_are_waited_for_as_long_as_requests_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step without a further request ends it."""
-    assert len(slept(monkeypatch, [3, 2, 5, 0, 9], 8)) == 4
+    assert len(slept(monkeypatch, [3, 2, 5, 0, 9], 16)) == 4
+
+
+def test_nobody_is_waited_for_when_all_have_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many requests as there were together of late: those that were answered, and those that came meanwhile."""
+    assert len(slept(monkeypatch, [3, 2, 5, 9], 8)) == 3
+    assert len(slept(monkeypatch, [3, 2, 5, 9], 8, more=4)) == 4
 
 
 def test_gathering_ends_although_requests_come_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that waits in the queue is not kept there."""
-    assert sum(slept(monkeypatch, [1] * 1000, 8)) == pytest.approx(0.01, abs=0.0006)
+    assert sum(slept(monkeypatch, [1] * 1000, 64)) == pytest.approx(0.01, abs=0.0006)
 
 
 def test_a_lone_request_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,6 +345,8 @@ class Gathering:
     threads and a commit, so a few large ones take much less processor time than many small ones. After a lone request
     there is no wait, except every 64th time: many callers may be there, but come one by one, each one late.
 
+    Nothing more is waited for once as many requests wait as there were together of late: all callers have come.
+
     Args:
         waiting: Returns how many requests wait.
     """
@@ -362,6 +364,8 @@ class Gathering:
     def __init__(self, waiting: Callable[[], int]) -> None:
         self._waiting = waiting
         self._groups = 0
+        self._callers = 0
+        """How many requests there were together of late."""
 
     def wait(self, answered: int, together: int) -> None:
         """Waits for further requests.
@@ -371,10 +375,12 @@ class Gathering:
             together: The same, with those that had come meanwhile.
         """
         self._groups += 1
-        if together >= self.MANY or not self._groups % self.PROBE_EVERY:
+        self._callers = max(together, self._callers * 7 // 8)
+        many = together >= self.MANY
+        if many or not self._groups % self.PROBE_EVERY:
             until = time.monotonic() + self.LONGEST
             size, before = self._waiting(), -1
-            while size != before and time.monotonic() < until:
+            while size != before and not (many and size >= self._callers) and time.monotonic() < until:
                 time.sleep(self.STEP)
                 size, before = self._waiting(), size
         elif answered > 1:
