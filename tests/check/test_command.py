@@ -233,6 +233,7 @@ def test_a_replica_must_be_reached(guarded: str) -> None:
 # Types, headers, profiles
 
 
+@pytest.mark.slow
 def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path) -> None:
     """A server without reflection is checked with the types of a file; without one, the message says so."""
     address = serve("guard", "--without-reflection")
@@ -282,12 +283,14 @@ def test_the_key_can_be_a_field(serve: Serve) -> None:
     assert set(ended.verdicts.values()) == {"passed"}, ended.out
 
 
+@pytest.mark.slow
 def test_another_header(guarded: str) -> None:
     """The key is sent under the name that is given. A server that looks for another name sees none."""
     assert probed(guarded, "--header", "Idempotency-Key").code == 0
     assert probed(guarded, "--header", "x-request-key").code == 1
 
 
+@pytest.mark.slow
 def test_an_error_of_the_request_alone_is_unclear(serve: Serve) -> None:
     """A server that checks requests before keys is not called unsafe for it; a stored error is told from a lost one."""
     address = serve("errors-not-stored")
@@ -305,6 +308,7 @@ def test_a_request_that_does_not_fail(serve: Serve) -> None:
     assert ended.verdicts == {"error": "unclear"}
 
 
+@pytest.mark.slow
 def test_refusal_codes(guarded: str) -> None:
     """A code that is not known as the refusal leaves it unclear, and the advice names the option."""
     arguments = (*PAY, *COUNT, "--only", "other-body")
@@ -314,6 +318,7 @@ def test_refusal_codes(guarded: str) -> None:
     assert run_check(guarded, *arguments, "--refusal", "key-reused=aborted,failed_precondition").code == 0
 
 
+@pytest.mark.slow
 def test_trailers_that_tell_of_the_call(serve: Serve) -> None:
     """A trailer that is new with each call is a difference, and the advice names the option that allows it."""
     address = serve("trailers-of-calls")
@@ -322,6 +327,7 @@ def test_trailers_that_tell_of_the_call(serve: Serve) -> None:
     assert probed(address, "--ignore-trailer", "served-at").code == 0
 
 
+@pytest.mark.slow
 def test_a_profile_has_the_options(guarded: str, tmp_path: Path) -> None:
     """A TOML file gives any option; the command line goes before it."""
     profile = tmp_path / "pay.toml"

@@ -36,13 +36,9 @@ FAILING = {
 }
 """By kind of server, the probes that must fail. All others that apply must pass."""
 
-_QUICK = ("aio", "dict")
-"""One that is safe and one that is not, for the fast tests."""
 
-
-@pytest.mark.parametrize(
-    "kind", [kind if kind in _QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in FAILING]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FAILING)
 def test_each_server_fails_exactly_its_probes(kind: str, serve: Serve) -> None:
     """A probe fails if and only if the server has the fault that it is made for; none is unclear."""
     ended = run_check(serve(kind), *WHOLE, "--trials", "20", "--seed", "1", "--json")

@@ -125,7 +125,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         COMMANDS[name].run(given, Output(sys.stdout, as_json=given.json))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
@@ -133,8 +133,17 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     except (Misused, PolicyError) as exc:
         return _told(exc, 2)
     except (Failed, IdempotencyError, OSError) as exc:
+        _drop_output()
         return _told(exc, 1)
     return 0
+
+
+def _drop_output() -> None:
+    """Drops output that can't be written. Otherwise Python tries again when it ends, and changes the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check(arguments: Sequence[str]) -> int:
