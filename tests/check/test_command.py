@@ -21,6 +21,8 @@ from grpc_idempotency.check._types import Method
 from .conftest import COUNT, PAY, ROOT, Ended, Serve, run_check
 from .payments.protos import descriptors
 
+pytestmark = pytest.mark.slow
+
 ONE = ("--only", "duplicate")
 
 
@@ -131,7 +133,6 @@ def test_nothing_to_probe_is_3(guarded: str) -> None:
     assert (ended.code, "UNCLEAR: 1 skipped" in ended.out) == (3, True)
 
 
-@pytest.mark.slow
 def test_a_count_that_does_not_count_is_3(guarded: str) -> None:
     """Two fresh keys must have two effects, or the count is no oracle."""
     ended = run_check(guarded, *PAY, *COUNT, "--count-request", '{"payer": "nobody"}')
@@ -150,7 +151,6 @@ def test_unreachable_is_4() -> None:
 # Effects
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "oracle"),
     [
@@ -167,7 +167,6 @@ def test_effects_are_counted(count: tuple[str, ...], oracle: str, kind: str, ver
     assert ended.verdicts == {"duplicate": "passed", "lost-reply": verdict}, ended.out
 
 
-@pytest.mark.slow
 def test_all_pages_are_counted(serve: Serve) -> None:
     """The list of more effects than a page has is read to its end."""
     address = serve("guard")
@@ -176,7 +175,6 @@ def test_all_pages_are_counted(serve: Serve) -> None:
         assert set(ended.verdicts.values()) == {"passed"}, ended.out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "verdict"), [("guard", "passed"), ("dict", "failed")])
 def test_effects_may_show_late(kind: str, verdict: str, serve: Serve) -> None:
     """Where a list lags behind, the check waits for it: an effect that is not listed yet is not a lost one."""
@@ -233,7 +231,6 @@ def test_a_replica_must_be_reached(guarded: str) -> None:
 # Types, headers, profiles
 
 
-@pytest.mark.slow
 def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path) -> None:
     """A server without reflection is checked with the types of a file; without one, the message says so."""
     address = serve("guard", "--without-reflection")
@@ -246,7 +243,6 @@ def test_a_descriptor_set_stands_in_for_reflection(serve: Serve, tmp_path: Path)
     assert probed(address, "--descriptor-set", str(file)).code == 2
 
 
-@pytest.mark.slow
 def test_tls(serve: Serve, tmp_path: Path) -> None:
     """A server that wants TLS and a client's certificate is called with them, over the relay too."""
     authority = trustme.CA()
@@ -264,7 +260,6 @@ def test_tls(serve: Serve, tmp_path: Path) -> None:
     assert run_check(f"localhost:{port}", *arguments, "--wait", "1").code == 4
 
 
-@pytest.mark.slow
 def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     """A server on a Unix socket is on this host, and is called over the relay too."""
     path = tmp_path / "s"
@@ -273,7 +268,6 @@ def test_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
     assert set(ended.verdicts.values()) == {"passed"}, ended.out + ended.err
 
 
-@pytest.mark.slow
 def test_the_key_can_be_a_field(serve: Serve) -> None:
     """A server that knows only ``request_id`` passes if it is told that this is the key."""
     address = serve("request-id")
@@ -283,14 +277,12 @@ def test_the_key_can_be_a_field(serve: Serve) -> None:
     assert set(ended.verdicts.values()) == {"passed"}, ended.out
 
 
-@pytest.mark.slow
 def test_another_header(guarded: str) -> None:
     """The key is sent under the name that is given. A server that looks for another name sees none."""
     assert probed(guarded, "--header", "Idempotency-Key").code == 0
     assert probed(guarded, "--header", "x-request-key").code == 1
 
 
-@pytest.mark.slow
 def test_an_error_of_the_request_alone_is_unclear(serve: Serve) -> None:
     """A server that checks requests before keys is not called unsafe for it; a stored error is told from a lost one."""
     address = serve("errors-not-stored")
@@ -308,7 +300,6 @@ def test_a_request_that_does_not_fail(serve: Serve) -> None:
     assert ended.verdicts == {"error": "unclear"}
 
 
-@pytest.mark.slow
 def test_refusal_codes(guarded: str) -> None:
     """A code that is not known as the refusal leaves it unclear, and the advice names the option."""
     arguments = (*PAY, *COUNT, "--only", "other-body")
@@ -318,7 +309,6 @@ def test_refusal_codes(guarded: str) -> None:
     assert run_check(guarded, *arguments, "--refusal", "key-reused=aborted,failed_precondition").code == 0
 
 
-@pytest.mark.slow
 def test_trailers_that_tell_of_the_call(serve: Serve) -> None:
     """A trailer that is new with each call is a difference, and the advice names the option that allows it."""
     address = serve("trailers-of-calls")
@@ -327,7 +317,6 @@ def test_trailers_that_tell_of_the_call(serve: Serve) -> None:
     assert probed(address, "--ignore-trailer", "served-at").code == 0
 
 
-@pytest.mark.slow
 def test_a_profile_has_the_options(guarded: str, tmp_path: Path) -> None:
     """A TOML file gives any option; the command line goes before it."""
     profile = tmp_path / "pay.toml"
