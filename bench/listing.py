@@ -27,8 +27,8 @@ from bench.places import folder_on_disk
 from bench.rows import HEADINGS, Row
 from grpc_idempotency import Code, Effects, Outcome, State, store_from_url
 from grpc_idempotency.operating import counts, operations
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Claim, Fingerprint
-from grpc_idempotency.store import OperatorStore
 
 METHODS = [f"/shop.orders.v1.OrderService/Method{number:02}" for number in range(20)]
 _PAGE = 50

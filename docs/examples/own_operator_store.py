@@ -12,8 +12,8 @@ from urllib.parse import unquote
 from own_store import LEASED, Entry, OwnStore, place
 
 from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import Note, Outcome, Record, State, Swept
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.urls import StoreUrl
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from own_operator_store import OwnOperatorStore
 
-from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.operator_store import AsyncOperatorStore
 from grpc_idempotency.testing import AsyncStoreContract, OperatorContract, in_threads
 
 

@@ -1,8 +1,8 @@
 """Functions for operators: to list, count and read operations, to resolve held ones and to forget others (6.4).
 
-The command ``grpc-idempotency`` calls these functions. They work on any :class:`~grpc_idempotency.store.OperatorStore`.
-A store that :func:`open_store` opens may be used while servers use it. Whatever changes an operation leaves a note with
-it: ``store.notes(record.name)`` reads them.
+The command ``grpc-idempotency`` calls these functions. They work on any
+:class:`~grpc_idempotency.operator_store.OperatorStore`. A store that :func:`open_store` opens may be used while servers
+use it. Whatever changes an operation leaves a note with it: ``store.notes(record.name)`` reads them.
 """
 
 import heapq
@@ -18,8 +18,8 @@ from grpc_idempotency import _checks
 from grpc_idempotency._wire.framing import frame, is_framed
 from grpc_idempotency._wire.key import digest_name, parse_key
 from grpc_idempotency.errors import InvalidOutcome, NotForgotten, NotHeld, OperationNotFound, PolicyError
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Code, Note, Outcome, Record, State
-from grpc_idempotency.store import OperatorStore
 from grpc_idempotency.urls import store_from_url
 
 TTL = timedelta(hours=24)

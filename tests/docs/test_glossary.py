@@ -19,6 +19,7 @@ PUBLIC = (
     "grpc_idempotency",
     "grpc_idempotency.check",
     "grpc_idempotency.events",
+    "grpc_idempotency.operator_store",
     "grpc_idempotency.records",
     "grpc_idempotency.store",
     "grpc_idempotency.transactions",

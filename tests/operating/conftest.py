@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import SQLiteStore, store_from_url
-from grpc_idempotency.store import OperatorStore
+from grpc_idempotency.operator_store import OperatorStore
 
 from ..harness.engines import postgres_server, postgresql, redis_url, valkey_server
 from ..harness.fixtures import discretion, pytest_generate_tests, serve

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from grpc_idempotency import Effects
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Claim, Fingerprint
-from grpc_idempotency.store import OperatorStore
 
 METHODS = ("/a.A/One", "/a.A/Two", "/b.B/One")
 REASON = ("--reason", "ticket 7", "--by", "ann@desk", "--yes")

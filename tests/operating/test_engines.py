@@ -11,7 +11,7 @@ import pytest
 from grpc_idempotency import Code, Outcome
 from grpc_idempotency.__main__ import main
 from grpc_idempotency.operating import name_of
-from grpc_idempotency.store import OperatorStore
+from grpc_idempotency.operator_store import OperatorStore
 
 from .many import multiply
 from .operations import METHODS, REASON, Printed, add, held

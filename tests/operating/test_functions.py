@@ -9,9 +9,9 @@ import pytest
 
 from grpc_idempotency import Code, NotForgotten, NotHeld, OperationNotFound, Outcome, PolicyError, State
 from grpc_idempotency.operating import completed, counts, forget, name_of, never_happened, operation, operations
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.principals import SHARED
 from grpc_idempotency.records import Claim, Record
-from grpc_idempotency.store import OperatorStore
 from grpc_idempotency.stores.memory import MemoryStore
 from grpc_idempotency.testing import LEASE, METHOD, OUTCOME, TTL, a_claim
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from grpc_idempotency import Code, Outcome, SQLiteStore, State
-from grpc_idempotency.store import OperatorStore
+from grpc_idempotency.operator_store import OperatorStore
 
 from .operations import METHODS, add, held
 from .terminals import Terminal

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from grpc_idempotency.errors import StoreUnavailable
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import Note, State
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._postgres import rows
 from grpc_idempotency.testing import OUTCOME, TICK, TTL, a_claim
 

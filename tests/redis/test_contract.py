@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.operator_store import AsyncOperatorStore
 from grpc_idempotency.testing import AsyncOperatorHarness, AsyncStoreContract, OperatorContract, in_threads
 
 from .conftest import HandClock, Make, MakeBlocking

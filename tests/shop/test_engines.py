@@ -13,7 +13,7 @@ from tests.shop.helpers import Client, create_order, create_user, open_shop_on, 
 
 import grpc_idempotency
 from grpc_idempotency import Effects
-from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.operator_store import AsyncOperatorStore
 from shop.config import Config
 from shop.database import Database, engine_of
 from shop.orders import rows

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from grpc_idempotency.store import AsyncOperatorStore
+from grpc_idempotency.operator_store import AsyncOperatorStore
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.testing import (
     AsyncOneCommitHarness,

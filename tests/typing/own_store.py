@@ -8,8 +8,9 @@ from typing_extensions import assert_type
 
 import grpc_idempotency
 from grpc_idempotency import Outcome, Record, State, aio
+from grpc_idempotency.operator_store import AsyncOperatorStore, OperatorStore
 from grpc_idempotency.records import Claim, Renewal, Standing, Step, Swept
-from grpc_idempotency.store import AsyncOperatorStore, AsyncStore, OperatorStore, Store
+from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.stores import memory, postgres, redis, sqlite
 from grpc_idempotency.stores.memory import AsyncMemoryStore, MemoryStore
 from grpc_idempotency.stores.sqlite import AsyncSQLiteStore, SQLiteStore

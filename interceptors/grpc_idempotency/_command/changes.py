@@ -10,8 +10,8 @@ from typing import NamedTuple
 from grpc_idempotency._command import show
 from grpc_idempotency._command.failures import Failed, Misused
 from grpc_idempotency._command.output import Output
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Record
-from grpc_idempotency.store import OperatorStore
 
 
 class Author(NamedTuple):

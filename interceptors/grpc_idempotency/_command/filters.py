@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from grpc_idempotency._command.failures import Misused
 from grpc_idempotency._command.text import duration, now
 from grpc_idempotency.operating import operations
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Record, State
-from grpc_idempotency.store import OperatorStore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

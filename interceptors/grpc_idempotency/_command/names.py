@@ -9,9 +9,9 @@ from grpc_idempotency._checks import SHORTEST_SECRET
 from grpc_idempotency._command.failures import Failed, Misused
 from grpc_idempotency.errors import OperationNotFound
 from grpc_idempotency.operating import name_of, operation
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.principals import SHARED, mtls_principal, token_principal
 from grpc_idempotency.records import Record
-from grpc_idempotency.store import OperatorStore
 
 SECRET = "GRPC_IDEMPOTENCY_SECRET"  # noqa: S105  # the name of a variable
 """The environment variable with the interceptor's secret."""

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 
 from grpc_idempotency._command.failures import Misused
 from grpc_idempotency.operating import open_store
-from grpc_idempotency.store import OperatorStore
+from grpc_idempotency.operator_store import OperatorStore
 
 VARIABLE = "GRPC_IDEMPOTENCY_STORE"
 """The environment variable with the URL of the store."""

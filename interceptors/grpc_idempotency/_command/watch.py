@@ -11,8 +11,8 @@ from grpc_idempotency._command.output import STYLES, Cell, Output
 from grpc_idempotency._command.text import instant, iso, now, plain, seconds
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.operating import operations
+from grpc_idempotency.operator_store import OperatorStore
 from grpc_idempotency.records import Record, State
-from grpc_idempotency.store import OperatorStore
 
 SUMMARY = "follow the operations that are open, until Ctrl-C"
 EXAMPLES: tuple[tuple[str, str], ...] = (

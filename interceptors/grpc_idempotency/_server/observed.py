@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from grpc_idempotency._server.clock import now
 from grpc_idempotency._server.observers import Observers
 from grpc_idempotency.events import StoreCalled
-from grpc_idempotency.store import AsyncOperatorStore, AsyncStore
+from grpc_idempotency.operator_store import AsyncOperatorStore
+from grpc_idempotency.store import AsyncStore
 from grpc_idempotency.transactions import AsyncOneCommitStore, AsyncTransactionalStore
 
 T = TypeVar("T")

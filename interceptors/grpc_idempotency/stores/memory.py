@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from grpc_idempotency.errors import PolicyError, StoreUnusable
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import (
     Claim,
     Effects,
@@ -22,7 +23,6 @@ from grpc_idempotency.records import (
     StoredRequest,
     Swept,
 )
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.aio import AsyncCalls
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,

@@ -3,8 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+from grpc_idempotency.operator_store import NOTES_KEPT, AsyncOperatorStore
 from grpc_idempotency.records import Note, State
-from grpc_idempotency.store import NOTES_KEPT, AsyncOperatorStore
 from grpc_idempotency.testing.harness import AsyncOperatorHarness
 from grpc_idempotency.testing.makers import (
     FAILURE,

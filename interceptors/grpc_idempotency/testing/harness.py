@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Protocol, cast, overload
 
-from grpc_idempotency.store import AsyncOperatorStore, AsyncStore, OperatorStore, Store
+from grpc_idempotency.operator_store import AsyncOperatorStore, OperatorStore
+from grpc_idempotency.store import AsyncStore, Store
 from grpc_idempotency.transactions import (
     AsyncOneCommitStore,
     AsyncTransactionalStore,

@@ -4,8 +4,8 @@ from datetime import datetime
 from itertools import product
 from typing import Any
 
+from grpc_idempotency.operator_store import AsyncOperatorStore
 from grpc_idempotency.records import Claim, Record, State
-from grpc_idempotency.store import AsyncOperatorStore
 from grpc_idempotency.testing.harness import AsyncOperatorHarness
 from grpc_idempotency.testing.makers import LEASE, METHOD, OUTCOME, TICK, TTL, a_claim, a_recoverable_claim
 from grpc_idempotency.testing.states import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import psycopg
 
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import Standing, State, Swept
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.requests import (
     CountRequest,
     FindRequest,

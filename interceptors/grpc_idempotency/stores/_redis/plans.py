@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import Note, Outcome, Record, Renewal, Step
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.requests import (
     ClaimRequest,
     CompleteRequest,

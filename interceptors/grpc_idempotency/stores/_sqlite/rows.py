@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from grpc_idempotency.operator_store import NOTES_KEPT
 from grpc_idempotency.records import (
     Claim,
     Code,
@@ -15,7 +16,6 @@ from grpc_idempotency.records import (
     State,
     Step,
 )
-from grpc_idempotency.store import NOTES_KEPT
 from grpc_idempotency.stores._calls.packing import packed, packed_request, unpacked, unpacked_request
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
