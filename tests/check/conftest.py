@@ -18,6 +18,7 @@ from grpc_idempotency.__main__ import main
 ROOT = Path(__file__).parents[2]
 PAY = ("--method", "check.payments.v1.Payments/Pay", "--request", '{"payer": "{{marker}}"}')
 COUNT = ("--count", "List", "--count-path", "payments")
+ONE = ("--only", "duplicate")
 WHOLE = (
     *PAY[:3],
     '{"payer": "{{marker}}", "notes": ["the rent for the month of May"], "labels": {"for": "May", "by": "transfer"}}',
@@ -34,6 +35,7 @@ WHOLE = (
     "caller: bob",
 )
 """All that a probe of ``Pay`` can need, but servers that stop."""
+COMMAND = (sys.executable, "-m", "grpc_idempotency", "check")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,16 @@ def run_check(*arguments: str) -> Ended:
     return Ended(code=code, out=out.getvalue(), err=err.getvalue())
 
 
+def probed(address: str, *arguments: str) -> Ended:
+    """Runs one probe of ``Pay``, with counted effects."""
+    return run_check(address, *PAY, *COUNT, *ONE, *arguments)
+
+
+def only(*probes: str) -> tuple[str, ...]:
+    """Returns the options that choose these probes."""
+    return tuple(part for probe in probes for part in ("--only", probe))
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
     """Runs a server, waits until it is ready, and yields its address."""
@@ -98,3 +110,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
             return stack.enter_context(serving(kind, "--ledger", str(ledger), *arguments))
 
         yield start
+
+
+@pytest.fixture
+def guarded(serve: Serve) -> str:
+    """The address of a server with the interceptor."""
+    return serve("guard")
