@@ -21,6 +21,22 @@ from .recovery import SHORT, completed, dead, some_rounds
 pytestmark = pytest.mark.usefixtures("promptly")
 
 
+async def do(_request: StringValue, _context: Any) -> StringValue:
+    return text("done")
+
+
+def fail_at_first(monkeypatch: pytest.MonkeyPatch, store: Any, *errors: Exception) -> None:
+    """Makes the store's first looks for operations raise these errors."""
+    look, left = store.pending, list(errors)
+
+    def pending(*args: Any) -> Any:
+        if left:
+            raise left.pop(0)
+        return look(*args)
+
+    monkeypatch.setattr(store, "pending", pending)
+
+
 async def test_poison(serve: Servers, left_behind: SQLiteStore, caplog: pytest.LogCaptureFixture) -> None:
     """An operation that was cut short 20 times is left to its client, logged once, and blocks no other one (5.4)."""
     poison = [dead(left_behind, runs=20) for _ in range(20)]
@@ -96,10 +112,6 @@ async def test_a_request_that_cant_be_read(
 ) -> None:
     """A stored request that is no message any more is told once; others are finished (5.4)."""
     bad, good = dead(left_behind, messages=(b"\xff\xff",)), dead(left_behind)
-
-    async def do(_request: StringValue, _context: Any) -> StringValue:
-        return text("done")
-
     service = await serve({"Do": do}, policy=SHORT)
     await until(lambda: completed(left_behind, good))
     await some_rounds(service)
@@ -112,20 +124,8 @@ async def test_the_store_is_down_for_a_while(
 ) -> None:
     """While the store can't be asked a server says so, and asks again (5.4, 5.5)."""
     store = serve.store()
-    asked, failures = store.pending, []
-
-    def fails(*args: Any) -> Any:
-        failures.append(1)
-        if len(failures) < 3:
-            raise StoreUnavailable("down, for the test")
-        return asked(*args)
-
-    monkeypatch.setattr(store, "pending", fails)
+    fail_at_first(monkeypatch, store, StoreUnavailable("down, for the test"), StoreUnavailable("down, for the test"))
     name = dead(left_behind)
-
-    async def do(_request: StringValue, _context: Any) -> StringValue:
-        return text("done")
-
     await serve({"Do": do}, policy=SHORT, store=store)
     await until(lambda: completed(left_behind, name))
     warned = [record for record in caplog.records if "could not look for operations" in record.getMessage()]
@@ -137,20 +137,8 @@ async def test_something_else_goes_wrong(
 ) -> None:
     """An error that nobody expected does not end recovery for good: it is logged, and the next look comes (5.4)."""
     store = serve.store()
-    asked, failures = store.pending, []
-
-    def fails(*args: Any) -> Any:
-        failures.append(1)
-        if len(failures) < 2:
-            raise LookupError("a bug, for the test")
-        return asked(*args)
-
-    monkeypatch.setattr(store, "pending", fails)
+    fail_at_first(monkeypatch, store, LookupError("a bug, for the test"))
     name = dead(left_behind)
-
-    async def do(_request: StringValue, _context: Any) -> StringValue:
-        return text("done")
-
     await serve({"Do": do}, policy=SHORT, store=store)
     await until(lambda: completed(left_behind, name))
     assert [record.levelno for record in caplog.records if record.exc_info] == [logging.ERROR]
