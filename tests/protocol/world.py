@@ -1,6 +1,6 @@
-"""The world that the protocol's plans run in, without asyncio, gRPC or a disk: a store, processes, and their calls.
+"""Runs the protocol's plans without asyncio, gRPC or a disk.
 
-Every effect of a plan is one step, performed whole; who takes the next step is the test's choice (``schedules.py``).
+Every effect of a plan is one step, performed whole. The schedule chooses the next step (``schedules.py``).
 """
 
 from collections.abc import Callable, Collection
@@ -22,7 +22,6 @@ from grpc_idempotency._protocol.effects import (
     Ended,
     EndWaits,
     Execute,
-    Fate,
     Follow,
     Followed,
     Get,
@@ -48,35 +47,16 @@ from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.records import Claim, Effects, Fingerprint, Record, Renewal, State
 
 from .actors import Actor, Beside, Early, Execution, Process, number
-from .handlers import Handlers
-from .promises import Witness
 from .scenarios import Fault, Scenario, Step
-from .stores import METHOD, NAME, Row, Store
+from .situation import Situation, execution_of
+from .stores import METHOD, NAME, Row
 
-_STORED = (TryClaim, Get, ReadStandings, Complete, CompleteUnclaimed, Release, Renew, Wait, Hold)
 
-
-class World:
-    """All that there is, at one instant of one schedule."""
+class World(Situation):
+    """Takes the steps of one schedule."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.store: Store = scenario.store()
-        self.version = 0
-        """Counts what happens to the store, time among it."""
-        self.processes: dict[str, Process] = {}
-        self.actors: dict[str, Actor] = {}
-        self.left = {
-            "crash": scenario.crashes,
-            "lapse": scenario.lapses,
-            "fault": scenario.faults,
-            "timeout": scenario.timeouts,
-            "recover": scenario.recoveries,
-        }
-        """How often each kind of trouble may still come."""
-        self.trace: list[Step] = []
-        self.witness = Witness(scenario, self.store, self.trace, dict.fromkeys(self.left, 0))
-        self.handlers = Handlers(scenario, self.store, self.witness)
+        super().__init__(scenario)
         if scenario.earlier is not None:
             self.start("earlier", "earlier", scenario.earlier)
             self.run_alone()
@@ -84,7 +64,7 @@ class World:
             self.start(name, process, request)
 
     def start(self, name: str, process_name: str, request: str) -> Actor:
-        """A client makes a call."""
+        """Begins a client's call."""
         process = self.processes.setdefault(process_name, Process(process_name))
         fingerprint = Fingerprint(raw=request.encode(), canonical=request.encode())
         unclaimed = self.scenario.unclaimed(process_name)
@@ -92,80 +72,10 @@ class World:
         self.witness.asked(name, call)
         return self._begin(Actor(name, process, protocol.answer(call), call))
 
-    # What can happen next
-
-    def choices(self) -> list[Step]:
-        if not self.unfinished():
-            return []
-        able = [actor for actor in self.actors.values() if self._able(actor)]
-        found: list[Step] = [("step", actor.name) for actor in able]
-        if self.left["fault"] > 0:
-            asking = [actor for actor in able if self._asks_store(actor)]
-            found += [("fault", actor.name, fault.value) for actor in asking for fault in Fault]
-        if self.left["timeout"] > 0:
-            found += [("timeout", actor.name) for actor in self.actors.values() if self._waits(actor)]
-        if self.left["crash"] > 0:
-            found += [
-                ("crash", name) for name, process in self.processes.items() if process.alive and name != "recovery"
-            ]
-        if self.left["recover"] > 0 and self._without_effect() is not None:
-            found.append(("recover",))
-        if self._leases() and (self.left["lapse"] > 0 or not able):  # where nobody else can do anything, time passes
-            found.append(("lapse",))
-        return found
-
-    def _without_effect(self) -> Record | None:
-        """The record, if recovery may see it as pending, and releases what it sees so."""
-        record, row = self.store.get(NAME), self.store.row(NAME)
-        if record is None or row is None or not record.lapsed or row.steps:
-            return None
-        return record if protocol.fate(record, self.scenario.policy) is Fate.RELEASE else None
-
-    def _leases(self) -> list[float]:
-        """When what is waited for will be over: a lease, a delay, the tries of a write without a claim."""
-        row = self.store.row(NAME)
-        leased = row is not None and row.state in (State.RUNNING, State.WAITING)
-        ends = [row.lease_until] if row is not None and leased else []
-        executions = [
-            actor for actor in self.actors.values() if isinstance(actor, Execution) and actor.effect is not None
-        ]
-        ends += [execution.lease_until for execution in executions if not execution.claimed]
-        return [end for end in ends if end > self.store.now]
-
-    def unfinished(self) -> list[str]:
-        """Calls without an answer, and executions that still run, whether somebody waits for them or not."""
-        return [actor.name for actor in self.actors.values() if actor.effect is not None and not actor.beside]
-
-    def _able(self, actor: Actor) -> bool:
-        match actor.effect:
-            case None:
-                return False
-            case Follow(joined):
-                return actor.early is not None or _execution(joined).conclusion is not None
-            case Watch():
-                return actor.awaited_ended
-            case Pause():
-                return actor.seen != self.version
-            case Renew() if actor.beside:
-                return actor.seen != self.version and self.scenario.renewing
-            case _:
-                return True
-
-    def _waits(self, actor: Actor) -> bool:
-        """Whether it waits for something that its budget may not last for."""
-        limited = isinstance(actor.effect, Watch) or (
-            isinstance(actor.effect, Follow) and actor.effect.until is not None
-        )
-        return limited and not self._able(actor)
-
-    def _asks_store(self, actor: Actor) -> bool:
-        return isinstance(actor.effect, _STORED) or (
-            isinstance(actor, Execution) and isinstance(actor.effect, Execute) and self.handlers.asks_store(actor)
-        )
-
     # Steps
 
     def take(self, step: Step) -> None:
+        """Takes one of the choices."""
         self.trace.append(step)
         if step[0] in self.left:
             self.left[step[0]] -= 1
@@ -184,14 +94,14 @@ class World:
             case ("recover",):
                 self._recover()
             case ("lapse",):
-                self.store.now = max(self._leases()) + 1.0
+                self.store.now = max(self.ends_to_come()) + 1.0
                 self.version += 1
             case _:
                 raise AssertionError(step)
 
     def _recover(self) -> None:
-        """Another server has looked. It releases later what it has seen now."""
-        record = self._without_effect()
+        """Begins a release by another server, whose recovery has just seen the record as pending."""
+        record = self.without_effect()
         assert record is not None
         name = f"recovery {self.left['recover'] + 1}"
         releasing = Beside(name, self.processes.setdefault("recovery", Process("recovery")), _released(record))
@@ -229,7 +139,7 @@ class World:
             case Join(call):
                 self._reply(actor, self._join(actor, call))
             case Follow(joined):
-                told, actor.early = actor.early or _execution(joined).conclusion, None
+                told, actor.early = actor.early or execution_of(joined).conclusion, None
                 self._reply(actor, Followed(told))
             case Watch():
                 self._reply(actor, True)
@@ -246,8 +156,8 @@ class World:
         if execution is not None:
             assert isinstance(execution, Execution)
             return Joined(execution.fingerprint, False, execution)
-        number = sum(name.startswith(f"{actor.name}.") for name in self.actors)
-        name = f"{actor.name}.{number + 1}"
+        earlier = sum(name.startswith(f"{actor.name}.") for name in self.actors)
+        name = f"{actor.name}.{earlier + 1}"
         row = self.store.row(NAME)
         late = row is not None and row.state is State.COMPLETED
         execution = Execution(name, actor.process, protocol.operate(call, name.encode()), call, late=late)
@@ -276,13 +186,13 @@ class World:
         self._reply(actor, reply)
 
     def _changed(self, before: Row | None) -> None:
-        """The store was called, and may have changed the record."""
+        """Counts a change of the record, if a call of the store has made one."""
         if self.store.row(NAME) != before:
             self.version += 1
             self.witness.stands()
 
     def _owner(self, actor: Actor) -> Execution:
-        """The execution whose lease an actor is about."""
+        """Returns the execution whose lease an actor renews or asks for; that may be the actor itself."""
         owner = self.actors[actor.name.removesuffix("/renewal")]
         assert isinstance(owner, Execution)
         return owner
@@ -314,7 +224,7 @@ class World:
             self._renew(execution, claim)
 
     def _beside(self, execution: Execution) -> list[str]:
-        """The runs that still run in its process, but for those whose leases may have run out meanwhile."""
+        """Returns the other runs that still run in its process, but those whose leases may have run out."""
         executions = [
             actor for actor in self.actors.values() if isinstance(actor, Execution) and actor is not execution
         ]
@@ -325,13 +235,13 @@ class World:
         return [each.run for each in running if each.stage > 0 and not (each.claimed and lapsed)]
 
     def _renew(self, execution: Execution, claim: Claim) -> None:
-        """Its lease is renewed from now on."""
+        """Begins to renew its lease."""
         plan = protocol.keep_lease(claim, timedelta(seconds=10))
         execution.renewal = self._begin(Beside(f"{execution.name}/renewal", execution.process, plan))
         execution.renewal.seen = self.version
 
     def _abandon(self, execution: Execution, claim: Claim) -> None:
-        """It has run past its limit, and can't be stopped."""
+        """Settles an execution that has run past its limit and can't be stopped."""
         assert execution.call is not None
         self.witness.cut = True
         self._begin(
@@ -343,7 +253,7 @@ class World:
             self.witness.answers[ended.outcome] = execution.run
         self._reply(execution, Ran(ended, execution.steps, execution.claimed))
 
-    # Plans go on
+    # The plans
 
     def _begin(self, actor: Actor) -> Actor:
         self.actors[actor.name] = actor
@@ -393,9 +303,10 @@ class World:
             self._dismiss_poller(actor.process)
 
     def _conclude_early(self, execution: Execution, conclusion: Conclusion) -> None:
-        """Nothing else may run in its process as long as its handler does (4.1).
+        """Concludes an execution whose handler still runs, or only tells those who wait for it now.
 
-        Where it is claimed, its record sees to that. Else it has not concluded: only those who wait now are told.
+        Nothing else may run in its process as long as its handler does (4.1). If it is claimed, its record prevents
+        that. If not, the execution must stay in its process.
         """
         if not protocol.is_only_told(conclusion, claimed=execution.claimed):
             self._conclude(execution, conclusion)
@@ -410,16 +321,16 @@ class World:
         execution.conclusion = execution.conclusion or conclusion
 
     def _look_out(self, actor: Actor) -> None:
-        """One poller in a process, for all who wait for runs elsewhere."""
+        """Makes the process's one poller poll for this actor, too, which waits for a run elsewhere."""
         actor.awaited_ended = False
         process = actor.process
         if process.poller is None or process.poller.effect is None:
-            number = sum(name.startswith(f"{process.name}/") for name in self.actors)
-            process.poller = self._begin(Beside(f"{process.name}/{number + 1}", process, protocol.poll()))
-        process.poller.seen = -1  # it polls for this one, too, whatever it has seen
+            earlier = sum(name.startswith(f"{process.name}/") for name in self.actors)
+            process.poller = self._begin(Beside(f"{process.name}/{earlier + 1}", process, protocol.poll()))
+        process.poller.seen = -1  # it has not polled for this actor
 
     def _watching(self, process: Process) -> list[tuple[Actor, tuple[bytes, bytes]]]:
-        """Those that wait for runs elsewhere, and have not been told of their ends."""
+        """Returns the actors that wait for runs elsewhere and have not been told of their ends, each with its run."""
         return [
             (each, (each.effect.name, each.effect.fence))
             for each in self.actors.values()
@@ -436,11 +347,6 @@ class World:
 
     # The end
 
-    def key(self) -> tuple[object, ...]:
-        """Equal for two worlds that can't be told apart from here on, by anybody in them or by those who watch."""
-        actors = tuple(sorted((name, actor.key(self.version)) for name, actor in self.actors.items()))
-        return (actors, self.store.rows.get(NAME), self.store.now, tuple(self.left.values()), self.witness.key())
-
     def run_alone(self) -> None:
         """Takes the first step that there is, again and again, until there is none."""
         for _ in range(500):
@@ -451,11 +357,11 @@ class World:
         self.witness.promise(False, "4.3: it does not come to an end")
 
     def check_end(self) -> None:
-        """Nobody can do anything more: was everybody answered, and does a later call with the key hear the same?"""
+        """Checks at the end that all calls were answered, and that a later call with the key gets the same reply."""
         promise, kept, commits = self.witness.promise, self.witness.kept, list(self.witness.commits)
         promise(not self.unfinished(), f"4.3: stuck: {self.unfinished()}")
         self.left = dict.fromkeys(self.left, 0)
-        self.witness.spent |= {"fault": 0, "timeout": 0}  # these are no excuse any more
+        self.witness.spent |= {"fault": 0, "timeout": 0}  # no later call may fail because of them
         later = self.start("later", "later", self.witness.said())
         self.run_alone()
         promise(later.result is not None, "4.3: a later call got no answer")
@@ -474,19 +380,14 @@ class World:
 
 
 def _released(record: Record) -> Plan[None]:
-    """Releases a record, as a server does that gives up when its store does not answer."""
+    """Releases a record, and gives up if the store does not answer."""
     with suppress(StoreUnavailable):
         yield from protocol.release_lapsed(record)
 
 
 def _told(reply: Any) -> object:
     if isinstance(reply, Joined):
-        return (_execution(reply).name, reply.leads)
+        return (execution_of(reply).name, reply.leads)
     if isinstance(reply, dict):
         return tuple(sorted((name, one.fence, one.state.value, one.lapsed) for name, one in reply.items()))
     return type(reply.conclusion) if isinstance(reply, Followed) else reply  # the rest is in its execution's history
-
-
-def _execution(joined: Joined) -> Execution:
-    assert isinstance(joined.execution, Execution)
-    return joined.execution
