@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from grpc_idempotency import Caller, Code, Disposition, Effects, Policy, Record, State
 from grpc_idempotency.aio import PostgresStore, SQLiteStore
@@ -51,6 +52,11 @@ VARIANTS = {
 
 None of them recovers, since the tests count claims.
 """
+
+no_operation = pytest.mark.left_out(
+    bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)"
+)
+transactions = pytest.mark.left_out(memory="the memory store has no transactions (6.2)")
 
 
 def said(reply: Reply) -> list[str]:

@@ -12,13 +12,9 @@ from grpc_idempotency.records import Renewal
 from ..harness.replies import refused
 from ..harness.waiting import ms, until
 from .echo import Play
-from .rig import Cell, said
+from .rig import Cell, no_operation, said, transactions
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-no_operation = pytest.mark.left_out(
-    bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)"
-)
-transactions = pytest.mark.left_out(memory="the memory store has no transactions (6.2)")
 
 HOUR = timedelta(hours=1)
 

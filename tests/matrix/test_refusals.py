@@ -13,12 +13,9 @@ from grpc_idempotency.records import Renewal
 from ..harness.replies import COUNT, KEY, PUSH_BACK, STATUS, STATUS_DETAILS, Reply, refused
 from ..harness.waiting import ms
 from .echo import Play
-from .rig import Cell, said
+from .rig import Cell, no_operation, said
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-no_operation = pytest.mark.left_out(
-    bidi="a keyed bidirectional call is refused or passed through: no operation comes of it (4.8)"
-)
 _NO_COUNT = "only a client-stream announces how many messages it has"
 client_streams = pytest.mark.left_out(unary=_NO_COUNT, server=_NO_COUNT, bidi=_NO_COUNT)
 _ONLY_BIDI = "only a bidirectional call is refused or passed through for its kind"
