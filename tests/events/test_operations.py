@@ -35,8 +35,8 @@ from ..harness.stores import FlakyStore
 from ..harness.waiting import ms, until
 from ..steps.operations import REPEATABLE, Flaky, Log, here, insert, make_table
 from ..steps.recovery import LEASE, SHORT, TRANSACTIONAL, dead
+from .calls import CLAIMED, COMPLETED, ENDED, EXECUTED, FIRST, STARTED
 from .recording import Recorder
-from .test_calls import CLAIMED, COMPLETED, ENDED, EXECUTED, FIRST, STARTED
 
 OPERATIONS = (
     CallAnswered,
