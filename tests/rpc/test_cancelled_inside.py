@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from grpc_idempotency import Effects, Policy, State
+from grpc_idempotency import Effects, Policy, State, StoreUnavailable
 from grpc_idempotency._server.aio.executions import Executions
 from grpc_idempotency.records import Claim
 
@@ -55,22 +55,37 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_released(serve: S
     assert (handler.runs, handler.most_inside) == (1, 1)
 
 
+spawn = Executions.spawn
+
+
+def spawn_and_cancel(executions: Executions, *given: Any) -> Any:
+    """Makes a task that is cancelled before its first step."""
+    task = spawn(executions, *given)
+    task.cancel()
+    return task
+
+
 async def test_a_task_that_is_cancelled_before_its_first_step(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is refused at once, and its key stays free (4.1)."""
     handler, key = Counting(), new_key()
     handler.go.open()
     service = await serve({"Do": handler})
-    spawn = Executions.spawn
-
-    def spawn_and_cancel(executions: Executions, *given: Any) -> Any:
-        task = spawn(executions, *given)
-        task.cancel()
-        return task
-
     monkeypatch.setattr(Executions, "spawn", spawn_and_cancel)
     refused(await service.call("Do", key=key), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
     monkeypatch.undo()
     assert (await service.call("Do", key=key)).text == "run 1"
+
+
+async def test_a_claim_that_can_not_be_given_back(serve: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call is refused at once, also by a store that raises when it is called, before it is awaited (4.1, 6.1)."""
+    service = await serve({"Do": Counting()})
+
+    def down(*_: Any) -> Any:
+        raise StoreUnavailable("down, for the test")
+
+    monkeypatch.setattr(Executions, "spawn", spawn_and_cancel)
+    monkeypatch.setattr(service.store, "release", down)
+    refused(await service.call("Do", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
 
 
 class Held(FlakyStore):

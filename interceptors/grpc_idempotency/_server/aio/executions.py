@@ -228,15 +228,25 @@ class Execution(ExecutionBase):
             and effect.claimed
             and not self._executions.torn_down
         ):
-            reply = self._store.release(effect.claim.name, effect.claim.fence)
-            given_back = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
-            given_back.add_done_callback(self._given_back)
+            try:
+                reply = self._store.release(effect.claim.name, effect.claim.fence)
+            except IdempotencyError:
+                self._give_up_claim()
+            else:
+                given_back = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
+                given_back.add_done_callback(self._given_back)
         else:
             self._conclude(shut_down())
 
     def _given_back(self, answered: "asyncio.Future[Any]") -> None:
         if not answered.cancelled() and answered.exception() is not None:
-            logger.warning("a claim on an operation of %s could not be given back", self.call.method)
+            self._give_up_claim()
+        else:
+            self._conclude(shut_down())
+
+    def _give_up_claim(self) -> None:
+        """Concludes without having given the claim back. Its lease runs out."""
+        logger.warning("a claim on an operation of %s could not be given back", self.call.method)
         self._conclude(shut_down())
 
     def _cut(self) -> None:
