@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import traceback
 from datetime import timedelta
 from typing import Any
 
@@ -38,6 +39,17 @@ def test_a_wrong_setting_is_told(options: dict[str, Any], told: str) -> None:
     """It is a PolicyError where it is given, and names the setting."""
     with pytest.raises(PolicyError, match=told):
         RedisStore(**{"url": URL, **options})
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:s3/cret@host:6379", "redis://:s3cret@host:port", "redis://:s3\u2100cret@host"]
+)
+def test_a_wrong_url_is_told_without_its_password(url: str) -> None:
+    """The texts of redis-py and of urllib would repeat a part of it."""
+    with pytest.raises(PolicyError, match="those of redis-py") as raised:
+        RedisStore(url)
+    assert raised.value.__cause__ is None
+    assert "s3" not in "".join(traceback.format_exception(raised.value))
 
 
 async def test_urls_are_tried_in_turn(make: Make, server: str) -> None:
@@ -83,6 +95,7 @@ def test_without_redis_py_the_extra_is_named() -> None:
     """The library works without it, and only the name of the store asks for it."""
     program = """
 import sys
+import traceback
 sys.modules["redis"] = None
 import grpc_idempotency
 from grpc_idempotency import aio

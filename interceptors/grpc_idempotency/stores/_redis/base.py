@@ -86,8 +86,11 @@ class RedisBase:
         for one in urls:
             try:
                 self._server.pool(one)
-            except (TypeError, ValueError) as exc:
-                raise PolicyError(f"url and options must be those of redis-py: {exc}") from exc
+            except (TypeError, ValueError):
+                # Without the text of the error, which may repeat a part of the password.
+                raise PolicyError(
+                    "url and options must be those of redis-py; in a password write %2F for /, %3F for ? and %23 for #"
+                ) from None
         self._batches = Batches()
         self._lock = threading.Lock()
         self._opening: list[Request[Any]] = []
