@@ -75,6 +75,8 @@ def test_secrets_stay_secret(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> N
     assert ended.code == 1
     assert "hunter" not in ended.out + ended.err
     assert "--metadata 'authorization: …' --as 'caller: $BOBS_TOKEN'" in ended.out
+    ended = probed(serve("bare"), "--metadata", "authorization hunter3")
+    assert (ended.code, "hunter" in ended.err) == (2, False)
 
 
 def test_an_output_without_unicode(serve: Serve) -> None:

@@ -204,10 +204,10 @@ def _text(value: str) -> str:
 
 
 def _entry(value: str) -> tuple[str, str]:
-    """Reads an entry of metadata. Its value may be in the environment."""
+    """Reads an entry of metadata. Its value may be in the environment, and is in no error."""
     name, colon, text = value.partition(":")
     if not colon or not name.strip():
-        raise WrongUsage(f"{name!r} is no metadata. Write 'NAME: VALUE'.")
+        raise WrongUsage("An entry of metadata has no colon, or no name before it. Write 'NAME: VALUE'.")
     text = text.strip()
     variable = re.fullmatch(r"\$(\w+)", text)
     if variable and variable[1] not in os.environ:
