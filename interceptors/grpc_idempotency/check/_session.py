@@ -1,4 +1,4 @@
-"""What probes work with: calls under keys, counted effects, and the judgement on a number of trials."""
+"""What probes work with: calls under keys, their trials, and counted effects."""
 
 import random
 import time
