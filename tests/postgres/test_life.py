@@ -227,8 +227,7 @@ async def test_an_asynchronous_commit_is_set_right(make: Make, place: Place, cap
     shown = await store.transaction(lambda db: db.execute("SHOW synchronous_commit").fetchone())
     assert shown == ("on",)
     assert store._engine is not None
-    writer = store._engine._writer._db
-    assert writer is not None
+    writer = store._engine._writer._connections[True]
     assert writer.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
@@ -239,21 +238,22 @@ async def test_only_claims_of_transactional_operations_need_no_disk(
     store = make()
     await store.open()
     assert store._engine is not None
-    group, sent = store._engine._writer._group, []
-    really = group._send
+    group = store._engine._writer._group
+    really, used = group._connect, list[str]()
 
-    def send(works: list[object], *, durable: bool) -> object:
-        sent.append(durable)
-        return really(works, durable=durable)  # type: ignore[arg-type]  # it is passed on
+    def connect(durable: bool) -> psycopg.Connection[tuple[str, ...]]:
+        db = really(durable)
+        used.extend(db.execute("SHOW synchronous_commit").fetchone() or ())
+        return db
 
-    monkeypatch.setattr(group, "_send", send)
+    monkeypatch.setattr(group, "_connect", connect)
     for effects in Effects:
         claim = a_claim(effects=effects)
         assert await store.claim(claim) is None
         assert await store.complete(claim.name, claim.fence, OUTCOME, TTL)
-        expected = effects is not Effects.TRANSACTIONAL
-        assert sent == [expected, True], effects
-        sent.clear()
+        expected = "off" if effects is Effects.TRANSACTIONAL else "on"
+        assert used == [expected, "on"], effects
+        used.clear()
 
 
 # -- sweeps

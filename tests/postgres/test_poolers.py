@@ -112,8 +112,7 @@ async def test_a_missing_statement_is_not_prepared_again(
         await put_running(store)
         await store.list(limit=1)
     assert store._engine is not None
-    for db in (store._engine._writer._db, *store._engine._reads._pool._pool):
-        assert db is not None
+    for db in (store._engine._writer._connections[True], *store._engine._reads._pool._pool):
         db.pgconn.exec_(b"DEALLOCATE ALL")  # psycopg would notice that, too
     with caplog.at_level(logging.WARNING):
         claim = await put_running(store)

@@ -24,11 +24,13 @@ class Time:
         self.waiting += self.arrivals.pop(0) if self.arrivals else 0
 
 
-def slept(monkeypatch: pytest.MonkeyPatch, arrivals: list[int], *groups: int, more: int = 0) -> list[float]:
+def slept(
+    monkeypatch: pytest.MonkeyPatch, arrivals: list[int], *groups: int, more: int = 0, crowded: bool = False
+) -> list[float]:
     """Returns the sleeps after groups of so many requests, when so many more had come, but none waits."""
     time = Time(arrivals)
     monkeypatch.setattr(requests, "time", time)
-    gathering = Gathering(lambda: time.waiting)
+    gathering = Gathering(lambda: time.waiting, lambda: crowded)
     for answered in groups:
         gathering.wait(answered, answered + more)
     return time.slept
@@ -59,3 +61,9 @@ def test_a_lone_request_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch)
 def test_callers_that_come_one_by_one_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many callers may be there although each group is one request: every 64th group gathers."""
     assert len(slept(monkeypatch, [2, 1, 0], *[1] * 64)) == 3
+
+
+def test_requests_come_together_while_transactions_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would only wait for a connection. So each step is waited for until there are eight, also an empty one."""
+    assert len(slept(monkeypatch, [1, 0, 2, 0, 5, 1], 1, crowded=True)) == 5
+    assert sum(slept(monkeypatch, [], 1, crowded=True)) == pytest.approx(0.01, abs=0.0006)

@@ -347,22 +347,28 @@ class Gathering:
 
     Nothing more is waited for once as many requests wait as there were together of late: all callers have come.
 
+    While transactions wait for connections, requests come as slowly as transactions end, and what is answered sooner
+    waits there. So they may as well come together.
+
     Args:
         waiting: Returns how many requests wait.
+        crowded: Returns ``True`` if transactions wait for connections.
     """
 
     LINGER_EACH = 60e-6
     """Seconds to wait after a small group, for each request in it."""
     MANY = 8
-    """So many requests at once show that there are many callers: the next group gathers as long as requests come."""
+    """So many requests at once show that there are many callers: the next group gathers as long as requests come. While
+    transactions wait for connections, it gathers so many."""
     STEP = 0.0005
     LONGEST = 0.01
     """Gathering ends when no request has come for so many seconds (``STEP``), and at most after so many."""
     PROBE_EVERY = 64
     """Every so many groups, the next one gathers."""
 
-    def __init__(self, waiting: Callable[[], int]) -> None:
+    def __init__(self, waiting: Callable[[], int], crowded: Callable[[], bool] = lambda: False) -> None:
         self._waiting = waiting
+        self._crowded = crowded
         self._groups = 0
         self._callers = 0
         """How many requests there were together of late."""
@@ -377,7 +383,11 @@ class Gathering:
         self._groups += 1
         self._callers = max(together, self._callers * 7 // 8)
         many = together >= self.MANY
-        if many or not self._groups % self.PROBE_EVERY:
+        if not many and self._crowded():
+            until = time.monotonic() + self.LONGEST
+            while self._waiting() < self.MANY and time.monotonic() < until:
+                time.sleep(self.STEP)
+        elif many or not self._groups % self.PROBE_EVERY:
             until = time.monotonic() + self.LONGEST
             size, before = self._waiting(), -1
             while size != before and not (many and size >= self._callers) and time.monotonic() < until:

@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._postgres.guard import LentConnection, LentCursor
-from grpc_idempotency.stores._postgres.pool import PATIENCE
+from grpc_idempotency.stores._postgres.pool import PATIENCE, waits_for
 from grpc_idempotency.stores._postgres.settings import Sessions, Settings
 
 _Pool = AsyncConnectionPool[LentConnection]
@@ -57,6 +57,12 @@ class AsyncPools:
             if broken:
                 await db.close()
             await pool.putconn(db)
+
+    def crowded(self) -> bool:
+        """Returns ``True`` if functions wait for a connection, in any loop. May be called in any thread."""
+        with self._lock:
+            pools = list(self._pools.values())
+        return any(waits_for(pool) for pool in pools)
 
     async def close(self) -> None:
         """Closes the connections of the running loop."""

@@ -28,8 +28,8 @@ class PostgresBase:
     """Keeps operations in a PostgreSQL database, which may be the embedder's own. Many hosts can share it.
 
     All stores of a process with equal settings share their connections: one that writes all requests that wait in one
-    transaction, up to four for reads, and up to ``max_connections`` for transactions. They are opened when they are
-    needed.
+    transaction, another for claims of transactional operations, up to four for reads, and up to ``max_connections`` for
+    transactions. They are opened when they are needed.
 
     Args:
         conninfo: A connection string of libpq: ``postgresql://user@host:port/database?options``, or ``key=value``

@@ -32,11 +32,11 @@ class PostgresEngine:
         """Set when no connection is open any more."""
         self._lock = threading.Lock()
         sessions = Sessions(settings)
-        self._writer = Writer(settings, self.sql, sessions, self._end)
         self._reads = Lane(settings, sessions, _READERS, Reads(self.sql, sessions).answer, own=True)
         self._running = Transactions(self.sql, sessions)
         self._transactions = Lane(settings, sessions, settings.max_connections, self._running.answer, own=False)
         self._awaited = AsyncPools(settings, sessions)
+        self._writer = Writer(settings, self.sql, sessions, self._end, self._crowded)
 
     @property
     def identity(self) -> str | None:
@@ -91,6 +91,10 @@ class PostgresEngine:
             f"the store on {self.settings.place} was open when the process was forked; open it again"
         )
         self.closed.set()
+
+    def _crowded(self) -> bool:
+        """Returns ``True`` if transactions wait for connections."""
+        return self._transactions.crowded() or self._awaited.crowded()
 
     def _end(self, farewells: list[Request[Any]]) -> None:
         """Ends the other parts after the writer, in the writer's thread."""

@@ -1,8 +1,9 @@
 """One group: all requests that wait, in one transaction, with one statement for each kind of request (6.2).
 
 All statements are sent at once, in a pipeline. A group that is one statement is sent by itself: the server commits it.
-A group that has only claims of transactional operations is committed without waiting for the disk. If the server fails
-and loses such a claim, then the transaction of its handler is refused, and nothing has happened (5.1).
+A group that has only claims of transactional operations is committed without waiting for the disk, on a connection
+whose session has ``synchronous_commit`` off. If the server fails and loses such a claim, then the transaction of its
+handler is refused, and nothing has happened (5.1).
 """
 
 import time
@@ -45,17 +46,18 @@ class Work:
 
 
 class Group:
-    """Sends requests on the writer's connection, and answers them.
+    """Sends requests on the writer's connections, and answers them.
 
     Args:
-        connect: Returns the connection, a new one if there is none.
-        drop: Closes a connection that is of no use any more.
+        connect: Returns the connection whose commits wait for the disk, or the one whose commits do not; a new one if
+            there is none.
+        drop: Closes the connections, when one is of no use any more.
         sql: The statements.
-        sessions: The settings of the connection.
+        sessions: The settings of the connections.
     """
 
     def __init__(
-        self, connect: Callable[[], Connection], drop: Callable[[], None], sql: Sql, sessions: Sessions
+        self, connect: Callable[[bool], Connection], drop: Callable[[], None], sql: Sql, sessions: Sessions
     ) -> None:
         self._connect = connect
         self._drop = drop
@@ -143,15 +145,15 @@ class Group:
 
     def _send(self, works: list[Work], *, durable: bool) -> None:
         """Sends statements in one transaction, and keeps their answers."""
-        db = self._connect()
+        db = self._connect(durable or self._sessions.pooled)
         pooled = self._sessions.pooled
         try:
-            if len(works) == 1 and durable and not pooled:
+            if len(works) == 1 and not pooled:
                 answers = [self._execute(db, works[0])]
             else:
                 with db.pipeline():
                     db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-                    if pooled or not durable:
+                    if pooled:
                         db.execute(*self._sessions.local(own=True, durable=durable))
                     answers = [self._execute(db, work) for work in works]
                     db.execute("COMMIT")

@@ -7,15 +7,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout
 
 from grpc_idempotency.errors import StoreUnavailable
 from grpc_idempotency.stores._calls.requests import Request, deliver
 from grpc_idempotency.stores._postgres.settings import Connection, Sessions, Settings
 
+AnyPool = ConnectionPool[Any] | AsyncConnectionPool[Any]
 AnyRequest = Request[Any]
 PATIENCE = 5.0
 """Seconds that a request waits for a connection."""
+
+
+def waits_for(pool: AnyPool) -> bool:
+    """Returns ``True`` if somebody waits for a connection of a pool."""
+    return pool.get_stats()["requests_waiting"] > 0
 
 
 class Lane:
@@ -53,6 +59,10 @@ class Lane:
             num_workers=1,
             name="grpc-idempotency",
         )
+
+    def crowded(self) -> bool:
+        """Returns ``True`` if requests wait for a connection."""
+        return self._queue.qsize() > 0 or waits_for(self._pool)
 
     def submit(self, request: AnyRequest) -> None:
         """Answers a request, or queues it if its caller is an event loop."""

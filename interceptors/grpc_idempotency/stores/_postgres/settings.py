@@ -105,9 +105,9 @@ class Sessions:
         if self._known.get("synchronous_commit") == "off":
             _log.warning("%s has synchronous_commit off: this store sets it on for its own connections", self._place)
 
-    def session(self, *, own: bool) -> tuple[bytes, list[Any]]:
-        """Returns the statement that makes the settings of a session. See :meth:`local` for ``own``."""
-        return _configuring(self._wanted(own=own), local=False)
+    def session(self, *, own: bool, durable: bool = True) -> tuple[bytes, list[Any]]:
+        """Returns the statement that makes the settings of a session. See :meth:`local` for the arguments."""
+        return _configuring(self._wanted(own=own, durable=durable), local=False)
 
     def local(self, *, own: bool, durable: bool = True) -> tuple[bytes, list[Any]]:
         """Returns the statement that makes settings for one transaction.
@@ -116,13 +116,14 @@ class Sessions:
             own: True if the session runs the store's statements alone.
             durable: False if its commit need not wait for the disk.
         """
-        wanted = self._wanted(own=own) if self.pooled else []
-        return _configuring(wanted if durable else [*wanted, ("synchronous_commit", "off")], local=True)
+        return _configuring(self._wanted(own=own, durable=durable), local=True)
 
-    def _wanted(self, *, own: bool) -> list[tuple[str, str]]:
+    def _wanted(self, *, own: bool, durable: bool) -> list[tuple[str, str]]:
         known = self._known or {}
         wanted = [("lock_timeout", self._patience)] if "lock_timeout" in known else []
-        if known.get("synchronous_commit") == "off":
+        if not durable:
+            wanted.append(("synchronous_commit", "off"))
+        elif known.get("synchronous_commit") == "off":
             wanted.append(("synchronous_commit", "on"))
         if own:
             wanted += [(name, "off") for name in _PLANS if name in known]
@@ -148,14 +149,14 @@ class Sessions:
         """Notes that a connection is new."""
         self._begun[db] = time.monotonic()
 
-    def begin(self, db: Connection, *, own: bool) -> None:
-        """Sets up a new connection."""
+    def begin(self, db: Connection, *, own: bool, durable: bool = True) -> None:
+        """Sets up a new connection. See :meth:`local` for the arguments."""
         self.began(db)
         self.learn(db)
         if self.pooled:
             db.prepare_threshold = None
         else:
-            db.execute(*self.session(own=own))
+            db.execute(*self.session(own=own, durable=durable))
 
     def fell_back(self, error: BaseException) -> bool:
         """Returns ``True`` if the error shows that there is a pooler. On new connections nothing is prepared then."""

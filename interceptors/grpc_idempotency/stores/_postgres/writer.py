@@ -1,7 +1,8 @@
 """The one writer of a database in this process (6.2).
 
-It is a thread with a connection of its own. Callers put a request into its queue and wait for a future. The thread
-takes all requests that wait, and sends them as one group. So nothing that happens to a caller can interrupt a group.
+It is a thread with connections of its own: one for all that must be on the disk, and another for claims that need not
+be. Callers put a request into its queue and wait for a future. The thread takes all requests that wait, and sends them
+as one group. So nothing that happens to a caller can interrupt a group.
 """
 
 import contextlib
@@ -38,10 +39,16 @@ class Writer:
         sql: The statements.
         sessions: The settings of connections.
         ended: Called in the thread when it ends, with the requests that wait for the end.
+        crowded: Returns ``True`` if transactions wait for connections.
     """
 
     def __init__(
-        self, settings: Settings, sql: Sql, sessions: Sessions, ended: Callable[[list[AnyRequest]], None]
+        self,
+        settings: Settings,
+        sql: Sql,
+        sessions: Sessions,
+        ended: Callable[[list[AnyRequest]], None],
+        crowded: Callable[[], bool],
     ) -> None:
         self.identity: str | None = None
         """The identity of the database's operations, once it is known."""
@@ -51,8 +58,10 @@ class Writer:
         self._sql = sql
         self._sessions = sessions
         self._ended = ended
+        self._crowded = crowded
         self._queue: queue.SimpleQueue[AnyRequest | None] = queue.SimpleQueue()
-        self._db: Connection | None = None
+        self._connections: dict[bool, Connection] = {}
+        """By whether their commits wait for the disk. Those of claims of transactional operations do not."""
         self._group = Group(self._connected, self._drop, sql, sessions)
         self._locked_until: dict[int, float] = {}
         """When requests are given up whose records others have locked, by their ids."""
@@ -73,7 +82,7 @@ class Writer:
 
     def _serve(self) -> None:
         locked: list[AnyRequest] = []
-        gathering, more = Gathering(self._queue.qsize), True
+        gathering, more = Gathering(self._queue.qsize, self._crowded), True
         while more or locked:
             more, batch = self._take(_LOOK_AGAIN if locked else None, wait=more)
             requests = [*locked, *batch]
@@ -141,7 +150,7 @@ class Writer:
         request.value = None
         for last in (False, True):
             try:
-                self.identity = tables.prepare(self._connected(), self._sql, migrate=self._settings.migrate)
+                self.identity = tables.prepare(self._connected(True), self._sql, migrate=self._settings.migrate)
                 return
             except (psycopg.Error, StoreError) as error:
                 again = faults.is_broken(error)
@@ -152,15 +161,15 @@ class Writer:
                 request.error = faults.translated(error, sent=False)
                 return
 
-    def _connected(self) -> Connection:
-        db = self._db
+    def _connected(self, durable: bool) -> Connection:
+        db = self._connections.get(durable)
         if db is not None and is_lost(db):
             self._drop()
             db = None
         if db is None:
             try:
-                self._db = db = psycopg.connect(**self._settings.arguments)
-                self._sessions.begin(db, own=True)
+                self._connections[durable] = db = psycopg.connect(**self._settings.arguments)
+                self._sessions.begin(db, own=True, durable=durable)
             except psycopg.Error as error:
                 self._drop()
                 raise faults.translated(error, sent=False) from error
@@ -169,7 +178,8 @@ class Writer:
         return db
 
     def _drop(self) -> None:
-        db, self._db = self._db, None
-        if db is not None:
+        """Closes the connections. If one is lost, the other is likely to be lost, too."""
+        while self._connections:
+            _, db = self._connections.popitem()
             with contextlib.suppress(psycopg.Error):
                 db.close()
