@@ -127,6 +127,9 @@ def cluster(*, primaries: int = 3, replicas: int = 0, **config: Any) -> Iterator
         reached(
             lambda: all(str(client.execute_command("CLUSTER", "SLOTS")).count(one) for client in clients for one in ids)
         )
+        if not replicas:  # none can take over: a node that gets no processor time for a second has not failed
+            for client in clients:
+                client.config_set("cluster-node-timeout", 600_000)
         yield nodes
 
 
