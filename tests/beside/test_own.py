@@ -11,7 +11,17 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Caller
 
-from ..harness.handlers import ALL_KINDS, Echo, Method, client_stream, generic_handler, server_stream, unary
+from ..harness.handlers import (
+    ALL_KINDS,
+    Echo,
+    Method,
+    bidirectional,
+    client_stream,
+    generic_handler,
+    server_stream,
+    unary,
+    whole,
+)
 from ..harness.replies import new_key, text
 from ..harness.servers import Servers
 
@@ -71,13 +81,15 @@ class Telling:
             "Unary": unary(self.unary),
             "ServerStream": server_stream(self.server_stream),
             "ClientStream": client_stream(self.unary),
-            "Bidirectional": Method(run=self.server_stream, takes_stream=True, gives_stream=True),
+            "Bidirectional": bidirectional(self.server_stream),
         }
 
-    async def unary(self, _request: Any, _context: Any) -> StringValue:
+    async def unary(self, incoming: Any, _context: Any) -> StringValue:
+        await whole(incoming)
         return text(f"for {user.get()}")
 
-    async def server_stream(self, _request: Any, _context: Any) -> AsyncIterator[StringValue]:
+    async def server_stream(self, incoming: Any, _context: Any) -> AsyncIterator[StringValue]:
+        await whole(incoming)
         yield text(f"for {user.get()}")
         yield text(f"still for {user.get()}")
 
@@ -135,10 +147,12 @@ async def test_a_handler_for_each_call(serve: Servers, kind: str, method: str, k
     def intercept(_go_on: Callable[[], Any], details: grpc.HandlerCallDetails) -> Any:
         tenant = dict(details.invocation_metadata or ()).get("x-tenant")
 
-        async def one(_request: Any, _context: Any) -> StringValue:
+        async def one(incoming: Any, _context: Any) -> StringValue:
+            await whole(incoming)
             return text(f"for {tenant!s}")
 
-        async def many(_request: Any, _context: Any) -> AsyncIterator[StringValue]:
+        async def many(incoming: Any, _context: Any) -> AsyncIterator[StringValue]:
+            await whole(incoming)
             yield text(f"for {tenant!s}")
 
         like = echo[method]

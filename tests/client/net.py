@@ -5,13 +5,15 @@ Calls are awaited: those of a ``grpc`` channel are made on another thread, in th
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -20,6 +22,7 @@ from grpc_idempotency import ClientInterceptor, MemoryStore, Policy, aio
 from grpc_idempotency.retrying import AsyncRetrying, Retrying
 
 from ..harness import servers
+from ..harness.clients import silence
 from ..harness.handlers import SERVICE, Handler, bidirectional, client_stream, generic_handler, server_stream, unary
 from ..harness.replies import KEY, Reply, text
 from ..harness.waiting import Gate
@@ -104,6 +107,17 @@ class Client:
         messages = [message async for message in call] if shape.endswith("stream") else [await call]
         return _reply(messages, await call.trailing_metadata(), await aio.status_of(call))
 
+    async def refused(self, method: str, *, shape: str, details: str) -> None:
+        """Makes a call with a stream of requests that is refused before they are read, with these words in its details.
+
+        It sends no request: see :func:`~..harness.clients.silence`.
+        """
+        over: Any = threading.Event() if self._kind == "sync" else asyncio.Event()
+        requests = _blocking_silence(over) if self._kind == "sync" else silence(over)
+        with pytest.raises(grpc.RpcError, match=details):
+            await self.call(method, requests, shape=shape)
+        over.set()
+
     async def retry(self, method: str, requests: Any = "", *, metadata: Any = None, **options: Any) -> str:
         """A unary call through the retry helper."""
         requests = text(requests) if isinstance(requests, str) else requests
@@ -115,6 +129,11 @@ class Client:
         if self._kind == "sync":
             return await asyncio.to_thread(Retrying(**options).call, fn, *args, **more)
         return await AsyncRetrying(**options).call(fn, *args, **more)
+
+
+def _blocking_silence(over: threading.Event) -> Iterator[Any]:
+    over.wait(30)
+    yield from ()
 
 
 def _sync_call(stub: Any, requests: Any, shape: str, options: dict[str, Any]) -> Reply:

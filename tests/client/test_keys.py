@@ -217,8 +217,7 @@ async def test_an_iterator_is_passed_as_it_is(net: Net) -> None:
     """Nothing is read of an iterator beforehand: the call is keyed and uncounted, which its server tells of."""
     server = await net.serve({})
     client = await net.client(server.target)
-    with pytest.raises(grpc.RpcError, match="their number has to be announced"):
-        await client.call("Join", _generated(net, 2), shape="stream_unary")
+    await client.refused("Join", shape="stream_unary", details="their number has to be announced")
     assert COUNT not in server.seen.calls[0][1]
     reply = await client.call("Join", _generated(net, 2), shape="stream_unary", metadata=((COUNT, "2"),))
     assert (reply.texts, reply.mark) == (["0+1"], "executed")
@@ -253,8 +252,7 @@ async def test_bidirectional_streams_get_none(net: Net) -> None:
     reply = await client.call("Chat", iter([text("a")]), shape="stream_stream")
     assert (reply.texts, reply.mark) == (["re a"], None)
     asking = await net.client(server.target, policy=ClientPolicy(keyed=True))
-    with pytest.raises(grpc.RpcError, match="is a bidirectional stream"):
-        await asking.call("Chat", iter([text("a")]), shape="stream_stream")
+    await asking.refused("Chat", shape="stream_stream", details="is a bidirectional stream")
 
 
 async def test_everything_else_of_a_call_passes_through(net: Net) -> None:

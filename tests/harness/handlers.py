@@ -75,6 +75,15 @@ def bidirectional(run: Callable[[Any, Any], Any], **options: Any) -> Method:
     return Method(run=run, takes_stream=True, gives_stream=True, **options)
 
 
+async def whole(incoming: Any) -> list[Any]:
+    """Returns the one request of a call, or those of its stream, which it reads to the end.
+
+    A handler that ends its call before would race with a client of ``grpc.aio`` that writes: see
+    :func:`~.clients.silence`.
+    """
+    return [message async for message in incoming] if hasattr(incoming, "__aiter__") else [incoming]
+
+
 class Blocking:
     """A handler that announces its start and ends when it is let; counts its runs."""
 

@@ -8,7 +8,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from grpc_idempotency import Database
 
-from ..harness.handlers import Method, bidirectional, client_stream, server_stream, unary
+from ..harness.handlers import Method, bidirectional, client_stream, server_stream, unary, whole
 from ..harness.replies import text
 from ..harness.waiting import Gate
 
@@ -112,6 +112,5 @@ class Echo:
 
 
 async def _read(incoming: Any) -> tuple[Play, list[str]]:
-    requests = [message async for message in incoming] if hasattr(incoming, "__aiter__") else [incoming]
-    parts = [message.value.partition(":") for message in requests]
+    parts = [message.value.partition(":") for message in await whole(incoming)]
     return Play.known[parts[0][0]], [one for _, _, one in parts]

@@ -215,9 +215,8 @@ class Cell:
     ) -> Call:
         """Begins a call, by default with one message, or two in a stream.
 
-        ``refused``: the call is going to be, before its messages are looked at. A stream of requests then sends none,
-        since a client of ``grpc.aio`` that writes while its call ends may report ``Internal error from Core`` in place
-        of the status.
+        ``refused``: the call is going to be, before its messages are read. A stream of requests then sends none: see
+        :func:`~..harness.clients.silence`.
         """
         messages = play.request(*(texts or self.texts("a", "b")))
         call = self.column.clients[variant].start(

@@ -126,7 +126,8 @@ async def test_stream_length_required(cell: Cell) -> None:
     assert set(info_of(answer)) == {"method", "field", "problem"}
     (violation,) = answer.detail(BAD_REQUEST).field_violations
     assert (violation.field, violation.description) == (COUNT, answer.details)
-    refused(await cell.call(play, "a", key=cell.key(), count="-1"), "STREAM_LENGTH_REQUIRED", INVALID)
+    answer = await cell.call(play, "a", key=cell.key(), count="-1", refused=True)
+    refused(answer, "STREAM_LENGTH_REQUIRED", INVALID)
     assert play.runs == 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from grpc_idempotency import Policy
 
-from ..harness.handlers import ALL_KINDS, Method, client_stream, server_stream, unary
+from ..harness.handlers import ALL_KINDS, Method, client_stream, server_stream, unary, whole
 from ..harness.replies import Trailers, new_key
 from ..harness.servers import Servers, Service
 
@@ -44,12 +44,8 @@ class Saying:
 
     script = Script()
 
-    # A handler reads its stream to the end: a client of grpc.aio that still writes when its call ends may hear of an
-    # internal error instead.
-
     async def one(self, requests: Any, context: Any) -> bytes:
-        if not isinstance(requests, bytes):
-            [message async for message in requests]
+        await whole(requests)
         await self.settle(context)
         return b"".join(self.script.messages)
 

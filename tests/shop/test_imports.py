@@ -1,10 +1,12 @@
 """ImportOrders."""
 
+import asyncio
 from collections.abc import Iterable
 
 import grpc
 import grpc.aio
 import pytest
+from tests.harness.clients import silence
 from tests.shop.helpers import Client, bad_fields, create_order, reason
 
 from shop.orders.imports import MOST_ORDERS
@@ -79,7 +81,10 @@ async def test_an_import_that_is_not_whole_creates_nothing(client: Client) -> No
 @pytest.mark.parametrize("values", [["-1"], ["three"], ["1", "2"], [""]])
 async def test_a_count_is_a_number(client: Client, values: list[str]) -> None:
     """An announcement that can't be read is named."""
+    over = asyncio.Event()
+    announced = [("idempotency-message-count", value) for value in values]
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await send(client, [create_order()], *(("idempotency-message-count", value) for value in values))
+        await client.orders.ImportOrders(silence(over), metadata=announced)
+    over.set()
     assert bad_fields(refused.value) == ["idempotency-message-count"]
     assert await count(client) == 0
