@@ -142,6 +142,12 @@ class Retrying(_Retries):
     def __call__(self, fn: Callable[P, T]) -> Callable[P, T]:
         """Decorates a function so that each call of it is retried.
 
+        Args:
+            fn: A plain function.
+
+        Returns:
+            The function, retried.
+
         Raises:
             TypeError: ``fn`` is a coroutine function or a generator function.
         """
@@ -155,12 +161,15 @@ class Retrying(_Retries):
         return retried
 
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Calls ``fn`` until it succeeds, and returns its result.
+        """Calls ``fn`` until it succeeds.
 
         Args:
             fn: A stub's method, or any function.
             *args: The arguments of ``fn``.
             **kwargs: The keyword arguments of ``fn``.
+
+        Returns:
+            The result of ``fn``.
 
         Raises:
             RpcError: The error of the last attempt.
@@ -184,6 +193,12 @@ class AsyncRetrying(_Retries):
     def __call__(self, fn: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         """Decorates a function, whose result is awaited, so that each call of it is retried.
 
+        Args:
+            fn: An ``async def`` function, or another one whose result is awaited.
+
+        Returns:
+            The function, retried.
+
         Raises:
             TypeError: ``fn`` is a generator function.
         """
@@ -197,12 +212,15 @@ class AsyncRetrying(_Retries):
         return retried
 
     async def call(self, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Awaits ``fn`` until it succeeds, and returns its result.
+        """Awaits ``fn`` until it succeeds.
 
         Args:
             fn: A stub's method, or any function whose result is awaited.
             *args: The arguments of ``fn``.
             **kwargs: The keyword arguments of ``fn``.
+
+        Returns:
+            The result of ``fn``.
 
         Raises:
             RpcError: The error of the last attempt.

@@ -13,8 +13,8 @@ each call below is atomic: it takes effect at one instant, as durably as the sto
 * **Errors**: a store that can't perform a call raises :class:`~grpc_idempotency.errors.StoreUnavailable`. Its
   ``landed`` says whether the write may have taken effect all the same. A store never raises an exception of its driver.
 * **Lost answers**: once a request was sent, alone or in a group, ``landed`` is ``None`` until the record was read under
-  its fence and shows that the write did not take effect. That another try of the request certainly did nothing says
-  nothing of the first.
+  its fence and shows that the write did not take effect. If a store sends a request again, and the second try certainly
+  did nothing, the first may still have taken effect.
 * **Loops and threads**: calls come from any thread, and those of an asyncio store from any event loop, several at the
   same time. No call waits for another caller's loop or thread: leases are renewed in a thread and a loop of their own,
   so that a handler which blocks the server's loop does not lose its lease. Concurrent renewals should take little

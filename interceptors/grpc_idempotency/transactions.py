@@ -90,6 +90,9 @@ class Database(Protocol):
 
         So the transaction can go on after an error that is caught outside of the block, with every engine. Blocks may
         be nested.
+
+        Returns:
+            The block's context manager.
         """
 
 

@@ -131,10 +131,13 @@ class Settings:
             raise WrongUsage(f"There is no refusal {min(unknown)!r}. There are: {', '.join(REFUSALS)}.")
 
     def caller(self, caller: Metadata | None = None) -> Metadata:
-        """Returns the metadata of a caller's calls, without a key.
+        """Puts together the metadata of a caller's calls, without a key.
 
         Args:
             caller: The metadata that names the caller. ``None``: those of the first one.
+
+        Returns:
+            The metadata of every call, and then the caller's.
         """
         if caller is None:
             caller = self.principals[0] if self.principals else ()

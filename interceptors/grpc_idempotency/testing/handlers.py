@@ -13,7 +13,14 @@ from grpc_idempotency.transactions import AsyncTransactionalStore, Database, Run
 
 
 def outcome_of(reply: object) -> Outcome:
-    """Returns the outcome of a handler that replies with a text."""
+    """Makes the outcome of a handler that replies with a text.
+
+    Args:
+        reply: The text.
+
+    Returns:
+        The outcome: ``OK``, with the text as its message.
+    """
     return Outcome(status=Code.OK, message=str(reply).encode())
 
 
@@ -36,6 +43,9 @@ async def keyed(
         make_outcome: Makes the outcome of a reply. A reply is a text.
         unclaimed: True if the claim has not been written.
         unwinds: True if the run only registers how its steps are undone.
+
+    Yields:
+        The operation, as the store sees it.
     """
     running = AsyncRunning(
         name=claim.name,
@@ -60,19 +70,37 @@ async def keyed(
 
 
 def step_of(name: str) -> Callable[[object], Step]:
-    """Returns a function that makes the step of this name from a transaction's result."""
+    """Makes what a transaction that stores a step is given as ``step``.
+
+    Args:
+        name: The step's name.
+
+    Returns:
+        A function that makes the step from the transaction's result.
+    """
     return lambda result: a_step(name, result=str(result).encode())
 
 
 class Orders:
-    """An embedder's table in the store's database: orders whose only column is ``id``."""
+    """An embedder's table in the store's database: orders whose only column is ``id``.
+
+    Args:
+        placeholder: The engine's notation of a parameter in a statement, such as ``?`` or ``%s``.
+    """
 
     def __init__(self, placeholder: str) -> None:
         self.insertion: str = f"INSERT INTO orders VALUES ({placeholder})"  # noqa: S608  # it is a parameter's mark
         """The statement that inserts an order."""
 
     def insert(self, *names: str) -> Callable[[Database], str]:
-        """Returns a transaction's function that inserts orders, and returns the id of the first one."""
+        """Makes a transaction's function that inserts orders.
+
+        Args:
+            *names: The orders' ids, at least one.
+
+        Returns:
+            The function, which returns the first id.
+        """
 
         def fn(db: Database) -> str:
             for name in names:
@@ -82,7 +110,14 @@ class Orders:
         return fn
 
     async def names(self, store: AsyncTransactionalStore) -> list[str]:
-        """Returns the ids of all orders, sorted."""
+        """Reads the ids of all orders.
+
+        Args:
+            store: A store on the table's database.
+
+        Returns:
+            The ids, sorted.
+        """
         rows = await store.read(lambda db: db.execute("SELECT id FROM orders ORDER BY id").fetchall())
         return [name for (name,) in rows]
 
@@ -97,7 +132,14 @@ def executing(sql: str) -> Callable[[Database], None]:
 
 
 async def opened(harness: AsyncTransactionHarness) -> tuple[AsyncTransactionalStore, Orders]:
-    """Returns a store and its table of orders, which is created."""
+    """Makes a store, and creates the table of orders in its database.
+
+    Args:
+        harness: Makes the store.
+
+    Returns:
+        The store and the table.
+    """
     store = await harness.store()
     await store.transaction(executing("CREATE TABLE orders (id VARCHAR(100) PRIMARY KEY)"))
     return store, Orders(harness.placeholder)

@@ -24,10 +24,18 @@ class AsyncStoreHarness(Protocol):
     """Makes the stores under test and controls their clock. At first the database is empty, and time stands still."""
 
     async def store(self) -> AsyncStore:
-        """Returns a further store on the same database, not opened yet. The harness closes it at the end."""
+        """Makes a further store on the same database. The harness closes it at the end.
+
+        Returns:
+            The store, not opened yet.
+        """
 
     async def elapse(self, duration: timedelta) -> None:
-        """Moves the database's clock forward by exactly ``duration``."""
+        """Moves the database's clock forward.
+
+        Args:
+            duration: By how much, exactly.
+        """
 
 
 class AsyncOperatorHarness(AsyncStoreHarness, Protocol):
@@ -91,7 +99,14 @@ def in_threads(store: OperatorStore) -> AsyncOperatorStore: ...
 @overload
 def in_threads(store: Store) -> AsyncStore: ...
 def in_threads(store: Any) -> Any:
-    """Wraps a store that blocks into one that the suites can test: each call runs in a thread of its own."""
+    """Wraps a store that blocks into one that the suites can test.
+
+    Args:
+        store: A store for ``grpc.server``.
+
+    Returns:
+        A store with the same calls, each of which runs in a thread of its own.
+    """
     return cast(Any, (_TransactionsInThreads if hasattr(store, "transaction") else _InThreads)(store))
 
 

@@ -26,7 +26,21 @@ def a_claim(
     owner: str = "host:1",
     trace: bytes = b"",
 ) -> Claim:
-    """Returns a claim with a new fence and a new fingerprint."""
+    """Makes a claim with a new fence and a new fingerprint.
+
+    Args:
+        name: The operation's name; by default a random one.
+        lease: How long the claim is good for.
+        method: The full name of the method.
+        effects: The effects of the method's policy.
+        streams: True if the method answers with a stream.
+        request: The request, if the operation may be finished without its client.
+        owner: The process that claims the operation.
+        trace: The trace context of the call, or empty.
+
+    Returns:
+        The claim.
+    """
     return Claim(
         name=name or os.urandom(16),
         method=method,
@@ -52,11 +66,28 @@ def a_transactional_claim() -> Claim:
 
 
 def a_step(name: str, *, position: int = 0, result: bytes = b"done", undoable: bool = False) -> Step:
-    """Returns a finished step."""
+    """Makes a finished step.
+
+    Args:
+        name: The step's name.
+        position: Its index among the steps of the run.
+        result: Its result, encoded.
+        undoable: True if it has to be undone when the operation fails for good.
+
+    Returns:
+        The step.
+    """
     return Step(name=name, position=position, result=result, undoable=undoable)
 
 
 def a_request(*messages: bytes) -> StoredRequest:
-    """Returns a request of a random principal, with text and binary metadata."""
+    """Makes a request of a random principal, with text and binary metadata.
+
+    Args:
+        *messages: The request's messages, serialized.
+
+    Returns:
+        The request.
+    """
     metadata = (("tenant", "t, ünïcode"), ("trace-bin", bytes(range(256))), ("tenant", ""))
     return StoredRequest(principal=os.urandom(16), metadata=metadata, messages=messages)

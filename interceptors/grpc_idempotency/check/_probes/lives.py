@@ -1,4 +1,4 @@
-"""Servers that stop, die, have a twin, or forget."""
+"""Probes of a server that is restarted or killed, of two servers, and of how long outcomes are kept."""
 
 import subprocess
 import tempfile

@@ -86,7 +86,7 @@ class PostgresEngine:
             deliver([farewell])
 
     def abandon(self) -> None:
-        """Drops the connections in a forked child, without a word to the server: they are the parent's."""
+        """Drops the connections in a forked child. It sends nothing on them: they are the parent's."""
         self.failure = StoreUnavailable(
             f"the store on {self.settings.place} was open when the process was forked; open it again"
         )

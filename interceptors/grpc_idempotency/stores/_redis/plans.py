@@ -41,7 +41,7 @@ class Plans:
 
     Args:
         keys: The names of the store's keys.
-        watch: The store's ear for the ends of runs in other processes.
+        watch: Receives the notifications of runs that end in other processes.
         list_completed: True if completed records have index entries.
         clock: Returns the time in milliseconds, for tests; ``None``: the server's clock decides.
     """

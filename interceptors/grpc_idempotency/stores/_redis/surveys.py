@@ -42,7 +42,7 @@ class Surveys:
     Args:
         commands: Makes the store's commands.
         keys: The names of the store's keys.
-        watch: The store's ear for the ends of runs in other processes.
+        watch: Receives the notifications of runs that end in other processes.
     """
 
     def __init__(self, commands: Commands, keys: Keys, watch: Watch) -> None:
