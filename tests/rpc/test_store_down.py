@@ -35,6 +35,25 @@ async def test_a_claim_that_nobody_knows_of(serve: Servers) -> None:
     assert handler.runs == 1
 
 
+@pytest.mark.parametrize("kind", ["async", "thread"])
+async def test_a_store_that_breaks_its_contract(
+    serve: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that raises something else refuses the call, and its key is not lost: the retry executes (4.5)."""
+    handler, key = Counting(), new_key()
+    service = await serve({"Do": handler})
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken, for the test")
+
+    monkeypatch.setattr(service.store, "claim", broken)
+    refused(await service.call("Do", key=key), "STORE_UNAVAILABLE", UNAVAILABLE)
+    assert "could not be brought to its end" in caplog.text
+    caplog.clear()
+    monkeypatch.undo()
+    assert ((await service.call("Do", key=key)).mark, handler.runs) == ("executed", 1)
+
+
 async def test_a_completion_is_tried_again(serve: Servers) -> None:
     """A completion that fails is tried again until it succeeds; the caller, and who attaches, wait for it (5.5)."""
     handler, store = Counting(), FlakyStore(serve.path)
@@ -90,7 +109,8 @@ async def test_until_the_owner_must_be_presumed_dead(serve: Servers, effects: Ef
         refused(again, "OUTCOME_UNKNOWN", PRECONDITION)
         assert handler.runs == 1
     else:
-        assert (again.text, again.mark) == (" run 2", "executed")
+        assert again.text == " run 2"
+        assert again.mark in ("executed", "attached")  # attached if recovery was faster
 
 
 async def test_or_the_reply_marked_unprotected(serve: Servers) -> None:

@@ -135,6 +135,9 @@ class Execution(ExecutionBase):
             reply = self.perform(effect)
         except IdempotencyError:
             self._start_task(effect)  # the task performs the effect again, and gives the error to the plan
+        except Exception as exc:  # a store that breaks its contract must not leave callers waiting
+            self._log_failure(exc)
+            self._conclude(shut_down())
         else:
             asked: asyncio.Future[Any] = reply if asyncio.isfuture(reply) else asyncio.ensure_future(_answer_of(reply))
             asked.add_done_callback(self._answered)
