@@ -9,6 +9,9 @@ CASES ?= 2000
 WORKERS ?= $(SHOP_WORKERS)
 KEYS ?= $(if $(filter sqlite,$(STORE)),10000000,1000000)
 
+# Tests and demos run many processes; without bytecode on the disk each of them would compile all the code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
