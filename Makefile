@@ -42,7 +42,7 @@ test: $(VENV)/.dev ## Run the fast tests (ARGS='-k name' for some)
 	@$(pytest) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.dev ## Run all tests, those too that kill servers, build, or take long
-	@$(pytest) $(ARGS)
+	@$(pytest) --hypothesis-profile thorough $(ARGS)
 
 protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
 	@set -e; $(call compile,server,interceptors)

@@ -22,8 +22,9 @@ pytest.register_assert_rewrite("grpc_idempotency.testing")
 # A shell that runs the tests in the background has them ignore this, and their processes would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says more of the machine than of the code.
+# How long an example takes says more of the machine than of the code. make test-all takes the second profile.
 hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=400)
 hypothesis.settings.load_profile("house")
 
 

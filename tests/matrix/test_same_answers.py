@@ -119,7 +119,7 @@ scripts = st.builds(
 SHAPES = ["unary", "server", "client"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 5)
 @given(shape=st.sampled_from(SHAPES), script=scripts)
 @example(shape="server", script=Script(sizes=()))
 @example(

@@ -206,4 +206,4 @@ def open_wallet(db: Database, name: str) -> User:
 
 TestWallets = Wallets.TestCase
 TestWallets.__doc__ = "Whatever is added, reserved, captured, released: what was added is there, set aside, or spent."
-TestWallets.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+TestWallets.settings = settings(max_examples=settings().max_examples // 5, stateful_step_count=20)
