@@ -8,9 +8,21 @@ import grpc.aio
 import pytest
 
 from ..harness.clients import Client
-from ..harness.handlers import ALL_KINDS, SERVICE, Method
+from ..harness.handlers import SERVICE, Method
 from ..harness.processes import Process
 from ..harness.replies import new_key
+
+each_error = pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("async", "SystemExit"),
+        ("thread", "KeyboardInterrupt"),
+        ("sync", "SystemExit"),
+        pytest.param("async", "KeyboardInterrupt", marks=pytest.mark.slow),
+        pytest.param("thread", "SystemExit", marks=pytest.mark.slow),
+        pytest.param("sync", "KeyboardInterrupt", marks=pytest.mark.slow),
+    ],
+)
 
 
 @pytest.fixture
@@ -26,8 +38,7 @@ async def client(process: Process) -> AsyncIterator[Client]:
         yield Client(channel, {"Unary": Method(run=lambda *_: None)}, SERVICE)
 
 
-@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@each_error
 async def test_with_a_key(process: Process, client: Client, error: str) -> None:
     """With a key SystemExit and KeyboardInterrupt are an unclear failure, stored; the server goes on (4.5, 4.7)."""
     key = new_key()
@@ -37,8 +48,7 @@ async def test_with_a_key(process: Process, client: Client, error: str) -> None:
     assert (await client.call("Unary", "all is well")).texts == ["all is well"]
 
 
-@pytest.mark.parametrize("error", ["SystemExit", "KeyboardInterrupt"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@each_error
 async def test_without_a_key(process: Process, client: Client, kind: str, error: str) -> None:
     """Without a key the client hears the same; an aio server ends, as without the interceptor (2.4, 4.7)."""
     reply = await client.call("Unary", error)

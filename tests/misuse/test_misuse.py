@@ -25,7 +25,7 @@ def _quiet() -> Iterator[None]:
 
 # A timeout may cut off a call of the failing store before it has begun.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
-@pytest.mark.parametrize("cases", [100, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_handlers_that_misbehave_on_stores_that_fail(cases: int) -> None:
     """Effects at most once where promised, all replies of a key equal, everybody answered, nothing left over."""
     report = run(range(1, cases + 1))

@@ -11,8 +11,15 @@ from .operations import METHODS, add, held
 from .terminals import Terminal
 
 RED = "\x1b[1;31m"
+# What a terminal adds is the same on every store.
+engines = pytest.mark.parametrize(
+    "engine",
+    ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "valkey"))],
+    indirect=True,
+)
 
 
+@engines
 def test_a_table(there: OperatorStore, engine: str) -> None:
     """``ls`` has a header and colours, short names, and one line for each operation, cut at the width (6.4)."""
     claim = held(there)
@@ -25,7 +32,7 @@ def test_a_table(there: OperatorStore, engine: str) -> None:
     assert RED in terminal.raw
 
 
-@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, pytest.param({"TERM": "dumb"}, marks=pytest.mark.slow)])
 def test_no_colours(store: SQLiteStore, url: str, environment: dict[str, str]) -> None:
     """``NO_COLOR`` is honoured, and a terminal without colours gets none."""
     claim = held(store)
@@ -54,6 +61,7 @@ def test_an_empty_store(store: SQLiteStore, url: str) -> None:
     assert terminal.shown == "no operations\n"
 
 
+@engines
 def test_resolve(there: OperatorStore, engine: str) -> None:
     """The operation is shown; the operator is asked why, and whether; both are kept (6.4)."""
     claim = held(there)
@@ -72,8 +80,17 @@ def test_resolve(there: OperatorStore, engine: str) -> None:
     assert (note.by, note.action, note.reason) == ("ann", "never happened", "the ledger has no entry")
 
 
-@pytest.mark.parametrize("answer", ["n\n", "what?\n", "\x04"], ids=["no", "something else", "end of input"])
-@pytest.mark.parametrize("command", ["resolve", "forget"])
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        pytest.param("resolve", "n\n", id="resolve-no"),
+        pytest.param("resolve", "what?\n", id="resolve-something else", marks=pytest.mark.slow),
+        pytest.param("resolve", "\x04", id="resolve-end of input", marks=pytest.mark.slow),
+        pytest.param("forget", "n\n", id="forget-no", marks=pytest.mark.slow),
+        pytest.param("forget", "what?\n", id="forget-something else", marks=pytest.mark.slow),
+        pytest.param("forget", "\x04", id="forget-end of input"),
+    ],
+)
 def test_no(store: SQLiteStore, url: str, command: str, answer: str) -> None:
     """Any answer but yes leaves the operation as it is, with exit code 1."""
     claim = held(store)
@@ -98,6 +115,7 @@ def test_ctrl_c(store: SQLiteStore, url: str) -> None:
     assert store.get(claim.name) is not None
 
 
+@engines
 def test_two_operators(there: OperatorStore, engine: str) -> None:
     """Two operators have seen one held operation, and decide differently: the first one counts (4.2, 6.4)."""
     claim = held(there)
@@ -132,6 +150,7 @@ def test_a_fence_that_changed_while_an_operator_thought(store: SQLiteStore, url:
     assert record.state is State.HELD
 
 
+@engines
 def test_watch(there: OperatorStore, engine: str) -> None:
     """A table of what is open, with counts, is drawn anew until Ctrl-C, which ends it well (6.4)."""
     first = add(there)

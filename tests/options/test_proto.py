@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "reference" / "method-options.md"
 OPTION = "grpc_idempotency/v1/policy.proto"
 
-implementations = pytest.mark.parametrize("implementation", ["upb", "python"])
+implementations = pytest.mark.parametrize("implementation", ["upb", pytest.param("python", marks=pytest.mark.slow)])
 
 
 def shell(script: str, folder: Path, **environment: str) -> str:

@@ -24,10 +24,11 @@ class RedisHarness:
 
 
 class TestStores(AsyncStoreContract, OperatorContract):
+    # What differs between asyncio and threads is in the calls, which the SQLite store tests on both in every run.
     @pytest.fixture(
         params=[
             "one server",
-            "one server in threads",
+            pytest.param("one server in threads", marks=pytest.mark.slow),
             "cluster",
             pytest.param("cluster in threads", marks=pytest.mark.slow),
         ]

@@ -83,7 +83,7 @@ async def served(folder: Path, **settings: str) -> AsyncIterator[Served]:
             await process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 async def test_it_serves_until_it_is_told_to_stop(tmp_path: Path, number: int) -> None:
     """It says where it listens, serves, and ends with 0 on SIGTERM or SIGINT; what it stored is in the file."""
     async with served(tmp_path, SHOP_STORE="sqlite:///deep/down/shop.db") as shop:
@@ -159,7 +159,11 @@ async def test_its_log_has_a_line_per_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SHOP_LISTEN", "nowhere"), ("SHOP_STORE", "postgresql://ada:secret@host/shop?hots=x"), ("SHOP_TTL", "soon")],
+    [
+        ("SHOP_STORE", "postgresql://ada:secret@host/shop?hots=x"),
+        pytest.param("SHOP_LISTEN", "nowhere", marks=pytest.mark.slow),
+        pytest.param("SHOP_TTL", "soon", marks=pytest.mark.slow),
+    ],
 )
 def test_a_bad_setting_is_one_line(tmp_path: Path, name: str, value: str) -> None:
     """A bad value ends it with code 2 and one line that names the variable."""
@@ -182,14 +186,16 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_store_that_can_not_be_used_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "store", ["no.db", *(pytest.param(path, marks=pytest.mark.slow) for path in ("folder.db", "no.db/shop.db"))]
+)
+def test_a_store_that_can_not_be_used_is_one_line(tmp_path: Path, store: str) -> None:
     """A file that is no database, and a folder in a file's place, end it with one line that names the file."""
     (tmp_path / "no.db").write_text("no database, but long enough to look at as one" * 100)
     (tmp_path / "folder.db").mkdir()
-    for store in ("no.db", "folder.db", "no.db/shop.db"):
-        code, line = complaint(tmp_path, SHOP_STORE=f"sqlite:///{store}")
-        assert code == 1
-        assert store in line
+    code, line = complaint(tmp_path, SHOP_STORE=f"sqlite:///{store}")
+    assert code == 1
+    assert store in line
 
 
 def test_tables_of_a_newer_shop_are_left_alone(tmp_path: Path) -> None:

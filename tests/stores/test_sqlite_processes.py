@@ -76,7 +76,7 @@ def _complaints(errors: str) -> list[str]:
     return [line for line in errors.splitlines() if not line.startswith("several processes share")]
 
 
-@pytest.mark.parametrize("lines", [50, 400, 1500])
+@pytest.mark.parametrize("lines", [400, *(pytest.param(lines, marks=pytest.mark.slow) for lines in (50, 1500))])
 async def test_a_killed_process_loses_nothing_it_acknowledged(path: Path, lines: int) -> None:
     """With kill -9 in the middle of groups: every answer that was given is true, and no transaction is half there."""
     worker = start("hammer", str(path))

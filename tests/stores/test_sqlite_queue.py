@@ -342,6 +342,7 @@ def test_every_request_is_answered(patch: Callable[[], World], asked: int) -> No
     assert explore(opened(patch, [in_thread] * asked, [in_thread])) > 20
 
 
+@pytest.mark.slow
 def test_a_loop_ends_and_another_begins(patch: Callable[[], World]) -> None:
     """The first loop asks and ends, answered or not, while another one begins."""
 
@@ -373,12 +374,15 @@ def test_requests_keep_their_places(patch: Callable[[], World], asked: int) -> N
     assert explore(opened(patch, [in_thread] * asked, [World.withdraw_none, in_thread])) > 20
 
 
+@pytest.mark.slow
 def test_requests_are_withdrawn_while_the_writer_closes(patch: Callable[[], World]) -> None:
     """Nor does a closing wait for them."""
     assert explore(opened(patch, [in_thread, World.close], [World.withdraw])) > 20
 
 
-@more
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("asked", [1, 2])
 def test_the_file_can_not_be_opened(patch: Callable[[], World], asked: int) -> None:
     """All are refused, those too who ask while others are refused."""
 

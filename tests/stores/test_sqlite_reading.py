@@ -176,8 +176,15 @@ def test_a_wal_without_an_index_is_left(make_blocking: MakeBlocking, path: Path,
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be somebody else")
-@pytest.mark.parametrize("running", [False, True])
-@pytest.mark.parametrize("command", ["ls", "resolve"])
+@pytest.mark.parametrize(
+    ("running", "command"),
+    [
+        (True, "ls"),
+        (False, "resolve"),
+        pytest.param(False, "ls", marks=pytest.mark.slow),
+        pytest.param(True, "resolve", marks=pytest.mark.slow),
+    ],
+)
 def test_another_user_leaves_nothing(running: bool, command: str) -> None:
     """A user who may make files in the folder, but not write to the database: the server's next start finds its own."""
     with tempfile.TemporaryDirectory() as given:
