@@ -1,62 +1,81 @@
 """Makes the event of a call's answer, once it is clear that an observer wants it."""
 
 from datetime import datetime, timedelta, timezone
+from typing import Protocol
 
 from grpc_idempotency._protocol.effects import Answer, Status
-from grpc_idempotency._protocol.refusals import Refusal
+from grpc_idempotency._protocol.refusals import Reason, Refusal
+from grpc_idempotency._server.clock import now
+from grpc_idempotency._server.execution import ExecutionBase
 from grpc_idempotency._server.replays import Kept
+from grpc_idempotency._server.target import Target
 from grpc_idempotency.events import CallAnswered
 from grpc_idempotency.records import Code, Outcome
 
 Reply = Answer | Refusal | Outcome | Kept
 """The answer to a call. A bare :class:`Outcome` is a refusal as gRPC itself would make it."""
 
+_NO_TIME = timedelta(0)
 
-def call_answered(
-    method: str,
-    operation: bytes | None,
-    reply: Reply | None,
-    code: Code,
-    *,
-    seconds: float,
-    waited: float,
-    trace: bytes,
-) -> CallAnswered:
+
+class Exchange(Protocol):
+    """The exchange of a call, as far as the event of its answer needs it."""
+
+    @property
+    def target(self) -> Target:
+        """The handler."""
+
+    @property
+    def name(self) -> bytes | None:
+        """The operation's name, if it is known."""
+
+    @property
+    def reply(self) -> Reply | None:
+        """The answer; ``None`` if the call has no key, or its client has gone away."""
+
+    @property
+    def execution(self) -> ExecutionBase | None:
+        """The execution in this process that the call has led or attached to."""
+
+    @property
+    def waited(self) -> float:
+        """The seconds in which the call waited for another's run."""
+
+
+def call_answered(exchange: Exchange, code: Code, began: float) -> CallAnswered:
     """Returns the event.
 
     Args:
-        method: The full method name.
-        operation: The operation's name, if it is known; not needed for a reply that was kept.
-        reply: The answer; ``None`` if the call has no key, or its client has gone away.
+        exchange: The exchange of the call.
         code: The status code of a call without an answer of the interceptor's.
-        seconds: The time to the answer.
-        waited: The seconds in which the call waited for another's run.
-        trace: The trace context of the call whose execution in this process the call has led or attached to.
+        began: When the call came, by the clock for leases.
     """
+    seconds, reply, operation = now() - began, exchange.reply, exchange.name
     status: Status | None = None
+    reason: Reason | None = None
     created: datetime | None = None
-    match reply:
-        case Kept():
-            operation, status, created, trace = reply.name, Status.REPLAYED, reply.at, reply.trace
-            code = reply.outcome.status
-        case Answer(outcome, status, created, record):
-            code = outcome.status
-            if record is not None:
-                trace = record.trace
-        case Refusal():
-            status, code, trace = Status.REFUSED, reply.reason.status, b""
-        case Outcome():
-            status, code, trace = Status.REFUSED, reply.status, b""
-        case None:
-            trace = b""
+    trace = b""
+    if isinstance(reply, Answer):
+        status, created, code = reply.mark, reply.created, reply.outcome.status
+        if reply.record is not None:
+            trace = reply.record.trace
+        elif exchange.execution is not None:
+            trace = exchange.execution.call.trace
+    elif isinstance(reply, Kept):
+        status, created, code = Status.REPLAYED, reply.at, reply.outcome.status
+        operation, trace = reply.name, reply.trace
+    elif isinstance(reply, Refusal):
+        status, reason, code = Status.REFUSED, reply.reason, reply.reason.status
+    elif reply is not None:
+        status, code = Status.REFUSED, reply.status
     return CallAnswered(
-        method=method,
+        method=exchange.target.method.name,
         operation=operation,
         status=status,
-        reason=reply.reason if isinstance(reply, Refusal) else None,
+        reason=reason,
         code=code,
         seconds=seconds,
-        waited=waited,
-        age=None if created is None else max(timedelta(0), datetime.now(timezone.utc) - created),
+        waited=exchange.waited,
+        age=None if created is None else max(_NO_TIME, datetime.now(timezone.utc) - created),
         trace=trace,
     )

@@ -40,14 +40,30 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
         executions: The executions of the interceptor.
         unkeyed: Answers a call whose message turns out to have no key.
     """
-    exchange_of = _Exchange if executions.observers.call_answered is None else _ToldExchange
+    tell = executions.observers.call_answered
 
-    async def unary(incoming: Any, context: "_Context") -> bytes | None:
-        return await exchange_of(target, admission, executions, unkeyed, context).run(incoming)
+    async def untold(incoming: Any, context: "_Context") -> bytes | None:
+        return await _Exchange(target, admission, executions, unkeyed, context).run(incoming)
+
+    async def told(incoming: Any, context: "_Context") -> bytes | None:
+        assert tell is not None
+        began = now()
+        exchange = _Exchange(target, admission, executions, unkeyed, context)
+        try:
+            message = await exchange.run(incoming)
+        except (asyncio.CancelledError, GeneratorExit):
+            tell(call_answered(exchange, Code.CANCELLED, began))
+            raise
+        except BaseException:
+            tell(call_answered(exchange, exchange.code(Code.UNKNOWN), began))
+            raise
+        tell(call_answered(exchange, exchange.code(Code.OK) if exchange.reply is None else Code.OK, began))
+        return message
+
+    unary = untold if tell is None else told
 
     async def streaming(incoming: Any, context: "_Context") -> AsyncGenerator[bytes, None]:
-        exchange = exchange_of(target, admission, executions, unkeyed, context)
-        async with aclosing(emissions(exchange.run(incoming))) as messages:
+        async with aclosing(emissions(unary(incoming, context))) as messages:
             async for message in messages:
                 yield message
 
@@ -57,10 +73,20 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
 class _Exchange:
     """Takes the bytes of a call's request, and sends the bytes of its answer."""
 
+    # Class attributes until they are set: each call makes an exchange.
+    name: bytes | None = None
+    """The operation's name, once it is known."""
+    reply: Reply | None = None
+    """The answer to the call, once it is known."""
+    execution: Execution | None = None
+    """The execution that this call is on, if it is in this process."""
+    waited = 0.0
+    """The seconds in which the call waited for a run of another call or process, if an observer wants to know."""
+
     def __init__(
         self, target: Target, admission: Admission, executions: Executions, unkeyed: Unkeyed, context: "_Context"
     ) -> None:
-        self._target = target
+        self.target = target
         self._admission = admission
         self._executions = executions
         self._unkeyed = unkeyed
@@ -73,38 +99,34 @@ class _Exchange:
         """How many messages of a stream were sent."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
-        self._name: bytes | None = None
-        """The operation's name, once it is known."""
-        self._reply: Reply | None = None
-        """The answer to the call, once it is known."""
 
     async def run(self, incoming: Any) -> bytes | None:
         """Answers the call."""
         try:
-            if self._target.request_streams:
+            if self.target.request_streams:
                 admitted = await self._take_in(incoming)
             else:
-                admitted = self._admission.admit(self._target, self._snapshot, incoming)
+                admitted = self._admission.admit(self.target, self._snapshot, incoming)
         except NotAdmitted as exc:
-            self._reply = exc.answer
+            self.reply = exc.answer
             return await self._send(reply_to(exc.answer))
         if admitted.kept is not None:
-            self._reply = admitted.kept
+            self.reply = admitted.kept
             assert admitted.kept.reply is not None
             return await self._send(admitted.kept.reply)
         self._messages = admitted.messages
         if admitted.call is None:
             return await self._unkeyed(self._messages[0], self._context, emit)
-        self._name, asked_at = admitted.call.name, now()
-        self._reply = answered = await drive_async(answer(admitted.call), self._perform)
+        self.name, asked_at = admitted.call.name, now()
+        self.reply = answered = await drive_async(answer(admitted.call), self._perform)
         if isinstance(answered, Answer) and answered.created is None:
             return await self._send(answered.outcome, MARKS[answered.mark])
         return await self._send(self._admission.replays.reply(answered, asked_at))
 
     async def _take_in(self, incoming: Any) -> Admitted:
         """Admits a call with a stream of requests."""
-        intake = self._admission.stream(self._target, self._snapshot)
-        self._name = intake.name
+        intake = self._admission.stream(self.target, self._snapshot)
+        self.name = intake.name
         async for raw in incoming:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
@@ -113,20 +135,38 @@ class _Exchange:
         """Performs an effect of a call's plan."""
         match effect:
             case Join(call):
-                return self._executions.join(call, self._target, self._messages, self._snapshot)
+                return self._executions.join(call, self.target, self._messages, self._snapshot)
             case Follow(joined, until):
                 execution = joined.execution
                 assert isinstance(execution, Execution)
-                self._ahead = execution if joined.leads else None
-                return execution.follow(until, self._write if self._target.response_streams else None)
+                self.execution, self._ahead = execution, execution if joined.leads else None
+                followed = execution.follow(until, self._write if self.target.response_streams else None)
+                return followed if joined.leads else self._wait(followed)
             case Watch(name, fence, until):
-                return self._executions.poller.wait(name, fence, until)
+                return self._wait(self._executions.poller.wait(name, fence, until))
             case Get(name):
                 return self._executions.store.get(name)
             case _:
                 raise AssertionError(f"no call performs {effect!r}")
 
+    def _wait(self, wait: Awaitable[T]) -> Awaitable[T]:
+        """Measures a wait for a run of another call or process, if an observer wants to know."""
+        return wait if self._executions.observers.call_answered is None else self._timed(wait)
+
+    async def _timed(self, wait: Awaitable[T]) -> T:
+        began = now()
+        try:
+            return await wait
+        finally:
+            self.waited += now() - began
+
     # The live context
+
+    def code(self, otherwise: Code) -> Code:
+        """Returns the code that was set in the live context; ``otherwise`` if none was, or OK."""
+        found: Any = self._context.code()  # None until one is set
+        code = Code.OK if found is None else code_of(found)
+        return otherwise if code is Code.OK else code
 
     async def _send(self, outcome: Outcome, ours: Trailers = ()) -> bytes | None:
         """Sends the messages that have not been sent yet, and the status.
@@ -135,7 +175,7 @@ class _Exchange:
             outcome: The answer.
             ours: The interceptor's own trailers.
         """
-        if self._target.response_streams and outcome.message is not None:
+        if self.target.response_streams and outcome.message is not None:
             for number, message in enumerate(unframe(outcome.message)):
                 if number >= self._sent:
                     await self._write(message)
@@ -146,7 +186,7 @@ class _Exchange:
         self._context.set_trailing_metadata(outcome.trailers + ours)
         if outcome.details:
             self._context.set_details(outcome.details)
-        return None if self._target.response_streams else outcome.message
+        return None if self.target.response_streams else outcome.message
 
     async def _write(self, message: bytes) -> None:
         await self._send_ahead()
@@ -163,61 +203,3 @@ class _Exchange:
             self._context.set_compression(run.context.compression)
         if run.context.initial_metadata is not None:
             await self._context.send_initial_metadata(run.context.initial_metadata)
-
-
-class _ToldExchange(_Exchange):
-    """An exchange whose answer is told to observers."""
-
-    _waited = 0.0
-    """The seconds in which the call waited for a run of another call or process."""
-    _trace = b""
-    """The trace context of the call that leads the execution which this call is on."""
-
-    async def run(self, incoming: Any) -> bytes | None:
-        """Answers the call, and tells that."""
-        began = now()
-        try:
-            message = await super().run(incoming)
-        except (asyncio.CancelledError, GeneratorExit):
-            self._tell(Code.CANCELLED, began)
-            raise
-        except BaseException:
-            self._tell(self._code(Code.UNKNOWN), began)
-            raise
-        self._tell(self._code(Code.OK), began)
-        return message
-
-    def _code(self, otherwise: Code) -> Code:
-        """Returns the code that was set in the live context; ``otherwise`` if none was, or OK."""
-        found: Any = self._context.code()  # None until one is set
-        code = Code.OK if found is None else code_of(found)
-        return otherwise if code is Code.OK else code
-
-    def _tell(self, code: Code, began: float) -> None:
-        tell = self._executions.observers.call_answered
-        assert tell is not None
-        method, seconds = self._target.method.name, now() - began
-        tell(
-            call_answered(
-                method, self._name, self._reply, code, seconds=seconds, waited=self._waited, trace=self._trace
-            )
-        )
-
-    def _perform(self, effect: Effect[Any]) -> Any:
-        reply = super()._perform(effect)
-        match effect:
-            case Follow(joined):
-                assert isinstance(joined.execution, Execution)
-                self._trace = joined.execution.call.trace
-                return reply if joined.leads else self._timed(reply)
-            case Watch():
-                return self._timed(reply)
-            case _:
-                return reply
-
-    async def _timed(self, wait: Awaitable[T]) -> T:
-        began = now()
-        try:
-            return await wait
-        finally:
-            self._waited += now() - began

@@ -18,6 +18,7 @@ from grpc_idempotency._server.target import Target
 from grpc_idempotency._wire.codes import GRPC_CODES
 from grpc_idempotency._wire.framing import unframe
 from grpc_idempotency._wire.reply import MARKS, reply_to
+from grpc_idempotency.events import CallAnswered
 from grpc_idempotency.records import Code, Outcome, Trailers
 
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -33,22 +34,62 @@ def keyed(target: Target, admission: Admission, executions: Executions, unkeyed:
         unkeyed: Answers a call whose message turns out to have no key: in the call's own thread, on the live context
             and unbuffered (2.4).
     """
-    told = executions.observers.call_answered is not None
-    unary_exchange, streaming_exchange = (
-        (_ToldExchange, _ToldStreamingExchange) if told else (_Exchange, _StreamingExchange)
-    )
+    tell = executions.observers.call_answered
+    if tell is not None:
+        return _told(target, admission, executions, unkeyed, tell)
 
     def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
-        return unary_exchange(target, admission, executions, unkeyed, context).run(incoming)
+        return _Exchange(target, admission, executions, unkeyed, context).run(incoming)
 
     def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
-        return streaming_exchange(target, admission, executions, unkeyed, context).run(incoming)
+        return _StreamingExchange(target, admission, executions, unkeyed, context).run(incoming)
+
+    return streaming if target.response_streams else unary
+
+
+def _told(
+    target: Target,
+    admission: Admission,
+    executions: Executions,
+    unkeyed: Behaviour,
+    tell: Callable[[CallAnswered], None],
+) -> Behaviour:
+    """Returns a stand-in like :func:`keyed`, which also tells each answer to observers."""
+
+    def unary(incoming: Any, context: grpc.ServicerContext) -> bytes:
+        began, failed = now(), True
+        exchange = _Exchange(target, admission, executions, unkeyed, context)
+        try:
+            message = exchange.run(incoming)
+            failed = False
+        finally:
+            tell(exchange.answered(began, failed=failed))
+        return message
+
+    def streaming(incoming: Any, context: grpc.ServicerContext) -> Generator[bytes, None, None]:
+        began, failed = now(), True
+        exchange = _StreamingExchange(target, admission, executions, unkeyed, context)
+        try:
+            yield from exchange.run(incoming)
+            failed = False
+        finally:
+            tell(exchange.answered(began, failed=failed))
 
     return streaming if target.response_streams else unary
 
 
 class _Base:
     """Base class of the exchanges with one response message and with a stream."""
+
+    # Class attributes until they are set: each call makes an exchange.
+    name: bytes | None = None
+    """The operation's name, once it is known."""
+    reply: Reply | None = None
+    """The answer to the call, once it is known."""
+    execution: Execution | None = None
+    """The execution that this call is on, if it is in this process."""
+    waited = 0.0
+    """The seconds in which the call waited for a run of another call or process."""
 
     def __init__(
         self,
@@ -58,7 +99,7 @@ class _Base:
         unkeyed: Behaviour,
         context: grpc.ServicerContext,
     ) -> None:
-        self._target = target
+        self.target = target
         self._admission = admission
         self._executions = executions
         self._unkeyed = unkeyed
@@ -68,16 +109,12 @@ class _Base:
         """The request messages, once they are read."""
         self._ahead: Execution | None = None
         """The execution that this call leads, until the initial metadata of its handler is sent."""
-        self._name: bytes | None = None
-        """The operation's name, once it is known."""
-        self._reply: Reply | None = None
-        """The answer to the call, once it is known."""
 
     def _admit(self, incoming: Any) -> Admitted:
-        if not self._target.request_streams:
-            return self._admission.admit(self._target, self._snapshot, incoming)
-        intake = self._admission.stream(self._target, self._snapshot)
-        self._name = intake.name
+        if not self.target.request_streams:
+            return self._admission.admit(self.target, self._snapshot, incoming)
+        intake = self._admission.stream(self.target, self._snapshot)
+        self.name = intake.name
         for raw in incoming:
             intake.take(raw)
         return Admitted(intake.end(), intake.messages)
@@ -86,7 +123,7 @@ class _Base:
         """Performs an effect of a call's plan."""
         match effect:
             case Join(call):
-                return self._executions.join(call, self._target, self._messages, self._snapshot)
+                return self._executions.join(call, self.target, self._messages, self._snapshot)
             case Follow(joined, until):
                 return self._conclude(joined, until)
             case Watch(name, fence, until):
@@ -101,11 +138,32 @@ class _Base:
         raise NotImplementedError
 
     def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        with self._executions.waiting() as free:
-            return free and self._executions.poller.wait(name, fence, until)
+        began = now()
+        try:
+            with self._executions.waiting() as free:
+                return free and self._executions.poller.wait(name, fence, until)
+        finally:
+            self.waited += now() - began
 
     def _gone(self) -> bool:
         return not self._context.is_active()
+
+    def answered(self, began: float, *, failed: bool) -> CallAnswered:
+        """Returns the event of the answer.
+
+        Args:
+            began: When the call came, by the clock for leases.
+            failed: True if the call ends with an exception, as after an abort.
+        """
+        code = Code.OK
+        if self._gone():
+            self.reply, code = None, Code.CANCELLED
+        elif self.reply is None:
+            seen: Any = self._context  # its getter of the code is experimental, and not in the stubs
+            code = code_of(seen.code())
+            if failed and code is Code.OK:
+                code = Code.UNKNOWN
+        return call_answered(self, code, began)
 
     # The live context
 
@@ -145,20 +203,20 @@ class _Exchange(_Base):
         try:
             admitted = self._admit(incoming)
         except NotAdmitted as exc:
-            self._reply = exc.answer
+            self.reply = exc.answer
             outcome = reply_to(exc.answer)
         else:
             self._messages = admitted.messages
             if admitted.kept is not None:
-                self._reply = admitted.kept
+                self.reply = admitted.kept
                 assert admitted.kept.reply is not None
                 outcome = admitted.kept.reply
             elif admitted.call is None:
                 reply: bytes = self._unkeyed(self._messages[0], self._context)
                 return reply
             else:
-                self._name, asked_at = admitted.call.name, now()
-                self._reply = answered = drive(answer(admitted.call), self._perform)
+                self.name, asked_at = admitted.call.name, now()
+                self.reply = answered = drive(answer(admitted.call), self._perform)
                 if isinstance(answered, Answer) and answered.created is None:
                     outcome, ours = answered.outcome, MARKS[answered.mark]
                 else:
@@ -170,6 +228,7 @@ class _Exchange(_Base):
     def _conclude(self, joined: Joined, until: float | None) -> Followed:
         execution = joined.execution
         assert isinstance(execution, Execution)
+        self.execution, began = execution, now()
         if joined.leads:
             self._ahead = execution
         else:
@@ -186,6 +245,8 @@ class _Exchange(_Base):
                 return execution.follow(until, self._gone) if free else Followed(None)
         finally:
             self._executions.remove_follower(execution)
+            if not joined.leads:
+                self.waited += now() - began
 
 
 class _StreamingExchange(_Base):
@@ -198,11 +259,11 @@ class _StreamingExchange(_Base):
         try:
             admitted = self._admit(incoming)
         except NotAdmitted as exc:
-            self._reply = exc.answer
+            self.reply = exc.answer
             self._finish(reply_to(exc.answer))
             return
         if admitted.kept is not None:
-            self._reply = admitted.kept
+            self.reply = admitted.kept
             assert admitted.kept.reply is not None
             yield from self._rest(admitted.kept.reply)
             return
@@ -210,13 +271,14 @@ class _StreamingExchange(_Base):
         if admitted.call is None:
             yield from self._unkeyed(self._messages[0], self._context)
             return
-        self._name, asked_at = admitted.call.name, now()
-        self._reply = answered = yield from drive_streaming(answer(admitted.call), self._perform)
+        self.name, asked_at = admitted.call.name, now()
+        self.reply = answered = yield from drive_streaming(answer(admitted.call), self._perform)
         yield from self._rest(self._admission.replays.reply(answered, asked_at))
 
     def _conclude(self, joined: Joined, until: float | None) -> Generator[bytes, None, Followed]:
         execution = joined.execution
         assert isinstance(execution, Execution)
+        self.execution, began = execution, now()
         if joined.leads:
             self._ahead = execution
         else:
@@ -232,6 +294,8 @@ class _StreamingExchange(_Base):
                 return (yield from self._play(execution, until, leads=False)) if free else Followed(None)
         finally:
             self._executions.remove_follower(execution)
+            if not joined.leads:
+                self.waited += now() - began
 
     def _play(self, execution: Execution, until: float | None, *, leads: bool) -> Generator[bytes, None, Followed]:
         self._context.add_callback(execution.stir)
@@ -253,86 +317,3 @@ class _StreamingExchange(_Base):
             if number >= self._sent:
                 yield message
         self._finish(outcome)
-
-
-class _Told(_Base):
-    """What the exchanges whose answers are told to observers have in common."""
-
-    _began = 0.0
-    _waited = 0.0
-    """The seconds in which the call waited for a run of another call or process."""
-    _trace = b""
-    """The trace context of the call that leads the execution which this call is on."""
-
-    def _tell(self, *, failed: bool) -> None:
-        """Tells the answer.
-
-        Args:
-            failed: True if the call ends with an exception, as after an abort.
-        """
-        tell = self._executions.observers.call_answered
-        assert tell is not None
-        seen: Any = self._context  # its getter of the code is experimental, and not in the stubs
-        code, gone = code_of(seen.code()), self._gone()
-        if gone:
-            code = Code.CANCELLED
-        elif failed and code is Code.OK:
-            code = Code.UNKNOWN
-        method, reply, seconds = self._target.method.name, None if gone else self._reply, now() - self._began
-        tell(call_answered(method, self._name, reply, code, seconds=seconds, waited=self._waited, trace=self._trace))
-
-    def _watch(self, name: bytes, fence: bytes, until: float) -> bool:
-        began = now()
-        try:
-            return super()._watch(name, fence, until)
-        finally:
-            self._waited += now() - began
-
-    def _joined(self, joined: Joined) -> None:
-        assert isinstance(joined.execution, Execution)
-        self._trace = joined.execution.call.trace
-
-
-class _ToldExchange(_Told, _Exchange):
-    """A call with one response message, whose answer is told."""
-
-    def run(self, incoming: Any) -> bytes:
-        """Answers the call, and tells that."""
-        self._began, failed = now(), True
-        try:
-            message = super().run(incoming)
-            failed = False
-        finally:
-            self._tell(failed=failed)
-        return message
-
-    def _conclude(self, joined: Joined, until: float | None) -> Followed:
-        self._joined(joined)
-        began = now()
-        try:
-            return super()._conclude(joined, until)
-        finally:
-            if not joined.leads:
-                self._waited += now() - began
-
-
-class _ToldStreamingExchange(_Told, _StreamingExchange):
-    """A call with a stream of response messages, whose answer is told."""
-
-    def run(self, incoming: Any) -> Generator[bytes, None, None]:
-        """Answers the call, and tells that."""
-        self._began, failed = now(), True
-        try:
-            yield from super().run(incoming)
-            failed = False
-        finally:
-            self._tell(failed=failed)
-
-    def _conclude(self, joined: Joined, until: float | None) -> Generator[bytes, None, Followed]:
-        self._joined(joined)
-        began = now()
-        try:
-            return (yield from super()._conclude(joined, until))
-        finally:
-            if not joined.leads:
-                self._waited += now() - began
