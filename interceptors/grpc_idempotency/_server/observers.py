@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from grpc_idempotency import _checks
@@ -26,8 +25,8 @@ from grpc_idempotency.events import (
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger("grpc_idempotency")
 
-_TRACE = 25
-"""The bytes of a trace context."""
+_TRACE = (25, 0)
+"""How many bytes a trace context may have."""
 
 
 class Observers:
@@ -59,37 +58,43 @@ class Observers:
         self.batch_committed = self._telling(BatchCommitted)
         self.records_counted = self._telling(RecordsCounted)
         tracing: Any = next((one for one, _ in self._wanted if hasattr(one, "trace")), None)
-        self.trace: Callable[[], bytes] | None = None if tracing is None else partial(self._trace, tracing)
+        self.trace: Callable[[], bytes] | None = None if tracing is None else self._tracing(tracing)
         """Returns the trace context of the current call, 25 bytes or none; ``None`` if no observer knows it."""
 
     def announce(self, event: Event) -> None:
         """Writes a rare event to the log, and tells it to the observers that want it."""
         log(event)
-        self._tell([one for one, kinds in self._wanted if isinstance(event, kinds)], event)
+        self._telling_to([one for one, kinds in self._wanted if isinstance(event, kinds)])(event)
 
     def _telling(self, kind: type[E]) -> Callable[[E], None] | None:
         wanting = [one for one, kinds in self._wanted if issubclass(kind, kinds)]
-        return partial(self._tell, wanting) if wanting else None
+        return self._telling_to(wanting) if wanting else None
 
-    def _tell(self, observers: Sequence[Observer], event: Event) -> None:
-        for observer in observers:
+    def _telling_to(self, observers: Sequence[Observer]) -> Callable[[Event], None]:
+        def tell(event: Event) -> None:
+            for observer in observers:
+                try:
+                    observer(event)
+                except (KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException as exc:  # no error of an observer may end a call, or a thread
+                    self._log_failure(observer, type(event).__name__, exc)
+
+        return tell
+
+    def _tracing(self, observer: Any) -> Callable[[], bytes]:
+        def trace() -> bytes:
             try:
-                observer(event)
+                found: bytes = observer.trace()
+                if type(found) is not bytes or len(found) not in _TRACE:
+                    raise ValueError(f"a trace context has {max(_TRACE)} bytes or none")
             except (KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException as exc:  # no error of an observer may end a call, or a thread
-                self._log_failure(observer, type(event).__name__, exc)
+            except BaseException as exc:
+                self._log_failure(observer, "trace", exc)
+                return b""
+            return found
 
-    def _trace(self, observer: Any) -> bytes:
-        try:
-            trace: bytes = observer.trace()
-            if type(trace) is not bytes or len(trace) not in (0, _TRACE):
-                raise ValueError(f"a trace context has {_TRACE} bytes or none")
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as exc:
-            self._log_failure(observer, "trace", exc)
-            return b""
         return trace
 
     def _log_failure(self, observer: Any, what: str, error: BaseException) -> None:
