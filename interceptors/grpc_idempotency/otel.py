@@ -17,6 +17,7 @@ from itertools import repeat
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
     Span,
     SpanContext,
@@ -52,6 +53,8 @@ ATTEMPT = "grpc_idempotency.attempt"
 _SCOPE = "grpc_idempotency"
 _AT_ONCE = 50
 """How many values are recorded without a pause."""
+_NO_SPAN = set_span_in_context(INVALID_SPAN, Context())
+"""The context in which values are recorded: a span in which metrics happen to be read is an exemplar of none."""
 
 
 def instrument(metrics: Metrics, meter_provider: MeterProvider | None = None) -> None:
@@ -108,8 +111,9 @@ class _Histograms:
             for each, histogram in self._histograms.items():
                 for now in self._metrics.distributions(each):
                     key = each, frozenset(now.attributes.items())
+                    attributes = dict(now.attributes)  # the SDK is slower with other mappings
                     for number, value in enumerate(_means(each.bounds, self._recorded.get(key), now)):
-                        histogram.record(value, now.attributes)
+                        histogram.record(value, attributes, _NO_SPAN)
                         if number % _AT_ONCE == 0:
                             time.sleep(0)  # lets the threads that serve go on
                     self._recorded[key] = now

@@ -85,6 +85,14 @@ def test_readers_that_export_at_once_count_no_value_twice(watched: Watched) -> N
     assert point.count == 500
 
 
+def test_an_export_within_a_span_has_no_exemplar_of_it(watched: Watched) -> None:
+    """The span in which metrics are read, as of a scrape, has nothing to do with the calls that were counted."""
+    watched.metrics(answered())
+    with watched.tracer.start_as_current_span("a scrape"):
+        (point,) = _points(watched)
+    assert (point.count, list(point.exemplars)) == (1, [])
+
+
 def _points(watched: Watched) -> list[Any]:
     return list(watched.exported()[CALL_DURATION.name].data.data_points)
 
