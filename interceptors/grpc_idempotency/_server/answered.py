@@ -3,10 +3,9 @@
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
 
-from grpc_idempotency._protocol.effects import Answer, Status
+from grpc_idempotency._protocol.effects import Answer, Call, Status
 from grpc_idempotency._protocol.refusals import Reason, Refusal
 from grpc_idempotency._server.clock import now
-from grpc_idempotency._server.execution import ExecutionBase
 from grpc_idempotency._server.replays import Kept
 from grpc_idempotency._server.target import Target
 from grpc_idempotency.events import CallAnswered
@@ -16,6 +15,14 @@ Reply = Answer | Refusal | Outcome | Kept
 """The answer to a call. A bare :class:`Outcome` is a refusal as gRPC itself would make it."""
 
 _NO_TIME = timedelta(0)
+
+
+class Execution(Protocol):
+    """An execution, as far as the event needs it."""
+
+    @property
+    def call(self) -> Call:
+        """The call that leads it."""
 
 
 class Exchange(Protocol):
@@ -34,7 +41,7 @@ class Exchange(Protocol):
         """The answer; ``None`` if the call has no key, or its client has gone away."""
 
     @property
-    def execution(self) -> ExecutionBase | None:
+    def execution(self) -> Execution | None:
         """The execution in this process that the call has led or attached to."""
 
     @property
