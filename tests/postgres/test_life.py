@@ -310,12 +310,12 @@ async def test_reads_that_meet_the_end_of_the_store(make: Make) -> None:
         closing = asyncio.ensure_future(store.close())
         await asyncio.sleep(0)
         late = GetRequest(claim.name)
-        late.loop, late.future, late.tables = (
+        late.loop, late.waiter, late.tables = (
             asyncio.get_running_loop(),
             asyncio.get_running_loop().create_future(),
             None,
         )
         engine._reads.submit(late)  # as if it had looked before the end, and came after it
-        answers = await asyncio.gather(*calls, late.future, return_exceptions=True)
+        answers = await asyncio.gather(*calls, late.waiter, return_exceptions=True)
         await closing
         assert [one for one in answers if not isinstance(one, Record | StoreUnavailable)] == []

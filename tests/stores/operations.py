@@ -35,10 +35,10 @@ async def on_thread(store: AsyncSQLiteStore, job: Callable[[sqlite3.Connection],
     request = Flush()
     request.tables = tables = _Job(job)
     request.loop = asyncio.get_running_loop()
-    request.future = request.loop.create_future()
+    request.waiter = request.loop.create_future()
     assert store._writer is not None
     store._writer.submit(request)
-    await request.future
+    await request.waiter
     if tables.error is not None:
         raise tables.error
 

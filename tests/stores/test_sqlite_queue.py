@@ -165,7 +165,7 @@ class Loop:
 
 
 class Answer:
-    """A future, as far as the writer knows it."""
+    """What a caller waits for, a future or a lock, as far as the writer knows it."""
 
     def __init__(self) -> None:
         self.told: list[object] = []
@@ -181,6 +181,9 @@ class Answer:
 
     def cancel(self) -> None:
         self.told.append("cancelled")
+
+    def release(self) -> None:
+        self.told.append("released")
 
 
 class World:
@@ -252,8 +255,8 @@ class World:
         request.error = None
         request.value = None
         request.loop = loop  # type: ignore[assignment]  # quacks like one
-        request.future = Answer()
-        self.answers.append((loop, request.future))
+        request.waiter = Answer()
+        self.answers.append((loop, request.waiter))
         return request
 
     def does(self, name: str, *steps: Callable[[], None]) -> None:

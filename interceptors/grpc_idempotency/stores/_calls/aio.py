@@ -177,7 +177,7 @@ class AsyncCalls(abc.ABC):
             return self._ask_later(request)
         engine, request.tables = opened
         future: asyncio.Future[T] = loop.create_future()
-        request.future = future
+        request.waiter = future
         engine.submit(request)
         return future
 

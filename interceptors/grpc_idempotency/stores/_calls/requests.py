@@ -25,26 +25,28 @@ _log = logging.getLogger("grpc_idempotency.stores")
 
 @dataclass(slots=True, eq=False, repr=False)
 class Request(Generic[T]):
-    """A call that waits for its answer. The store sets ``loop``, ``future`` and ``tables``; the engine, the answer."""
+    """A call that waits for its answer. The store sets ``loop``, ``waiter`` and ``tables``; the engine, the answer."""
 
     value: T = field(init=False)
     error: BaseException | None = field(default=None, init=False)
     loop: asyncio.AbstractEventLoop | None = field(init=False)
     """The caller's event loop; ``None`` if the caller waits in a thread."""
-    future: Any = field(init=False)
-    """The future that the caller waits for, of asyncio or of ``concurrent.futures``."""
+    waiter: Any = field(init=False)
+    """What the caller waits for: a future of its loop; in a thread a lock, which is released with the answer."""
     tables: Any = field(init=False)
     """The engine's tables that the request is for, where the engine serves several stores."""
 
     def settle(self) -> None:
         """Passes the answer to the caller. Runs in the caller's loop; the caller may have stopped waiting."""
-        future = self.future
-        if future.done():
+        waiter = self.waiter
+        if self.loop is None:
+            waiter.release()
+        elif waiter.done():
             return
-        if self.error is not None:
-            future.set_exception(self.error)
+        elif self.error is not None:
+            waiter.set_exception(self.error)
         else:
-            future.set_result(self.value)
+            waiter.set_result(self.value)
 
     def end(self) -> None:
         """Tells others the result of the request, in any thread: it is answered, or could not be submitted."""
@@ -335,7 +337,8 @@ def _settle(requests: Sequence[Request[Any]]) -> None:
             request.settle()
         except Exception:  # a bug that affects one answer must not keep the others from their callers
             _log.exception("an answer could not be given")
-            request.future.cancel()
+            if request.loop is not None:
+                request.waiter.cancel()
 
 
 class Gathering:

@@ -4,7 +4,7 @@ The contracts in ``grpc_idempotency.store`` and ``grpc_idempotency.transactions`
 """
 
 import abc
-import concurrent.futures
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -169,10 +169,16 @@ class Calls(abc.ABC):
                 return self._open_and_ask(request)
         engine, request.tables = opened
         request.loop = None
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-        request.future = future
+        request.waiter = answered = threading.Lock()  # the cheapest thing to wait for: a future is made of several
+        answered.acquire()
         engine.submit(request)
-        return future.result()
+        answered.acquire()
+        if request.error is not None:
+            try:
+                raise request.error
+            finally:
+                del request  # the error has this frame, and must not be had by it
+        return request.value
 
     def _open_and_ask(self, request: Request[T]) -> T:
         try:
