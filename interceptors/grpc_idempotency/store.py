@@ -21,7 +21,7 @@ each call below is atomic: it takes effect at one instant, as durably as the sto
   longer than one renewal, and should not wait behind calls that can take long.
 * **Cancellation**: a caller that is cancelled while it waits leaves the store intact; the call may still take effect.
 
-A store whose database can also hold a handler's rows has three more calls: see
+A store whose database can also hold a handler's rows has two more calls, or three: see
 :mod:`grpc_idempotency.transactions`. A store that operators can look into and change has seven more (6.4): see
 :mod:`grpc_idempotency.operator_store`.
 
