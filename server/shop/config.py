@@ -16,8 +16,6 @@ _USER = re.compile(r"(?<=:)//[^/]*@")
 _NUMBER = re.compile(r"[0-9]{1,12}\Z")
 _LONGEST_TTL = 10 * 365 * 24 * 3600
 _LONGEST_LEASE = 3600
-
-
 _MOST_WORKERS = 64
 _NAMES = (
     "SHOP_LISTEN",

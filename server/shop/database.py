@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import grpc_idempotency
-from grpc_idempotency import StoreUnavailable
-from grpc_idempotency.aio import Operation
+from grpc_idempotency import OutcomeUnknown, StoreUnavailable
+from grpc_idempotency.aio import Operation, current_operation
 from shop.errors import Reason, Refused
 
 T = TypeVar("T")
@@ -143,16 +143,18 @@ class Data:
 
 
 async def _refusing(transaction: Coroutine[Any, Any, T]) -> T:
-    """Refuses the call if the transaction has failed and left nothing.
+    """Refuses the call if the transaction has failed and left nothing, and says so if nobody can know.
 
     Where the operations are in the same database, the interceptor does so.
     """
     try:
         return await transaction
     except StoreUnavailable as error:
-        if error.landed is not False:
+        if error.landed is False:
+            raise Refused(Reason.DATABASE_UNAVAILABLE, effect="Nothing has changed") from error
+        if current_operation() is None:
             raise
-        raise Refused(Reason.DATABASE_UNAVAILABLE, effect="Nothing has changed") from error
+        raise OutcomeUnknown("the database did not answer a commit: look for the rows of the call") from error
 
 
 def statements(package: str, file: str = "queries.sql") -> Mapping[str, str]:

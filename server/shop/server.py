@@ -27,8 +27,6 @@ _USERS = users_pb2.DESCRIPTOR.services_by_name["UserService"].full_name
 _ORDERS = orders_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
 _GRACE = 10.0
 """How many seconds calls may take to end when the server stops. An operation whose call is cut still ends."""
-
-
 _RENEWAL = timedelta(seconds=5)
 _MOST_TRIES = 200
 _WATCH_KEPT = timedelta(minutes=10)

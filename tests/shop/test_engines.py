@@ -12,12 +12,19 @@ import pytest
 from tests.shop.helpers import Client, create_order, create_user, open_shop_on, reason, trailer, usd
 
 import grpc_idempotency
-from grpc_idempotency import Effects
+from grpc_idempotency import Effects, Reason, StoreUnavailable, refusal_of
 from grpc_idempotency.operator_store import AsyncOperatorStore
 from shop.config import Config
 from shop.database import Database, engine_of
 from shop.orders import rows
-from shop.orders.v1.orders_pb2 import AddItemRequest, CheckoutRequest, GetOrderRequest, Order, OrderItem
+from shop.orders.v1.orders_pb2 import (
+    AddItemRequest,
+    CheckoutRequest,
+    GetOrderRequest,
+    ListOrdersRequest,
+    Order,
+    OrderItem,
+)
 from shop.schema import MIGRATIONS, SchemaTooNew, migrate
 from shop.server import CannotServe, serving
 from shop.users.v1.users_pb2 import AddCreditRequest, GetUserRequest, ReserveCreditRequest, UpdateUserRequest, User
@@ -132,6 +139,30 @@ async def test_keys_in_redis_and_rows_in_postgresql(postgresql: str, redis_url: 
         assert orders[0] == orders[1]
     with psycopg.connect(postgresql) as db:
         assert db.execute("SELECT id FROM shop_orders").fetchall() == [(orders[0].id,)]
+
+
+async def test_a_commit_whose_answer_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows and reply are not committed together, nobody can know of such a call, so it is held (4.5, 9.2)."""
+    config = Config(port=0, store="memory:", database=f"sqlite:///{tmp_path / 'rows.db'}")
+    async with open_shop_on(config) as client:
+        store: Any = client.shop.data._store
+        transaction = store.transaction
+
+        async def lost(fn: Any) -> None:
+            await transaction(fn)
+            raise StoreUnavailable("the answer was lost, for the test", landed=None)
+
+        held = key()
+        monkeypatch.setattr(store, "transaction", lost)
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as unknown:
+                await client.orders.CreateOrder(create_order(), metadata=held)
+            refusal = refusal_of(unknown.value)
+            assert refusal is not None
+            assert refusal.reason is Reason.OUTCOME_UNKNOWN
+        assert await all_of(client.orders.CreateOrder(create_order())) == ["DATABASE_UNAVAILABLE"]
+        monkeypatch.undo()
+        assert len((await client.orders.ListOrders(ListOrdersRequest())).orders) == 2
 
 
 @pytest.mark.parametrize("name", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""Checkout: pays for an order over two services, all or nothing (DESIGN.md 5.2, 9.1).
+"""Checkout: pays for an order over two services, all or nothing (5.2, 9.1).
 
 | step    | does                                              | is undone by                                    |
 |---------|---------------------------------------------------|-------------------------------------------------|
