@@ -2,19 +2,13 @@
 
 import gc
 import signal
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from .matrix.table import pytest_runtest_logreport, pytest_terminal_summary
 
-__all__ = [
-    "pytest_collection_finish",
-    "pytest_runtest_logreport",
-    "pytest_runtest_teardown",
-    "pytest_terminal_summary",
-]
+__all__ = ["pytest_collection_finish", "pytest_runtest_logreport", "pytest_terminal_summary"]
 
 # The contract suite is the library's: pytest rewrites its asserts only on request.
 pytest.register_assert_rewrite("grpc_idempotency.testing")
@@ -30,17 +24,5 @@ hypothesis.settings.load_profile("house")
 
 def pytest_collection_finish() -> None:
     """What is loaded by now stays, so that no later collection has to look through it."""
-    freeze()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """So does what pytest and the libraries keep of a module's tests."""
-    yield
-    if nextitem is None or nextitem.path != item.path:
-        freeze()
-
-
-def freeze() -> None:
     gc.collect()
     gc.freeze()
