@@ -1,4 +1,4 @@
-"""The wheel: what it ships, and that it works where nothing else is (DESIGN.md 8)."""
+"""The wheel: what it ships, and that it works where nothing else is (design, section 8)."""
 
 import importlib.metadata
 import subprocess
@@ -81,7 +81,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
 
 
 def test_the_wheel_works_alone(wheel: Path, tmp_path: Path) -> None:
-    """With the wheel and the dependencies it declares alone, the two lines of DESIGN.md 8 work, on both servers."""
+    """With the wheel and the dependencies it declares alone, the two lines of the design (section 8) work."""
     python = _installed(wheel, tmp_path / "empty")
     names = "import grpc_idempotency, sys; print(grpc_idempotency.__file__)"
     where = _run(python, "-c", names, cwd=tmp_path)
