@@ -1,7 +1,11 @@
 """What can be set, and what a wrong setting says."""
 
+import asyncio
+import os
 import subprocess
 import sys
+import textwrap
+import threading
 import traceback
 from datetime import timedelta
 from typing import Any
@@ -11,7 +15,9 @@ import pytest
 import grpc_idempotency
 from grpc_idempotency import Effects, Policy, PolicyError, aio
 from grpc_idempotency.errors import StoreUnusable
+from grpc_idempotency.stores._redis.server import Server
 from grpc_idempotency.stores.redis import RedisStore
+from grpc_idempotency.testing import a_claim
 
 from ..harness.servers import interceptor_of
 from .conftest import Make, MakeBlocking
@@ -89,6 +95,58 @@ async def test_a_transactional_policy_is_refused_at_start(kind: str, make: Make,
     store = make_blocking() if kind == "sync" else make()
     with pytest.raises(PolicyError, match=r"TRANSACTIONAL needs a store with transactions; \w*RedisStore has none"):
         interceptor_of(kind, store, policy=Policy(effects=Effects.TRANSACTIONAL))
+
+
+FORKING = """
+    import os, signal, sys, warnings
+    from grpc_idempotency import RedisStore
+    from grpc_idempotency.testing import a_claim, OUTCOME, TTL
+    store = RedisStore(sys.argv[1], prefix=sys.argv[2])
+    claim, other = a_claim(), a_claim()
+    assert store.claim(claim) is None
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork of a process with threads
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)  # so that it ends in any case
+        assert store.claim(other) is None
+        store.close()
+        os._exit(7)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
+    assert store.complete(claim.name, claim.fence, OUTCOME, TTL)
+    assert store.get(other.name)
+    store.close()
+    print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_has_connections_of_its_own(server: str, prefix: str) -> None:
+    """Those of its parent are not used by the child, and go on."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(FORKING), server, prefix]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.stdout, ended.returncode) == ("done\n", 0), ended.stderr
+
+
+async def test_a_store_that_is_closed_while_it_opens(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not open afterwards, and a later call opens it again."""
+    store, connected = make(), Server.connected
+    reached, goes_on = threading.Event(), threading.Event()
+
+    def slow(*given: Any, **more: Any) -> Any:
+        found = connected(*given, **more)
+        reached.set()
+        assert goes_on.wait(10)
+        return found
+
+    monkeypatch.setattr(Server, "connected", slow)
+    opening = asyncio.ensure_future(store.open())
+    await asyncio.to_thread(reached.wait, 10)
+    await store.close()
+    goes_on.set()
+    await opening
+    assert not store._is_open()
+    assert await store.claim(a_claim()) is None
 
 
 def test_without_redis_py_the_extra_is_named() -> None:

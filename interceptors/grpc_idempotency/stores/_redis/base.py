@@ -1,5 +1,6 @@
 """The part that the Redis stores for asyncio and for threads share: settings, and the opening of an engine."""
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,9 @@ from grpc_idempotency.stores._redis.watch import Watch
 _TIMEOUT = timedelta(seconds=3)
 _LONGEST_TIMEOUT = timedelta(minutes=1)
 _REPLICA_TIMEOUT = timedelta(milliseconds=500)
+_stores: "weakref.WeakSet[RedisBase]" = weakref.WeakSet()
+_left_behind: list[AnyEngine] = []
+"""The engines that a fork has left behind, kept so that nothing of them is ever finalized."""
 
 
 class RedisBase:
@@ -96,6 +100,9 @@ class RedisBase:
         self._opening: list[Request[Any]] = []
         self._finalizer: weakref.finalize[..., Any] | None = None
         self._identity: str | None = None
+        self._closings = 0
+        """How often it was closed: an opening that was under way then is undone."""
+        _stores.add(self)
 
     @property
     def identity(self) -> str | None:
@@ -135,16 +142,22 @@ class RedisBase:
         failure: Exception | None = None
         try:
             if not self._is_open():
-                nodes, self._identity = self._server.connected(
-                    self._keys, self._confirmation.replicas, migrate=self._migrate
-                )
-                engine = Engine(nodes, self._keys, self._plans, self._confirmation, self._batches)
-                self._finalizer = weakref.finalize(self, _abandon, engine, self._watch)
-                self._finalizer.atexit = False  # the writers are daemons, and nobody waits for them any more
-                self._opened = engine, None
+                self._connect()
         except Exception as exc:
             failure = exc
         self._end_opening(failure)
+
+    def _connect(self) -> None:
+        closings = self._closings
+        nodes, self._identity = self._server.connected(self._keys, self._confirmation.replicas, migrate=self._migrate)
+        engine = Engine(nodes, self._keys, self._plans, self._confirmation, self._batches)
+        with self._lock:
+            if self._closings == closings:
+                self._finalizer = weakref.finalize(self, _abandon, engine, self._watch)
+                self._finalizer.atexit = False  # the writers are daemons, and nobody waits for them any more
+                self._opened = engine, None
+                return
+        engine.close()
 
     def _end_opening(self, failure: Exception | None) -> None:
         """Answers all that wait for the opening."""
@@ -157,6 +170,7 @@ class RedisBase:
     def _leave(self) -> "Leaving | None":
         """Returns the engine for the last request of ``close``; ``None`` if the store is not open."""
         with self._lock:
+            self._closings += 1
             opened, finalizer = self._opened, self._finalizer
             self._opened = self._finalizer = None
         if opened is None or finalizer is None or not finalizer.detach():
@@ -165,6 +179,26 @@ class RedisBase:
         assert isinstance(engine, Engine)
         self._watch.stop()
         return Leaving(engine)
+
+    def _leave_behind(self) -> None:
+        """Closes the store in a forked child, and sends nothing: locks, threads and connections are the parent's."""
+        opened, finalizer = self._opened, self._finalizer
+        self._opened = self._finalizer = None
+        self._lock, self._opening = threading.Lock(), []
+        self._watch.leave_behind()
+        if finalizer is not None:
+            finalizer.detach()
+        if opened is not None:
+            _left_behind.append(opened[0])
+
+
+def _leave_all_behind() -> None:
+    for store in [*_stores]:
+        store._leave_behind()  # noqa: SLF001  # the two are one
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all_behind)
 
 
 def _abandon(engine: Engine, watch: Watch) -> None:

@@ -74,6 +74,12 @@ class Watch:
         """Ends the thread soon. It takes no lock: the garbage collector may call it."""
         self._stopped = True
 
+    def leave_behind(self) -> None:
+        """Begins anew in a forked child, in which the thread does not run."""
+        self._lock = threading.Lock()
+        self._listeners, self._registered = {}, {}
+        self._subscribed = self._runs = False
+
     def to_register(self, names: Iterable[bytes]) -> Sequence[bytes]:
         """Returns those of the operations that have to be registered now, and takes them for registered."""
         if not (self._subscribed and self._listeners):
