@@ -8,6 +8,7 @@ import pytest
 from grpc_idempotency import Effects, Policy, SQLiteStore, State
 from grpc_idempotency._server.aio.executions import Execution
 
+from ..harness.handlers import ALL_KINDS
 from ..harness.replies import new_key, refused
 from ..harness.servers import Servers, claims
 from ..harness.waiting import ms, until
@@ -68,6 +69,29 @@ async def test_past_its_limit_a_thread_keeps_its_lease_without_its_task(serve: S
     await until(completed)
     assert (await service.call("Do", key=key)).text == "run 1"
     assert (handler.runs, handler.most_inside) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+async def test_the_answer_at_the_limit_fails(
+    serve: Servers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls that wait are answered at the limit, even if the store breaks its contract (4.4)."""
+    handler = Counting(stubborn=True)
+    service = await serve({"Do": handler}, policy=Policy(execution_limit=ms(50)))
+
+    def broken(*_: object, **__: object) -> object:
+        raise RuntimeError("broken, for the test")
+
+    monkeypatch.setattr(service.store.twin or service.store, "hold", broken)
+    refused(await service.call("Do", key=new_key()), "STORE_UNAVAILABLE", grpc.StatusCode.UNAVAILABLE)
+
+    async def logged() -> bool:
+        return "RuntimeError: broken, for the test" in caplog.text
+
+    await until(logged)
+    caplog.clear()
+    monkeypatch.undo()
+    handler.go.open()
 
 
 async def test_the_answer_at_the_limit_is_cancelled_before_its_first_step(

@@ -233,7 +233,8 @@ class Execution(ExecutionBase):
             self.abandon()
             return
         plan = settle(self.call, self._claim, Ran(CutShort.ABANDONED), 0)
-        self._executions.asker.carry(plan, self.perform, partial(self._conclude, ended=False))
+        conclude = partial(self._conclude, ended=False)
+        self._executions.asker.carry(plan, self.perform, conclude, lambda: conclude(shut_down()))
 
     def abandon(self) -> None:
         """Answers the waiting calls, and leaves the record as that of a dead server."""

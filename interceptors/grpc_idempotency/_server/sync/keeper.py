@@ -59,13 +59,20 @@ class Keeper:
             thread.start()
             self._thread = thread  # set only now: if the thread could not be started, the next call tries again
 
-    def carry(self, plan: Plan[T], perform: Perform, then: Callable[[T], None] = lambda _: None) -> None:
+    def carry(
+        self,
+        plan: Plan[T],
+        perform: Perform,
+        then: Callable[[T], None] = lambda _: None,
+        failed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Runs a plan in the keeper's thread, which is free for other timers while the plan pauses.
 
         Args:
             plan: The plan.
             perform: Performs an effect.
             then: Called with the plan's result.
+            failed: Called if the plan raises.
         """
 
         def step(resume: Callable[[], Effect[Any]]) -> None:
@@ -81,6 +88,9 @@ class Keeper:
             except StopIteration as done:
                 then(done.value)
                 return
+            except Exception:
+                failed()
+                raise
             self.later(jittered(effect.seconds), lambda: step(lambda: plan.send(None)))
 
         self.later(0.0, lambda: step(lambda: next(plan)))
