@@ -92,7 +92,10 @@ class Execution(ExecutionBase):
             if write is None or self.run is None or self.run.held_back:
                 return Followed(self.conclusion or await self._wait(until))
             end = self.waiter()
-            ended, begun = await self.run.play(write, end, until)
+            try:
+                ended, begun = await self.run.play(write, end, until)
+            finally:
+                self._waiters.discard(end)
             return Followed(end.result() if ended else None, begun)
         finally:
             self.followers -= 1
