@@ -54,6 +54,7 @@ def test_without_rich(store: SQLiteStore, url: str) -> None:
     assert (len(row), row[-1]) == (50, "…")
 
 
+@pytest.mark.slow
 def test_an_empty_store(store: SQLiteStore, url: str) -> None:
     """That there is nothing is said to a person."""
     with Terminal("ls", url) as terminal:
@@ -166,6 +167,7 @@ def test_watch(there: OperatorStore, engine: str) -> None:
     assert "Traceback" not in terminal.shown
 
 
+@pytest.mark.slow
 def test_watch_of_many(store: SQLiteStore, url: str) -> None:
     """The table has as many lines as there is room for, and says how many more there are."""
     for _ in range(30):
@@ -176,6 +178,7 @@ def test_watch_of_many(store: SQLiteStore, url: str) -> None:
         assert terminal.end() == 0
 
 
+@pytest.mark.slow
 def test_watch_once(store: SQLiteStore, url: str) -> None:
     """``--once`` draws the table once, whole."""
     for _ in range(30):

@@ -129,7 +129,16 @@ def test_a_client_whose_server_died_gets_its_answer_from_another(way: str) -> No
     assert explore(replace(WAYS[way], crashes=1, retries=True)).schedules > fewest
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        "opaque",
+        "transactional",
+        "transactional without a claim",
+        pytest.param("repeatable", marks=pytest.mark.slow),
+        pytest.param("transactional with some claims", marks=pytest.mark.slow),
+    ],
+)
 def test_a_commit_whose_answer_is_lost_is_told_as_it_is(way: str) -> None:
     """Also where the store fails again when it is looked up, and the lease runs out meanwhile (5.1, 5.5)."""
     assert explore(replace(WAYS[way], behaviour=Behaviour.COMMITTING, faults=2, lapses=1)).schedules > 1_000

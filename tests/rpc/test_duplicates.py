@@ -104,6 +104,11 @@ async def test_waiting_across_processes_is_one_poll(serve: Servers) -> None:
     await until(run)
     waiting = [asyncio.ensure_future(other.call("Do", key=key)) for key in keys * 4]
 
+    async def all_wait() -> bool:
+        return sum(map(len, other.interceptor._executions.poller._waiters.values())) == len(waiting)
+
+    await until(all_wait)
+
     async def polled_for_all() -> bool:
         return len(store.names) == len(keys)
 
