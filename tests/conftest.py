@@ -23,6 +23,7 @@ hypothesis.settings.load_profile("house")
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays, so that no later collection has to look through it."""
+    """What is loaded by now stays, so that no later collection has to look through it, and collections are rare."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
