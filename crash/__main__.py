@@ -32,7 +32,7 @@ def main() -> int:
         return _walk(console)
     fault = FAULTS.get(asked.fault, Fault())
     plan = Plan(
-        kills=asked.kills,
+        kills=max(asked.kills, fault.kills),
         seed=asked.seed,
         clients=asked.clients,
         peers=max(asked.peers, fault.peers),

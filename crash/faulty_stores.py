@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from crash.audit import UNDO
+from crash.misuse import LONGEST_STEP
 from crash.store import LabStore
 from grpc_idempotency import Database, Effects, FenceRefused, State, TransactionMisuse
 from grpc_idempotency._operation.running import Running
@@ -161,6 +162,25 @@ class StepNotStored(_Faulty):
         return True
 
 
+class StepsKeptSlowly(_Faulty):
+    """Takes longer to keep a step than the time after which steps are cut off. By itself this is no fault."""
+
+    def transaction(
+        self, fn: Callable[[Database], T], *, step: Callable[[T], Step] | None = None
+    ) -> Coroutine[Any, Any, T]:
+        committing = super().transaction(fn, step=step)
+        return committing if step is None else _slowly(committing)
+
+    async def record_step(self, name: bytes, fence: bytes, step: Step) -> bool:
+        return await _slowly(super().record_step(name, fence, step))
+
+
+async def _slowly(work: Coroutine[Any, Any, T]) -> T:
+    result = await work
+    await asyncio.sleep(2 * LONGEST_STEP)
+    return result
+
+
 class StepsReleased(_Faulty):
     """Releases operations that should be waiting with their finished steps."""
 
@@ -186,27 +206,40 @@ class LostCompletion(_Faulty):
         return await super().reply(operation, fn)
 
 
-class AnothersReply(_Faulty):
-    """Sometimes replays the outcome of the key that was replayed before."""
+class _Replaying(_Faulty):
+    """Base class of faults in reading outcomes: a call that is claimed reads them by its claim, others by a look."""
+
+    def replayed(self, outcome: Outcome, method: str) -> Outcome:
+        """Returns what is read in place of a stored outcome of a method."""
+        raise NotImplementedError
+
+    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
+        return self._read(await super().claim(claim, over=over))
+
+    async def get(self, name: bytes) -> Record | None:
+        return self._read(await super().get(name))
+
+    def _read(self, record: Record | None) -> Record | None:
+        if record is None or record.outcome is None:
+            return record
+        return replace(record, outcome=self.replayed(record.outcome, record.method))
+
+
+class AnothersReply(_Replaying):
+    """Replays the outcome of the key that was replayed before."""
 
     _last: Outcome | None = None
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        record = await super().claim(claim, over=over)
-        if record is None or record.outcome is None:
-            return record
-        outcome, self._last = self._last or record.outcome, record.outcome
-        return replace(record, outcome=outcome)
+    def replayed(self, outcome: Outcome, method: str) -> Outcome:
+        another, self._last = self._last or outcome, outcome
+        return another
 
 
-class TrailersLost(_Faulty):
-    """Replays without trailers."""
+class TrailersLost(_Replaying):
+    """Replays without trailers, to clients only: a checkout waits for the reasons that its own calls are told."""
 
-    async def claim(self, claim: Claim, *, over: bytes | None = None) -> Record | None:
-        record = await super().claim(claim, over=over)
-        if record is None or record.outcome is None:
-            return record
-        return replace(record, outcome=replace(record.outcome, trailers=()))
+    def replayed(self, outcome: Outcome, method: str) -> Outcome:
+        return replace(outcome, trailers=()) if "OrderService" in method else outcome
 
 
 class LeaseIgnored(_Faulty):
@@ -233,7 +266,7 @@ class OpaqueAgain(_Faulty):
 
     async def reply(self, operation: Running, fn: Callable[[Database], T]) -> T:
         if operation.method.endswith("CancelOrder"):
-            await asyncio.sleep(0.5)  # so that servers are killed in it
+            await asyncio.sleep(1)  # so that servers are killed in it
         return await super().reply(operation, fn)
 
 

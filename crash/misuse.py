@@ -33,7 +33,8 @@ _CUT = ("begin", "begin", "ask", "reserve", "accept")
 _HANDLERS = 4
 """How much more often handlers misbehave than transactions, as a factor."""
 _WORST_RUNS = 2
-_LONGEST_STEP = 0.01
+LONGEST_STEP = 0.01
+"""The longest time in seconds after which a step is cut off."""
 _RUNS_ON = 0.3
 """How long the handler's thread runs on, in seconds: long enough for a retry to arrive in the meantime."""
 
@@ -126,7 +127,7 @@ class _Hasty:
         if name != self._name:
             return await work
         try:
-            return await _within(self._misuse.some(_LONGEST_STEP), work)
+            return await _within(self._misuse.some(LONGEST_STEP), work)
         except _TimeUp:
             self._misuse.note("cut", self._operation._running)
             raise

@@ -11,6 +11,7 @@ from grpc_idempotency._protocol import rules as _protocol
 from grpc_idempotency._server import execution as _execution
 from grpc_idempotency._server.aio.executions import Execution
 from grpc_idempotency._server.aio.run import AioRun
+from grpc_idempotency._server.replays import Replays
 from shop.database import Database
 from shop.money import Amount
 from shop.users import rows, wallet
@@ -22,6 +23,12 @@ def reuse_fences() -> None:
     execution: Any = _execution
     counted = itertools.count(1)
     execution.new_fence = lambda: next(counted).to_bytes(16, "big")
+
+
+def keep_no_outcomes() -> None:
+    """Keeps no outcomes in memory, so that every replay reads its record."""
+    replays: Any = Replays
+    replays.keep = lambda *_: None
 
 
 def lose_undos() -> None:
