@@ -180,28 +180,29 @@ class Metrics:
             self._counting[type(event)](event)
 
     def _call_answered(self, event: CallAnswered) -> None:
-        method, status = self._name(event.method), status_of(event)
-        _add(self._calls, 1, method, status, _CODES[event.code], _error_of(event))
+        method, status, code = self._name(event.method), status_of(event), _CODES[event.code]
+        error = event.reason.name if event.reason is not None else "" if event.code is Code.OK else code
+        _add(self._calls, (method, status, code, error), 1)
         self._durations.add((method, status), event.seconds)
         if event.age is not None:
             self._histograms[REPLAY_AGE].add((method,), event.age.total_seconds())
 
     def _execution_started(self, event: ExecutionStarted) -> None:
-        method = self._name(event.method)
-        _add(self._active, 1, method)
+        key = (self._name(event.method),)
+        _add(self._active, key, 1)
         if event.attempt > 1:
-            _add(self._counts[TAKEOVERS], 1, method)
+            _add(self._counts[TAKEOVERS], key, 1)
 
     def _execution_ended(self, event: ExecutionEnded) -> None:
         method = self._name(event.method)
-        _add(self._active, -1, method)
-        _add(self._executions, 1, method, event.ended.value)
+        _add(self._active, (method,), -1)
+        _add(self._executions, (method, event.ended.value), 1)
 
     def _lease_lost(self, event: LeaseLost) -> None:
-        _add(self._counts[LEASES_LOST], 1, self._name(event.method), _FOR_GOOD[event.for_good])
+        _add(self._counts[LEASES_LOST], (self._name(event.method), _FOR_GOOD[event.for_good]), 1)
 
     def _recovered(self, event: Recovered) -> None:
-        _add(self._counts[RECOVERED], 1, self._name(event.method), event.fate.value)
+        _add(self._counts[RECOVERED], (self._name(event.method), event.fate.value), 1)
 
     def _records_counted(self, event: RecordsCounted) -> None:
         records = self._counts[RECORDS]
@@ -211,7 +212,7 @@ class Metrics:
                 records[key] = 0
         counted: dict[_Key, int] = {}
         for (method, state), count in event.counts.items():
-            _add(counted, count, self._name(method), state.value)
+            _add(counted, (self._name(method), state.value), count)
         records.update(counted)
 
     def _batch_committed(self, event: BatchCommitted) -> None:
@@ -219,7 +220,7 @@ class Metrics:
         self._histograms[BATCH_DURATION].add((), event.seconds)
 
     def _swept(self, event: Swept) -> None:
-        _add(self._counts[SWEPT], event.deleted)
+        _add(self._counts[SWEPT], (), event.deleted)
 
     def _name(self, method: str) -> str:
         """Returns the attribute of a method. A method that is not known yet is known from now on, if there is room."""
@@ -245,7 +246,7 @@ class Metrics:
         self._counts[TAKEOVERS][name,] = 0
 
 
-def _add(counts: dict[_Key, int], by: int, *key: str) -> None:
+def _add(counts: dict[_Key, int], key: _Key, by: int) -> None:
     counts[key] = counts.get(key, 0) + by
 
 
@@ -258,12 +259,6 @@ def status_of(event: CallAnswered) -> str:
     if event.status is not None:
         return event.status.value
     return "unkeyed" if event.operation is None else "cancelled"
-
-
-def _error_of(event: CallAnswered) -> str:
-    if event.reason is not None:
-        return event.reason.name
-    return "" if event.code is Code.OK else _CODES[event.code]
 
 
 class _Histogram:
