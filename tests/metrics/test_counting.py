@@ -1,5 +1,6 @@
 """What is counted, by whom it may be read, and how many series there can be."""
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -178,6 +179,16 @@ def test_nothing_is_lost_between_threads() -> None:
     assert counted(metrics, CALLS) == {("executed", "OK"): threads * calls}
     assert [sum(one.counts) for one in metrics.distributions(CALL_DURATION)] == [threads * calls]
     assert counted(metrics, EXECUTIONS_ACTIVE) == {}
+
+
+def test_events_do_not_pile_up() -> None:
+    """If nobody reads the counters, calls count the events, and no more than a few hundred are kept."""
+    metrics, events = Metrics(), [answered() for _ in range(1_000)]
+    for number in range(len(events)):
+        metrics(events[number])
+    references = [sys.getrefcount(event) for event in events]
+    assert 0 < references.count(min(references) + 1) < 300  # these wait to be counted
+    assert references.count(min(references)) > 700
 
 
 def test_instruments_are_well_formed() -> None:

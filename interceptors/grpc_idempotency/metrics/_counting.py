@@ -173,9 +173,9 @@ class Metrics:
     # Under the lock
 
     def _count_told(self) -> None:
-        """Counts the events that were told."""
+        """Counts the events that were told until now."""
         told = self._told
-        while told:
+        for _ in range(len(told)):
             event = told.popleft()
             self._counting[type(event)](event)
 
