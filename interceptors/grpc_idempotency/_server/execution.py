@@ -219,7 +219,8 @@ class ExecutionBase:
         lease = self._lease = Lease(
             claim if effect.claimed else None, policy.renew_every, self._asked_at, self._lease_lost, self.overrun
         )
-        lease.limit = now() + policy.execution_limit.total_seconds()
+        began = now()
+        lease.limit = began + policy.execution_limit.total_seconds()
         self._leases.keep(lease)
         observers = self._observers
         if observers.claimed is not None and claim is not None and effect.claimed and effect.attempt == 1:
@@ -227,7 +228,7 @@ class ExecutionBase:
         if observers.execution_started is not None:
             telling.started(observers, self.call, effect.attempt)
         if observers.execution_ended is not None:
-            self._attempt, self._began_at = effect.attempt, now()
+            self._attempt, self._began_at = effect.attempt, began
         if claim is None:
             return None
         self._claim = claim
