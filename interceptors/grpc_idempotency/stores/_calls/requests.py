@@ -355,7 +355,7 @@ class Gathering:
 
     Args:
         waiting: Returns how many requests wait.
-        crowded: Returns ``True`` if transactions wait for connections.
+        crowded: Returns ``True`` if transactions wait for connections. ``None``: none ever does.
     """
 
     LINGER_EACH = 60e-6
@@ -369,7 +369,7 @@ class Gathering:
     PROBE_EVERY = 64
     """Every so many groups, the next one gathers."""
 
-    def __init__(self, waiting: Callable[[], int], crowded: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, waiting: Callable[[], int], crowded: Callable[[], bool] | None = None) -> None:
         self._waiting = waiting
         self._crowded = crowded
         self._groups = 0
@@ -386,7 +386,7 @@ class Gathering:
         self._groups += 1
         self._callers = max(together, self._callers * 7 // 8)
         many = together >= self.MANY
-        if not many and self._crowded():
+        if not many and self._crowded is not None and self._crowded():
             until = time.monotonic() + self.LONGEST
             while self._waiting() < self.MANY and time.monotonic() < until:
                 time.sleep(self.STEP)
