@@ -17,8 +17,8 @@ BIN := $(VENV)/bin
 PROTOS := $(shell find protos -name '*.proto' | sort)
 OPTION := protos/grpc_idempotency/v1/policy.proto
 
-# More than the cores of a small machine, since many tests wait.
-pytest = $(BIN)/pytest --numprocesses 4 --dist worksteal
+# More processes than the cores of a small machine, since many tests wait; fewer for all tests, as some start many servers.
+pytest = $(BIN)/pytest --numprocesses $(1) --dist worksteal
 # The fast tests make thousands of small databases, whose commits wait for the disk. Where 2 GiB of memory are free for files,
 # they are made there.
 in_memory = set -e; \
@@ -46,10 +46,10 @@ run: $(VENV)/.shop ## Serve the shop on 127.0.0.1:50051, data under data/ (WORKE
 	@SHOP_WORKERS=$(WORKERS) exec $(BIN)/python -m shop $(ARGS)
 
 test: $(VENV)/.dev ## Run the fast tests (ARGS='-k name' for some)
-	@$(in_memory) $(pytest) -m "not slow" $(ARGS)
+	@$(in_memory) $(call pytest,6) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.dev ## Run all tests, those too that kill servers, build, or take long
-	@$(pytest) --hypothesis-profile thorough $(ARGS)
+	@$(call pytest,4) --hypothesis-profile thorough $(ARGS)
 
 protos: $(VENV)/.dev ## Compile protos/ into server/ and interceptors/
 	@set -e; $(call compile,server,interceptors)
