@@ -15,9 +15,9 @@ the log (in hexadecimal) and in commands.
 
 import enum
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
 from grpc_idempotency._protocol.effects import Fate, Status
 from grpc_idempotency._protocol.refusals import Reason
@@ -53,32 +53,6 @@ __all__ = [
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Base class of all events."""
-
-
-E = TypeVar("E", bound=Event)
-
-
-def _frequent(kind: type[E]) -> type[E]:
-    """Makes the events of a class in half the time.
-
-    A frozen dataclass makes a call for each field that it sets. Here an object is of a class that is not frozen until
-    its fields are set.
-    """
-    names = [field.name for field in fields(kind)]
-    # Both methods: Python has one slot for the two, and goes the long way if either is not object's.
-    unfrozen = {"__slots__": (), "__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
-    made: dict[str, Any] = {
-        "_frozen": kind,
-        "_unfrozen": type(kind.__name__, (kind,), unfrozen),
-        "_become": vars(object)["__class__"].__set__,
-    }
-    lines = ["_become(self, _unfrozen)", *(f"self.{name} = {name}" for name in names), "self.__class__ = _frozen"]
-    source = f"def __init__(self, *, {', '.join(names)}):\n " + "\n ".join(lines)
-    exec(source, made)  # noqa: S102 - of names in this module alone, as dataclasses does it
-    init = made["__init__"]
-    init.__qualname__, init.__annotations__ = f"{kind.__name__}.__init__", kind.__init__.__annotations__
-    kind.__init__ = init  # type: ignore[method-assign]  # of the same parameters
-    return kind
 
 
 Observer = Callable[[Event], object]
@@ -125,7 +99,6 @@ class TracingObserver(Protocol):
 # Calls
 
 
-@_frequent
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallAnswered(Event):
     """A call has got its answer, or its client has gone away: it has cancelled, or its deadline has passed.
@@ -180,7 +153,6 @@ class Claimed(Event):
     first claim, and for a take-over of an operation that was waiting."""
 
 
-@_frequent
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionStarted(Event):
     """A handler is about to run.
@@ -220,7 +192,6 @@ class Ending(enum.Enum):
     """The server stopped before the handler's end."""
 
 
-@_frequent
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionEnded(Event):
     """A handler has ended. Told in the same context as :class:`ExecutionStarted`.
