@@ -16,6 +16,7 @@ from grpc_idempotency.testing import LEASE, OUTCOME, TTL, Orders, a_claim, keyed
 from grpc_idempotency.testing.states import put_running, record_of
 from grpc_idempotency.transactions import Database, running_operation
 
+from ..harness.waiting import until
 from .conftest import Make, MakeBlocking, Place
 
 AsyncFn = Callable[[psycopg.AsyncConnection[Any]], Awaitable[str]]
@@ -438,6 +439,37 @@ async def test_users_transactions_wait_for_a_connection(make: Make, place: Place
     assert running.locked()
     free.set()
     assert await asyncio.gather(*calls) == ["done"] * 4
+
+
+async def test_the_writer_learns_that_transactions_wait(make: Make) -> None:
+    """While functions of either kind wait for a connection, its groups gather (decision 012)."""
+    store = make(max_connections=1)
+    await store.open()
+    assert store._engine is not None
+    crowded = store._engine._crowded
+
+    async def awaited(_: Any) -> None:
+        running.set()
+        await free.wait()
+
+    def plain(_: Database) -> None:
+        loop.call_soon_threadsafe(running.set)
+        asyncio.run_coroutine_threadsafe(free.wait(), loop).result(20)
+
+    async def waits() -> bool:
+        return crowded()
+
+    loop = asyncio.get_running_loop()
+    for fn in (awaited, plain):
+        running, free = asyncio.Event(), asyncio.Event()
+        first: asyncio.Task[Any] = asyncio.ensure_future(store.transaction(fn))
+        await running.wait()
+        assert not crowded()
+        second: asyncio.Task[Any] = asyncio.ensure_future(store.transaction(fn))
+        await until(waits)
+        free.set()
+        await asyncio.gather(first, second)
+        assert not crowded()
 
 
 def test_threads_of_a_server_use_the_pool(make_blocking: MakeBlocking) -> None:
