@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextvars import ContextVar, Token
-from itertools import repeat
+from itertools import chain, repeat
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
@@ -51,7 +51,7 @@ REASON = "grpc_idempotency.reason"
 ATTEMPT = "grpc_idempotency.attempt"
 """The attribute of a recovery's span with the number of the claim."""
 _SCOPE = "grpc_idempotency"
-_AT_ONCE = 50
+_AT_ONCE = 100
 """How many values are recorded without a pause."""
 _NO_SPAN = set_span_in_context(INVALID_SPAN, Context())
 """The context in which values are recorded: a span in which metrics happen to be read is an exemplar of none."""
@@ -111,15 +111,16 @@ class _Histograms:
             for each, histogram in self._histograms.items():
                 for now in self._metrics.distributions(each):
                     key = each, frozenset(now.attributes.items())
-                    attributes = dict(now.attributes)  # the SDK is slower with other mappings
-                    for number, value in enumerate(_means(each.bounds, self._recorded.get(key), now)):
+                    attributes = dict(now.attributes) or None  # the SDK is slower with an empty one, or another mapping
+                    values = chain.from_iterable(_means(each.bounds, self._recorded.get(key), now))
+                    for number, value in enumerate(values, 1):
                         histogram.record(value, attributes, _NO_SPAN)
                         if number % _AT_ONCE == 0:
                             time.sleep(0)  # lets the threads that serve go on
                     self._recorded[key] = now
 
 
-def _means(bounds: Sequence[float], before: Distribution | None, now: Distribution) -> Iterator[float]:
+def _means(bounds: Sequence[float], before: Distribution | None, now: Distribution) -> Iterator[Iterable[float]]:
     """Yields the mean of the new values of each bucket, as often as there are new values."""
     for bucket, (count, total) in enumerate(zip(now.counts, now.sums, strict=True)):
         if before is not None:
@@ -131,7 +132,7 @@ def _means(bounds: Sequence[float], before: Distribution | None, now: Distributi
                 mean = max(mean, math.nextafter(bounds[bucket - 1], math.inf))
             if bucket < len(bounds):
                 mean = min(mean, bounds[bucket])
-            yield from repeat(mean, count)
+            yield repeat(mean, count)
 
 
 class Tracing:
