@@ -2,7 +2,10 @@
 
 An *observer* is a plain function that is called with each event. If it has an attribute ``events``, a collection of
 classes of this module, it gets events of these classes alone; otherwise it gets all of them. An event that no observer
-wants is never made. An observer may also have a method ``trace() -> bytes``: see :class:`TracingObserver`.
+wants is never made. An observer may also have a method ``trace() -> bytes``, see :class:`TracingObserver`, and a method
+``watch``, see :class:`WatchingObserver`.
+
+Events are named tuples. Read their fields by name: a later version may add fields.
 
 Observers are called in the thread in which the event has happened, one after the other, and the thread goes on when
 they have returned. So they are safe to call from several threads at once, they return at once, they never wait, and
@@ -15,9 +18,8 @@ the log (in hexadecimal) and in commands.
 
 import enum
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from grpc_idempotency._protocol.effects import Fate, Status
 from grpc_idempotency._protocol.refusals import Reason
@@ -39,6 +41,8 @@ __all__ = [
     "Observer",
     "RecordsCounted",
     "Recovered",
+    "RecoveryEnded",
+    "RecoveryStarted",
     "SelectiveObserver",
     "Settled",
     "Status",
@@ -46,16 +50,13 @@ __all__ = [
     "StepUndone",
     "StoreCalled",
     "Swept",
+    "TakenOver",
     "TracingObserver",
+    "WatchingObserver",
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Base class of all events."""
-
-
-Observer = Callable[[Event], object]
+Observer = Callable[["Event"], object]
 """A plain function that is called with each event; an ``async def`` one is refused. Its result is ignored."""
 
 
@@ -63,10 +64,10 @@ class SelectiveObserver(Protocol):
     """An observer that wants some events only."""
 
     @property
-    def events(self) -> Collection[type[Event]]:
+    def events(self) -> "Collection[type[Event]]":
         """The classes of the events that it wants. Read once, when the interceptor is made."""
 
-    def __call__(self, event: Event, /) -> object:
+    def __call__(self, event: "Event", /) -> object:
         """Called with each event of these classes.
 
         Args:
@@ -88,7 +89,26 @@ class TracingObserver(Protocol):
             Empty if the call is not sampled.
         """
 
-    def __call__(self, event: Event, /) -> object:
+    def __call__(self, event: "Event", /) -> object:
+        """Called with each event that it wants.
+
+        Args:
+            event: The event.
+        """
+
+
+class WatchingObserver(Protocol):
+    """An observer that wants to know at any time which handlers run."""
+
+    def watch(self, running: Callable[[], Mapping[str, int]]) -> None:
+        """Called once by each interceptor that it is given to, when the interceptor is made.
+
+        Args:
+            running: A bound method of the interceptor's that tells how many handlers of keyed calls run right now, by
+                the full names of their methods. Methods without one are missing. It may be called in any thread.
+        """
+
+    def __call__(self, event: "Event", /) -> object:
         """Called with each event that it wants.
 
         Args:
@@ -99,8 +119,7 @@ class TracingObserver(Protocol):
 # Calls
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallAnswered(Event):
+class CallAnswered(NamedTuple):
     """A call has got its answer, or its client has gone away: it has cancelled, or its deadline has passed.
 
     Told for each call that may be keyed: a call with a key, and a call whose key could have been in its message. Calls
@@ -135,9 +154,8 @@ class CallAnswered(Event):
 # Operations
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed(Event):
-    """This process has claimed an operation.
+class Claimed(NamedTuple):
+    """This process has claimed an operation. A claim after the first one is told as :class:`TakenOver`.
 
     A transactional operation whose record is written in the commit of its transaction has no claim (5.1).
     """
@@ -153,9 +171,14 @@ class Claimed(Event):
     first claim, and for a take-over of an operation that was waiting."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionStarted(Event):
-    """A handler is about to run.
+class TakenOver(Claimed):
+    """This process has claimed an operation of which an earlier run was cut short, or failed in a way that may pass."""
+
+    __slots__ = ()
+
+
+class ExecutionStarted(NamedTuple):
+    """A handler is about to run. One that runs without its client is told of as :class:`RecoveryStarted`.
 
     Told in the context in which the handler runs: a context variable that an observer sets is seen by the handler.
     """
@@ -166,11 +189,15 @@ class ExecutionStarted(Event):
     """The operation's name."""
     attempt: int
     """The number of the claim."""
-    recovered: bool
-    """True if the handler runs without its client (5.4)."""
     trace: bytes
     """The trace context of the call that leads; in recovery that of the call whose run was cut short. Empty if that
     call was not sampled."""
+
+
+class RecoveryStarted(ExecutionStarted):
+    """A handler is about to run without its client (5.4)."""
+
+    __slots__ = ()
 
 
 class Ending(enum.Enum):
@@ -192,9 +219,10 @@ class Ending(enum.Enum):
     """The server stopped before the handler's end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionEnded(Event):
-    """A handler has ended. Told in the same context as :class:`ExecutionStarted`.
+class ExecutionEnded(NamedTuple):
+    """A handler has ended. One that has run without its client is told of as :class:`RecoveryEnded`.
+
+    Told in the same context as :class:`ExecutionStarted`.
 
     A handler on a thread that could not be stopped at its execution limit is told of when it ends.
     """
@@ -209,6 +237,12 @@ class ExecutionEnded(Event):
     """How it ended."""
     seconds: float
     """How long it ran, in seconds."""
+
+
+class RecoveryEnded(ExecutionEnded):
+    """A handler that has run without its client has ended (5.4)."""
+
+    __slots__ = ()
 
 
 class Became(enum.Enum):
@@ -231,8 +265,7 @@ class Became(enum.Enum):
     server stopped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled(Event):
+class Settled(NamedTuple):
     """A run has ended, and this became of its operation's record.
 
     An operation that is undone has two of these: ``UNDOING``, and what comes of the undos. So has one that is held
@@ -247,8 +280,7 @@ class Settled(Event):
     """What became of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseLost(Event):
+class LeaseLost(NamedTuple):
     """The lease of an operation ended while the operation ran here (4.9)."""
 
     method: str
@@ -260,8 +292,7 @@ class LeaseLost(Event):
     renewed in time: the renewals go on, and may make it good."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held(Event):
+class Held(NamedTuple):
     """An operation was held, by its own process or by recovery: an operator has to resolve it (4.5)."""
 
     method: str
@@ -272,8 +303,7 @@ class Held(Event):
     """Why it is held, in words for an operator."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFinished(Event):
+class StepFinished(NamedTuple):
     """A step of an operation has run, and its result is stored (5.2)."""
 
     method: str
@@ -284,8 +314,7 @@ class StepFinished(Event):
     """The step's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepUndone(Event):
+class StepUndone(NamedTuple):
     """A step of an operation was undone, and that is stored (5.2)."""
 
     method: str
@@ -296,8 +325,7 @@ class StepUndone(Event):
     """The step's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recovered(Event):
+class Recovered(NamedTuple):
     """Recovery has decided about a lapsed operation, and has done so (5.4)."""
 
     method: str
@@ -314,8 +342,7 @@ class Recovered(Event):
 # The store
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreCalled(Event):
+class StoreCalled(NamedTuple):
     """The interceptor has made a call to its store, and has got the answer.
 
     Calls that a handler makes to the store are not told of.
@@ -329,8 +356,7 @@ class StoreCalled(Event):
     """The error that the call raised; ``None`` if it succeeded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchCommitted(Event):
+class BatchCommitted(NamedTuple):
     """The store's writer in this process has written all that waited, in one transaction or one pipeline.
 
     Told in the writer's thread, for all stores and servers that share the writer.
@@ -342,8 +368,7 @@ class BatchCommitted(Event):
     """How long it took, in seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Swept(Event):
+class Swept(NamedTuple):
     """A sweep has deleted all expired records (6.3)."""
 
     deleted: int
@@ -354,8 +379,7 @@ class Swept(Event):
     """How long it took, in seconds, with its pauses."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordsCounted(Event):
+class RecordsCounted(NamedTuple):
     """The records of the store were counted, of all processes.
 
     Told every 2 seconds without the completed ones, and every minute with them, or less often if there are so many that
@@ -371,8 +395,7 @@ class RecordsCounted(Event):
 # The server
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drained(Event):
+class Drained(NamedTuple):
     """The interceptor was closed: the operations under way have ended, or the drain limit was reached (4.4).
 
     Told once, even if it is closed again.
@@ -383,6 +406,28 @@ class Drained(Event):
     seconds: float
     """How long it waited for them, in seconds."""
 
+
+Event = (
+    CallAnswered
+    | Claimed
+    | TakenOver
+    | ExecutionStarted
+    | RecoveryStarted
+    | ExecutionEnded
+    | RecoveryEnded
+    | Settled
+    | LeaseLost
+    | Held
+    | StepFinished
+    | StepUndone
+    | Recovered
+    | StoreCalled
+    | BatchCommitted
+    | Swept
+    | RecordsCounted
+    | Drained
+)
+"""Any event."""
 
 # Users see the module that they import from.
 for _public in (Fate, Status):

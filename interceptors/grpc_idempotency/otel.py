@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 )
 
 from grpc_idempotency import __version__
-from grpc_idempotency.events import CallAnswered, Ending, Event, ExecutionEnded, ExecutionStarted, Status
+from grpc_idempotency.events import CallAnswered, Ending, Event, RecoveryEnded, RecoveryStarted, Status
 from grpc_idempotency.metrics import (
     CALLS,
     ENDING,
@@ -160,7 +160,7 @@ class Tracing:
     @property
     def events(self) -> Collection[type[Event]]:
         """The classes of the events that it gets."""
-        return (CallAnswered, ExecutionStarted, ExecutionEnded)
+        return (CallAnswered, RecoveryStarted, RecoveryEnded)
 
     def trace(self) -> bytes:
         """Returns the trace context of the current span, 25 bytes; empty if it is not sampled."""
@@ -179,10 +179,9 @@ class Tracing:
         """
         if isinstance(event, CallAnswered):
             self._call_answered(event)
-        elif isinstance(event, ExecutionStarted):
-            if event.recovered:
-                self._recovery_started(event)
-        elif isinstance(event, ExecutionEnded):
+        elif isinstance(event, RecoveryStarted):
+            self._recovery_started(event)
+        elif isinstance(event, RecoveryEnded):
             self._recovery_ended(event)
 
     def _call_answered(self, event: CallAnswered) -> None:
@@ -200,7 +199,7 @@ class Tracing:
         if event.trace and (status is Status.REPLAYED or status is Status.ATTACHED):
             span.add_link(_context_of(event.trace))
 
-    def _recovery_started(self, event: ExecutionStarted) -> None:
+    def _recovery_started(self, event: RecoveryStarted) -> None:
         method = event.method.removeprefix("/")
         span = self._tracer.start_span(
             method,
@@ -210,7 +209,7 @@ class Tracing:
         )
         self._recovering.set((event.operation, span, attach(set_span_in_context(span))))
 
-    def _recovery_ended(self, event: ExecutionEnded) -> None:
+    def _recovery_ended(self, event: RecoveryEnded) -> None:
         recovering = self._recovering.get()
         if recovering is None or recovering[0] != event.operation:
             return

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterable
-from dataclasses import fields
 from enum import Enum
 
 from grpc_idempotency.events import CallAnswered, Event
@@ -50,12 +49,11 @@ class Recorder:
 def line(event: Event) -> str:
     """Reads an event as its class, and those fields that say what has happened, in their order."""
     parts = []
-    for field in fields(event):
-        value = getattr(event, field.name)
-        if field.name in ("method", "operation", "seconds", "waited", "trace", "freed_bytes") or value in (None, ""):
+    for name, value in event._asdict().items():
+        if name in ("method", "operation", "seconds", "waited", "trace", "freed_bytes") or value in (None, ""):
             continue
         if isinstance(value, bool):
-            parts += [field.name] if value else []
+            parts += [name] if value else []
         else:
             parts.append(value.name.lower() if isinstance(value, Enum) else str(value))
     return " ".join([type(event).__name__, *parts])

@@ -78,7 +78,7 @@ async def test_steps(serve: Servers, heard: Recorder, log: Log) -> None:
     await heard.answered(1)
     assert heard.lines() == [
         *(CLAIMED, STARTED, "StepFinished a", "StepFinished b", ENDED, "Settled waiting"),
-        *("Claimed 2", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED, EXECUTED),
+        *("TakenOver 2", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED, EXECUTED),
     ]
 
 
@@ -118,7 +118,7 @@ async def test_undos_that_fail(serve: Servers, heard: Recorder, log: Log) -> Non
     held = "Held it has failed and could not be undone: an undo failed with ConnectionError"
     assert heard.lines() == [
         *(CLAIMED, STARTED, "StepFinished a", ENDED, "Settled undoing", "Settled waiting"),
-        *("Claimed 2", "ExecutionStarted 2", "ExecutionEnded 2 answered", held, "Settled held"),
+        *("TakenOver 2", "ExecutionStarted 2", "ExecutionEnded 2 answered", held, "Settled held"),
         "CallAnswered refused outcome_unknown failed_precondition",
     ]
 
@@ -156,7 +156,7 @@ async def test_a_take_over(serve: Servers, heard: Recorder) -> None:
     assert (await call.end()).status is grpc.StatusCode.OK
     await heard.answered(1)
     *told, answer = heard.lines()
-    assert told == ["Claimed 2 cut_short", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED]
+    assert told == ["TakenOver 2 cut_short", "ExecutionStarted 2", "ExecutionEnded 2 answered", COMPLETED]
     assert answer in (EXECUTED, "CallAnswered attached ok")
     store.down.clear()
     await lost.end()
@@ -225,8 +225,8 @@ async def done(_request: StringValue, _context: Any) -> StringValue:
             {"effects": Effects.REPEATABLE},
             SHORT,
             [
-                *("Recovered run", "Claimed 2 cut_short", "ExecutionStarted 2 recovered"),
-                *("ExecutionEnded 2 answered", COMPLETED),
+                *("Recovered run", "TakenOver 2 cut_short", "RecoveryStarted 2"),
+                *("RecoveryEnded 2 answered", COMPLETED),
             ],
         ),
         ({"effects": Effects.TRANSACTIONAL, "stored": False}, TRANSACTIONAL, ["Recovered release"]),

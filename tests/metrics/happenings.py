@@ -10,13 +10,14 @@ from grpc_idempotency.events import (
     Ending,
     Event,
     ExecutionEnded,
-    ExecutionStarted,
     Fate,
     LeaseLost,
     RecordsCounted,
     Recovered,
+    RecoveryEnded,
     Status,
     Swept,
+    TakenOver,
 )
 
 METHOD = "/test.Service/Do"
@@ -51,9 +52,9 @@ def of_each_kind() -> list[Event]:
         refused(Reason.KEY_REUSED),
         answered(None, operation=None),
         answered(None, code=Code.CANCELLED),
-        ExecutionStarted(**operation, attempt=1, recovered=False, trace=b""),
-        ExecutionStarted(**operation, attempt=2, recovered=False, trace=b""),
         ExecutionEnded(**operation, attempt=1, ended=Ending.ANSWERED, seconds=0.01),
+        RecoveryEnded(**operation, attempt=2, ended=Ending.RAISED, seconds=0.01),
+        TakenOver(**operation, attempt=2, cut_short=True),
         LeaseLost(**operation, for_good=True),
         Recovered(**operation, fate=Fate.HOLD, reason=""),
         RecordsCounted(counts={(METHOD, State.HELD): 1, (METHOD, State.COMPLETED): 9}, completed=True),

@@ -1,5 +1,6 @@
 """What is counted, by whom it may be read, and how many series there can be."""
 
+import gc
 import sys
 import threading
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from grpc_idempotency import Code, Reason, State
-from grpc_idempotency.events import ExecutionStarted, RecordsCounted, Status
+from grpc_idempotency.events import Ending, ExecutionEnded, RecordsCounted, Status
 from grpc_idempotency.metrics import (
     BATCH_DURATION,
     BATCH_SIZE,
@@ -60,8 +61,7 @@ def test_what_each_event_counts() -> None:
         ("cancelled", "CANCELLED", "CANCELLED"): 1,
     }
     assert counted(metrics, TAKEOVERS) == {(): 1}
-    assert counted(metrics, EXECUTIONS_ACTIVE) == {(): 1}
-    assert counted(metrics, EXECUTIONS) == {("answered",): 1}
+    assert counted(metrics, EXECUTIONS) == {("answered",): 1, ("raised",): 1}
     assert counted(metrics, LEASES_LOST) == {("true",): 1}
     assert counted(metrics, RECOVERED) == {("hold",): 1}
     assert counted(metrics, RECORDS) == {("held",): 1, ("completed",): 9}
@@ -76,11 +76,28 @@ def test_what_each_event_counts() -> None:
     assert [(one.sum, sum(one.counts)) for one in metrics.distributions(BATCH_DURATION)] == [(0.004, 1)]
 
 
-def test_a_first_run_is_no_take_over() -> None:
-    """Runs are counted as take-overs from the second one on."""
-    first, second = of_each_kind()[5:7]
-    assert counted(told(first), TAKEOVERS) == {}
-    assert counted(told(first, second, second), TAKEOVERS) == {(): 2}
+class Interceptor:
+    """What an interceptor tells of the handlers that run."""
+
+    def __init__(self, **running: int) -> None:
+        self.handlers = {f"/a.Service/{name}": count for name, count in running.items()}
+
+    def running(self) -> Mapping[str, int]:
+        return self.handlers
+
+
+def test_the_handlers_that_run_are_those_of_all_interceptors() -> None:
+    """They are asked for when they are read; a method of which none runs any more has 0; one that is gone runs none."""
+    metrics, first, second = Metrics(), Interceptor(A=1, B=2), Interceptor(B=3)
+    metrics.watch(first.running)
+    metrics.watch(second.running)
+    assert counted(metrics, EXECUTIONS_ACTIVE) == {("a.Service/A",): 1, ("a.Service/B",): 5}
+    first.handlers.clear()
+    assert counted(metrics, EXECUTIONS_ACTIVE) == {("a.Service/B",): 3}
+    assert len(metrics.values(EXECUTIONS_ACTIVE)) == 2
+    del second
+    gc.collect()
+    assert counted(metrics, EXECUTIONS_ACTIVE) == {}
 
 
 @pytest.mark.parametrize("status", Status)
@@ -158,27 +175,26 @@ def test_methods_may_be_named() -> None:
 
 
 def test_nothing_is_lost_between_threads() -> None:
-    """Threads that count at once, and one that reads, lose no call; handlers that have ended are not active."""
+    """Threads that count at once, and one that reads, lose no call and no run."""
     metrics, threads, calls = Metrics(), 8, 500
-    started = ExecutionStarted(method=METHOD, operation=NAME, attempt=1, recovered=False, trace=b"")
-    ended = next(event for event in of_each_kind() if type(event).__name__ == "ExecutionEnded")
+    ended = ExecutionEnded(method=METHOD, operation=NAME, attempt=1, ended=Ending.ANSWERED, seconds=0.01)
     begin = threading.Barrier(threads + 1)
 
     def count() -> None:
         begin.wait()
         for _ in range(calls):
-            for event in (started, answered(), ended):
-                metrics(event)
+            metrics(answered())
+            metrics(ended)
 
     workers = [threading.Thread(target=count) for _ in range(threads)]
     for worker in workers:
         worker.start()
     begin.wait()
     while any(worker.is_alive() for worker in workers):
-        assert 0 <= sum(value.value for value in metrics.values(EXECUTIONS_ACTIVE)) <= threads
+        assert 0 <= sum(value.value for value in metrics.values(EXECUTIONS)) <= threads * calls
     assert counted(metrics, CALLS) == {("executed", "OK"): threads * calls}
     assert [sum(one.counts) for one in metrics.distributions(CALL_DURATION)] == [threads * calls]
-    assert counted(metrics, EXECUTIONS_ACTIVE) == {}
+    assert counted(metrics, EXECUTIONS) == {("answered",): threads * calls}
 
 
 def test_events_do_not_pile_up() -> None:

@@ -79,6 +79,24 @@ async def test_a_running_handler_is_active(serve: Servers, watched: Watched) -> 
     assert watched.points("grpc_idempotency.calls", STATUS) == {("executed",): 1, ("attached",): 1}
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+async def test_a_handler_past_its_limit_is_active_until_it_ends(serve: Servers, kind: str, watched: Watched) -> None:
+    """A handler on a thread can't be stopped: it runs on when its operation is held and its call is answered."""
+    handler = Blocking()
+    policy = Policy(effects=Effects.OPAQUE, execution_limit=ms(50))
+    service = await serve({"Do": handler}, policy=policy, observers=watched.observers)
+    reply = await service.call("Do", "a request", key=new_key())
+    assert reply.status is grpc.StatusCode.FAILED_PRECONDITION
+    active = watched.points("grpc_idempotency.executions.active", "rpc.method")
+    assert active == ({} if kind == "async" else {(METHOD,): 1})
+    handler.go.open()
+
+    async def ended() -> bool:
+        return watched.points("grpc_idempotency.executions.active") == {}
+
+    await until(ended)
+
+
 async def test_a_replay_links_to_the_call_that_was_executed(serve: Servers, watched: Watched) -> None:
     """The span of a replay links to that of the first call, from memory and from the store of another server."""
     options: dict[str, Any] = {"observers": watched.observers, "outside": watched.outside(serve.kind)}

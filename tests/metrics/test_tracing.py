@@ -9,7 +9,8 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 
 from grpc_idempotency import Reason
-from grpc_idempotency.events import CallAnswered, Ending, ExecutionEnded, ExecutionStarted, Status
+from grpc_idempotency._server.observers import Observers
+from grpc_idempotency.events import CallAnswered, Ending, RecoveryEnded, RecoveryStarted, Status
 from grpc_idempotency.otel import Tracing
 
 from .happenings import METHOD, NAME, TRACE, answered, refused
@@ -23,12 +24,12 @@ def span_of(event: CallAnswered, watched: Watched) -> ReadableSpan:
     return watched.spans()[-1]
 
 
-def started(*, recovered: bool, trace: bytes = TRACE) -> ExecutionStarted:
-    return ExecutionStarted(method=METHOD, operation=NAME, attempt=2, recovered=recovered, trace=trace)
+def started(trace: bytes = TRACE) -> RecoveryStarted:
+    return RecoveryStarted(method=METHOD, operation=NAME, attempt=2, trace=trace)
 
 
-def ended(ending: Ending = Ending.ANSWERED, operation: bytes = NAME) -> ExecutionEnded:
-    return ExecutionEnded(method=METHOD, operation=operation, attempt=2, ended=ending, seconds=0.1)
+def ended(ending: Ending = Ending.ANSWERED, operation: bytes = NAME) -> RecoveryEnded:
+    return RecoveryEnded(method=METHOD, operation=operation, attempt=2, ended=ending, seconds=0.1)
 
 
 @pytest.mark.parametrize("status", Status)
@@ -83,7 +84,7 @@ def test_recovery_has_a_span_of_its_own(watched: Watched) -> None:
     """The handler runs in a new trace that links to the call whose run was cut short."""
     with watched.tracer.start_as_current_span("around"):
         around = trace.get_current_span()
-        watched.tracing(started(recovered=True))
+        watched.tracing(started())
         inside = trace.get_current_span()
         with watched.tracer.start_as_current_span("query"):
             pass
@@ -106,7 +107,7 @@ def test_recovery_has_a_span_of_its_own(watched: Watched) -> None:
 @pytest.mark.parametrize("ending", [ending for ending in Ending if ending is not Ending.ANSWERED])
 def test_a_recovery_that_fails_is_an_error(ending: Ending, watched: Watched) -> None:
     """The span of a handler that did not answer is an error."""
-    watched.tracing(started(recovered=True, trace=b""))
+    watched.tracing(started(trace=b""))
     watched.tracing(ended(ending))
     (span,) = watched.spans()
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, ending.value)
@@ -115,15 +116,17 @@ def test_a_recovery_that_fails_is_an_error(ending: Ending, watched: Watched) -> 
 
 def test_a_run_with_a_call_has_no_span_of_its_own(watched: Watched) -> None:
     """The call has a span already."""
-    watched.tracing(started(recovered=False))
-    watched.tracing(ended())
-    assert watched.spans() == ()
+    observers = Observers([watched.tracing])
+    assert observers.recovery_started is not None
+    assert observers.recovery_ended is not None
+    assert observers.execution_started is None
+    assert observers.execution_ended is None
 
 
 def test_recoveries_do_not_end_each_other(watched: Watched) -> None:
     """A span ends with its own operation, in its own context."""
     one, other = copy_context(), copy_context()
-    one.run(watched.tracing, started(recovered=True))
+    one.run(watched.tracing, started())
     other.run(watched.tracing, ended())
     one.run(watched.tracing, ended(operation=bytes(16)))
     assert watched.spans() == ()
@@ -134,7 +137,7 @@ def test_recoveries_do_not_end_each_other(watched: Watched) -> None:
 def test_two_observers_have_a_span_each(watched: Watched) -> None:
     """A second observer, as for a second provider, makes and ends a span of its own."""
     observers = [watched.tracing, Tracing(watched.tracers)]
-    for event in (started(recovered=True), ended()):
+    for event in (started(), ended()):
         for observer in observers:
             observer(event)
     assert [span.name for span in watched.spans()] == [METHOD[1:]] * 2

@@ -75,14 +75,7 @@ def call_answered(exchange: Exchange, code: Code, began: float) -> CallAnswered:
         status, reason, code = Status.REFUSED, reply.reason, reply.reason.status
     elif reply is not None:
         status, code = Status.REFUSED, reply.status
-    return CallAnswered(
-        method=exchange.target.method.name,
-        operation=operation,
-        status=status,
-        reason=reason,
-        code=code,
-        seconds=seconds,
-        waited=exchange.waited,
-        age=None if created is None else max(_NO_TIME, datetime.now(timezone.utc) - created),
-        trace=trace,
-    )
+    age = None if created is None else max(_NO_TIME, datetime.now(timezone.utc) - created)
+    method = exchange.target.method.name
+    # By position, since that takes half the time.
+    return CallAnswered(method, operation, status, reason, code, seconds, exchange.waited, age, trace)

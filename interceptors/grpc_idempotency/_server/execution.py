@@ -4,7 +4,9 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from grpc_idempotency._operation.running import Running
@@ -99,6 +101,8 @@ class ExecutionBase:
     """How many calls follow it, the one that leads included."""
     ended = False
     """True once it has ended: nothing of it runs any more."""
+    running = False
+    """True while its handler runs."""
     worker: Worker | None = None
     """The thread that is kept for its handler until the handler begins."""
     _loop: asyncio.AbstractEventLoop | None = None
@@ -222,12 +226,14 @@ class ExecutionBase:
         began = now()
         lease.limit = began + policy.execution_limit.total_seconds()
         self._leases.keep(lease)
+        self.running = True
         observers = self._observers
         if observers.claimed is not None and claim is not None and effect.claimed and effect.attempt == 1:
             telling.claimed(observers, self.call)  # of a later claim the plan tells
-        if observers.execution_started is not None:
+        recovers = self.call.lapsed is not None
+        if (observers.recovery_started if recovers else observers.execution_started) is not None:
             telling.started(observers, self.call, effect.attempt)
-        if observers.execution_ended is not None:
+        if observers.recovery_ended is not None:
             self._attempt, self._began_at = effect.attempt, began
         if claim is None:
             return None
@@ -273,7 +279,8 @@ class ExecutionBase:
         """Ends the handler's limit, when the handler has ended, and returns how it ended."""
         assert self._lease is not None
         self._lease.limit = math.inf
-        if self._observers.execution_ended is not None:
+        self.running = False
+        if self._observers.recovery_ended is not None:
             telling.ended(self._observers, self.call, self._attempt, ended, now() - self._began_at)
         if operation is None:
             return Ran(ended)
@@ -281,7 +288,8 @@ class ExecutionBase:
 
     def _stopped(self) -> None:
         """Notes that the handler has ended because the executions are torn down."""
-        if self._observers.execution_ended is not None:
+        self.running = False
+        if self._observers.recovery_ended is not None:
             telling.ended(self._observers, self.call, self._attempt, None, now() - self._began_at)
 
     def _limit_anew(self) -> None:
@@ -322,6 +330,15 @@ class ExecutionBase:
 
     def _recorded(self, name: str) -> None:
         telling.recorded(self._observers, self.call, name)
+
+
+def count_running(*executions: Iterable[ExecutionBase]) -> Mapping[str, int]:
+    """Returns how many handlers run, by their methods.
+
+    Args:
+        executions: Executions. One that is among them twice counts once.
+    """
+    return Counter(one.call.method for one in set(chain(*executions)) if one.running)
 
 
 def new_fence() -> bytes:

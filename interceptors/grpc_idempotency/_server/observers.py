@@ -1,8 +1,8 @@
 """Tells events to the observers of one interceptor, and to the log."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar, get_args
 
 from grpc_idempotency import _checks
 from grpc_idempotency._server.log import log
@@ -16,6 +16,8 @@ from grpc_idempotency.events import (
     ExecutionStarted,
     Observer,
     RecordsCounted,
+    RecoveryEnded,
+    RecoveryStarted,
     Settled,
     StepFinished,
     StepUndone,
@@ -25,6 +27,7 @@ from grpc_idempotency.events import (
 E = TypeVar("E", bound=Event)
 logger = logging.getLogger("grpc_idempotency")
 
+_KINDS: Final[tuple[type[Event], ...]] = get_args(Event)
 _TRACE = (25, 0)
 """How many bytes a trace context may have."""
 
@@ -51,6 +54,8 @@ class Observers:
         self.claimed = self._telling(Claimed)
         self.execution_started = self._telling(ExecutionStarted)
         self.execution_ended = self._telling(ExecutionEnded)
+        self.recovery_started = self._telling(RecoveryStarted)
+        self.recovery_ended = self._telling(RecoveryEnded)
         self.settled = self._telling(Settled)
         self.step_finished = self._telling(StepFinished)
         self.step_undone = self._telling(StepUndone)
@@ -60,6 +65,13 @@ class Observers:
         tracing: Any = next((one for one, _ in self._wanted if hasattr(one, "trace")), None)
         self.trace: Callable[[], bytes] | None = None if tracing is None else self._tracing(tracing)
         """Returns the trace context of the current call, 25 bytes or none; ``None`` if no observer knows it."""
+
+    def watch(self, running: Callable[[], Mapping[str, int]]) -> None:
+        """Gives the observers that want it the function that tells which handlers run."""
+        for one, _ in self._wanted:
+            watcher: Any = one
+            if hasattr(watcher, "watch"):
+                watcher.watch(running)
 
     def announce(self, event: Event) -> None:
         """Writes a rare event to the log, and tells it to the observers that want it."""
@@ -107,7 +119,7 @@ class Observers:
 
 
 def _kinds(observer: Any) -> tuple[type[Event], ...]:
-    kinds = getattr(observer, "events", (Event,))
-    if not isinstance(kinds, Collection) or not all(isinstance(one, type) and issubclass(one, Event) for one in kinds):
+    kinds = getattr(observer, "events", _KINDS)
+    if not isinstance(kinds, Collection) or not all(one in _KINDS for one in kinds):
         raise PolicyError("the events of an observer must be a collection of classes of grpc_idempotency.events.")
     return tuple(kinds)

@@ -32,9 +32,12 @@ from grpc_idempotency.events import (
     ExecutionStarted,
     Held,
     LeaseLost,
+    RecoveryEnded,
+    RecoveryStarted,
     Settled,
     StepFinished,
     StepUndone,
+    TakenOver,
 )
 
 logger = logging.getLogger("grpc_idempotency")
@@ -53,7 +56,7 @@ def tell(observers: Observers, call: Call, effect: Tell, *, ran: bool) -> None:
     match effect.told:
         case Told.TOOK_OVER | Told.RUNS_AGAIN:
             cut_short = effect.told is Told.TOOK_OVER
-            observers.announce(Claimed(method=method, operation=operation, attempt=effect.attempt, cut_short=cut_short))
+            observers.announce(TakenOver(method, operation, effect.attempt, cut_short))
         case Told.HELD:
             observers.announce(Held(method=method, operation=operation, reason=effect.reason))
             if ran and observers.settled is not None:
@@ -80,22 +83,20 @@ def lease_lost(observers: Observers, call: Call, told: Told) -> None:
 def claimed(observers: Observers, call: Call) -> None:
     """Tells of the first claim of an operation."""
     assert observers.claimed is not None
-    observers.claimed(Claimed(method=call.method, operation=call.name, attempt=1, cut_short=False))
+    observers.claimed(Claimed(call.method, call.name, attempt=1, cut_short=False))
 
 
 def started(observers: Observers, call: Call, attempt: int) -> None:
-    """Tells that the handler is about to run. Called in the handler's context."""
-    assert observers.execution_started is not None
-    recovered = call.lapsed is not None
-    observers.execution_started(
-        ExecutionStarted(
-            method=call.method, operation=call.name, attempt=attempt, recovered=recovered, trace=call.trace
-        )
-    )
+    """Tells that the handler is about to run, if an observer wants to know. Called in the handler's context."""
+    if call.lapsed is not None:
+        if observers.recovery_started is not None:
+            observers.recovery_started(RecoveryStarted(call.method, call.name, attempt, call.trace))
+    elif observers.execution_started is not None:
+        observers.execution_started(ExecutionStarted(call.method, call.name, attempt, call.trace))
 
 
 def ended(observers: Observers, call: Call, attempt: int, how: Ended | None, seconds: float) -> None:
-    """Tells that the handler has ended. Called in the handler's context.
+    """Tells that the handler has ended, if an observer wants to know. Called in the handler's context.
 
     Args:
         observers: The observers.
@@ -121,10 +122,11 @@ def ended(observers: Observers, call: Call, attempt: int, how: Ended | None, sec
             ending = Ending.STOPPED
         case _:
             assert_never(how)
-    assert observers.execution_ended is not None
-    observers.execution_ended(
-        ExecutionEnded(method=call.method, operation=call.name, attempt=attempt, ended=ending, seconds=seconds)
-    )
+    if call.lapsed is not None:
+        if observers.recovery_ended is not None:
+            observers.recovery_ended(RecoveryEnded(call.method, call.name, attempt, ending, seconds))
+    elif observers.execution_ended is not None:
+        observers.execution_ended(ExecutionEnded(call.method, call.name, attempt, ending, seconds))
 
 
 def recorded(observers: Observers, call: Call, name: str) -> None:

@@ -5,6 +5,7 @@ is in no cache of the processor, and takes three times as long.
 """
 
 import threading
+import weakref
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,12 +19,13 @@ from grpc_idempotency.events import (
     CallAnswered,
     Event,
     ExecutionEnded,
-    ExecutionStarted,
     LeaseLost,
     RecordsCounted,
     Recovered,
+    RecoveryEnded,
     Status,
     Swept,
+    TakenOver,
 )
 from grpc_idempotency.metrics._instruments import (
     BATCH_DURATION,
@@ -111,14 +113,17 @@ class Metrics:
         }
         # Those of each call, at hand.
         self._calls, self._durations = self._counts[CALLS], self._histograms[CALL_DURATION]
-        self._executions, self._active = self._counts[EXECUTIONS], self._counts[EXECUTIONS_ACTIVE]
+        self._executions = self._counts[EXECUTIONS]
+        self._running: list[weakref.WeakMethod[Callable[[], Mapping[str, int]]]] = []
+        """For each interceptor, what tells which handlers run. An interceptor that is gone runs none."""
         self._counts[SWEPT][()] = 0
         for name in names:
             self._start(name)
         self._counting: Mapping[type[Event], Callable[[Any], None]] = {
             CallAnswered: self._call_answered,
-            ExecutionStarted: self._execution_started,
             ExecutionEnded: self._execution_ended,
+            RecoveryEnded: self._execution_ended,
+            TakenOver: self._taken_over,
             LeaseLost: self._lease_lost,
             Recovered: self._recovered,
             RecordsCounted: self._records_counted,
@@ -145,6 +150,15 @@ class Metrics:
             finally:
                 self._lock.release()
 
+    def watch(self, running: Callable[[], Mapping[str, int]]) -> None:
+        """Takes what tells which handlers of an interceptor run. It is called when the counters are read.
+
+        Args:
+            running: A bound method that returns how many run, by the full names of their methods.
+        """
+        with self._lock:
+            self._running.append(weakref.WeakMethod(running))
+
     def values(self, instrument: Instrument) -> Sequence[Value]:
         """Returns the numbers of an instrument that is not a histogram.
 
@@ -153,6 +167,8 @@ class Metrics:
         """
         with self._lock:
             self._count_told()
+            if instrument is EXECUTIONS_ACTIVE:
+                self._count_running()
             counts = tuple(self._counts[instrument].items())
         return [Value(attributes=_attributes(instrument, key), value=count) for key, count in counts]
 
@@ -179,6 +195,16 @@ class Metrics:
             event = told.popleft()
             self._counting[type(event)](event)
 
+    def _count_running(self) -> None:
+        """Counts the handlers that run now."""
+        active = self._counts[EXECUTIONS_ACTIVE]
+        for key in active:
+            active[key] = 0
+        for each in self._running:
+            running = each()
+            for method, count in (running() if running is not None else {}).items():
+                _add(active, (self._name(method),), count)
+
     def _call_answered(self, event: CallAnswered) -> None:
         method, status, code = self._name(event.method), status_of(event), _CODES[event.code]
         error = event.reason.name if event.reason is not None else "" if event.code is Code.OK else code
@@ -187,16 +213,11 @@ class Metrics:
         if event.age is not None:
             self._histograms[REPLAY_AGE].add((method,), event.age.total_seconds())
 
-    def _execution_started(self, event: ExecutionStarted) -> None:
-        key = (self._name(event.method),)
-        _add(self._active, key, 1)
-        if event.attempt > 1:
-            _add(self._counts[TAKEOVERS], key, 1)
-
     def _execution_ended(self, event: ExecutionEnded) -> None:
-        method = self._name(event.method)
-        _add(self._active, (method,), -1)
-        _add(self._executions, (method, event.ended.value), 1)
+        _add(self._executions, (self._name(event.method), event.ended.value), 1)
+
+    def _taken_over(self, event: TakenOver) -> None:
+        _add(self._counts[TAKEOVERS], (self._name(event.method),), 1)
 
     def _lease_lost(self, event: LeaseLost) -> None:
         _add(self._counts[LEASES_LOST], (self._name(event.method), _FOR_GOOD[event.for_good]), 1)
@@ -244,6 +265,7 @@ class Metrics:
         for for_good in _FOR_GOOD.values():
             self._counts[LEASES_LOST][name, for_good] = 0
         self._counts[TAKEOVERS][name,] = 0
+        self._counts[EXECUTIONS_ACTIVE][name,] = 0
 
 
 def _add(counts: dict[_Key, int], key: _Key, by: int) -> None:

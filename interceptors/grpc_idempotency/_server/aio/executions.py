@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ from grpc_idempotency._server.aio.poller import Poller
 from grpc_idempotency._server.aio.run import AioRun, run_until_left
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import drive_async, lost
-from grpc_idempotency._server.execution import STOPPING, ExecutionBase
+from grpc_idempotency._server.execution import STOPPING, ExecutionBase, count_running
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
@@ -451,6 +451,10 @@ class Executions:
     def has(self, name: bytes) -> bool:
         """True if an operation has an execution here."""
         return name in self._executions
+
+    def running(self) -> Mapping[str, int]:
+        """Returns how many handlers run, by their methods. It may be called in any thread."""
+        return count_running(self._executions.copy().values(), self._overdue.copy())
 
     def forget(self, execution: Execution) -> None:
         """Removes an execution that has concluded, so that the next call of its name leads another."""

@@ -109,6 +109,7 @@ class IdempotencyInterceptor(InterceptorBase, grpc.aio.ServerInterceptor):
             self._observers,
             max_detached=_checks.number("max_detached", max_detached),
         )
+        self._observers.watch(self._executions.running)
         self._pass_through = StandIns(pass_through, typed=True)
         self._keyed = StandIns(
             lambda target: keyed(target, self._admission, self._executions, unkeyed(target, self._executions.workers)),

@@ -8,7 +8,7 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from grpc_idempotency._protocol.effects import (
 from grpc_idempotency._protocol.rules import is_only_told, no_room, settle, shut_down
 from grpc_idempotency._server.context import Snapshot
 from grpc_idempotency._server.drive import advance, drive
-from grpc_idempotency._server.execution import ExecutionBase
+from grpc_idempotency._server.execution import ExecutionBase, count_running
 from grpc_idempotency._server.leases import Leases
 from grpc_idempotency._server.observers import Observers
 from grpc_idempotency._server.replays import Replays
@@ -317,6 +317,10 @@ class Executions:
     def has(self, name: bytes) -> bool:
         """True if an operation has an execution here."""
         return name in self._executions
+
+    def running(self) -> Mapping[str, int]:
+        """Returns how many handlers run, by their methods. It may be called in any thread."""
+        return count_running(self._executions.copy().values(), self.detached.copy())
 
     def forget(self, execution: Execution, ended: bool) -> None:
         """Removes an execution that has concluded, so that the next call leads another.
