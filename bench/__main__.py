@@ -15,7 +15,7 @@ from bench.arguments import positive
 from bench.cases import CALLERS, ENGINES, KINDS, STORES, Kind, cases_on
 from bench.elsewhere import measure_elsewhere
 from bench.engines import Engine, started
-from bench.measure import SIDES, Setting, measure
+from bench.measure import SIDES, Setting, measure, setting_of
 from bench.observed import observed_rows
 from bench.places import folder_on_disk
 from bench.processes import Failed
@@ -158,7 +158,9 @@ def _measured(arguments: argparse.Namespace, console: Console) -> Results:
         elsewhere = [name for name in _ELSEWHERE if engine.store in ENGINES and name in (arguments.only or _ELSEWHERE)]
         keys = arguments.keys or (_FEW_KEYS if arguments.quick else _KEYS)
         with _progress(console) as progress:
-            task = progress.add_task("", total=len(cases) * len(setting.callers) * setting.pairs * len(SIDES))
+            task = progress.add_task(
+                "", total=sum(setting_of(case, setting).pairs for case in cases) * len(setting.callers) * len(SIDES)
+            )
             figures = []
             for case in cases:
                 progress.update(task, description=f"{case.title}, {KINDS[case.kind]}")

@@ -53,6 +53,11 @@ class Case:
     stores: tuple[StoreName, ...]
     """The stores with which the case is measured."""
 
+    @property
+    def in_one_process(self) -> bool:
+        """True if both servers run in one process."""
+        return self.reference == "unobserved"
+
     def target(self, store: StoreName, callers: int) -> float | None:
         """Returns the target on a store, if there is one."""
         return self.targets.get(store, {}).get(callers)

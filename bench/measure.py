@@ -17,8 +17,11 @@ Side = Literal["reference", "measured"]
 SIDES: tuple[Side, Side] = ("reference", "measured")
 _HOT = 1_024
 """The number of keys in hot replays."""
-_ANEW = 0.5
-"""The seconds of the burst that a server gets when it was started anew for a pair, and that does not count."""
+_SHORT, _SHORTLY = 0.25, 0.03
+"""The seconds of a burst of servers in one process, and of its warm-up: the servers are warm from the last one.
+
+What observers cost is less than the differences between two processes of the same code, and between two seconds.
+"""
 _MOST_PER_SECOND = 8_000
 """The number of keys stored for each second of a burst: more than the replays that a server can answer in a second."""
 
@@ -130,7 +133,8 @@ class Figure:
 def measure(case: Case, setting: Setting, engine: Engine, progress: Callable[[], None]) -> list[Figure]:
     """Runs all pairs of a case, for each number of callers. ``progress`` is called for each burst."""
     with ExitStack() as ends:
-        servers = {side: Server(setup_of(case, side, setting, engine)) for side in SIDES}
+        setting = setting_of(case, setting)
+        servers = dict(zip(SIDES, _started(case, setting, engine), strict=True))
         for server in servers.values():
             ends.callback(server.end)
         load = Load(ends, case.service, engine)
@@ -146,6 +150,19 @@ def measure(case: Case, setting: Setting, engine: Engine, progress: Callable[[],
             figures.append(figure_of(case, callers, setting, engine, bursts))
             faults = []
         return figures
+
+
+def setting_of(case: Case, setting: Setting) -> Setting:
+    """Returns the setting for a case. Servers in one process have shorter bursts, and more of them."""
+    if not case.in_one_process or setting.seconds <= _SHORT:
+        return setting
+    return replace(setting, pairs=round(setting.pairs * setting.seconds / _SHORT), seconds=_SHORT, warm_up=_SHORTLY)
+
+
+def _started(case: Case, setting: Setting, engine: Engine) -> list["Server"]:
+    """Starts the servers of both sides."""
+    setups = [setup_of(case, side, setting, engine) for side in SIDES]
+    return Server.together(setups) if case.in_one_process else [Server(setup) for setup in setups]
 
 
 def setup_of(case: Case, side: Side, setting: Setting, engine: Engine) -> Setup:
@@ -182,13 +199,8 @@ def _burst(
     bursts: Bursts, case: Case, callers: int, setting: Setting, side: Side, server: "Server", load: "Load"
 ) -> None:
     keys, status = case.keys, case.status
-    anew = case.reference == "unobserved" and callers == CALLERS[-1]
-    if keys == "cold" or anew:
-        # Two processes of the same code differ by 5 %, about as much as observers cost. So each pair has others.
+    if keys == "cold":
         server.restart()
-    if anew:
-        # Now it has hot keys in memory, and has counted the stored ones, as it does once a minute.
-        bursts.faults += load.burst(server, keys, callers, replace(setting, seconds=_ANEW), status=status)[1]
     if server.setup.role != "ours":
         # A server that stores no outcomes ignores keys.
         keys, status = "none" if keys == "none" else "unique", None
@@ -217,27 +229,35 @@ def figure_of(case: Case, callers: int, setting: Setting, engine: Engine, bursts
 
 
 class Server:
-    """A server in a separate process."""
+    """A server in another process than this one."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, process: Process | None = None, number: int = 0) -> None:
         self.setup = setup
-        self.process = self._start()
+        self.process = process or _serving(setup)
+        self._number = number
 
-    def _start(self) -> Process:
-        return Process("bench.server", self.setup.as_argument(), cpus=processors().servers)
+    @classmethod
+    def together(cls, setups: Sequence[Setup]) -> list["Server"]:
+        """Starts servers in one process."""
+        process = _serving(*setups)
+        return [cls(setup, process, number) for number, setup in enumerate(setups)]
 
     def restart(self) -> None:
-        """Ends the process, and starts another one on the same file."""
+        """Ends the process, and starts another one on the same file. The server is alone in it."""
         self.process.end()
-        self.process = self._start()
+        self.process = _serving(self.setup)
 
     def ask(self) -> dict[str, Any]:
         """Returns the server's port and its figures."""
-        return self.process.ask()
+        return self.process.ask(server=self._number)
 
     def end(self) -> None:
         """Ends the process."""
         self.process.end()
+
+
+def _serving(*setups: Setup) -> Process:
+    return Process("bench.server", *(setup.as_argument() for setup in setups), cpus=processors().servers)
 
 
 class Load:

@@ -1,6 +1,7 @@
 """What observers cost: counters with both exporters, and traces."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,22 @@ _MOST = 1.1
 """The target: processor time per call as a ratio to that without observers."""
 
 
-def all_observers() -> list[Any]:
-    """Returns all observers, and makes a sampled span the current one of each call, as an interceptor outside does.
+def all_observers() -> tuple[list[Any], Callable[[], object]]:
+    """Makes a sampled span the current one of each call, as an interceptor outside does.
 
     It is one span for all calls: making them is no work of ours.
+
+    Returns:
+        All observers, and the function that exports the metrics.
     """
     metrics, tracers = Metrics(), TracerProvider()
     prometheus.register(metrics, CollectorRegistry())
-    # Every second, so that a burst has its share of what is done when metrics are exported.
     exporter = ConsoleMetricExporter(StringIO(), formatter=lambda _metrics: "")
-    reader = PeriodicExportingMetricReader(exporter, export_interval_millis=1000)
-    otel.instrument(metrics, MeterProvider(metric_readers=[reader]))
+    # They are exported at the end of each burst, so that a burst has its share of what is done then, and no other's.
+    meters = MeterProvider(metric_readers=[PeriodicExportingMetricReader(exporter, export_interval_millis=math.inf)])
+    otel.instrument(metrics, meters)
     attach(set_span_in_context(tracers.get_tracer("bench").start_span("call")))
-    return [metrics, otel.Tracing(tracers)]
+    return [metrics, otel.Tracing(tracers)], meters.force_flush
 
 
 def observed_rows(figures: Sequence["Figure"]) -> list[Row]:

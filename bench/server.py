@@ -1,12 +1,16 @@
-"""A server to measure: ``python -m bench.server SETUP``, where SETUP is the JSON of :class:`bench.setup.Setup`."""
+"""Servers to measure, in one process: ``python -m bench.server SETUP ...``.
+
+A SETUP is the JSON of :class:`bench.setup.Setup`.
+"""
 
 import asyncio
 import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack
 from contextvars import copy_context
 from datetime import timedelta
 from pathlib import Path
@@ -35,12 +39,14 @@ _OPTIONS = [("grpc.so_reuseport", 0)]
 class Serving:
     """The figures of a running server."""
 
-    def __init__(self, port: int, effects: Callable[[], int]) -> None:
+    def __init__(self, port: int, effects: Callable[[], int], export: Callable[[], object]) -> None:
         self._port = port
         self._effects = effects
+        self._export = export
 
-    def answer(self, _order: dict[str, Any]) -> dict[str, Any]:
+    def answer(self) -> dict[str, Any]:
         """Returns the port, the processor time used so far, the resident memory, and the number of effects."""
+        self._export()
         cpu = time.process_time()  # before the effects are counted
         return {
             "port": self._port,
@@ -75,9 +81,10 @@ def _sweep_every(setup: Setup) -> timedelta | None:
     return None if setup.sweep_every is None else timedelta(seconds=setup.sweep_every)
 
 
-def _observers(setup: Setup) -> list[Any]:
+def _observers(setup: Setup) -> tuple[list[Any], Callable[[], object]]:
+    """Returns the observers, and what exports what they have counted."""
     if not setup.observed:
-        return []
+        return [], lambda: None
     from bench.observed import all_observers  # on use: other servers shall not have OpenTelemetry in memory
 
     return all_observers()
@@ -91,27 +98,34 @@ def _tables(setup: Setup) -> Tables:
     return POSTGRESQL
 
 
-async def _serve_aio(setup: Setup) -> None:
+async def _serve_aio(setups: Sequence[Setup]) -> None:
     """Serves on ``grpc.aio`` until the standard input ends."""
+    async with AsyncExitStack() as ends:
+        # Each is started in a task, and so in a context of its own: it has the span of its own observers.
+        servings = [await asyncio.create_task(_start_aio(setup, ends)) for setup in setups]
+        await take_orders(lambda order: servings[order["server"]].answer())
+
+
+async def _start_aio(setup: Setup, ends: AsyncExitStack) -> Serving:
     synchronous = setup.tuning.synchronous
     interceptors: list[Any] = []
-    closing: list[Callable[[], Coroutine[Any, Any, None]]] = []
+    observers, export = _observers(setup)
     service: Any = aio_handlers.Echo(setup.reply_length)
     if setup.role == "ours":
         store: Any = grpc_idempotency.aio.store_from_url(setup.url)
         await store.open()
         interceptor = grpc_idempotency.aio.IdempotencyInterceptor(
-            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=_observers(setup)
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=observers
         )
         interceptors.append(interceptor)
-        closing.append(interceptor.close)
+        ends.push_async_callback(interceptor.close)
         if setup.service == "order":
             service = aio_handlers.TransactionalOrders(store, _tables(setup), setup.database)
     elif setup.role == "guard":
         db = await aio_handlers.connect(setup.database, synchronous, isolation_level="DEFERRED")
         await db.execute(TABLE)
         interceptors.append(Guard(db))
-        closing.append(db.close)
+        ends.push_async_callback(db.close)
     elif setup.service == "order" and setup.store == "postgresql":
         from bench.postgres_orders import AsyncOrders
 
@@ -120,27 +134,32 @@ async def _serve_aio(setup: Setup) -> None:
         service = await aio_handlers.Orders.open(setup.database, synchronous)
     server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
-    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, export)
     await server.start()
-    await take_orders(serving.answer)
-    await server.stop(None)
-    for close in (*closing, service.close):
-        await close()
+    ends.push_async_callback(service.close)
+    ends.push_async_callback(server.stop, None)
+    return serving
 
 
-def _serve_sync(setup: Setup) -> None:
+def _serve_sync(setups: Sequence[Setup]) -> None:
     """Serves on ``grpc.server`` until the standard input ends."""
+    with ExitStack() as ends:
+        servings = [copy_context().run(_start_sync, setup, ends) for setup in setups]
+        take_orders_blocking(lambda order: servings[order["server"]].answer())
+
+
+def _start_sync(setup: Setup, ends: ExitStack) -> Serving:
     interceptors: list[grpc.ServerInterceptor] = []
-    closing: list[Callable[[], None]] = []
+    observers, export = _observers(setup)
     service: Any = sync_handlers.Echo(setup.reply_length)
     if setup.role == "ours":
         store: Any = grpc_idempotency.store_from_url(setup.url)
         store.open()
         interceptor = grpc_idempotency.IdempotencyInterceptor(
-            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=_observers(setup)
+            store, policy=_policy(setup), sweep_every=_sweep_every(setup), observers=observers
         )
         interceptors.append(interceptor)
-        closing.append(interceptor.close)
+        ends.callback(interceptor.close)
         if setup.service == "order":
             service = sync_handlers.TransactionalOrders(store, _tables(setup), setup.database)
     elif setup.service == "order" and setup.store == "postgresql":
@@ -153,28 +172,28 @@ def _serve_sync(setup: Setup) -> None:
     pool = ThreadPoolExecutor(_THREADS, initializer=lambda: [variable.set(of) for variable, of in in_context.items()])
     server = grpc.server(pool, interceptors=interceptors, options=_OPTIONS)
     server.add_generic_rpc_handlers([_handlers(setup, service.handle)])
-    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects)
+    serving = Serving(server.add_insecure_port("127.0.0.1:0"), service.effects, export)
     server.start()
-    take_orders_blocking(serving.answer)
-    server.stop(None).wait()
-    for close in (*closing, service.close):
-        close()
+    ends.callback(service.close)
+    ends.callback(lambda: server.stop(None).wait())
+    return serving
 
 
-def main(setup: Setup) -> None:
-    """Serves until the standard input ends."""
+def main(setups: Sequence[Setup]) -> None:
+    """Serves until the standard input ends. All servers are of one kind, with one tuning."""
+    setup = setups[0]
     if setup.tuning.gc_threshold is not None:
         gc.set_threshold(setup.tuning.gc_threshold)
     if setup.kind == "sync":
-        _serve_sync(setup)
+        _serve_sync(setups)
     elif setup.tuning.uvloop:
         import uvloop
 
-        uvloop.run(_serve_aio(setup))
+        uvloop.run(_serve_aio(setups))
     else:
-        asyncio.run(_serve_aio(setup))
+        asyncio.run(_serve_aio(setups))
 
 
 if __name__ == "__main__":
     stay_on_cpus()
-    main(Setup.of_argument(sys.argv[1]))
+    main([Setup.of_argument(argument) for argument in sys.argv[1:]])
