@@ -5,7 +5,8 @@ classes of this module, it gets events of these classes alone; otherwise it gets
 wants is never made. An observer may also have a method ``trace() -> bytes``, see :class:`TracingObserver`, and a method
 ``watch``, see :class:`WatchingObserver`.
 
-Events are named tuples. Read their fields by name: a later version may add fields.
+Events are named tuples. Read their fields by name: a later version may add fields. Tell their classes by ``isinstance``
+or a pattern: as tuples, events of two classes are equal if their fields are.
 
 Observers are called in the thread in which the event has happened, one after the other, and the thread goes on when
 they have returned. So they are safe to call from several threads at once, they return at once, they never wait, and
