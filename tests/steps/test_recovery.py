@@ -49,6 +49,7 @@ async def test_finished_by_another_server(
         return (await another.the_record()).state is State.COMPLETED
 
     await until(finished)
+    await until(another.is_idle)  # a call may attach until then
     first, second = handler.seen
     assert (first["peer"][:4], first["time"] > 10, first["attempt"]) == ("ipv4", True, 1)
     remaining = second.pop("time")
@@ -90,6 +91,7 @@ async def test_a_waiting_operation(serve: Servers) -> None:
         return (await service.the_record()).state is State.COMPLETED
 
     await until(finished)
+    await until(service.is_idle)  # a call may attach until then
     reply = await service.call("Do", key=key)
     assert (reply.text, reply.mark) == ("run 3", "replayed")
 
