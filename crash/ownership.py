@@ -114,6 +114,8 @@ def check_operation(lease: float, story: list[dict[str, Any]], falls: Sequence[f
             # without a claim know of each other only within one process.
             for other in inside.keys() - overtaken.keys():
                 known = inside[other] == event["pid"] or not {fence, other} & unclaimed
+                # It may have been paused before it came to its handler, and taken over meanwhile.
+                known = known and overtaken.get(fence, event["t"]) >= event["t"]
                 if known and left.get(other, 0.0) > event["t"]:
                     yield "run beside a handler that still runs"
             inside[fence] = event["pid"]

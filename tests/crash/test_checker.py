@@ -91,6 +91,19 @@ def test_a_handler_that_was_taken_over_may_still_run() -> None:
     )
 
 
+def test_a_handler_that_was_taken_over_may_still_begin() -> None:
+    """A process that was paused between its claim and its handler can't know, while a second take-over has to wait."""
+    story = [
+        event("claim", 10.0, FIRST, asked=10.0, over=None),
+        event("run", 10.1, FIRST),
+        event("claim", 12.0, SECOND, asked=12.0, over=FIRST),
+        event("entered", 12.1, SECOND),
+    ]
+    assert findings(*story, event("entered", 12.2, FIRST), event("left", 12.4, SECOND)) == []
+    third = event("claim", 12.2, THIRD, asked=12.2, over=FIRST), event("entered", 12.3, THIRD)
+    assert "run beside a handler that still runs" in findings(*story, *third, event("left", 12.4, SECOND))
+
+
 def test_an_owner_that_recovery_has_released_can_change_nothing() -> None:
     """It was paused, and does not know of the release: it may begin its handler, but not store anything (4.2, 5.4)."""
     story = [
