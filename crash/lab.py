@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -125,9 +125,12 @@ class Server:
         os.kill(self._pid, signal.SIGCONT)
 
     async def close(self) -> None:
-        if self._process is not None:
+        if self._process is None:
+            return
+        try:
             if self.up:
                 await self.kill()
+        finally:
             assert self._process.stdin is not None
             self._process.stdin.close()
             await self._process.wait()
@@ -155,7 +158,9 @@ class Lab:
         self._meddling: list[asyncio.Task[None]] = []
         self._still = asyncio.Lock()
         """Held while a server starts, or while the engine is down: the shop does not start without its database."""
-        ports = free_ports(2 * plan.peers)
+        self._reserved = ExitStack()
+        """Keeps the servers' ports."""
+        ports = reserve_ports(self._reserved, 2 * plan.peers)
         self._users = [f"127.0.0.1:{port}" for port in ports[: plan.peers]]
         self._orders = [f"127.0.0.1:{port}" for port in ports[plan.peers :]]
         self._servers = [
@@ -181,6 +186,7 @@ class Lab:
     async def run(self) -> None:
         """Starts servers and clients, kills servers, and lets all operations end, so that the checker can begin."""
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._reserved)
             self._tell("starting", 0)
             for server in self._servers:
                 await server.open()
@@ -289,10 +295,13 @@ async def _said(word: str, rest: str) -> tuple[str, str]:
     return word, rest
 
 
-def free_ports(count: int) -> list[int]:
-    """Returns free ports of this machine."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
+def reserve_ports(stack: ExitStack, count: int) -> list[int]:
+    """Returns ports that nobody else on this machine gets until the stack is closed. Servers share them with it."""
+    ports = []
+    for _ in range(count):
+        # It is bound and does not listen, so it gets no connections.
+        holder = stack.enter_context(socket.socket())
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind(("127.0.0.1", 0))
+        ports.append(holder.getsockname()[1])
     return ports

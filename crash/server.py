@@ -100,6 +100,7 @@ async def _serve(job: Job) -> None:
         lease=timedelta(seconds=job.lease),
         services=frozenset(job.services),
         users=job.users,
+        shares_port=True,  # with the socket that keeps the port for it
     )
     async with shop.server.serving(config):
         _say(f"listening {os.getpid()}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from google.type.money_pb2 import Money
 
 from crash.engines import SERVICES, SQLite
 from crash.files import HISTORY, Journal
-from crash.lab import LEASE, SETTLED_WITHIN, Server, free_ports
+from crash.lab import LEASE, SETTLED_WITHIN, Server, reserve_ports
 from crash.report import Tell
 from crash.server import TRANSACTIONAL, Job
 from grpc_idempotency.aio import client_interceptors
@@ -79,7 +79,10 @@ async def walk(folder: Path, tell: Tell) -> list[str]:
         async with turns:
             own = folder / str(number)
             own.mkdir()
-            found = await _kill_at(place, own)
+            try:
+                found = await _kill_at(place, own)
+            except Exception as exc:  # the other places go on
+                found = f"the lab failed: {exc!r}"
         done += 1
         tell("walking", done)
         return found and f"{place}: {found}"
@@ -90,10 +93,10 @@ async def walk(folder: Path, tell: Tell) -> list[str]:
 
 async def _kill_at(place: Place, folder: Path) -> str | None:
     journal, engine = Journal(folder / HISTORY), SQLite(folder)
-    orders, users = free_ports(2)
     # No client calls again, so the checkout needs recovery.
     claims = {"users": TRANSACTIONAL["users"] if place.claims else (), "orders": TRANSACTIONAL["orders"]}
     async with AsyncExitStack() as stack:
+        orders, users = reserve_ports(stack.enter_context(ExitStack()), 2)
         servers = {
             name: Server(name, _job(folder, engine, name, port, users), journal)
             for name, port in zip(SERVICES, (users, orders), strict=True)
