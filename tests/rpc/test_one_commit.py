@@ -83,6 +83,7 @@ async def test_duplicates_in_one_process_attach(serve: Servers, store: FlakyStor
     calls.append(asyncio.ensure_future(service.call("Do", text("a"), key=key)))
     reused = await service.call("Do", text("b"), key=key)
     refused(reused, "KEY_REUSED", grpc.StatusCode.FAILED_PRECONDITION)
+    await until(lambda: service.is_followed(2))
     handler.go.open()
     assert [(await one).mark for one in calls] == ["executed", "attached"]
     assert rows(serve.path) == ["a of run 1"]

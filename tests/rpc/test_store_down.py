@@ -68,6 +68,7 @@ async def test_a_completion_is_tried_again(serve: Servers) -> None:
         return store.failures["complete"] >= 2
 
     await until(failed_again)
+    await until(lambda: service.is_followed(2))
     assert not first.done()
     assert not second.done()
     store.down.clear()
