@@ -21,6 +21,7 @@ from .serving import say, serve_until_told
 
 _LEASE = Policy(lease=ms(1000), renew_every=ms(200))
 _POLICIES = {
+    full("Append"): Policy(),  # a host that is only busy keeps its operations
     full("Repeat"): Policy(effects=Effects.REPEATABLE, recover=False, lease=ms(1000), renew_every=ms(200)),
     full("Let"): Policy(effects=Effects.REPEATABLE),
 }
