@@ -56,6 +56,7 @@ class Observers:
         self.execution_ended = self._telling(ExecutionEnded)
         self.recovery_started = self._telling(RecoveryStarted)
         self.recovery_ended = self._telling(RecoveryEnded)
+        """Never ``None`` if ``execution_ended`` is not: who wants a class is told of its subclasses."""
         self.settled = self._telling(Settled)
         self.step_finished = self._telling(StepFinished)
         self.step_undone = self._telling(StepUndone)
